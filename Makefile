@@ -1,0 +1,37 @@
+# `make demo` and `make test` work from a bare clone: they make .venv first and leave it there.
+#   PYTHON=python3.12            another interpreter (3.11 or 3.12)
+#   TORCH_INDEX_URL=https://...  another index for torch, for instance the one with CPU builds
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# numba, BLAS and torch share two cores with the workers; tests and the demo set threads themselves.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help install demo test test-all chaos bench lint clean
+
+help:
+	@echo "make demo      mine, verify, release, train briefly, score -> demo/report.html"
+	@echo "make test      the fast tests;  make test-all adds the slow ones;  make chaos the seeded failures"
+	@echo "make lint      ruff and mypy;   make clean removes .venv and demo/"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt infra/make_venv.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" sh infra/make_venv.sh
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/grainmill demo --output demo
+
+test: $(STAMP)
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""Released shards in, checkpoints and scores out."""

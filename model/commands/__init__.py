@@ -1,0 +1,1 @@
+"""Commands of the student and the scoreboard, one module each, loaded when called."""

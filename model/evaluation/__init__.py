@@ -1,0 +1,1 @@
+"""The scoreboard: metrics, benchmark readers, scoring."""

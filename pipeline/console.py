@@ -1,0 +1,95 @@
+"""What a person or a program sees: progress on standard error, one JSON object on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_INTERVAL_S = 5.0
+"""Seconds between two plain progress lines where standard error is no terminal."""
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """The one object that `--json` puts on standard output."""
+    json.dump(value, sys.stdout, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class ProgressBar:
+    """A live bar on a terminal, one plain line every few seconds elsewhere; always on standard error.
+
+    Args:
+        title: what is being done.
+        total: steps in all, or None if not known.
+        unit: what a step is, for the plain lines.
+    """
+
+    def __init__(self, title: str, total: int | None, *, unit: str = "images") -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._detail = ""
+        self._started_s = self._last_line_s = time.monotonic()
+        self._rich: Progress | None = None
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._rich = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._rich.add_task(title, total=total, detail="")
+
+    def __enter__(self) -> Self:
+        if self._rich:
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rich:
+            self._rich.stop()
+        elif self._done and kind is None:
+            self._print_line()
+
+    def update(self, done: int, detail: str = "") -> None:
+        """Sets the steps done so far and a few words such as rates."""
+        self._done, self._detail = done, detail
+        if self._rich:
+            self._rich.update(self._task, completed=done, detail=detail)
+        elif time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._last_line_s = time.monotonic()
+        total = "?" if self._total is None else str(self._total)
+        elapsed_s = self._last_line_s - self._started_s
+        left = ""
+        if self._total and 0 < self._done < self._total:
+            left = f", about {elapsed_s / self._done * (self._total - self._done):.0f} s left"
+        detail = f", {self._detail}" if self._detail else ""
+        note(f"{self._title}: {self._done}/{total} {self._unit}{detail}, {elapsed_s:.0f} s{left}")

@@ -1,0 +1,183 @@
+"""COCO compressed run-length encoding: the form in which every mask is stored.
+
+A mask of (height, width) is read column by column; the runs alternate between background and foreground and
+begin with background. The runs are written as a string of 6-bit characters, each run after the second as the
+difference to the run two places before (the scheme of the COCO API).
+
+pycocotools encodes and decodes fast but trusts its input: runs that do not sum to height x width read or write
+outside the array. Everything here checks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from .errors import SchemaError
+
+MAX_RUNS = 50_000_000
+"""No honest mask has more runs than this; a longer string is refused before anything is allocated."""
+
+
+class Rle(TypedDict):
+    """COCO's own record: `size` is [height, width], `counts` the compressed string."""
+
+    size: list[int]
+    counts: str
+
+
+def encode(mask: NDArray[np.bool_]) -> Rle:
+    """Encodes one mask of shape (H, W), bool."""
+    height, width = mask.shape
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(height), int(width)], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode(rle: Rle) -> NDArray[np.bool_]:
+    """Decodes to (H, W) bool.
+
+    Raises:
+        SchemaError: the runs do not sum to height x width, or the string is malformed.
+    """
+    height, width = rle["size"]
+    runs_of(rle)
+    decoded = coco_mask.decode({"size": [height, width], "counts": rle["counts"].encode("ascii")})
+    return np.ascontiguousarray(decoded, dtype=np.bool_)
+
+
+def runs_of(rle: Rle) -> NDArray[np.int64]:
+    """The run lengths, background first: (R,) int64, checked to sum to height x width.
+
+    Raises:
+        SchemaError: as `decode`.
+    """
+    height, width = rle["size"]
+    try:
+        text = rle["counts"].encode("ascii")
+    except (UnicodeEncodeError, AttributeError) as error:
+        raise SchemaError(f"RLE counts: expected an ASCII string, found {rle['counts']!r:.60}") from error
+    if len(text) > 7 * MAX_RUNS:
+        raise SchemaError(f"RLE counts: {len(text)} characters are more than any mask needs")
+    runs, status = _parse(np.frombuffer(text, dtype=np.uint8))
+    if status == 1:
+        raise SchemaError("RLE counts: a character outside the alphabet of COCO's compressed form")
+    if status == 2:
+        raise SchemaError("RLE counts: the string ends inside a number")
+    if status == 3:
+        raise SchemaError("RLE counts: a negative or too large run")
+    total = int(runs.sum())
+    if total != height * width:
+        raise SchemaError(f"RLE counts sum to {total}, expected height x width = {height} x {width} = {height * width}")
+    return runs
+
+
+def from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
+    """The inverse of `runs_of`: (R,) int64, background first, summing to height x width."""
+    return {"size": [height, width], "counts": bytes(_format(runs.astype(np.int64))).decode("ascii")}
+
+
+def area_px(runs: NDArray[np.int64]) -> int:
+    """Foreground pixels of checked runs."""
+    return int(runs[1::2].sum())
+
+
+def bbox_xywh(runs: NDArray[np.int64], height: int) -> tuple[int, int, int, int]:
+    """Tight box (x, y, w, h) in whole pixels, w = max - min + 1; (0, 0, 0, 0) for an empty mask."""
+    x, y, w, h = _bbox(runs, height)
+    return int(x), int(y), int(w), int(h)
+
+
+def pairwise_intersection_px(rles: Sequence[Rle]) -> NDArray[np.int64]:
+    """Intersections of all pairs: (N, N) int64, symmetric, areas on the diagonal."""
+    count = len(rles)
+    if count == 0:
+        return np.zeros((0, 0), dtype=np.int64)
+    encoded = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
+    areas = coco_mask.area(encoded).astype(np.float64)
+    iou = coco_mask.iou(encoded, encoded, [0] * count)
+    # |A n B| = IoU (|A| + |B|) / (1 + IoU); rounding recovers the integer exactly below 2^40 pixels.
+    return np.rint(iou * (areas[:, None] + areas[None, :]) / (1.0 + iou)).astype(np.int64)
+
+
+@numba.njit(cache=True)
+def _parse(text):  # type: ignore[no-untyped-def]
+    runs = np.empty(max(text.size, 1), dtype=np.int64)
+    count = 0
+    position = 0
+    while position < text.size:
+        value = 0
+        shift = 0
+        more = True
+        while more:
+            if position >= text.size:
+                return runs[:count], 2
+            char = np.int64(text[position]) - 48
+            if char < 0 or char > 63:
+                return runs[:count], 1
+            if shift > 55:
+                return runs[:count], 3
+            value |= (char & 0x1F) << shift
+            more = (char & 0x20) != 0
+            position += 1
+            shift += 5
+            if not more and (char & 0x10) != 0:
+                value |= np.int64(-1) << shift
+        if count > 2:
+            value += runs[count - 2]
+        if value < 0 or value > (1 << 48):
+            return runs[:count], 3
+        runs[count] = value
+        count += 1
+    return runs[:count], 0
+
+
+@numba.njit(cache=True)
+def _format(runs):  # type: ignore[no-untyped-def]
+    text = np.empty(runs.size * 11, dtype=np.uint8)
+    length = 0
+    for i in range(runs.size):
+        value = runs[i]
+        if i > 2:
+            value -= runs[i - 2]
+        more = True
+        while more:
+            char = value & 0x1F
+            value >>= 5
+            if (char & 0x10) != 0:
+                more = value != -1
+            else:
+                more = value != 0
+            if more:
+                char |= 0x20
+            text[length] = char + 48
+            length += 1
+    return text[:length]
+
+
+@numba.njit(cache=True)
+def _bbox(runs, height):  # type: ignore[no-untyped-def]
+    min_x, max_x, min_y, max_y = 1 << 60, -1, 1 << 60, -1
+    start = 0
+    for i in range(runs.size):
+        length = runs[i]
+        if i % 2 == 1 and length > 0:
+            end = start + length - 1
+            first_column, last_column = start // height, end // height
+            min_x = min(min_x, first_column)
+            max_x = max(max_x, last_column)
+            if first_column == last_column:
+                min_y = min(min_y, start % height)
+                max_y = max(max_y, end % height)
+            else:
+                min_y = 0
+                max_y = height - 1
+                # A run over a column's border touches the last row of one and the first of the next.
+        start += length
+    if max_x < 0:
+        return 0, 0, 0, 0
+    return min_x, min_y, max_x - min_x + 1, max_y - min_y + 1
