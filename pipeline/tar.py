@@ -72,7 +72,6 @@ def ustar_header(name: str, size: int) -> bytes:
     header.write(b"%011o\0" % size + b"%011o\0" % 0)
     header.write(b" " * 8 + b"0" + bytes(100))
     header.write(b"ustar\0" + b"00" + bytes(32) + bytes(32))
-    header.write(b"0000000\0" + b"0000000\0")
     block = header.getvalue().ljust(BLOCK, b"\0")
     checksum = b"%06o\0 " % sum(block)
     return block[:148] + checksum + block[156:]

@@ -1,0 +1,65 @@
+"""Atoms: overlaps of all pairs without full-size arrays, and suppression that looks at all pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline import masks
+
+
+@given(st.integers(0, 7).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))
+@settings(deadline=None, max_examples=50)
+def test_atoms_rebuild_every_mask_and_every_overlap(drawn: np.ndarray) -> None:
+    atoms, members = masks.atoms_from_masks(drawn)
+    assert np.array_equal(members[:, atoms.labels], drawn)
+    expected = (drawn[:, None] & drawn[None, :]).sum(axis=(2, 3))
+    assert np.array_equal(masks.intersection_px(members, atoms.area_px), expected)
+
+
+def test_iou_and_containment_of_nested_masks() -> None:
+    drawn = np.zeros((2, 10, 10), dtype=bool)
+    drawn[0] = True
+    drawn[1, :5] = True
+    atoms, members = masks.atoms_from_masks(drawn)
+    shared = masks.intersection_px(members, atoms.area_px)
+    assert masks.iou(shared)[0, 1] == 0.5
+    assert masks.contained_fraction(shared)[1, 0] == 1.0
+    assert masks.contained_fraction(shared)[0, 1] == 0.5
+
+
+def test_empty_masks_give_zero_and_no_warning() -> None:
+    drawn = np.zeros((2, 4, 4), dtype=bool)
+    atoms, members = masks.atoms_from_masks(drawn)
+    shared = masks.intersection_px(members, atoms.area_px)
+    assert masks.iou(shared).sum() == 0
+    assert masks.contained_fraction(shared).sum() == 0
+
+
+def test_windowed_duplicate_removal_is_not_repeated_here() -> None:
+    """Defect 6.1.12: six other masks of similar area stand between two near-copies; all pairs are compared."""
+    drawn = np.zeros((8, 40, 40), dtype=bool)
+    drawn[0, 0:10, 0:10] = True
+    for index in range(6):
+        row, column = divmod(index, 3)
+        drawn[1 + index, 15 + 12 * row : 25 + 12 * row, 12 * column : 12 * column + 10] = True
+    drawn[7, 0:10, 0:10] = True
+    drawn[7, 0, 0] = False
+    atoms, members = masks.atoms_from_masks(drawn)
+    kept = masks.suppress_duplicates(masks.intersection_px(members, atoms.area_px), max_iou=0.9)
+    assert kept.tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+@given(arrays(np.bool_, (6, 8, 8)), st.floats(0.05, 0.95))
+@settings(deadline=None, max_examples=50)
+def test_suppression_is_idempotent_and_leaves_no_pair_above_the_limit(drawn: np.ndarray, limit: float) -> None:
+    atoms, members = masks.atoms_from_masks(drawn)
+    shared = masks.intersection_px(members, atoms.area_px)
+    kept = masks.suppress_duplicates(shared, max_iou=limit)
+    remaining = shared[np.ix_(kept, kept)]
+    assert np.array_equal(masks.suppress_duplicates(remaining, max_iou=limit), np.arange(kept.size))
+    overlap = masks.iou(remaining)
+    np.fill_diagonal(overlap, 0)
+    assert (overlap <= limit).all()

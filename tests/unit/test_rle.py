@@ -1,0 +1,73 @@
+"""RLE: COCO's own decoder agrees, and what is not an RLE is refused before anything is allocated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from pipeline import rle
+from pipeline.errors import SchemaError
+
+
+def drawn() -> np.ndarray:
+    mask = np.zeros((7, 5), dtype=bool)
+    mask[2:5, 1:4] = True
+    return mask
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under numpy 2
+def test_encodes_as_pycocotools_reads() -> None:
+    encoded = rle.encode(drawn())
+    decoded = coco_mask.decode({"size": encoded["size"], "counts": encoded["counts"].encode()})
+    assert np.array_equal(decoded.astype(bool), drawn())
+
+
+def test_runs_area_and_box() -> None:
+    runs = rle.runs_of(rle.encode(drawn()))
+    assert runs.tolist() == [9, 3, 4, 3, 4, 3, 9]
+    assert rle.area_px(runs) == 9
+    assert rle.bbox_xywh(runs, height=7) == (1, 2, 3, 3)
+
+
+def test_box_of_a_run_across_columns_covers_the_last_row_and_column() -> None:
+    mask = np.ones((3, 4), dtype=bool)
+    assert rle.bbox_xywh(rle.runs_of(rle.encode(mask)), height=3) == (0, 0, 4, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+@pytest.mark.parametrize("fill", [False, True])
+def test_constant_masks(shape: tuple[int, int], fill: bool) -> None:
+    mask = np.full(shape, fill)
+    assert np.array_equal(rle.decode(rle.encode(mask)), mask)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ("", "sum to 0"),
+        ("93434", "sum to"),
+        ("9" * 40, "sum to"),
+        ("\x10", "alphabet"),
+        ("ÿ", "ASCII"),
+        ("o", "ends inside"),
+        ("oooooooooooooooo0", "too large"),
+        ("@", "negative"),
+    ],
+)
+def test_malformed_counts_are_refused(counts: str, expected: str) -> None:
+    with pytest.raises(SchemaError, match=expected):
+        rle.decode({"size": [7, 5], "counts": counts})
+
+
+def test_counts_that_sum_short_name_both_numbers() -> None:
+    short = rle.encode(np.zeros((7, 4), dtype=bool))["counts"]
+    with pytest.raises(SchemaError, match=r"sum to 28, expected height x width = 7 x 5 = 35"):
+        rle.decode({"size": [7, 5], "counts": short})
+
+
+def test_pairwise_intersections_are_exact() -> None:
+    random = np.random.default_rng(3)
+    masks = random.random((12, 40, 30)) < 0.4
+    expected = (masks[:, None] & masks[None, :]).sum(axis=(2, 3))
+    assert np.array_equal(rle.pairwise_intersection_px([rle.encode(mask) for mask in masks]), expected)
