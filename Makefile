@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # numba, BLAS and torch share two cores with the workers; tests and the demo set threads themselves.
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-all chaos bench lint clean
+.PHONY: help install demo test test-slow test-all chaos lint clean
 
 help:
 	@echo "make demo      mine, verify, release, train briefly, score -> demo/report.html"
@@ -27,8 +27,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m "not slow"
 
-test-all: $(STAMP)
-	$(PYTEST)
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
+
+chaos: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
