@@ -1,0 +1,93 @@
+"""`grainmill plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    images: Annotated[int, typer.Option(help="Images to mine, for instance 11000000 for SA-1B.")],
+    profile: Annotated[
+        Path,
+        typer.Option(
+            help="Measured seconds per stage: `grainmill stats DIR --json` of a small run on the same hardware."
+        ),
+    ],
+    nodes: Annotated[int, typer.Option(help="Machines. Default 1.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of each. Default 0: the descriptor needs none.")] = 0,
+    cores_per_node: Annotated[
+        int, typer.Option(help="CPU cores of each. Default 16, a common size beside one GPU.")
+    ] = 16,
+    samples_per_shard: Annotated[
+        int, typer.Option(help="As `mine`. Default 256: what a crash can cost one worker.")
+    ] = 256,
+    node_price_per_hour: Annotated[
+        float | None, typer.Option(help="Money for one machine's hour. Default: no cost is told.")
+    ] = None,
+    storage_price_per_gb_month: Annotated[
+        float, typer.Option(help="Default 0.023, a large store's list price; say your own.")
+    ] = 0.023,
+    efficiency: Annotated[
+        float, typer.Option(help="Share of the measured rate that is reached. Default 0.9: stragglers, starts, losses.")
+    ] = 0.9,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Shards without images. Default: with.")] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate", help="Also run the scheduler itself on a simulated clock. Default: arithmetic only."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the simulation. Default 0.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Tell time, GPU-hours, storage, requests and money of a cluster run, with the assumptions made.
+
+    Example: grainmill plan --images 11000000 --profile profile.json --nodes 8 --gpus-per-node 4
+    """
+    from pipeline.console import print_json
+    from pipeline.errors import InputError
+    from pipeline.planning import Cluster, Profile, estimate
+    from pipeline.schema import load_json
+
+    try:
+        data = profile.read_bytes()
+    except OSError as error:
+        raise InputError(f"--profile {profile}: cannot be read ({error.strerror})") from error
+    measured = Profile.from_json(load_json(data, where=str(profile)), where=str(profile))
+    cluster = Cluster(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        cores_per_node=cores_per_node,
+        node_price_per_hour=node_price_per_hour,
+        storage_price_per_gb_month=storage_price_per_gb_month,
+        efficiency=efficiency,
+    )
+    answer = estimate(
+        images=images, profile=measured, cluster=cluster, samples_per_shard=samples_per_shard, with_images=not no_images
+    )
+    record = answer.to_json()
+    if simulate:
+        from pipeline.simulation import simulate_run
+
+        record["simulation"] = simulate_run(answer, measured, cluster, seed=seed).to_json()
+    if json:
+        print_json(record)
+        return
+    cost = "no --node-price-per-hour given" if answer.node_cost is None else f"{answer.node_cost:,.0f}"
+    print(f"{images:,} images in {answer.units:,} units on {nodes} nodes ({answer.workers:,} workers)")
+    print(f"  time            {answer.hours:,.1f} h at {answer.images_per_second:,.1f} images/s")
+    print(f"  limited by      {answer.bottleneck}")
+    print(f"  GPU-hours       {answer.gpu_hours:,.1f}      core-hours {answer.core_hours:,.1f}")
+    print(f"  storage         {answer.storage_gb:,.1f} GB, {answer.storage_cost_per_month:,.2f} a month")
+    print(f"  requests        {answer.put_requests:,} puts, {answer.get_requests:,} gets: {answer.request_cost:,.2f}")
+    print(f"  machines        {cost}")
+    print("assuming")
+    for line in answer.assumptions:
+        print(f"  - {line}")
+    if simulate:
+        print("simulated")
+        for name, value in record["simulation"].items():
+            print(f"  {name:<28} {value}")
