@@ -1,0 +1,117 @@
+"""What readers see of a run: its plan, and what its commits name; nothing else that may lie in the directory."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .commits import Commit, CommitLog
+from .errors import InputError
+from .plan import Plan, open_plan
+from .schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA, Sample, load_json, sample_from_json
+from .storage import Storage, open_storage
+
+
+class CommittedRun:
+    """A run's directory, for reading. Made by `open`; cheap, and safe beside a driver at work."""
+
+    def __init__(self, storage: Storage, plan: Plan) -> None:
+        self.storage = storage
+        self._plan = plan
+        self._log = CommitLog(storage)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> CommittedRun:
+        """Opens a local directory or a URL of an allowed scheme.
+
+        Raises:
+            InputError: no run lies there.
+        """
+        storage = open_storage(directory)
+        plan = open_plan(storage)
+        if plan is None:
+            raise InputError(f"{storage.location}: expected a run (plan.json), found none; `grainmill mine` makes one")
+        return cls(storage, plan)
+
+    @property
+    def location(self) -> str:
+        return self.storage.location
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """plan.json."""
+        return self._plan.record
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, resolved."""
+        return self._plan.config
+
+    @property
+    def units_total(self) -> int:
+        """Planned units, extensions included."""
+        return self._plan.units_total
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """manifest.json; None until every unit is committed."""
+        if not self.storage.exists("manifest.json"):
+            return None
+        where = f"{self.location}/manifest.json"
+        manifest: dict[str, Any] = load_json(self.storage.read_bytes("manifest.json"), where=where)
+        return manifest
+
+    def commits(self) -> Iterator[Commit]:
+        """Every committed unit once, ascending."""
+        return iter(self._log)
+
+    def committed_units(self) -> bytearray:
+        """One byte for each planned unit, 1 if committed."""
+        return self._log.committed(self.units_total)
+
+    def totals(self) -> dict[str, int]:
+        """units, samples, masks, failures over all commits, fast."""
+        return self._log.totals()
+
+    def samples(self, commit: Commit) -> pa.Table:
+        """The rows of `SAMPLES_SCHEMA` of one unit."""
+        index = commit.record["index"]
+        return self._table(None if index is None else index["samples"], SAMPLES_SCHEMA)
+
+    def masks(self, commit: Commit) -> pa.Table:
+        """The rows of `MASKS_SCHEMA` of one unit."""
+        index = commit.record["index"]
+        return self._table(None if index is None else index["masks"], MASKS_SCHEMA)
+
+    def failures(self, commit: Commit) -> pa.Table:
+        """The rows of `FAILURES_SCHEMA` of one unit."""
+        return self._table(commit.record["failures"], FAILURES_SCHEMA)
+
+    def read_sample(self, row: Mapping[str, Any]) -> Sample:
+        """The sample of one row of `samples`, by one ranged read.
+
+        Raises:
+            SchemaError: the bytes are not a sample of this format.
+        """
+        data = self.storage.read_range(row["shard"], row["json_offset"], row["json_size"])
+        return sample_from_json(data, where=f"{self.location}/{row['shard']}: {row['key']}")
+
+    def read_image(self, row: Mapping[str, Any]) -> bytes:
+        """The image's bytes of one row of `samples`.
+
+        Raises:
+            InputError: the run was mined with `--no-images`.
+        """
+        if row["image_offset"] is None:
+            raise InputError(f"{self.location}: {row['key']}: mined with --no-images, the shard holds no image")
+        return self.storage.read_range(row["shard"], row["image_offset"], row["image_size"])
+
+    def _table(self, file: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
+        if file is None:
+            return schema.empty_table()
+        return pq.read_table(io.BytesIO(self.storage.read_bytes(file["name"])), schema=schema)

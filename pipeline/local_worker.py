@@ -1,0 +1,42 @@
+"""A worker of the local executor: `python -m pipeline.local_worker`. Does units until its pipe ends.
+
+In: `RunSpec`, then `UnitSpec`s. Out: `("ready", None)`, then for each unit any number of `("progress", UnitProgress)`
+and one `("done", record)` or `("failed", GrainmillError)`.
+"""
+
+from __future__ import annotations
+
+from .errors import GrainmillError
+from .processes import peer_connection
+from .storage import open_storage
+from .supervisor import SupervisedSamples
+from .worker import RunSpec, mine_unit
+
+
+def main() -> None:
+    """Returns when the driver is gone or wants no more."""
+    connection = peer_connection()
+    run: RunSpec = connection.recv()
+    samples = SupervisedSamples(
+        run.mining, sample_timeout_s=run.sample_timeout_s, memory_limit_bytes=run.memory_limit_bytes
+    )
+    try:
+        storage = open_storage(run.output)
+        samples.start()
+        connection.send(("ready", None))
+        while True:
+            unit = connection.recv()
+            commit = mine_unit(
+                unit, run, storage, samples, on_progress=lambda progress: connection.send(("progress", progress))
+            )
+            connection.send(("done", commit.record))
+    except GrainmillError as error:
+        connection.send(("failed", error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    finally:
+        samples.close()
+
+
+if __name__ == "__main__":
+    main()

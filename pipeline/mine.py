@@ -1,0 +1,179 @@
+"""The main job, top to bottom: sources -> plan -> units -> commits -> merged index and manifest.
+
+The same call again resumes. Whatever is killed, the commits say what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import faults
+from .commits import CommitLog
+from .config import MineConfig
+from .console import note
+from .environment import differences, numeric_environment
+from .errors import InputError, TooManyFailuresError
+from .executors import ExecutorName, PoolOptions, make_pool, run_inline, run_pool
+from .lease import Lease
+from .manifest import MANIFEST, write_manifest
+from .output import check_output, move_away, revoke_failed
+from .plan import Plan, config_record, create_plan, extend_plan, open_plan, require_equal_config
+from .report import RunReport
+from .sources import SourceSpec, UnitSpec, check_unchanged, plan_units
+from .storage import Storage, open_storage
+from .unit_miner import MiningSpec
+from .worker import RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineOptions:
+    """One call of `mine`: what is mined, and how it is run."""
+
+    config: MineConfig
+    sources: tuple[SourceSpec, ...]
+    output: str
+    executor: ExecutorName = "ray"
+    pool: PoolOptions = field(default_factory=lambda: PoolOptions(workers=1))
+    device: str | None = None
+    batch_size: int | None = None
+    proposals: str | None = None
+    sample_timeout_s: float = 300.0
+    memory_limit_bytes: int = 8 * 2**30
+    max_failed_fraction: float = 1.0
+    retry_failed: tuple[str, ...] = ()
+    extend: bool = False
+    overwrite: bool = False
+
+
+def mine(options: MineOptions) -> dict[str, Any]:
+    """Mines until every planned unit is committed.
+
+    Returns:
+        What `--json` prints: samples, masks, masks_per_image, failures, images_per_second, digest and more.
+
+    Raises:
+        ConfigMismatchError, InputError, OutputBusyError, StorageError: before or while it mines.
+        TooManyFailuresError: at the end, when more samples failed than allowed; the commits stand.
+    """
+    storage = open_storage(options.output, create=True)
+    check_output(storage, overwrite=options.overwrite)
+    with Lease(storage):
+        if options.overwrite:
+            move_away(storage)
+        storage.clean_scratch()
+        plan = frozen_plan(storage, options)
+        log = CommitLog(storage)
+        if options.retry_failed:
+            revoke_failed(storage, plan, options.retry_failed)
+        done = log.committed(plan.units_total)
+        report = RunReport(plan=plan, totals=log.totals(), compact=log.compact)
+        if not all(done):
+            with contextlib.suppress(FileNotFoundError):
+                storage.remove(MANIFEST)
+            with report:
+                run_units(plan.units(storage, skip=done), options, plan, storage, report)
+        manifest = finished_manifest(storage, plan, changed=report.commits > 0)
+        storage.clean_scratch()
+    result = report.result(manifest)
+    check_failures(result, options.max_failed_fraction)
+    return result
+
+
+def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
+    """The plan that stands, checked against this call; a new one if there is none."""
+    plan = open_plan(storage)
+    environment = numeric_environment()
+    if plan is None:
+        units = plan_units(
+            options.sources, samples_per_shard=options.config.samples_per_shard, limit=options.config.limit
+        )
+        plan = create_plan(storage, options.config, options.sources, environment=environment, units=units)
+        faults.reach("planned")
+        return plan
+    require_equal_config(plan, config_record(options.config, options.sources), storage.location)
+    for line in differences(plan.environment, environment):
+        note(f"numeric environment: {line}; masks may differ in their last pixels from those already committed")
+    return with_new_files(storage, plan, options)
+
+
+def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
+    """Checks that planned sources are unchanged; notes new files, or plans them with `--extend`."""
+    new = check_unchanged(options.sources, plan.units(storage))
+    if not new:
+        return plan
+    if not options.extend:
+        note(f"{len(new)} new files in the sources are not planned, {new[0]} for instance; --extend adds them")
+        return plan
+    return extend_plan(storage, plan, new_units(options, new, first_unit=plan.units_total))
+
+
+def new_units(options: MineOptions, new: Sequence[str], *, first_unit: int) -> Iterator[UnitSpec]:
+    """Units of files that came after the plan."""
+    return plan_units(
+        options.sources,
+        samples_per_shard=options.config.samples_per_shard,
+        limit=None,
+        first_unit=first_unit,
+        only=frozenset(new),
+    )
+
+
+def run_units(units: Iterator[UnitSpec], options: MineOptions, plan: Plan, storage: Storage, report: RunReport) -> None:
+    """Runs the executor that was asked for."""
+    run = RunSpec(
+        output=storage.location if "://" in storage.location else os.path.abspath(storage.location),
+        mining=MiningSpec(
+            config=options.config,
+            sources=options.sources,
+            device=options.device,
+            batch_size=options.batch_size,
+            proposals=options.proposals,
+        ),
+        config_hash=plan.config_hash,
+        environment=plan.environment,
+        sample_timeout_s=options.sample_timeout_s,
+        memory_limit_bytes=options.memory_limit_bytes,
+    )
+    if options.executor == "inline":
+        run_inline(units, run, storage, report)
+        return
+    with contextlib.closing(make_pool(options.executor, run, options.pool)) as pool:
+        run_pool(units, pool, report, workers=options.pool.workers, unit_timeout_s=options.pool.unit_timeout_s)
+
+
+def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[str, Any]:
+    """`manifest.json` of a run whose units are all committed; written if it is missing or out of date."""
+    from .committed import CommittedRun
+
+    standing = None if changed else CommittedRun(storage, plan).manifest
+    return standing if standing is not None else write_manifest(storage, plan)
+
+
+def check_failures(result: dict[str, Any], max_failed_fraction: float) -> None:
+    """Compares the failures, without `no_masks`, to what `--max-failed-fraction` allows.
+
+    Raises:
+        TooManyFailuresError: naming the reasons.
+    """
+    total = result["samples"] + result["failures"]
+    failed = result["failures"] - result["failure_reasons"].get("no_masks", 0)
+    if total and failed / total > max_failed_fraction:
+        reasons = ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items())
+        raise TooManyFailuresError(
+            f"{failed} of {total} samples failed ({reasons}), more than --max-failed-fraction {max_failed_fraction:g}; "
+            "everything else is committed. `grainmill failures` lists them"
+        )
+
+
+def require_sources(sources: Sequence[SourceSpec]) -> None:
+    """At least one source.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not sources:
+        raise InputError("--input: give at least one source")

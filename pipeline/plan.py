@@ -1,0 +1,264 @@
+"""The plan: which units there are and what decides their bytes, frozen before the first of them is mined.
+
+`plan.json` is written once. The units lie in `plan/units-*.parquet` and are read in row groups, so that ten million
+of them cost no memory. `--extend` adds `plan/extension-NNNN.json`, each created so that the first wins, with further
+units behind those that stand; nothing that is planned ever changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import __version__
+from .config import MineConfig, config_hash
+from .errors import ConfigMismatchError, InputError, SchemaError
+from .schema import FORMAT, canonical_json, load_json
+from .storage import Storage, explained, sync_file
+from .writer import HASH_DIGITS, PARQUET_OPTIONS
+
+if TYPE_CHECKING:  # readers of a run need no sources
+    from .sources import SourceSpec, UnitSpec
+
+PLAN: Final = "plan.json"
+UNITS_PER_FILE: Final = 1_000_000
+ROWS_PER_GROUP: Final = 4096
+"""Units held in memory at a time when they are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `plan.json` and its extensions say."""
+
+    record: dict[str, Any]
+    """plan.json."""
+    tables: tuple[dict[str, Any], ...] = field(repr=False)
+    """Unit tables in order: name, size, sha256, rows, first_unit."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration with the source list, as hashed."""
+        return self.record["config"]
+
+    @property
+    def config_hash(self) -> str:
+        return self.record["config_hash"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.record["environment"]
+
+    @property
+    def units_total(self) -> int:
+        return sum(table["rows"] for table in self.tables)
+
+    def units(self, storage: Storage, *, skip: bytearray | None = None) -> Iterator[UnitSpec]:
+        """Units in ascending order without those whose byte in `skip` is set; one row group in memory at a time.
+
+        Raises:
+            SchemaError: a table is not the one that was planned.
+        """
+        from .sources import UnitSpec
+
+        for table in self.tables:
+            first, rows = table["first_unit"], table["rows"]
+            if skip is not None and skip.count(1, first, first + rows) == rows:
+                continue
+            for row in _read_rows(storage, table, skip):
+                yield UnitSpec.from_row(row)
+
+
+def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | None) -> Iterator[dict[str, Any]]:
+    name = table["name"]
+    if storage.size(name) != table["size"]:
+        raise SchemaError(f"{name}: expected {table['size']} bytes, found {storage.size(name)}; the plan is damaged")
+    root = getattr(storage, "root", None)
+    source = str(root / name) if root is not None else io.BytesIO(storage.read_bytes(name))
+    with pq.ParquetFile(source, memory_map=root is not None, pre_buffer=False) as file:
+        first = table["first_unit"]
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if skip is None or skip.count(1, first, first + rows) < rows:
+                for row in file.read_row_group(group).to_pylist():
+                    if skip is None or not skip[row["unit"]]:
+                        yield row
+            first += rows
+
+
+def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> dict[str, Any]:
+    """The configuration as it is hashed: what changes labels, and where the images come from."""
+    listed = [{"label": each.label, "location": each.location, "license": each.license} for each in sources]
+    return {**config.to_json(), "sources": listed}
+
+
+def create_plan(
+    storage: Storage,
+    config: MineConfig,
+    sources: Sequence[SourceSpec],
+    *,
+    environment: dict[str, Any],
+    units: Iterable[UnitSpec],
+) -> Plan:
+    """Writes the unit tables, then `plan.json`; if another driver was first, its plan holds.
+
+    Raises:
+        ConfigMismatchError: another driver was first, with another configuration.
+        InputError: no units, that is no image in any source.
+    """
+    record = config_record(config, sources)
+    tables, digest = _write_tables(storage, units, first_unit=0)
+    if not tables:
+        where = ", ".join(each.location for each in sources)
+        raise InputError(f"no images found in {where}: expected at least one .jpg, .png, .webp, .tif, .bmp or .tar")
+    plan = {
+        "format": FORMAT,
+        "config": record,
+        "config_hash": config_hash(record),
+        "code_version": __version__,
+        "weights_sha256": config.features.weights_sha256,
+        "seed": config.seed,
+        "environment": environment,
+        "sources": record["sources"],
+        "units": {"total": sum(table["rows"] for table in tables), "digest": digest, "tables": tables},
+    }
+    storage.write_new(PLAN, canonical_json(plan))
+    standing = open_plan(storage)
+    assert standing is not None
+    require_equal_config(standing, record, storage.location)
+    return standing
+
+
+def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec]) -> Plan:
+    """Adds units behind those that are planned; their numbers start at `plan.units_total`.
+
+    Raises:
+        InputError: another driver extended the plan at the same time.
+    """
+    tables, digest = _write_tables(storage, units, first_unit=plan.units_total)
+    if not tables:
+        return plan
+    number = len(_extension_names(storage)) + 1
+    extension = {
+        "format": FORMAT,
+        "config_hash": plan.config_hash,
+        "units": {"total": sum(table["rows"] for table in tables), "digest": digest, "tables": tables},
+    }
+    if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(extension)):
+        raise InputError(f"{storage.location}: another run extended the plan at the same time; run the command again")
+    extended = open_plan(storage)
+    assert extended is not None
+    return extended
+
+
+def open_plan(storage: Storage) -> Plan | None:
+    """The plan that stands in a directory; None if there is none.
+
+    Raises:
+        SchemaError: a plan of another format, or a damaged one.
+    """
+    if not storage.exists(PLAN):
+        return None
+    record = _load(storage, PLAN)
+    tables = list(record["units"]["tables"])
+    for name in _extension_names(storage):
+        tables += _load(storage, name)["units"]["tables"]
+    return Plan(record=record, tables=tuple(tables))
+
+
+def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -> None:
+    """Compares the configuration of a command with that of the plan.
+
+    Raises:
+        ConfigMismatchError: with every difference.
+    """
+    if config_hash(dict(record)) == plan.config_hash:
+        return
+    lines = "\n".join(f"  {line}" for line in config_differences(plan.config, record))
+    raise ConfigMismatchError(
+        f"{location} holds a run with another configuration:\n{lines}\n"
+        "choose another --output, repeat the options of that run, or give --overwrite to move it away"
+    )
+
+
+def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`name: there …, here …` for every field that differs."""
+    lines = []
+    for name in sorted(set(planned) | set(asked)):
+        before, after = planned.get(name), asked.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += config_differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name}: there {before!r}, here {after!r}")
+    return lines
+
+
+def _extension_names(storage: Storage) -> list[str]:
+    return [f"plan/{name}" for name in storage.list("plan") if name.startswith("extension-")]
+
+
+def _load(storage: Storage, name: str) -> dict[str, Any]:
+    where = f"{storage.location}/{name}"
+    record = load_json(storage.read_bytes(name), where=where)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise SchemaError(f"{where}: expected a plan of format {FORMAT!r}, found {found!r}")
+    return record
+
+
+def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[dict[str, Any]], str]:
+    """Streams units into parquet files; returns their records and the digest of all rows."""
+    from .sources import UNITS_SCHEMA
+
+    rows = (unit.to_row() for unit in units)
+    digest = hashlib.sha256()
+    tables: list[dict[str, Any]] = []
+    scratch = storage.scratch(f"plan.{secrets.token_hex(6)}")
+    try:
+        while True:
+            path = scratch / f"{len(tables):08d}.parquet"
+            count = _write_table(path, UNITS_SCHEMA, itertools.islice(rows, UNITS_PER_FILE), digest.update)
+            if count == 0:
+                break
+            sha256 = _sha256_of_file(path)
+            name = f"plan/units-{first_unit:08d}-{sha256[:HASH_DIGITS]}.parquet"
+            size = path.stat().st_size
+            storage.publish(path, name)
+            tables.append({"name": name, "size": size, "sha256": sha256, "rows": count, "first_unit": first_unit})
+            first_unit += count
+    finally:
+        for left in scratch.iterdir():
+            left.unlink()
+        scratch.rmdir()
+    return tables, digest.hexdigest()
+
+
+def _write_table(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]) -> int:
+    count = 0
+    with explained("write", path), pq.ParquetWriter(path, schema, **PARQUET_OPTIONS) as writer:
+        while chunk := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            for row in chunk:
+                update(canonical_json(row) + b"\n")
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema), row_group_size=ROWS_PER_GROUP)
+            count += len(chunk)
+    with explained("write", path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+    return count
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,181 @@
+"""Samples of one unit, mined in batches: the native work, in whatever process it runs.
+
+Reads, decodes and mines by position and answers with finished samples or failure rows. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from . import faults
+from .annotations import parse_sa1b
+from .config import MineConfig
+from .environment import device_name, numeric_environment
+from .errors import FailureReason, FailureStage, SampleFailureError
+from .images import decode_rgb, read_header
+from .mill import ImageInput, Mill, MinedImage
+from .schema import FailureRow, Sample
+from .sources import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningSpec:
+    """What a process needs to mine units of one run."""
+
+    config: MineConfig
+    sources: tuple[SourceSpec, ...]
+    device: str | None = None
+    """For the mill; None lets it choose."""
+    batch_size: int | None = None
+    """Samples of one batch; None lets the mill choose."""
+    proposals: str | None = None
+    """Path of the `--proposals` file."""
+    memory_fraction: float = 1.0
+    """Share of the GPU's memory this process may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinedSample:
+    """A good sample, ready for the writer."""
+
+    sample: Sample
+    image: bytes | None
+    """The source's bytes, unchanged; None with `--no-images`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """One result for each position that was asked for, in that order."""
+
+    results: list[MinedSample | FailureRow]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Summed over the batch, by stage."""
+
+
+def failure_row(identity: SampleIdentity, stage: FailureStage, reason: FailureReason, message: str) -> FailureRow:
+    """The row of a sample that cannot be mined; messages are one line of at most 500 characters."""
+    return FailureRow(
+        key=identity.key,
+        source_uri=identity.source_uri,
+        member=identity.member,
+        stage=stage,
+        reason=reason,
+        message=" ".join(message.split())[:500],
+    )
+
+
+class UnitMiner:
+    """Holds the mill, and the unit in hand.
+
+    Args:
+        spec: what to mine with.
+    """
+
+    def __init__(self, spec: MiningSpec) -> None:
+        self._config = spec.config
+        self._sources = spec.sources
+        self._mill = make_mill(spec)
+        self._mill.warm_up()
+        self._reader: UnitReader | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self._mill.batch_size
+
+    def environment(self) -> dict[str, object]:
+        """Of this process, with its device."""
+        return {**numeric_environment(), "device": device_name()}
+
+    def open(self, unit: UnitSpec) -> int:
+        """Makes a unit the one in hand and returns its number of samples."""
+        self.close()
+        self._reader = UnitReader(unit, self._sources)
+        return len(self._reader)
+
+    def close(self) -> None:
+        """Lets go of the unit in hand."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def identity(self, position: int) -> SampleIdentity:
+        """Of one sample of the unit in hand, also if it cannot be read."""
+        assert self._reader is not None
+        return self._reader.identity(position)
+
+    def extra_failures(self) -> list[FailureRow]:
+        """Rows of the unit in hand that belong to no sample of it."""
+        assert self._reader is not None
+        return self._reader.extra_failures()
+
+    def mine(self, positions: Sequence[int], *, holding: Callable[[int, SampleIdentity], None]) -> BatchResult:
+        """Mines some samples of the unit in hand.
+
+        Args:
+            positions: within the unit; one batch at most.
+            holding: told each sample before anything native touches it.
+        """
+        seconds: dict[str, float] = {}
+        results: dict[int, MinedSample | FailureRow] = {}
+        batch: list[tuple[int, InputSample, ImageInput, tuple[str, int]]] = []
+        for position in positions:
+            identity = self.identity(position)
+            holding(position, identity)
+            faults.reach("sample", identity.source_uri)
+            try:
+                batch.append((position, *self._read(position, seconds)))
+            except SampleFailureError as error:
+                results[position] = failure_row(identity, error.stage, error.reason, error.message)
+        answers = self._mill.mine([image for _, _, image, _ in batch]) if batch else []
+        for (position, read, image, (ext, orientation)), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, SampleFailureError):
+                identity = SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
+                results[position] = failure_row(identity, answer.stage, answer.reason, answer.message)
+            else:
+                results[position] = self._finished(read, image, answer, ext, orientation)
+                for stage, spent_s in answer.seconds.items():
+                    seconds[stage] = seconds.get(stage, 0.0) + spent_s
+        return BatchResult(results=[results[position] for position in positions], seconds=seconds)
+
+    def _read(self, position: int, seconds: dict[str, float]) -> tuple[InputSample, ImageInput, tuple[str, int]]:
+        assert self._reader is not None
+        started_s = time.perf_counter()
+        read = self._reader.read(position)
+        read_s = time.perf_counter()
+        header = read_header(read.image, max_pixels=self._config.max_image_pixels)
+        rgb = decode_rgb(read.image, max_pixels=self._config.max_image_pixels)
+        annotations = ()
+        if read.annotation_json is not None and self._config.divide.method == "union":
+            annotations = parse_sa1b(
+                read.annotation_json, height=rgb.shape[0], width=rgb.shape[1], where=f"{read.source_uri} {read.member}"
+            )
+        seconds["read"] = seconds.get("read", 0.0) + read_s - started_s
+        seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - read_s
+        image = ImageInput(rgb=rgb, source_uri=read.source_uri, member=read.member, annotations=annotations)
+        return read, image, (header.ext, header.exif_orientation)
+
+    def _finished(
+        self, read: InputSample, image: ImageInput, mined: MinedImage, ext: str, orientation: int
+    ) -> MinedSample:
+        height, width = image.rgb.shape[:2]
+        sample = Sample(
+            key=read.key,
+            source_uri=read.source_uri,
+            member=read.member,
+            source_sha256=read.sha256,
+            license=read.license,
+            width=width,
+            height=height,
+            exif_orientation=orientation,
+            file_name=f"{read.key}.{ext}" if self._config.images else None,
+            annotations=mined.annotations,
+        )
+        return MinedSample(sample=sample, image=read.image if self._config.images else None)
+
+
+def make_mill(spec: MiningSpec) -> Mill:
+    """The mill of a run; loads weights."""
+    options = {} if spec.batch_size is None else {"batch_size": spec.batch_size}
+    return Mill(spec.config, device=spec.device, **options)
