@@ -1,0 +1,171 @@
+"""Image bytes to upright RGB: one decoder for mining, viewing and training.
+
+Formats are an allow-list (JPEG, PNG, WebP, TIFF, BMP) by content, whatever the file is called. The size is read from
+the header and checked before anything is decoded. Every mode becomes RGB by one rule:
+
+- grey and palette: as the format says;
+- alpha: over white;
+- CMYK: Pillow's conversion (inverted Adobe files included), no colour profile is applied;
+- 16 bits a channel: the high byte; 32-bit integers likewise, clipped to 16 bits, unless they all fit a byte;
+- floats: from [0, 1] if they lie there, else stretched from their smallest to their largest finite value;
+- several frames or pages: the first.
+
+The EXIF orientation (JPEG, PNG, WebP, TIFF) is applied, so that pixels, masks and sizes are upright everywhere. A
+photograph of P pixels needs about 10 P bytes while it is decoded (600 MB for 60 megapixels).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from .errors import FailureStage, SampleFailureError
+
+FORMATS: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}
+"""Pillow's name -> extension of the shard's member."""
+
+_OPENERS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_MAGIC: Final = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+_SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+_BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
+"""What Pillow raises on bytes that are not what they claim."""
+
+# Sizes are checked here, by `max_pixels`, before decoding; Pillow's own warning would be a second, lower limit.
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHeader:
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        ext: `jpg`, `png`, `webp`, `tif` or `bmp`, by content.
+        width: pixels, upright.
+        height: pixels, upright.
+        exif_orientation: 1..8 as stored; 1 if there is none or it makes no sense.
+    """
+
+    ext: str
+    width: int
+    height: int
+    exif_orientation: int
+
+
+def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
+    """Reads format, size and orientation without decoding.
+
+    Raises:
+        SampleFailureError: `unreadable`, `truncated`, `unsupported_format` or `too_large`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(data) as image:
+            return _header(image, max_pixels)
+
+
+def decode_rgb(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Decodes to upright RGB: (H, W, 3) uint8, contiguous, writable.
+
+    Raises:
+        SampleFailureError: as `read_header`, and `truncated` or `unreadable` for damaged pixel data.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(data) as image:
+            header = _header(image, max_pixels)
+            try:
+                image.load()
+                # TIFF applies its orientation while loading and forgets the tag; the others keep it.
+                upright = ImageOps.exif_transpose(image)
+                rgb = _to_rgb(upright)
+            except _BROKEN as error:
+                raise _damaged(error) from error
+    if rgb.shape != (header.height, header.width, 3):
+        raise SampleFailureError(
+            "unreadable", "decode", f"decoded to {rgb.shape}, its header says {(header.height, header.width, 3)}"
+        )
+    return rgb
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise SampleFailureError("unreadable", "decode", "zero bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=_OPENERS)
+    except UnidentifiedImageError as error:
+        if data.startswith(_MAGIC):
+            raise SampleFailureError("truncated", "decode", f"{len(data)} bytes hold no whole image header") from error
+        start = data[:8].hex(" ")
+        raise SampleFailureError(
+            "unsupported_format", "decode", f"expected JPEG, PNG, WebP, TIFF or BMP, found bytes that begin {start}"
+        ) from error
+    except _BROKEN as error:
+        raise _damaged(error) from error
+
+
+def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise SampleFailureError("unreadable", "decode", f"its header says {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise SampleFailureError(
+            "too_large", "decode", f"{width} x {height} pixels are more than --max-image-pixels {max_pixels}"
+        )
+    orientation = _orientation(image)
+    # Pillow reports the upright size of a TIFF already.
+    if orientation >= 5 and image.format != "TIFF":
+        width, height = height, width
+    return ImageHeader(ext=FORMATS[str(image.format)], width=width, height=height, exif_orientation=orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:  # damaged metadata around whole pixels: such photographs are shown as they are stored
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    mode = image.mode
+    if mode in _SIXTEEN_BIT:
+        values = np.asarray(image).astype(np.int64)
+        byte_sized = mode == "I" and values.min() >= 0 and values.max() <= 255
+        grey = (values if byte_sized else np.clip(values, 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode == "F":
+        return np.repeat(_stretch(np.asarray(image, dtype=np.float64))[:, :, None], 3, axis=2)
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        alpha = rgba[:, :, 3:].astype(np.uint16)
+        over_white = rgba[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127
+        return (over_white // 255).astype(np.uint8)
+    return np.array(image if mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+
+
+def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, dtype=np.uint8)
+    low, high = float(values[finite].min()), float(values[finite].max())
+    if low >= 0.0 and high <= 1.0:
+        low, high = 0.0, 1.0
+    scale = 255.0 / (high - low) if high > low else 0.0
+    return np.clip(np.rint((np.where(finite, values, low) - low) * scale), 0, 255).astype(np.uint8)
+
+
+def _damaged(error: BaseException) -> SampleFailureError:
+    text = str(error) or type(error).__name__
+    short = any(
+        word in text.lower() for word in ("truncated", "end of file", "unexpected end", "incomplete", "not enough")
+    )
+    stage: FailureStage = "decode"
+    return SampleFailureError("truncated" if short or isinstance(error, EOFError) else "unreadable", stage, text)

@@ -1,0 +1,551 @@
+"""Inputs: folders, globs, files, tars and parquet -> units of samples, in one fixed order.
+
+A **source** is one `--input`. Its samples have an order of their own: files by the UTF-8 bytes of their relative path,
+a tar's samples by their first member, a parquet file's by row. A **unit** is at most N consecutive samples of one source.
+The plan holds an entry for every sample (where its bytes lie, and what is wrong with it if that is known), so a worker
+reads any sample by one ranged read and the same plan gives the same samples whatever happened to the run before.
+
+What counts as one sample:
+
+- an image file (`.jpg .jpeg .png .webp .tif .tiff .bmp`, any case; the content decides the format). A `.json` beside it
+  with the same stem is its annotation (SA-1B);
+- in a tar, all members whose names agree up to the first dot of the last component. The first member with an image's
+  extension is the image, `.json` the annotation; members of one sample need not stand together. A name that is
+  repeated is one more sample that failed (`duplicate_key`), the first one stands;
+- a row of a parquet file with an image column: bytes, or the Hub's struct of `bytes` and `path`.
+
+Every entry ends in exactly one of samples and failures; so do members that cannot be used (`bad_member_name`), samples
+without an image (`incomplete_sample`), what a cut goes through (`truncated`) and the rest of a cut container
+(`truncated_source`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+
+from .errors import FAILURE_REASONS, FailureReason, InputError, SampleFailureError
+from .schema import FailureRow, make_key, sha256_of, slug_of
+from .source_parquet import ParquetRows, image_rows
+from .source_roots import ListedFile, Root, open_root
+from .source_tars import TarEnd, TarMember, name_problem, scan_tar
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+MAX_SAMPLE_BYTES: Final = 2 * 2**30
+"""A member or file larger than this is refused before it is read (`too_large`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One `--input`.
+
+    Attributes:
+        label: first part of every uri; unique among the sources.
+        location: absolute path, glob or URL.
+        license: SPDX identifier or None if nothing was said.
+    """
+
+    label: str
+    location: str
+    license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one sample lies.
+
+    Attributes:
+        path: of the file or container, relative to the source.
+        raw: the same as the file system knows it.
+        file_size: of the file or container, bytes, when it was planned.
+        version: of the file or container: see `source_roots.ListedFile`.
+        member: image member's name in a tar, row in a parquet file, None for a plain file.
+        occurrence: how often the member's name was met before in its tar.
+        offset: of the image's data in a tar, or the row; None for a plain file.
+        size: of the image's data, bytes.
+        json_raw: annotation file beside a plain file.
+        json_offset: of the annotation's data in a tar.
+        json_size: bytes.
+        reason: why it is known to fail, or None.
+        message: about that.
+    """
+
+    path: str
+    raw: str
+    file_size: int
+    version: str
+    member: str | None = None
+    occurrence: int = 0
+    offset: int | None = None
+    size: int = 0
+    json_raw: str | None = None
+    json_offset: int | None = None
+    json_size: int = 0
+    reason: str | None = None
+    message: str | None = None
+
+
+_ENTRY_TYPE: Final = pa.struct(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("raw", pa.string(), nullable=False),
+        pa.field("file_size", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("occurrence", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("json_raw", pa.string()),
+        pa.field("json_offset", pa.int64()),
+        pa.field("json_size", pa.int64(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+UNITS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("unit", pa.int64(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("entries", pa.list_(_ENTRY_TYPE), nullable=False),
+    ]
+)
+"""Of `plan/units-*.parquet`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSpec:
+    """The unit of work, of a shard and of a commit."""
+
+    unit: int
+    source: int
+    """Index into the run's sources."""
+    entries: tuple[Entry, ...]
+
+    def to_row(self) -> dict[str, Any]:
+        return {"unit": self.unit, "source": self.source, "entries": [dict(each.__dict__) for each in self.entries]}
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> UnitSpec:
+        entries = tuple(Entry(**each) for each in row["entries"])
+        return UnitSpec(unit=row["unit"], source=row["source"], entries=entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleIdentity:
+    """Who a sample is, also if it cannot be read."""
+
+    key: str
+    source_uri: str
+    member: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSample:
+    """A sample's bytes as they were found."""
+
+    key: str
+    source_uri: str
+    member: str | None
+    sha256: str
+    license: str | None
+    image: bytes
+    annotation_json: bytes | None
+
+
+def parse_inputs(values: Sequence[str], *, licenses: Mapping[str, str] | None = None) -> tuple[SourceSpec, ...]:
+    """Reads `[LABEL=]SRC`; a label that is not given is the slug of the last part of the path.
+
+    Args:
+        values: as on the command line.
+        licenses: label -> SPDX identifier.
+
+    Raises:
+        InputError: no source, a bad or repeated label, or a licence for a label that is not there.
+    """
+    if not values:
+        raise InputError("--input: give at least one source")
+    sources = []
+    for value in values:
+        label, separator, location = value.partition("=")
+        if not separator or "/" in label or "://" in label:
+            label, location = "", value
+        elif label != slug_of(label):
+            raise InputError(f"--input {value!r}: a label has at most 40 of a-z, 0-9, _ and -, found {label!r}")
+        if not location:
+            raise InputError(f"--input {value!r}: nothing behind the label")
+        if "://" not in location:
+            location = os.path.abspath(location)
+        name = location.rstrip("/").rsplit("/", 1)[-1]
+        label = label or slug_of(name.rsplit(".", 1)[0] if "." in name[1:] else name)
+        sources.append(SourceSpec(label=label, location=location, license=(licenses or {}).get(label)))
+    labels = [source.label for source in sources]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(
+                f"--input: two sources are called {label!r}; name them, as in --input a={sources[0].location}"
+            )
+    for label in licenses or {}:
+        if label not in labels:
+            raise InputError(f"a licence is given for {label!r}; there is {', '.join(labels)}")
+    return tuple(sources)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Planning
+
+
+def plan_units(
+    sources: Sequence[SourceSpec],
+    *,
+    samples_per_shard: int,
+    limit: int | None,
+    first_unit: int = 0,
+    only: frozenset[str] | None = None,
+) -> Iterator[UnitSpec]:
+    """Units in order; one unit and one container's headers are in memory at a time.
+
+    Args:
+        sources: in the order of the command line.
+        samples_per_shard: entries of one unit at most.
+        limit: the first N entries of the plan; None for all.
+        first_unit: number of the first unit.
+        only: uris (`LABEL/path`) of the files to plan, as `check_unchanged` returns them; None for all.
+
+    Raises:
+        InputError: a source is not there or cannot be listed.
+    """
+    unit, left = first_unit, limit
+    for index, source in enumerate(sources):
+        batch: list[Entry] = []
+        for entry in _entries(source, only):
+            if left is not None and left <= 0:
+                break
+            left = None if left is None else left - 1
+            batch.append(entry)
+            if len(batch) == samples_per_shard:
+                yield UnitSpec(unit=unit, source=index, entries=tuple(batch))
+                unit, batch = unit + 1, []
+        if batch:
+            yield UnitSpec(unit=unit, source=index, entries=tuple(batch))
+            unit += 1
+
+
+def _entries(source: SourceSpec, only: frozenset[str] | None) -> Iterator[Entry]:
+    root = open_root(source.location)
+    for file in _inputs(root):
+        if only is None or f"{source.label}/{file.path}" in only:
+            yield from _entries_of(root, file)
+
+
+def _inputs(root: Root) -> Iterator[ListedFile]:
+    """Files that are images or containers of them."""
+    for file in root.walk():
+        if file.path.lower().endswith((*IMAGE_SUFFIXES, ".tar", ".parquet")):
+            yield file
+
+
+def _entries_of(root: Root, file: ListedFile) -> Iterator[Entry]:
+    base = Entry(path=file.path, raw=_storable(file.raw), file_size=file.size, version=file.version)
+    problem = name_problem(os.fsencode(file.raw or file.path))
+    if problem is not None:
+        yield _failed(base, "bad_member_name", problem)
+    elif file.size < 0:
+        yield _failed(base, "source_missing", "a link to nothing")
+    elif file.path.lower().endswith(".tar"):
+        yield from _tar_entries(root, file, base)
+    elif file.path.lower().endswith(".parquet"):
+        yield from _parquet_entries(root, file, base)
+    else:
+        json_raw = file.raw.rsplit(".", 1)[0] + ".json"
+        found = root.stat(json_raw)
+        if found is None:
+            yield _with(base, size=file.size)
+        else:
+            yield _with(base, size=file.size, json_raw=json_raw, json_size=found[0])
+
+
+@dataclass
+class _Group:
+    """Members of one sample of a tar."""
+
+    first: TarMember
+    image: TarMember | None = None
+    annotation: TarMember | None = None
+    cut: str | None = None
+
+
+def _tar_entries(root: Root, file: ListedFile, base: Entry) -> Iterator[Entry]:
+    order: list[_Group | Entry] = []
+    groups: dict[str, _Group] = {}
+    seen: dict[str, int] = {}
+    end: str | None = None
+    with root.open(file.raw) as stream:
+        for each in scan_tar(stream, file.size):
+            if isinstance(each, TarEnd):
+                end = each.problem
+                break
+            occurrence = seen.get(each.name, 0)
+            seen[each.name] = occurrence + 1
+            located = _with(base, member=each.name, occurrence=occurrence)
+            if each.problem is not None:
+                order.append(_failed(located, "bad_member_name", each.problem))
+                continue
+            if occurrence:
+                order.append(_failed(located, "duplicate_key", f"the name stands {occurrence + 1} times in the tar"))
+                continue
+            folder, _, name = each.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            key = f"{folder}/{stem}"
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group(first=each)
+                order.append(group)
+            if f".{suffix.lower()}".endswith(IMAGE_SUFFIXES):
+                group.image = group.image or each
+            elif suffix.lower() == "json":
+                group.annotation = group.annotation or each
+            if not each.whole and (each is group.image or each is group.annotation):
+                group.cut = f"the file ends inside {each.name}"
+    for item in order:
+        yield item if isinstance(item, Entry) else _group_entry(base, item)
+    if end is not None:
+        yield _failed(base, "truncated_source", end)
+
+
+def _group_entry(base: Entry, group: _Group) -> Entry:
+    image, annotation = group.image, group.annotation
+    entry = _with(base, member=(image or group.first).name)
+    if group.cut is not None:
+        return _failed(entry, "truncated", group.cut)
+    if image is None:
+        return _failed(entry, "incomplete_sample", "no member with an image's extension")
+    entry = _with(entry, offset=image.offset, size=image.size)
+    if annotation is not None:
+        entry = _with(entry, json_offset=annotation.offset, json_size=annotation.size)
+    return entry
+
+
+def _parquet_entries(root: Root, file: ListedFile, base: Entry) -> Iterator[Entry]:
+    try:
+        with root.open(file.raw) as stream:
+            rows = image_rows(stream)
+    except (OSError, pa.ArrowException) as error:
+        yield _failed(base, "truncated_source", f"not a readable parquet file ({error})"[:300])
+        return
+    if isinstance(rows, str):
+        yield _failed(base, "unsupported_format", rows)
+        return
+    for row in range(rows):
+        yield _with(base, member=str(row), offset=row)
+
+
+def _with(entry: Entry, **changes: Any) -> Entry:
+    return Entry(**{**entry.__dict__, **changes})
+
+
+def _failed(entry: Entry, reason: FailureReason, message: str) -> Entry:
+    return _with(entry, reason=reason, message=message)
+
+
+def _storable(raw: str) -> str:
+    """The name for the plan; one that is not UTF-8 is never opened, so its printable form is enough."""
+    return os.fsencode(raw).decode("utf-8", "backslashreplace")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Changed and new files
+
+
+def check_unchanged(sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *, limited: bool = False) -> list[str]:
+    """Compares what is planned with what is there now, walking both in order, so that memory does not grow.
+
+    Args:
+        sources: of the plan.
+        units: all planned units, in order.
+        limited: the plan holds the first samples only (`--limit`): files behind the last planned one are not new.
+
+    Returns:
+        Uris of files that are not planned.
+
+    Raises:
+        InputError: a planned file is gone or has another size or time of change; named.
+    """
+    new: list[str] = []
+    later: dict[str, Entry] = {}
+    planned = _planned_files(units, later)
+    following = next(planned, None)
+    for index, source in enumerate(sources):
+        for file in _inputs(open_root(source.location)):
+            if following is not None and following[0] == index and following[1].path.encode() < file.order:
+                raise _gone(source, following[1])
+            if following is not None and following[0] == index and following[1].path == file.path:
+                _require_same(source, following[1], file.size, file.version)
+                following = next(planned, None)
+            elif following is not None or not limited:
+                new.append(f"{source.label}/{file.path}")
+        if following is not None and following[0] == index:
+            raise _gone(source, following[1])
+    if later:
+        new = _without_later(sources, new, later)
+    return new
+
+
+def _planned_files(units: Iterable[UnitSpec], later: dict[str, Entry]) -> Iterator[tuple[int, Entry]]:
+    """Planned files in order; those of extensions, which begin again at the front, go to `later`."""
+    last: tuple[int, bytes] = (-1, b"")
+    extending = False
+    for unit in units:
+        for entry in unit.entries:
+            place = (unit.source, entry.path.encode())
+            if place == last:
+                continue
+            extending = extending or place < last
+            if extending:
+                later[f"{unit.source}/{entry.path}"] = entry
+            else:
+                last = place
+                yield unit.source, entry
+
+
+def _without_later(sources: Sequence[SourceSpec], new: list[str], later: dict[str, Entry]) -> list[str]:
+    for name, entry in later.items():
+        source = sources[int(name.split("/", 1)[0])]
+        found = open_root(source.location).stat(entry.raw)
+        if found is None:
+            raise _gone(source, entry)
+        _require_same(source, entry, *found)
+    extended = {f"{sources[int(name.split('/', 1)[0])].label}/{entry.path}" for name, entry in later.items()}
+    return [uri for uri in new if uri not in extended]
+
+
+def _require_same(source: SourceSpec, entry: Entry, size: int, version: str) -> None:
+    if (entry.file_size, entry.version) != (size, version):
+        what = f"{entry.file_size} bytes then, {size} now" if size != entry.file_size else "same size, changed since"
+        raise InputError(
+            f"{source.label}/{entry.path} in {source.location} is not what was planned ({what}); bring it back as it was, "
+            "or start again with --overwrite or another --output"
+        )
+
+
+def _gone(source: SourceSpec, entry: Entry) -> InputError:
+    return InputError(
+        f"{source.label}/{entry.path} was planned and is not in {source.location} any more; bring it back, or start "
+        "again with --overwrite or another --output"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+class UnitReader:
+    """Reads a unit's samples by position, in any order; writes nothing.
+
+    Args:
+        unit: which samples.
+        sources: of the run.
+    """
+
+    def __init__(self, unit: UnitSpec, sources: Sequence[SourceSpec]) -> None:
+        self._unit, self._source = unit, sources[unit.source]
+        self._root = open_root(self._source.location)
+        self._parquet: dict[str, ParquetRows] = {}
+        self._checked: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for rows in self._parquet.values():
+            rows.close()
+        self._parquet.clear()
+
+    def __len__(self) -> int:
+        return len(self._unit.entries)
+
+    def identity(self, position: int) -> SampleIdentity:
+        """Of a sample that may not be readable: its key is made without the bytes' sha256."""
+        return self._identity(self._unit.entries[position], sha256="")
+
+    def extra_failures(self) -> list[FailureRow]:
+        """Rows that belong to no entry: none, since cut containers have an entry of their own."""
+        return []
+
+    def read(self, position: int) -> InputSample:
+        """Reads one sample.
+
+        Raises:
+            SampleFailureError: it cannot be read, or is planned as a failure.
+            InputError: the file is not the one that was planned.
+        """
+        entry = self._unit.entries[position]
+        if entry.reason is not None:
+            assert entry.reason in FAILURE_REASONS
+            raise SampleFailureError(entry.reason, "read", entry.message or entry.reason)
+        if max(entry.size, entry.json_size) > MAX_SAMPLE_BYTES:
+            raise SampleFailureError(
+                "too_large", "read", f"{max(entry.size, entry.json_size)} bytes of {MAX_SAMPLE_BYTES}"
+            )
+        self._require_planned(entry)
+        try:
+            image = self._image(entry)
+            annotation = self._annotation(entry)
+        except (OSError, pa.ArrowException) as error:
+            raise SampleFailureError("unreadable", "read", f"{entry.path}: {error}") from error
+        sha256 = sha256_of(image)
+        identity = self._identity(entry, sha256=sha256)
+        return InputSample(
+            key=identity.key,
+            source_uri=identity.source_uri,
+            member=identity.member,
+            sha256=sha256,
+            license=self._source.license,
+            image=image,
+            annotation_json=annotation,
+        )
+
+    def _identity(self, entry: Entry, *, sha256: str) -> SampleIdentity:
+        label = self._source.label
+        key = make_key(
+            label=label, relative_path=entry.path, member=entry.member, occurrence=entry.occurrence, sha256=sha256
+        )
+        return SampleIdentity(key=key, source_uri=f"{label}/{entry.path}", member=entry.member)
+
+    def _require_planned(self, entry: Entry) -> None:
+        if entry.path not in self._checked:
+            found = self._root.stat(entry.raw)
+            if found is None:
+                raise _gone(self._source, entry)
+            _require_same(self._source, entry, *found)
+            self._checked.add(entry.path)
+
+    def _image(self, entry: Entry) -> bytes:
+        if entry.path.lower().endswith(".parquet"):
+            if entry.path not in self._parquet:
+                self._parquet[entry.path] = ParquetRows(self._root.open(entry.raw))
+            assert entry.offset is not None
+            return self._parquet[entry.path].image(entry.offset)
+        return self._range(entry.raw, entry.offset or 0, entry.size)
+
+    def _annotation(self, entry: Entry) -> bytes | None:
+        if entry.json_offset is not None:
+            return self._range(entry.raw, entry.json_offset, entry.json_size)
+        if entry.json_raw is not None:
+            return self._range(entry.json_raw, 0, entry.json_size)
+        return None
+
+    def _range(self, raw: str, offset: int, size: int) -> bytes:
+        data = self._root.read_range(raw, offset, size) if size else b""
+        if len(data) != size:
+            raise SampleFailureError("truncated", "read", f"{len(data)} of {size} bytes at offset {offset}")
+        return data
