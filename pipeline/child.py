@@ -1,9 +1,8 @@
 """The child of a worker: `python -m pipeline.child`. Does the native work, and may die of it.
 
-Messages from the supervisor: `("spec", MiningSpec)`, `("open", UnitSpec)`, `("mine", positions)`,
-`("identity", position)`, `("extra",)`. Answers: `("ok", value)`, `("error", GrainmillError)` for what ends the run,
-`("crashed", reason, text)` for an exception that nobody expected; before them any number of
-`("holding", position, identity)`.
+Messages from the supervisor: `("spec", MiningSpec)`, `("open", UnitSpec)`, `("mine", positions)`, `("extra",)`.
+Answers: `("ok", value)`, `("error", GrainmillError)` for what ends the run, `("crashed", reason, text)` for an
+exception that nobody expected; before them any number of `("holding", position, identity)`.
 """
 
 from __future__ import annotations
@@ -66,8 +65,6 @@ def _answer(miner: UnitMiner, message: tuple[Any, ...], connection: Connection) 
         return miner.open(message[1])
     if kind == "mine":
         return miner.mine(message[1], holding=lambda *held: connection.send(("holding", *held)))
-    if kind == "identity":
-        return miner.identity(message[1])
     if kind == "extra":
         return miner.extra_failures()
     raise ValueError(f"no message {kind!r}")

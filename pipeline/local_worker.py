@@ -11,6 +11,7 @@ from .processes import peer_connection
 from .storage import open_storage
 from .supervisor import SupervisedSamples
 from .worker import RunSpec, mine_unit
+from .writer import warm_up
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     )
     try:
         storage = open_storage(run.output)
+        warm_up()
         samples.start()
         connection.send(("ready", None))
         while True:

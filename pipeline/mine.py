@@ -5,18 +5,19 @@ The same call again resumes. Whatever is killed, the commits say what is done.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import faults
 from .commits import CommitLog
-from .config import MineConfig
+from .config import MineConfig, config_hash
 from .console import note
 from .environment import differences, numeric_environment
-from .errors import InputError, TooManyFailuresError
+from .errors import TooManyFailuresError
 from .executors import ExecutorName, PoolOptions, make_pool, run_inline, run_pool
 from .lease import Lease
 from .manifest import MANIFEST, write_manifest
@@ -83,6 +84,24 @@ def mine(options: MineOptions) -> dict[str, Any]:
     return result
 
 
+def dry_run(options: MineOptions) -> dict[str, Any]:
+    """What a call would do, without writing anything: units by source, configuration, workers.
+
+    Raises:
+        InputError: nothing to mine, or a source that cannot be listed.
+    """
+    units = plan_units(options.sources, samples_per_shard=options.config.samples_per_shard, limit=options.config.limit)
+    by_source = collections.Counter(options.sources[unit.source].label for unit in units)
+    return {
+        "units": sum(by_source.values()),
+        "units_by_source": dict(by_source),
+        "config": config_record(options.config, options.sources),
+        "config_hash": config_hash(config_record(options.config, options.sources)),
+        "executor": options.executor,
+        "workers": options.pool.workers,
+    }
+
+
 def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
     """The plan that stands, checked against this call; a new one if there is none."""
     plan = open_plan(storage)
@@ -102,24 +121,21 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
 
 def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
     """Checks that planned sources are unchanged; notes new files, or plans them with `--extend`."""
-    new = check_unchanged(options.sources, plan.units(storage))
+    limit = options.config.limit
+    new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None)
     if not new:
         return plan
     if not options.extend:
         note(f"{len(new)} new files in the sources are not planned, {new[0]} for instance; --extend adds them")
         return plan
-    return extend_plan(storage, plan, new_units(options, new, first_unit=plan.units_total))
-
-
-def new_units(options: MineOptions, new: Sequence[str], *, first_unit: int) -> Iterator[UnitSpec]:
-    """Units of files that came after the plan."""
-    return plan_units(
+    further = plan_units(
         options.sources,
         samples_per_shard=options.config.samples_per_shard,
-        limit=None,
-        first_unit=first_unit,
+        limit=None if limit is None else max(limit - plan.samples_total, 0),
+        first_unit=plan.units_total,
         only=frozenset(new),
     )
+    return extend_plan(storage, plan, further)
 
 
 def run_units(units: Iterator[UnitSpec], options: MineOptions, plan: Plan, storage: Storage, report: RunReport) -> None:
@@ -167,13 +183,3 @@ def check_failures(result: dict[str, Any], max_failed_fraction: float) -> None:
             f"{failed} of {total} samples failed ({reasons}), more than --max-failed-fraction {max_failed_fraction:g}; "
             "everything else is committed. `grainmill failures` lists them"
         )
-
-
-def require_sources(sources: Sequence[SourceSpec]) -> None:
-    """At least one source.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not sources:
-        raise InputError("--input: give at least one source")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +29,9 @@ if TYPE_CHECKING:  # readers of a run need no sources
     from .sources import SourceSpec, UnitSpec
 
 PLAN: Final = "plan.json"
-UNITS_PER_FILE: Final = 1_000_000
-ROWS_PER_GROUP: Final = 4096
-"""Units held in memory at a time when they are read."""
+SAMPLES_PER_FILE: Final = 4_000_000
+SAMPLES_PER_GROUP: Final = 4096
+"""Entries of units held in memory at a time when they are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Plan:
     record: dict[str, Any]
     """plan.json."""
     tables: tuple[dict[str, Any], ...] = field(repr=False)
-    """Unit tables in order: name, size, sha256, rows, first_unit."""
+    """Unit tables in order: name, size, sha256, rows (units), samples, first_unit."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -61,6 +59,11 @@ class Plan:
     @property
     def units_total(self) -> int:
         return sum(table["rows"] for table in self.tables)
+
+    @property
+    def samples_total(self) -> int:
+        """Planned input samples; each ends in exactly one of samples and failures."""
+        return sum(table["samples"] for table in self.tables)
 
     def units(self, storage: Storage, *, skip: bytearray | None = None) -> Iterator[UnitSpec]:
         """Units in ascending order without those whose byte in `skip` is set; one row group in memory at a time.
@@ -129,7 +132,7 @@ def create_plan(
         "seed": config.seed,
         "environment": environment,
         "sources": record["sources"],
-        "units": {"total": sum(table["rows"] for table in tables), "digest": digest, "tables": tables},
+        "units": {"digest": digest, "tables": tables},
     }
     storage.write_new(PLAN, canonical_json(plan))
     standing = open_plan(storage)
@@ -151,7 +154,7 @@ def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec]) -> Plan
     extension = {
         "format": FORMAT,
         "config_hash": plan.config_hash,
-        "units": {"total": sum(table["rows"] for table in tables), "digest": digest, "tables": tables},
+        "units": {"digest": digest, "tables": tables},
     }
     if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(extension)):
         raise InputError(f"{storage.location}: another run extended the plan at the same time; run the command again")
@@ -226,14 +229,15 @@ def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: in
     try:
         while True:
             path = scratch / f"{len(tables):08d}.parquet"
-            count = _write_table(path, UNITS_SCHEMA, itertools.islice(rows, UNITS_PER_FILE), digest.update)
+            count, samples = _write_table(path, UNITS_SCHEMA, rows, digest.update)
             if count == 0:
                 break
             sha256 = _sha256_of_file(path)
             name = f"plan/units-{first_unit:08d}-{sha256[:HASH_DIGITS]}.parquet"
             size = path.stat().st_size
             storage.publish(path, name)
-            tables.append({"name": name, "size": size, "sha256": sha256, "rows": count, "first_unit": first_unit})
+            file = {"name": name, "size": size, "sha256": sha256}
+            tables.append({**file, "rows": count, "samples": samples, "first_unit": first_unit})
             first_unit += count
     finally:
         for left in scratch.iterdir():
@@ -242,21 +246,26 @@ def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: in
     return tables, digest.hexdigest()
 
 
-def _write_table(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]) -> int:
-    count = 0
+def _write_table(
+    path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]
+) -> tuple[int, int]:
+    """One file of units, until the rows or the file's room end; returns its units and their samples."""
+    units = samples = 0
     with explained("write", path), pq.ParquetWriter(path, schema, **PARQUET_OPTIONS) as writer:
-        while chunk := list(itertools.islice(rows, ROWS_PER_GROUP)):
-            for row in chunk:
+        while samples < SAMPLES_PER_FILE:
+            group: list[dict[str, Any]] = []
+            held = 0
+            while held < SAMPLES_PER_GROUP and (row := next(rows, None)) is not None:
                 update(canonical_json(row) + b"\n")
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema), row_group_size=ROWS_PER_GROUP)
-            count += len(chunk)
-    with explained("write", path):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            sync_file(descriptor)
-        finally:
-            os.close(descriptor)
-    return count
+                group.append(row)
+                held += len(row["entries"])
+            if not group:
+                break
+            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+            units, samples = units + len(group), samples + held
+    with explained("write", path), path.open("rb") as stream:
+        sync_file(stream.fileno())
+    return units, samples
 
 
 def _sha256_of_file(path: Path) -> str:

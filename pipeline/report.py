@@ -35,7 +35,7 @@ class RunReport:
         self._first_s: float | None = None
         self._last_s = 0.0
         self._started_s = time.monotonic()
-        self._bar = ProgressBar("mining", None)
+        self._bar = ProgressBar("mining", plan.samples_total)
         self._notes: set[str] = set()
 
     def __enter__(self) -> Self:

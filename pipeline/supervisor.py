@@ -21,8 +21,8 @@ import psutil
 from .environment import single_threaded
 from .errors import FailureReason, GrainmillError
 from .processes import Peer
-from .schema import FailureRow, make_key
-from .sources import SampleIdentity, UnitSpec
+from .schema import FailureRow
+from .sources import SampleIdentity, UnitReader, UnitSpec
 from .unit_miner import BatchResult, MiningSpec, failure_row
 
 START_TIMEOUT_S: Final = 900.0
@@ -251,18 +251,12 @@ class SupervisedSamples:
         return BatchResult(results=[row for part in parts for row in part.results], seconds=seconds)
 
     def _identity(self, position: int) -> SampleIdentity:
-        """Of a sample that kills: as the child noted it, else asked anew, else made of the unit and the position."""
-        if position not in self._held:
-            try:
-                self._held[position] = self._ask_unharmed(("identity", position))
-            except ChildLostError:
-                assert self._unit is not None
-                uri = f"{self._unit.source}/unit-{self._unit.unit:08d}"
-                key = make_key(
-                    label=self._unit.source, relative_path=uri, member=str(position), occurrence=0, sha256=""
-                )
-                self._held[position] = SampleIdentity(key=key, source_uri=uri, member=str(position))
-        return self._held[position]
+        """Of a sample that kills: as the child noted it, or as planned if it died while it read the bytes."""
+        assert self._unit is not None
+        if position in self._held:
+            return self._held[position]
+        with UnitReader(self._unit, self._spec.sources) as reader:
+            return reader.identity(position)
 
     def _ask_unharmed(self, message: tuple[Any, ...]) -> Any:
         """A question about the unit in hand that is no sample's fault; asked again if the child is killed."""

@@ -16,6 +16,7 @@ from .environment import device_name, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
 from .images import decode_rgb, read_header
 from .mill import ImageInput, Mill, MinedImage
+from .rle import Rle
 from .schema import FailureRow, Sample
 from .sources import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
 
@@ -123,9 +124,12 @@ class UnitMiner:
         for position in positions:
             identity = self.identity(position)
             holding(position, identity)
-            faults.reach("sample", identity.source_uri)
             try:
-                batch.append((position, *self._read(position, seconds)))
+                read = self._read(position, seconds)
+                identity = SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
+                holding(position, identity)  # now with the key that the bytes give
+                faults.reach("sample", identity.source_uri)
+                batch.append((position, read, *self._decode(read, seconds)))
             except SampleFailureError as error:
                 results[position] = failure_row(identity, error.stage, error.reason, error.message)
         answers = self._mill.mine([image for _, _, image, _ in batch]) if batch else []
@@ -139,22 +143,25 @@ class UnitMiner:
                     seconds[stage] = seconds.get(stage, 0.0) + spent_s
         return BatchResult(results=[results[position] for position in positions], seconds=seconds)
 
-    def _read(self, position: int, seconds: dict[str, float]) -> tuple[InputSample, ImageInput, tuple[str, int]]:
+    def _read(self, position: int, seconds: dict[str, float]) -> InputSample:
         assert self._reader is not None
         started_s = time.perf_counter()
         read = self._reader.read(position)
-        read_s = time.perf_counter()
+        seconds["read"] = seconds.get("read", 0.0) + time.perf_counter() - started_s
+        return read
+
+    def _decode(self, read: InputSample, seconds: dict[str, float]) -> tuple[ImageInput, tuple[str, int]]:
+        started_s = time.perf_counter()
         header = read_header(read.image, max_pixels=self._config.max_image_pixels)
         rgb = decode_rgb(read.image, max_pixels=self._config.max_image_pixels)
-        annotations = ()
+        annotations: tuple[Rle, ...] = ()
         if read.annotation_json is not None and self._config.divide.method == "union":
             annotations = parse_sa1b(
                 read.annotation_json, height=rgb.shape[0], width=rgb.shape[1], where=f"{read.source_uri} {read.member}"
             )
-        seconds["read"] = seconds.get("read", 0.0) + read_s - started_s
-        seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - read_s
+        seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - started_s
         image = ImageInput(rgb=rgb, source_uri=read.source_uri, member=read.member, annotations=annotations)
-        return read, image, (header.ext, header.exif_orientation)
+        return image, (header.ext, header.exif_orientation)
 
     def _finished(
         self, read: InputSample, image: ImageInput, mined: MinedImage, ext: str, orientation: int

@@ -19,7 +19,7 @@ from .commits import Commit, CommitLog, make_commit
 from .environment import differences
 from .errors import GrainmillError
 from .schema import FailureRow
-from .sources import UnitSpec
+from .sources import SampleIdentity, UnitSpec
 from .storage import Storage
 from .unit_miner import BatchResult, MinedSample, MiningSpec, UnitMiner, failure_row
 from .writer import Outputs, ShardWriter
@@ -149,6 +149,7 @@ class InlineSamples:
 
     def __init__(self, spec: MiningSpec) -> None:
         self._miner = UnitMiner(spec)
+        self._held: dict[int, SampleIdentity] = {}
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
         count = self._miner.open(unit)
@@ -158,7 +159,7 @@ class InlineSamples:
 
     def _mine(self, positions: list[int]) -> Iterator[BatchResult]:
         try:
-            yield self._miner.mine(positions, holding=lambda position, identity: None)
+            yield self._miner.mine(positions, holding=self._held.__setitem__)
         except GrainmillError:
             raise
         except Exception as error:
@@ -167,9 +168,8 @@ class InlineSamples:
                     yield from self._mine([position])
                 return
             traceback.print_exc(file=sys.stderr)
-            row = failure_row(
-                self._miner.identity(positions[0]), "mine", "worker_died", f"{type(error).__name__}: {error}"
-            )
+            identity = self._held.get(positions[0]) or self._miner.identity(positions[0])
+            row = failure_row(identity, "mine", "worker_died", f"{type(error).__name__}: {error}")
             yield BatchResult(results=[row])
 
     def extra_failures(self) -> list[FailureRow]:

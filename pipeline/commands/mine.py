@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-PANEL_INPUT = "What is mined"
-PANEL_RUN = "How it runs"
-PANEL_FAIL = "Failures and repeats"
+MINED = "What is mined (part of the configuration: a run with other values is another run)"
+RUN = "How it runs (changes when it ends, not what it writes)"
+REPEAT = "Failures and repeats"
 
 
 def command(
@@ -17,58 +17,254 @@ def command(
         list[str],
         typer.Option(
             metavar="[LABEL=]SRC",
-            help="Folder, glob, image, WebDataset or SA-1B tar, parquet; path or URL. Repeat for several sources.",
+            help="Folder, glob, image file, WebDataset or SA-1B tar or folder, parquet with an image column; a path or "
+            "a URL. Repeat it for several sources. No default: there is nothing to guess.",
         ),
     ],
-    output: Annotated[str, typer.Option(metavar="DIR", help="Where shards and commits go: a folder or a URL.")],
+    output: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Where shards and commits go. No default: it is the run's identity."),
+    ],
     recipe: Annotated[
-        str, typer.Option(help="default, leaves or unsamv2. Default: the one that measures best on people's segments.")
-    ] = "default",
-    executor: Annotated[
         str,
         typer.Option(
-            help="ray, local or inline. Default ray: the same command runs on a laptop and a cluster; local needs no "
-            "Ray; inline is for debugging, without protection."
+            help="default, leaves or unsamv2. Default `default`: it measures best on people's segments; unsamv2 is "
+            "the paper's constants and scope.",
+            rich_help_panel=MINED,
         ),
-    ] = "ray",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Workers. Default: one per processor core, or per share of a GPU, of this machine."),
+    ] = "default",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="descriptor|timm:NAME[@CHECKPOINT]",
+            help="Features. Default: the recipe's; `descriptor` for the recipe default, because it needs no weights.",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
+    divide: Annotated[
+        str | None,
+        typer.Option(
+            metavar="maskcut|proposals|union",
+            help="Where instances come from. Default: the recipe's, maskcut, because it needs no other input.",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="COCO-style masks of a detector, for --divide proposals or union. Default: none.",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="guided|none",
+            help="Sharpen patch-level masks to the image's edges. Default: the recipe's, guided: it has no learned "
+            "part and helps.",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="instance-minmax|instance-relative",
+            help="How areas become g. Default: the recipe's, instance-minmax, the paper's equation 3.",
+            rich_help_panel=MINED,
+        ),
     ] = None,
     samples_per_shard: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Input samples of one unit. Default 256: shards of some tens of MB, and a crash costs minutes.",
+            help="Input samples of one unit of work. Default 256: shards of tens of MB, and a crash costs minutes.",
+            rich_help_panel=MINED,
         ),
     ] = 256,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N samples of the plan. Default: all of them.")
+        int | None,
+        typer.Option(min=1, help="Only the first N samples of the plan. Default: all.", rich_help_panel=MINED),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice. Default 0: any fixed number does.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    seed: Annotated[
+        int,
+        typer.Option(help="Of every random choice. Default 0: any fixed number does.", rich_help_panel=MINED),
+    ] = 0,
+    max_image_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Larger images fail as too_large before they are decoded. Default 100 million: above any camera, "
+            "below what decoding could fill memory with.",
+            rich_help_panel=MINED,
+        ),
+    ] = 100_000_000,
+    no_images: Annotated[
+        bool,
+        typer.Option(
+            "--no-images",
+            help="Leave image bytes out of the shards. Default: in, so that a shard is all that training needs.",
+            rich_help_panel=MINED,
+        ),
+    ] = False,
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="ray|local|inline",
+            help="Default ray: the same command runs on a laptop and on a cluster. local: processes without Ray. "
+            "inline: in this process, for debugging, unprotected.",
+            rich_help_panel=RUN,
+        ),
+    ] = "ray",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of a running cluster (`auto`, HOST:PORT). Default: none, a private Ray on this machine.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Default: one for each processor core (a worker uses one thread), or for each share of a GPU.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="GPUs an actor reserves; below 1 shares one, memory too. Default 0: the default recipe uses none.",
+            rich_help_panel=RUN,
+        ),
+    ] = 0.0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Samples a worker mines at once. Default: the mill's own, 1 without a GPU, where more gains nothing.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    sample_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            help="A sample that takes longer, alone and twice, fails as timeout. Default 300: a hundred times a large "
+            "photograph's need.",
+            rich_help_panel=RUN,
+        ),
+    ] = 300.0,
+    unit_timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="A unit in a worker's hands for longer goes to another worker. Default: off, since samples have "
+            "their own limit and machines that vanish are noticed.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    worker_memory_gib: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="A worker that outgrows it is stopped; a sample that does it alone and twice fails as out_of_memory. "
+            "Default: 80 % of this machine's memory divided by the workers, at most 16.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    max_failed_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="More failed samples (no_masks not counted) end with exit code 4. Default 1: failures are rows to "
+            "look at, not a reason to stop.",
+            rich_help_panel=REPEAT,
+        ),
+    ] = 1.0,
+    retry_failed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON",
+            help="Do those units again in which a sample failed for this reason. Default: none, failures stand.",
+            rich_help_panel=REPEAT,
+        ),
+    ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="Plan files that are new in the sources as further units. Default: off, a plan is frozen.",
+            rich_help_panel=REPEAT,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Move away and delete the run that the output holds. Default: off, nothing is ever lost unasked.",
+            rich_help_panel=REPEAT,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and write nothing. Default: off.", rich_help_panel=REPEAT)
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output. Default: off, text for people.")
+    ] = False,
 ) -> int | None:
-    """Mines images into committed shards; the same command again resumes."""
+    """Mines images into committed shards of masks with their granularity. The same command again resumes."""
     from ..environment import single_threaded
 
-    os.environ.update(single_threaded())  # before numpy and numba are imported
-    from ..config import MineConfig
+    os.environ.update(single_threaded())  # before numpy and numba are imported, here or in a child
+    from ..configure import MineFlags, mine_options
     from ..console import print_json
-    from ..executors import PoolOptions
-    from ..mine import MineOptions, mine
-    from ..sources import parse_inputs
+    from ..mine import dry_run as show_plan
+    from ..mine import mine
 
-    result = mine(
-        MineOptions(
-            config=MineConfig(recipe=recipe, samples_per_shard=samples_per_shard, limit=limit, seed=seed),  # type: ignore[arg-type]
-            sources=parse_inputs(input),
-            output=output,
-            executor=executor,  # type: ignore[arg-type]
-            pool=PoolOptions(workers=workers or os.cpu_count() or 1),
-        )
-    )
+    flags = {name: value for name, value in locals().copy().items() if name in MineFlags.__dataclass_fields__}
+    options = mine_options(MineFlags(**flags))
+    result = show_plan(options) if dry_run else mine(options)
     if json:
         print_json(result)
+    elif dry_run:
+        print(plan_text(result))
     else:
-        print(f"{result['samples']} samples, {result['masks']} masks, {result['failures']} failures in {output}")
+        print(result_text(result, output))
     return None
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """What `--dry-run` prints for people."""
+    import json as json_module
+
+    lines = [f"{plan['units']} units of at most {plan['config']['samples_per_shard']} samples"]
+    lines += [f"  {label}: {count} units" for label, count in plan["units_by_source"].items()]
+    lines.append(f"{plan['workers']} workers, executor {plan['executor']}; nothing was written")
+    lines.append("configuration: " + json_module.dumps(plan["config"], indent=2, sort_keys=True))
+    return "\n".join(lines)
+
+
+def result_text(result: dict[str, Any], output: str) -> str:
+    """What a finished run prints for people."""
+    per_image = "" if result["masks_per_image"] is None else f" ({result['masks_per_image']:.1f} per image)"
+    lines = [
+        f"{output}: {result['samples']} samples, {result['masks']} masks{per_image}, {result['failures']} failures in "
+        f"{result['units']} units"
+    ]
+    if result["failure_reasons"]:
+        lines.append("failures: " + ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items()))
+    if result["images_per_second"] is not None:
+        total_s = sum(value for name, value in result["seconds"].items() if name != "wall")
+        shares = sorted(((value, name) for name, value in result["seconds"].items() if name != "wall"), reverse=True)
+        lines.append(
+            f"{result['images_per_second']:.2f} images/s after start-up; seconds by stage: "
+            + ", ".join(f"{name} {value:.1f} ({value / total_s:.0%})" for value, name in shares if total_s)
+        )
+    else:
+        lines.append("nothing was left to do")
+    lines.append(f"digest {result['digest']}")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""From the flags of `grainmill mine` to a full configuration: the recipe's values, then what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, get_args
+
+import psutil
+
+from .config import DivideName, GranularityName, MineConfig, RecipeName, RefineName
+from .errors import FAILURE_REASONS, InputError
+from .executors import ExecutorName, PoolOptions
+from .mine import MineOptions
+from .recipes import recipe as recipe_config
+from .schema import sha256_of
+from .sources import parse_inputs
+
+MEMORY_SHARE: Final = 0.8
+MAX_WORKER_MEMORY_GIB: Final = 16.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineFlags:
+    """The flags as typed; see `commands/mine.py` for what each means."""
+
+    input: list[str]
+    output: str
+    recipe: str = "default"
+    backbone: str | None = None
+    divide: str | None = None
+    proposals: str | None = None
+    refine: str | None = None
+    granularity: str | None = None
+    samples_per_shard: int = 256
+    limit: int | None = None
+    seed: int = 0
+    max_image_pixels: int = 100_000_000
+    no_images: bool = False
+    executor: str = "ray"
+    ray_address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float = 0.0
+    batch_size: int | None = None
+    sample_timeout_s: float = 300.0
+    unit_timeout_s: float | None = None
+    worker_memory_gib: float | None = None
+    max_failed_fraction: float = 1.0
+    retry_failed: list[str] | None = None
+    extend: bool = False
+    overwrite: bool = False
+
+
+def mine_options(flags: MineFlags) -> MineOptions:
+    """Checks the flags and resolves them.
+
+    Raises:
+        InputError: a flag with a value that does not exist, or flags that do not go together.
+    """
+    _one_of("--executor", flags.executor, get_args(ExecutorName))
+    if flags.executor == "inline" and flags.workers not in (None, 1):
+        raise InputError(f"--executor inline has one worker, found --workers {flags.workers}; use local or ray")
+    if flags.ray_address is not None and flags.executor != "ray":
+        raise InputError(f"--ray-address goes with --executor ray, found --executor {flags.executor}")
+    for reason in flags.retry_failed or []:
+        _one_of("--retry-failed", reason, FAILURE_REASONS)
+    if flags.overwrite and (flags.extend or flags.retry_failed):
+        raise InputError("--overwrite starts anew; it does not go with --extend or --retry-failed")
+    workers = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
+    return MineOptions(
+        config=mine_config(flags),
+        sources=parse_inputs(flags.input),
+        output=flags.output,
+        executor=flags.executor,  # type: ignore[arg-type]
+        pool=PoolOptions(
+            workers=workers,
+            unit_timeout_s=flags.unit_timeout_s,
+            gpus_per_worker=flags.gpus_per_worker,
+            ray_address=flags.ray_address,
+        ),
+        batch_size=flags.batch_size,
+        proposals=None if flags.proposals is None else os.path.abspath(flags.proposals),
+        sample_timeout_s=flags.sample_timeout_s,
+        memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(workers))),
+        max_failed_fraction=flags.max_failed_fraction,
+        retry_failed=tuple(flags.retry_failed or ()),
+        extend=flags.extend,
+        overwrite=flags.overwrite,
+    )
+
+
+def mine_config(flags: MineFlags) -> MineConfig:
+    """The configuration: what changes labels, and nothing else."""
+    _one_of("--recipe", flags.recipe, get_args(RecipeName))
+    config = recipe_config(flags.recipe)
+    features, divide, refine, granularity = config.features, config.divide, config.refine, config.granularity
+    if flags.backbone is not None:
+        features = dataclasses.replace(features, backbone=flags.backbone)
+    if flags.divide is not None:
+        _one_of("--divide", flags.divide, get_args(DivideName))
+        divide = dataclasses.replace(divide, method=flags.divide)
+    if flags.proposals is not None:
+        divide = dataclasses.replace(divide, proposals_sha256=_file_sha256(flags.proposals))
+    if flags.proposals is None and divide.method == "proposals":
+        raise InputError("--divide proposals needs --proposals FILE, a COCO-style file with masks")
+    if flags.proposals is not None and divide.method == "maskcut":
+        raise InputError("--proposals FILE goes with --divide proposals or --divide union, found maskcut")
+    if flags.refine is not None:
+        _one_of("--refine", flags.refine, get_args(RefineName))
+        refine = dataclasses.replace(refine, method=flags.refine)
+    if flags.granularity is not None:
+        _one_of("--granularity", flags.granularity, get_args(GranularityName))
+        granularity = dataclasses.replace(granularity, method=flags.granularity)
+    return dataclasses.replace(
+        config,
+        features=features,
+        divide=divide,
+        refine=refine,
+        granularity=granularity,
+        samples_per_shard=flags.samples_per_shard,
+        limit=flags.limit,
+        seed=flags.seed,
+        images=not flags.no_images,
+        max_image_pixels=flags.max_image_pixels,
+    )
+
+
+def default_workers(gpus_per_worker: float) -> int:
+    """One worker for each processor this process may use, or for each share of a GPU."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if gpus_per_worker == 0:
+        return processors
+    devices = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    count = len(devices) or len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
+    return max(int(count / gpus_per_worker), 1)
+
+
+def default_memory_gib(workers: int) -> float:
+    """80 % of the machine's memory (or of the container's) divided by the workers, at most 16 GiB."""
+    total = psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        total = min(total, int(text))
+    return min(MEMORY_SHARE * total / 2**30 / workers, MAX_WORKER_MEMORY_GIB)
+
+
+def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{flag} {value}: expected one of {', '.join(allowed)}")
+
+
+def _file_sha256(path: str) -> str:
+    try:
+        return sha256_of(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"--proposals {path}: cannot be read ({error.strerror})") from error
