@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import SchemaError
-from .schema import FORMAT, canonical_json, load_json
+from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, StorageError
 from .writer import OutputFile, Outputs, parquet_bytes
 
@@ -120,7 +120,7 @@ def make_commit(
         "attempt": attempt,
         "notes": notes,
     }
-    return Commit(unit=unit, record=record)
+    return Commit(unit=unit, record=sealed(record))
 
 
 def read_commit(data: bytes, *, where: str) -> Commit:

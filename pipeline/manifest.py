@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from . import faults
 from .committed import CommittedRun
 from .plan import Plan
-from .schema import FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, canonical_json, dataset_digest
+from .schema import FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, canonical_json, dataset_digest, sealed
 from .storage import Storage, explained, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS, ROW_GROUP_ROWS
 
@@ -63,6 +63,7 @@ def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
         "index": index,
     }
     faults.reach("before-manifest")
+    manifest = sealed(manifest)
     storage.put_atomic(MANIFEST, canonical_json(manifest))
     faults.reach("manifest")
     _remove_unnamed(storage, named, {file["name"].rsplit("/", 1)[-1] for file in index.values()})

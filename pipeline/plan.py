@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from . import __version__
 from .config import MineConfig, config_hash
 from .errors import ConfigMismatchError, InputError, SchemaError
-from .schema import FORMAT, canonical_json, load_json
+from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, explained, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
 
@@ -134,7 +134,7 @@ def create_plan(
         "sources": record["sources"],
         "units": {"digest": digest, "tables": tables},
     }
-    storage.write_new(PLAN, canonical_json(plan))
+    storage.write_new(PLAN, canonical_json(sealed(plan)))
     standing = open_plan(storage)
     assert standing is not None
     require_equal_config(standing, record, storage.location)
@@ -156,7 +156,7 @@ def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec]) -> Plan
         "config_hash": plan.config_hash,
         "units": {"digest": digest, "tables": tables},
     }
-    if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(extension)):
+    if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(sealed(extension))):
         raise InputError(f"{storage.location}: another run extended the plan at the same time; run the command again")
     extended = open_plan(storage)
     assert extended is not None

@@ -217,6 +217,15 @@ def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+SEAL: Final = "record_sha256"
+"""Field of plan.json, its extensions, commits and manifest.json; see `sealed`."""
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the sha256 of its own canonical JSON (without that field), so that any changed byte shows."""
+    return {**record, SEAL: sha256_of(canonical_json({name: record[name] for name in record if name != SEAL}))}
+
+
 def load_json(data: bytes, *, where: str) -> Any:
     """Parses JSON from outside: bounded size, depth (the parser's own limit), no NaN, no duplicate keys.
 
