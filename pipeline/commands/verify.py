@@ -1,0 +1,68 @@
+"""`grainmill verify DIR`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Annotated
+
+import typer
+
+
+def command(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also decode every sample, mask and image and compare them with the index "
+            "[default: off: sizes, sha256 and counts find every changed byte; this also finds wrong content].",
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes; 0 for one per core, at most 8 [default: 1, fast enough for sha256].")
+    ] = 1,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
+    ] = False,
+) -> int:
+    """Check bytes and counts (and with --deep every sample) against the commits. Exit 1 names what is wrong."""
+    from ..console import ProgressBar, note, print_json
+    from ..failures import printable
+    from ..unit_check import Problem
+    from ..verify import VerifyTotals, open_damaged, stray_files, verify_run
+
+    totals, problems, strays, pending = VerifyTotals(), [], [], 0
+
+    def found(problem: Problem) -> None:
+        problems.append(dataclasses.asdict(problem))
+        note(f"problem: {printable(problem)}")
+
+    run = open_damaged(directory)
+    if isinstance(run, Problem):
+        found(run)
+    else:
+        count = workers or min(8, os.cpu_count() or 1)
+        with ProgressBar("verify", run.units_total, unit="units") as progress:
+            on_unit = lambda done: progress.update(done.units, f"{done.checked_bytes / 2**20:,.0f} MiB")  # noqa: E731
+            for problem in verify_run(run, deep=deep, workers=count, totals=totals, on_unit=on_unit):
+                found(problem)
+        strays = stray_files(run)
+        pending = max(0, run.units_total - totals.units)
+    counted = {"units": totals.units, "samples": totals.samples, "masks": totals.masks, "bytes": totals.checked_bytes}
+    if json:
+        strayed = {"stray_files": strays, "pending": pending}
+        print_json({"ok": not problems, "deep": deep, **counted, **strayed, "problems": problems})
+    else:
+        for name in strays[:10]:
+            note(f"not named by any commit, no error: {printable(name)}")
+        if len(strays) > 10:
+            note(f"not named by any commit, no error: {len(strays) - 10} files more")
+        depth = "to the pixels" if deep else "by size, sha256 and counts"
+        said = "everything is as committed" if not problems else f"{len(problems)} problems, named above"
+        left = f"; {pending:,} units are not committed yet" if pending else ""
+        print(
+            f"{printable(directory)}: {totals.units:,} units, {totals.samples:,} samples, {totals.masks:,} masks, "
+            f"{totals.checked_bytes:,} bytes checked {depth}: {said}{left}"
+        )
+    return 1 if problems else 0

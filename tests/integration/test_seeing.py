@@ -1,0 +1,93 @@
+"""`status`, `failures` and `stats` on a real committed directory: finished, at work, or no run at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.commits import Commit, CommitLog
+from pipeline.committed import CommittedRun
+from pipeline.storage import open_storage
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == 0
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
+
+
+def test_status_of_a_finished_run(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = output(capsys, "status", str(drawn_run))
+    expected = {"committed": 3, "pending": 0, "failed": 1, "shards": 3, "samples": 7, "masks": 28, "complete": True}
+    assert {name: status[name] for name in expected} == expected
+    assert status["failed_by_reason"] == {"unsupported_format": 1}
+    assert main(["status", str(drawn_run)]) == 0
+    assert "3 committed, 0 pending of 3" in capsys.readouterr().out
+
+
+def test_status_and_stats_while_a_run_goes_on(
+    write_drawn_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = write_drawn_run(tmp_path / "out", units=1)
+    (directory / "shards" / "00000001-0123abcd.tar").write_bytes(b"another attempt, not committed")
+    (directory / "lease.json").write_text("half a rec")
+    status = output(capsys, "status", str(directory))
+    assert (status["committed"], status["pending"], status["complete"], status["lease"]) == (1, 2, False, None)
+    assert output(capsys, "stats", str(directory))["samples"] == status["samples"] == 3
+
+
+@pytest.mark.parametrize("command", ["status", "failures", "stats", "verify"])
+def test_a_directory_without_a_run_is_bad_input(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(tmp_path)]) == 2
+    assert "expected a run (plan.json)" in capsys.readouterr().err
+    assert main([command, str(tmp_path / "missing")]) == 2
+
+
+def test_failures_as_json_csv_and_table(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = output(capsys, "failures", str(drawn_run))["failures"]
+    assert [row["reason"] for row in rows] == ["unsupported_format"]
+    assert rows[0]["source_uri"] == "drawn/d-text.jpg"
+    assert output(capsys, "failures", str(drawn_run), "--reason", "timeout") == {"failures": []}
+    assert main(["failures", str(drawn_run), "--csv"]) == 0
+    assert "drawn/d-text.jpg" in capsys.readouterr().out
+    assert main(["failures", str(drawn_run)]) == 0
+    assert "1 failed samples" in capsys.readouterr().out
+    assert main(["failures", str(drawn_run), "--reason", "nonsense"]) == 2
+
+
+def test_stats_of_a_run(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stats = output(capsys, "stats", str(drawn_run))
+    assert (stats["samples"], stats["masks"], stats["instances"], stats["failures"]) == (7, 28, 14, 1)
+    assert stats["masks_per_image"] == 4.0
+    assert stats["granularity_histogram"]["counts"] == [7, 0, 0, 0, 7, 0, 0, 0, 14]
+    assert stats["depth"] == {"0": 14, "1": 7, "2": 7}
+    assert stats["images_per_second"] == pytest.approx(7 / 3, abs=1e-5)
+    assert main(["stats", str(drawn_run)]) == 0
+    assert "published" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_status_is_quick_with_ten_thousand_commits(
+    drawn_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "out"
+    shutil.copytree(drawn_run, directory)
+    record = next(CommittedRun.open(directory).commits()).record
+    log = CommitLog(open_storage(directory))
+    for unit in range(3, 10_000):
+        data = Commit(unit=unit, record={**record, "unit": unit}).to_bytes()
+        (directory / "commits" / f"{unit:08d}.json").write_bytes(data)
+    for _ in range(2):
+        started_s = time.perf_counter()
+        assert output(capsys, "status", str(directory))["committed"] == 10_000
+        assert time.perf_counter() - started_s < 2.0
+        log.compact(at=100)  # the second time over one compacted file
