@@ -1,0 +1,57 @@
+"""`grainmill view DIR --output report.html`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
+    output: Annotated[Path, typer.Option(help="The page, one file. An older page there is replaced.")],
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Photographs shown [default: 48: some 6 MB, opens at once]; the page says what it left out."
+        ),
+    ] = 48,
+    seed: Annotated[
+        int, typer.Option(help="Chooses them from a larger run [default: 0, so that two calls agree].")
+    ] = 0,
+    side: Annotated[
+        int,
+        typer.Option(
+            min=32,
+            help="Longer side of a photograph in the page, pixels [default: 640: parts stay visible, the page small].",
+        ),
+    ] = 640,
+    failures: Annotated[
+        int, typer.Option(min=0, help="Rows of failed samples shown [default: 500, what one still scrolls through].")
+    ] = 500,
+    title: Annotated[
+        str | None, typer.Option(help="Shown at the top [default: the directory's name].", show_default=False)
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
+    ] = False,
+) -> None:
+    """One HTML page without outside references: photographs, masks, a granularity dial, the part tree, failures."""
+    from ..committed import CommittedRun
+    from ..console import ProgressBar, print_json
+    from ..view import report_of_run, write_report
+
+    run = CommittedRun.open(directory)
+    with ProgressBar("view", None) as progress:
+        data = report_of_run(
+            run, limit=limit, seed=seed, side_px=side, max_failures=failures, title=title, on_image=progress.update
+        )
+    size = write_report(data, output)
+    shown, samples = len(data["images"]), data["statistics"]["samples"]
+    if json:
+        print_json(
+            {"output": str(output), "size": size, "shown": shown, "samples": samples, "left_out": samples - shown}
+        )
+    else:
+        print(f"{output}: {shown:,} of {samples:,} photographs, {size / 1e6:.1f} MB")
