@@ -1,0 +1,137 @@
+"""Finding the files of a benchmark as downloaded: every surprise is one error that names what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def existing(path: Path, *, what: str = "a file of the benchmark's layout") -> Path:
+    """The path, if it is there.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: expected {what}, found nothing; give --data the folder as it was downloaded")
+    return path
+
+
+def first_folder(root: Path, candidates: Sequence[str], *, holding: str) -> Path:
+    """The first of `root/candidate` that holds the named file or folder.
+
+    Raises:
+        InputError: naming the first place looked at.
+    """
+    existing(root, what="the benchmark's folder")
+    for candidate in candidates:
+        if (root / candidate / holding).exists():
+            return root / candidate
+    places = ", ".join(str(root / candidate / holding) for candidate in candidates)
+    raise InputError(f"{root / candidates[0] / holding}: missing (looked at {places}); see `grainmill score --list`")
+
+
+def matching_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files directly in a folder with one of the suffixes (any case), by name.
+
+    Raises:
+        InputError: no such folder, or none in it.
+    """
+    existing(folder, what="a folder")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    if not found:
+        raise InputError(f"{folder}: expected files that end in {', '.join(suffixes)}, found none")
+    return found
+
+
+def with_stem(folder: Path, stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Path:
+    """The file `folder/stem.*` with one of the suffixes.
+
+    Raises:
+        InputError: none is there.
+    """
+    for suffix in suffixes:
+        for spelled in (suffix, suffix.upper()):
+            if (folder / f"{stem}{spelled}").is_file():
+                return folder / f"{stem}{spelled}"
+    raise InputError(f"{folder / stem}{suffixes[0]}: missing; no file of this name with {', '.join(suffixes)} there")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file, stripped, without empty ones.
+
+    Raises:
+        InputError: no such file.
+    """
+    return [line.strip() for line in existing(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def load_mat(path: Path) -> dict[str, Any]:
+    """A Matlab file (before version 7.3).
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    from scipy.io import loadmat
+
+    try:
+        found: dict[str, Any] = loadmat(existing(path))
+    except Exception as error:  # scipy raises its own, zlib's, numpy's and struct's on damaged bytes
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected a Matlab file up to version 7.2, found damaged bytes ({error})") from error
+    return found
+
+
+def read_map(path: Path) -> NDArray[Any]:
+    """A label image as stored: (H, W) or (H, W, C), palette indices as they are.
+
+    Raises:
+        InputError: missing, or not a PNG, BMP, JPEG or TIFF.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(existing(path), formats=("PNG", "BMP", "JPEG", "TIFF", "GIF")) as image:
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: expected a label image, found damaged bytes ({error})") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image from its header, upright.
+
+    Raises:
+        InputError: missing or unreadable.
+    """
+    from pipeline.errors import SampleFailureError
+    from pipeline.images import read_header
+
+    try:
+        header = read_header(existing(path).read_bytes(), max_pixels=2**31)
+    except SampleFailureError as error:
+        raise InputError(f"{path}: {error}") from error
+    return header.height, header.width
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, upright.
+
+    Raises:
+        InputError: missing or unreadable.
+    """
+    from pipeline.errors import SampleFailureError
+    from pipeline.images import decode_rgb
+
+    try:
+        return decode_rgb(existing(path).read_bytes(), max_pixels=2**31)
+    except SampleFailureError as error:
+        raise InputError(f"{path}: {error}") from error

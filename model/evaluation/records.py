@@ -1,0 +1,134 @@
+"""What a benchmark hands to the protocols: images, and on request each image's annotated objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline import rle as rle_codec
+from pipeline.rle import Rle
+
+Task = Literal["whole", "interactive", "video"]
+LabelRule = Literal["whole", "part", "containment", "none"]
+"""How the protocol's own granularity of an object is found: all 1.0; eq. 3 within the annotated object; by the wholes
+and parts among the image's masks (`containment.py`); not at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalObject:
+    """One annotated object of an image."""
+
+    id: str
+    """Unique within the image."""
+    mask: Rle
+    area_px: int
+    """As the benchmark states it; it decides the size class."""
+    crowd: bool = False
+    """COCO's `iscrowd`: a region to be ignored, never counted."""
+    ignore: Rle | None = None
+    """Pixels that count for nothing in the IoU with this object."""
+    granularity: float | None = None
+    """The protocol's label g in [0.1, 1.0]; None where it has none."""
+    annotator: int | None = None
+    """Which person drew it, where several did; 0 drew the fewest segments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOf:
+    """A part and the whole around it, by their positions among the image's objects."""
+
+    part: int
+    whole: int
+    area_ratio: float
+    granularity: float
+    """Of the part by eq. 3 under that whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """All that people said about one image.
+
+    Attributes:
+        height, width: pixels, upright.
+        objects: in the benchmark's order.
+        views: sets of objects (positions) that are scored, each by itself. The first is the benchmark's own; by
+            default that is all objects. `wholes` holds those that mined instances are compared with.
+        pairs: for the same-click test, positions in `objects`; empty where the benchmark has none.
+    """
+
+    height: int
+    width: int
+    objects: tuple[EvalObject, ...]
+    views: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    pairs: tuple[PartOf, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            self.views["all"] = tuple(range(len(self.objects)))
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Positions of the benchmark's own objects, without crowds."""
+        first = next(iter(self.views.values()))
+        return tuple(index for index in first if not self.objects[index].crowd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalImage:
+    """One image of a benchmark. `load` reads its ground truth; it can be sent to other processes."""
+
+    name: str
+    """Unique in the split; also what mined masks are matched by when the bytes differ."""
+    path: Path
+    load: Callable[[], GroundTruth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalVideo:
+    """One sequence: frames in order and the mask of its object in each."""
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What a reader found."""
+
+    images: tuple[EvalImage, ...] = ()
+    videos: tuple[EvalVideo, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about this copy, such as images that the annotations name and the disk does not hold."""
+
+
+def encode_all(masks: Sequence[NDArray[np.bool_]]) -> list[Rle]:
+    """(H, W) bool masks -> RLEs."""
+    return [rle_codec.encode(mask) for mask in masks]
+
+
+def label_map_masks(labels: NDArray[np.integer[Any]], *, background: int | None = None) -> list[NDArray[np.bool_]]:
+    """(H, W) integer map -> one (H, W) bool mask for each value but `background`, ascending."""
+    return [labels == value for value in np.unique(labels) if value != background]
+
+
+def for_coco(rles: Sequence[Rle]) -> list[dict[str, Any]]:
+    """The same masks as pycocotools wants them, after the check that it leaves out (runs sum to height x width)."""
+    for rle in rles:
+        rle_codec.runs_of(rle)
+    return [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
+
+
+def iou_with(masks: Sequence[Rle], objects: Sequence[EvalObject]) -> NDArray[np.float64]:
+    """(D, G) float64; for a crowd, intersection over the mask's own area, as COCO has it."""
+    if not masks or not objects:
+        return np.zeros((len(masks), len(objects)))
+    crowd = [int(each.crowd) for each in objects]
+    found = coco_mask.iou(for_coco(masks), for_coco([each.mask for each in objects]), crowd)
+    return np.asarray(found, dtype=np.float64).reshape(len(masks), len(objects))
