@@ -1,0 +1,264 @@
+"""SAM 2.1 from the `sam2` package: its own configurations, its checkpoints, and a micro size of the same classes.
+
+Nothing of sam2 is copied: the package's YAML files are read, a few values are overridden, and its classes are built
+from them. Checkpoints come as Meta publishes them (a zip with {"model": state dict}, read with `weights_only`) or as
+safetensors; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.torch_compat import ensure_torchvision
+
+Size = Literal["tiny", "small", "base_plus", "large", "micro"]
+SIZES: Final[tuple[Size, ...]] = get_args(Size)
+
+DEFAULT_IMAGE_SIZE: Final[dict[Size, int]] = {
+    "tiny": 1024,
+    "small": 1024,
+    "base_plus": 1024,
+    "large": 1024,
+    "micro": 256,
+}
+"""Pixels a side: what SAM 2.1 was trained at; for micro, what two processor cores can train."""
+
+IMAGE_SIZE_STEP: Final = 32
+"""Image sizes are multiples of it: windows of 8 at stride 4 tile the map, and stride 32 is the coarsest level."""
+
+_CONFIGS: Final[dict[str, str]] = {
+    "tiny": "sam2.1_hiera_t.yaml",
+    "small": "sam2.1_hiera_s.yaml",
+    "base_plus": "sam2.1_hiera_b+.yaml",
+    "large": "sam2.1_hiera_l.yaml",
+    "micro": "sam2.1_hiera_t.yaml",
+}
+_HUB_NAMES: Final[dict[str, tuple[str, str]]] = {
+    "sam2.1_hiera_tiny": ("facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt"),
+    "sam2.1_hiera_small": ("facebook/sam2.1-hiera-small", "sam2.1_hiera_small.pt"),
+    "sam2.1_hiera_base_plus": ("facebook/sam2.1-hiera-base-plus", "sam2.1_hiera_base_plus.pt"),
+    "sam2.1_hiera_large": ("facebook/sam2.1-hiera-large", "sam2.1_hiera_large.pt"),
+}
+_MICRO_WIDTH: Final = 64
+
+
+def build_base(size: Size, image_size: int, *, video: bool = False) -> Any:
+    """Builds a `sam2` model with random weights, in evaluation mode, on the CPU.
+
+    Args:
+        size: one of `SIZES`.
+        image_size: pixels a side of the square input, a multiple of 32.
+        video: build `SAM2VideoPredictor` (a subclass with the same weights) instead of `SAM2Base`.
+
+    Raises:
+        InputError: an unknown size, or an image size that is no multiple of 32.
+    """
+    if size not in SIZES:
+        raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
+    if image_size % IMAGE_SIZE_STEP or not 64 <= image_size <= 4096:
+        raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
+    ensure_torchvision()
+    import sam2  # noqa: F401  (its import registers the configurations that its classes look for)
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    spec = importlib.util.find_spec("sam2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    path = Path(spec.submodule_search_locations[0]) / "configs" / "sam2.1" / _CONFIGS[size]
+    config = OmegaConf.merge(OmegaConf.load(path).model, _overrides(size, image_size, video))
+    model = instantiate(config, _recursive_=True)
+    model.eval()
+    return model
+
+
+def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
+    """What differs from the package's file: input size, sam2's own post-processing defaults, and micro's widths."""
+    grid = [image_size // 16, image_size // 16]
+    values: dict[str, Any] = {
+        "image_size": image_size,
+        "compile_image_encoder": False,
+        # The three values that sam2.build_sam sets by default: fall back to a multimask where the mask is unstable.
+        "sam_mask_decoder_extra_args": {
+            "dynamic_multimask_via_stability": True,
+            "dynamic_multimask_stability_delta": 0.05,
+            "dynamic_multimask_stability_thresh": 0.98,
+        },
+        "memory_attention": {
+            "layer": {"self_attention": {"feat_sizes": grid}, "cross_attention": {"feat_sizes": grid}}
+        },
+    }
+    if video:
+        values["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+        values["binarize_mask_from_pts_for_mem_enc"] = True
+    if size == "micro":
+        width = _MICRO_WIDTH
+        values["image_encoder"] = {
+            "trunk": {
+                "embed_dim": 32,
+                "num_heads": 1,
+                "stages": [1, 2, 3, 1],
+                "global_att_blocks": [4, 5],
+                "window_spec": [8, 4, 8, 8],
+                "window_pos_embed_bkg_spatial_size": [7, 7],
+            },
+            "neck": {
+                "d_model": width,
+                "backbone_channel_list": [256, 128, 64, 32],
+                "position_encoding": {"num_pos_feats": width},
+            },
+        }
+        attention = {"embedding_dim": width}
+        values["memory_attention"] = {
+            "d_model": width,
+            "num_layers": 1,
+            "layer": {
+                "d_model": width,
+                "dim_feedforward": 2 * width,
+                "self_attention": {**attention, "feat_sizes": grid},
+                "cross_attention": {**attention, "feat_sizes": grid, "kv_in_dim": 16},
+            },
+        }
+        values["memory_encoder"] = {
+            "in_dim": width,
+            "out_dim": 16,
+            "position_encoding": {"num_pos_feats": 16},
+            "mask_downsampler": {"embed_dim": width},
+            "fuser": {"layer": {"dim": width}, "num_layers": 1},
+        }
+    return values
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of parameters (buffers not counted)."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Identity of weights, independent of the file they came in: sha256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints of the base
+
+
+def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
+    """Loads official SAM 2.1 weights into a base model.
+
+    Args:
+        model: from `build_base`, of the size that the checkpoint has.
+        source: a path (`.pt` as published, or safetensors), or a name such as `sam2.1_hiera_small`, which is fetched
+            from the hub and compared with the sha256 that the hub states.
+        size: of `model`, for the message.
+
+    Returns:
+        The weights' identity, see `state_sha256`.
+
+    Raises:
+        InputError: no such file, pickled code, a checkpoint of another size, missing or foreign weights.
+    """
+    path = Path(_fetch(source)) if source in _HUB_NAMES and not Path(source).exists() else Path(source)
+    state = read_state(path)
+    install_state(model, state, where=str(path), size=size)
+    return state_sha256(state)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict of a `.pt` or safetensors file, on the CPU, without unpickling code.
+
+    Raises:
+        InputError: no such file, or a file that is neither.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: expected a checkpoint file, found {'a directory' if path.is_dir() else 'nothing'}; give a path, "
+            f"`scratch`, or one of {', '.join(_HUB_NAMES)}"
+        )
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    if start[8:9] == b"{":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+    import pickle
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; it holds "
+            f"something else, which is not loaded because pickles can run code ({str(error).splitlines()[0]:.120})"
+        ) from error
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
+    return dict(state)
+
+
+def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, size: str) -> None:
+    """Copies weights into a model, all of them and no others (LoRA, which a base does not have, stays).
+
+    Raises:
+        InputError: what does not fit, and which size the weights seem to have.
+    """
+    own = {name: value for name, value in model.state_dict().items() if ".lora_" not in name}
+    missing = sorted(set(own) - set(state))
+    foreign = sorted(set(state) - set(own))
+    shaped = sorted(name for name in set(own) & set(state) if own[name].shape != state[name].shape)
+    if missing or foreign or shaped:
+        found = size_of_state(state)
+        guess = f"; its weights look like size {found}" if found and found != size else ""
+        raise InputError(
+            f"{where}: expected the weights of SAM 2.1 size {size}, found {len(missing)} missing {missing[:2]}, "
+            f"{len(foreign)} unknown {foreign[:2]}, {len(shaped)} of another shape {shaped[:2]}{guess}"
+        )
+    model.load_state_dict(dict(state), strict=False)
+
+
+def size_of_state(state: Mapping[str, Tensor]) -> str | None:
+    """Which size the weights of an image encoder have, by their width and depth; None if it is none of ours."""
+    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    if patch is None:
+        return None
+    prefix = "image_encoder.trunk.blocks."
+    blocks = len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
+    known = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large", (32, 7): "micro"}
+    return known.get((int(patch.shape[0]), blocks))
+
+
+def _fetch(name: str) -> str:
+    """Downloads an official checkpoint and compares it with the sha256 that the hub states for it."""
+    try:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise InputError(f"--init {name}: fetching by name needs the extra [hub]; or give a path") from error
+    repository, filename = _HUB_NAMES[name]
+    try:
+        stated = (get_hf_file_metadata(hf_hub_url(repository, filename)).etag or "").strip('"')
+        path = hf_hub_download(repository, filename)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise InputError(f"--init {name}: could not be fetched ({error}); give the path of a file instead") from error
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != stated:
+        raise InputError(f"{path}: sha256 is {found}, the hub states {stated}; delete it and fetch it again")
+    return path

@@ -1,0 +1,326 @@
+"""`grainmill train`: committed or released shards -> a SAM-2 with a granularity dial."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+
+LEARNED = "What is learned (a run resumes only with the same values)"
+RUN = "How it runs (changes nothing that a step computes)"
+
+
+def command(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Committed or released shards, a path or a URL. No default; only --dry-run goes without.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Where checkpoints and metrics go. No default; only --dry-run goes without."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="scratch|CKPT",
+            help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
+            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro, which "
+            "nobody publishes; the official name for the other sizes.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="tiny|small|base_plus|large|micro",
+            help="Of the base. Default micro, which trains from scratch on two processor cores; the others want --init "
+            "and a GPU.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = "micro",
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper|lite|full",
+            help="What is trained: paper is arXiv 2511.13714's (345,760 parameters on small), lite at most 0.02 % of "
+            "the base, full all of it. Default: full from scratch, else paper.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels a side, a multiple of 32. Default 1024, SAM 2.1's own; 256 for micro, for its speed.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    masks_per_image: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Prompts drawn in one view. Default 30, the paper's; 16 from scratch. Memory grows with it.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    masks_per_click: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Masks drawn under one click, told apart by g alone. Default 1, the paper's; 2 from scratch, where "
+            "the contrast teaches the dial sooner.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    balance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of masks drawn by granularity bin first, since most labels are small parts. Default 0.5.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    clicks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Decoder passes for each mask: a click and corrections. Default 4, the paper's; 1 from scratch, for "
+            "its speed.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    global_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Photographs of a step over all ranks. Default 4, the paper's. The one value that may change on "
+            "--resume.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps in all, the length of the cosine. Default 15000, the paper's; 1000 from scratch.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="At its highest. Default 1e-4, the paper's; 1e-3 from scratch.", rich_help_panel=LEARNED),
+    ] = None,
+    loss_stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Losses on the view's grid divided by 1, 2 or 4. Default 2: half the memory of 1, little lost.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    holdout: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Share of the samples, by a hash of their key, kept for validation. Default 0: train on all.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = 0.0,
+    min_masks: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Leave out samples with fewer masks. Default 1: all that teach.", rich_help_panel=LEARNED
+        ),
+    ] = 1,
+    order: Annotated[
+        str,
+        typer.Option(
+            metavar="full|block",
+            help="Of the samples: one full permutation, or blocks and windows for remote storage. Default full.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = "full",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16",
+            help="bf16 is autocast. Default: bf16 on a GPU, fp32 elsewhere, where bf16 is slow.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of every random choice. Default 0: any number does.", rich_help_panel=LEARNED)
+    ] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the newest checkpoint in --output. Default: off, and a run that lies there is refused.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", rich_help_panel=RUN)
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Photographs of one forward pass of a rank; the rest of a step is accumulated. Default: at most 2, 4 "
+            "from scratch; less needs less memory.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Loader processes of each rank. Default 0, in the training process: right for two cores; a GPU wants "
+            "several.",
+            rich_help_panel=RUN,
+        ),
+    ] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of torch. Default: torch's own choice, the cores.", rich_help_panel=RUN),
+    ] = None,
+    save_every: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Steps between checkpoints. Default 500: minutes of work at most.", rich_help_panel=RUN
+        ),
+    ] = 500,
+    keep: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Newest checkpoints kept besides the best. Default 2: one may be broken.", rich_help_panel=RUN
+        ),
+    ] = 2,
+    validate_every: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps between validations on the held-out share. Default 0: only at the end, if a share is held out.",
+            rich_help_panel=RUN,
+        ),
+    ] = 0,
+    validation_images: Annotated[
+        int, typer.Option(min=1, help="Images validated at most. Default 16: seconds.", rich_help_panel=RUN)
+    ] = 16,
+    log_every: Annotated[
+        int, typer.Option(min=1, help="Steps between lines of metrics.jsonl. Default 10.", rich_help_panel=RUN)
+    ] = 10,
+    time_limit_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Stop and save after this long. Default: when the steps are done.", rich_help_panel=RUN
+        ),
+    ] = None,
+    on_bad_sample: Annotated[
+        str,
+        typer.Option(
+            metavar="stop|skip",
+            help="A sample that cannot be read stops the run, or is counted and passed over. Default stop: shards that "
+            "are not what their index says want a look.",
+            rich_help_panel=RUN,
+        ),
+    ] = "stop",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build the model, count its parameters, and stop. Default: off.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output. Default: off, words for people.")
+    ] = False,
+) -> int | None:
+    """Trains SAM-2 to select as large a part as one number says, from mined shards.
+
+    Under torchrun for several processes:
+    torchrun --nproc-per-node 2 -m pipeline train --data DIR --output RUN
+    """
+    from pipeline.errors import InputError
+
+    if on_bad_sample not in ("stop", "skip"):
+        raise InputError(f"--on-bad-sample {on_bad_sample}: expected stop or skip")
+    if not dry_run and (data is None or output is None):
+        raise InputError("expected --data and --output (only --dry-run goes without)")
+
+    import torch
+
+    from model.order import Order
+    from model.train import describe, interrupted, train
+    from model.train_config import RunOptions, make_config
+
+    on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+    config = make_config(
+        cast(Any, size),  # checked there
+        init or ("scratch" if size == "micro" else f"sam2.1_hiera_{size}"),
+        cast(Any, adapter),
+        image_size=image_size,
+        masks_per_image=masks_per_image,
+        masks_per_click=masks_per_click,
+        balance=balance,
+        clicks=clicks,
+        global_batch_size=global_batch_size,
+        steps=steps,
+        learning_rate=learning_rate,
+        loss_stride=loss_stride,
+        holdout=holdout,
+        min_masks=min_masks,
+        order=Order(kind=order),
+        precision=precision or ("bf16" if on_gpu else "fp32"),
+        seed=seed,
+    )
+    if dry_run:
+        _tell(describe(config), json_output)
+        return None
+    assert data is not None
+    assert output is not None
+    options = RunOptions(
+        data=data,
+        output=output,
+        resume=resume,
+        workers=workers,
+        micro_batch_size=micro_batch_size,
+        device=device,
+        save_every=save_every,
+        keep=keep,
+        validate_every=validate_every,
+        validation_images=validation_images,
+        log_every=log_every,
+        time_limit_s=time_limit_s,
+        on_bad_sample=on_bad_sample,
+        threads=threads,
+    )
+    summary = train(config, options)
+    if summary["rank"] == 0:
+        _tell(summary, json_output)
+    return interrupted(summary)
+
+
+def _tell(found: dict[str, Any], json_output: bool) -> None:
+    from pipeline.console import print_json
+
+    if json_output:
+        print_json(found)
+        return
+    if "trainable_parameters" in found:
+        print(
+            f"size {found['size']}, adapter {found['adapter']}, {found['image_size']} px: trains "
+            f"{found['trainable_parameters']:,} parameters; adds {found['added_parameters']:,}, "
+            f"{found['added_percent']} % of the base's {found['base_parameters']:,}"
+        )
+        return
+    print(f"step {found['step']} of {found['steps']} on {found['samples']} images in {found['seconds']:.0f} s")
+    if found["metrics"]:
+        print(f"loss {found['metrics']['loss']:.4f}, IoU {found['metrics']['iou']:.3f} on the last batch")
+    if found["validation"]:
+        held = found["validation"]
+        print(
+            f"held out: IoU {held['iou_label_g']:.3f} at the label's g, {held['iou_best_fixed_g']:.3f} at the best "
+            f"fixed g ({held['best_fixed_g']}), {held['iou_shuffled_g']:.3f} with g shuffled, "
+            f"{held['iou_best_of_10']:.3f} at the best of ten; area against g: spearman {held['area_spearman']:.2f}"
+        )
+    print(f"checkpoint: {found['checkpoint']}")

@@ -1,0 +1,230 @@
+"""Committed or released shards, for reading: which samples there are, and one sample by ranged reads.
+
+A complete directory is read through `manifest.json` and its merged index; a run still going on through what its commits
+name, so that training can start on the first shards. Nothing else that may lie in the directory is looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import rle as rle_codec
+from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
+from pipeline.images import decode_rgb
+from pipeline.rle import Rle
+from pipeline.schema import (
+    FORMAT,
+    SAMPLES_SCHEMA,
+    canonical_json,
+    dataset_digest,
+    load_json,
+    sample_from_json,
+    sha256_of,
+)
+from pipeline.storage import Storage, StorageError, open_storage
+
+COLUMNS: Final = (
+    "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
+)  # fmt: skip
+MAX_IMAGE_PIXELS: Final = 400_000_000
+"""Above the limit of mining, so that nothing mined is refused; headers are still checked before decoding."""
+
+
+class BadSampleError(GrainmillError):
+    """A sample of a shard cannot be read; the message names shard and key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSample:
+    """One image with its masks, n of them, in the order of the shard."""
+
+    key: str
+    where: str
+    """Shard and key, for messages."""
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB, upright."""
+    rles: tuple[Rle, ...]
+    ends: tuple[NDArray[np.int64], ...]
+    """Of each mask: where each of its runs ends, in column-major pixels; runs begin with background."""
+    granularity: NDArray[np.float32]
+    """(n,) in [0.1, 1.0]."""
+    instance_id: NDArray[np.int64]
+    """(n,)."""
+    area_px: NDArray[np.int64]
+    """(n,)."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + sum(each.nbytes for each in self.ends) + sum(len(r["counts"]) for r in self.rles)
+
+
+class ShardIndex:
+    """The samples of a directory. Pickles as its location, so that loader processes open it for themselves."""
+
+    def __init__(self, storage: Storage, table: pa.Table, digest: str, *, complete: bool) -> None:
+        self.storage = storage
+        self.table = table
+        self.digest = digest
+        """Of the data: the manifest's, or of what was committed when this was opened."""
+        self.complete = complete
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> ShardIndex:
+        """Opens a local directory or a URL of an allowed scheme.
+
+        Raises:
+            InputError: nothing committed lies there, or its index does not match the manifest.
+            SchemaError: another format.
+        """
+        storage = open_storage(directory)
+        if storage.exists("manifest.json"):
+            return cls._from_manifest(storage)
+        return cls._from_commits(storage)
+
+    @classmethod
+    def _from_manifest(cls, storage: Storage) -> ShardIndex:
+        where = f"{storage.location}/manifest.json"
+        manifest = load_json(storage.read_bytes("manifest.json"), where=where)
+        _check_format(manifest, where)
+        try:
+            file, digest = manifest["index"]["samples"], str(manifest["digest"])
+            name, sha256 = str(file["name"]), str(file["sha256"])
+        except (KeyError, TypeError) as error:
+            raise SchemaError(f"{where}: expected the fields index.samples and digest, found no {error}") from error
+        return cls(storage, _read_table(storage, name, sha256), digest, complete=True)
+
+    @classmethod
+    def _from_commits(cls, storage: Storage) -> ShardIndex:
+        tables, shards = [], []
+        for record in _commit_records(storage):
+            if record["shard"] is None:
+                continue
+            file = record["index"]["samples"]
+            tables.append(_read_table(storage, file["name"], file["sha256"]))
+            shard = record["shard"]
+            shards.append([record["unit"], shard["sha256"], shard["samples"], shard["masks"]])
+        if not tables:
+            raise InputError(
+                f"{storage.location}: expected committed or released shards, found neither manifest.json nor a commit; "
+                "`grainmill mine` makes them"
+            )
+        return cls(storage, pa.concat_tables(tables), dataset_digest(shards, []), complete=False)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def location(self) -> str:
+        return self.storage.location
+
+    def select(self, rows: NDArray[np.int64]) -> ShardIndex:
+        """The same directory with only these rows, in this order."""
+        return ShardIndex(self.storage, self.table.take(pa.array(rows)), self.digest, complete=self.complete)
+
+    def sample_keys(self) -> list[str]:
+        return self.table.column("key").to_pylist()
+
+    def row(self, number: int) -> dict[str, Any]:
+        return {name: self.table.column(name)[number].as_py() for name in COLUMNS}
+
+    def load(self, number: int) -> LoadedSample:
+        """Reads, checks and decodes one sample.
+
+        Raises:
+            BadSampleError: bytes that do not match the index, or that are not what their format says.
+            InputError: the shards hold no images.
+        """
+        row = self.row(number)
+        where = f"{self.location}/{row['shard']}: {row['key']}"
+        if row["image_offset"] is None:
+            raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
+        try:
+            data = self.storage.read_range(row["shard"], row["json_offset"], row["json_size"])
+            if sha256_of(data) != row["json_sha256"]:
+                raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
+            sample = sample_from_json(data, where=where)
+            image = decode_rgb(
+                self.storage.read_range(row["shard"], row["image_offset"], row["image_size"]),
+                max_pixels=MAX_IMAGE_PIXELS,
+            )
+            ends = tuple(np.cumsum(rle_codec.runs_of(mask.segmentation)) for mask in sample.annotations)
+        except SampleFailureError as error:
+            raise BadSampleError(f"{where}: {error}") from error
+        except (SchemaError, StorageError) as error:
+            raise BadSampleError(str(error) if row["key"] in str(error) else f"{where}: {error}") from error
+        if image.shape[:2] != (sample.height, sample.width):
+            raise BadSampleError(f"{where}: the image is {image.shape[:2]}, its masks {(sample.height, sample.width)}")
+        return LoadedSample(
+            key=sample.key,
+            where=where,
+            image=image,
+            rles=tuple(mask.segmentation for mask in sample.annotations),
+            ends=ends,
+            granularity=np.array([mask.granularity for mask in sample.annotations], dtype=np.float32),
+            instance_id=np.array([mask.instance_id for mask in sample.annotations], dtype=np.int64),
+            area_px=np.array([mask.area for mask in sample.annotations], dtype=np.int64),
+        )
+
+
+def filter_rows(index: ShardIndex, *, min_masks: int, holdout: float, held_out: bool) -> NDArray[np.int64]:
+    """Rows with enough masks, split by a hash of their key.
+
+    Args:
+        index: all rows.
+        min_masks: rows with fewer masks are left out.
+        holdout: share of keys, in [0, 1), that is never trained on.
+        held_out: return those instead of the rest.
+    """
+    enough = index.table.column("num_masks").to_numpy() >= min_masks
+    if holdout > 0.0:
+        shares = np.array([int(sha256_of(key.encode())[:8], 16) / 2**32 for key in index.sample_keys()])
+        enough &= (shares < holdout) == held_out
+    elif held_out:
+        enough &= False
+    return np.flatnonzero(enough).astype(np.int64)
+
+
+def filter_sha256(*, min_masks: int, holdout: float) -> str:
+    """Identity of a filter, for the loader's state."""
+    return sha256_of(canonical_json({"min_masks": min_masks, "holdout": holdout}))
+
+
+def _check_format(record: Any, where: str) -> None:
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT:
+        raise SchemaError(f"{where}: format is {found!r}, this version reads {FORMAT!r}; use the version that wrote it")
+
+
+def _commit_records(storage: Storage) -> list[dict[str, Any]]:
+    """The record of every committed unit, ascending: compacted files first, then the single ones."""
+    records: dict[int, dict[str, Any]] = {}
+    names = storage.list("commits")
+    for name in [each for each in names if each.startswith("compact-") and each.endswith(".parquet")]:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(f"commits/{name}")), columns=["unit", "record"])
+        for unit, record in zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True):
+            records.setdefault(unit, load_json(record, where=f"{storage.location}/commits/{name}"))
+    for name in [each for each in names if each.endswith(".json") and each[:-5].isdigit()]:
+        if int(name[:-5]) not in records:
+            where = f"{storage.location}/commits/{name}"
+            records[int(name[:-5])] = load_json(storage.read_bytes(f"commits/{name}"), where=where)
+    for unit, record in records.items():
+        _check_format(record, f"{storage.location}/commits: unit {unit}")
+    return [records[unit] for unit in sorted(records)]
+
+
+def _read_table(storage: Storage, name: str, sha256: str) -> pa.Table:
+    data = storage.read_bytes(name)
+    found = sha256_of(data)
+    if found != sha256:
+        raise InputError(
+            f"{storage.location}/{name}: sha256 is {found}, the commit says {sha256}; `grainmill verify` tells more"
+        )
+    return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(COLUMNS))

@@ -1,0 +1,235 @@
+"""Training examples, streamed: position -> photograph, view, clicks, targets.
+
+An example is a function of (data, settings, seed, position) and of nothing else, so any number of ranks and loader
+processes gives the same ones. A sample that cannot be read keeps its position and carries the reason; who reads decides
+whether that stops the run.
+"""
+
+from __future__ import annotations
+
+import collections
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import InputError
+
+from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows, filter_sha256
+from .order import LoaderState, Order, Sampler
+from .prompts import Prompts, draw_prompts, no_prompts
+from .views import Augmentation, draw_view, jitter_colours, true_masks, view_image, whole_view
+
+CACHE_BYTES: Final = 256 * 2**20
+"""Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings:
+    """What an example looks like."""
+
+    image_size: int
+    """R, pixels a side of the view."""
+    masks_per_image: int
+    masks_per_click: int
+    balance: float
+    clicks: int
+    """Decoder passes: the first click and the corrections."""
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What training sees at one position. M prompts, possibly none."""
+
+    position: int
+    key: str
+    image: NDArray[np.uint8]
+    """(R, R, 3) RGB."""
+    points: NDArray[np.float32]
+    """(M, 2)."""
+    granularity: NDArray[np.float32]
+    """(M,)."""
+    masks_packed: NDArray[np.uint8]
+    """(M, R x R / 8): the targets, eight pixels to a byte."""
+    correction_draws: NDArray[np.float32]
+    """(M, clicks - 1) in [0, 1): which wrong pixel each correction clicks."""
+    problem: str | None
+    """Why there is nothing here, if the sample could not be read."""
+
+    @property
+    def count(self) -> int:
+        return len(self.points)
+
+    def masks(self) -> NDArray[np.bool_]:
+        """(M, R, R)."""
+        size = self.image.shape[0]
+        bits = np.unpackbits(self.masks_packed, axis=1) if self.count else self.masks_packed
+        return bits.reshape(self.count, size, size).astype(bool)
+
+
+def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
+    """Draws view and prompts of one position."""
+    rng = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), position]))
+    height, width = sample.image.shape[:2]
+    view = draw_view(rng, height, width, settings.image_size, settings.augmentation)
+    eligible = true_masks(sample, view)
+    if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
+        view = whole_view(height, width, settings.image_size)
+        eligible = np.ones(len(sample.rles), dtype=bool)
+    prompts = draw_prompts(
+        rng,
+        sample,
+        view,
+        eligible,
+        count=settings.masks_per_image,
+        masks_per_click=settings.masks_per_click,
+        balance=settings.balance,
+    )
+    image = jitter_colours(rng, view_image(sample.image, view), settings.augmentation)
+    return _example(position, sample.key, image, prompts, rng.random((len(prompts.points), settings.clicks - 1)), None)
+
+
+def _example(
+    position: int, key: str, image: NDArray[np.uint8], prompts: Prompts, draws: NDArray[Any], problem: str | None
+) -> Example:
+    return Example(
+        position=position,
+        key=key,
+        image=image,
+        points=prompts.points,
+        granularity=prompts.granularity,
+        masks_packed=np.packbits(prompts.masks.reshape(len(prompts.points), image.shape[0] ** 2), axis=1),
+        correction_draws=draws.astype(np.float32),
+        problem=problem,
+    )
+
+
+class Examples(Dataset[Example]):
+    """The data of a run, indexed by position.
+
+    Args:
+        directory: committed or released shards.
+        settings: of the examples.
+        seed: of every random choice.
+        order: of the samples.
+        min_masks: samples with fewer masks are left out.
+        holdout: share of samples kept for validation, chosen by a hash of their key.
+    """
+
+    def __init__(
+        self, directory: str, settings: ExampleSettings, *, seed: int, order: Order, min_masks: int, holdout: float
+    ) -> None:
+        self.directory, self.settings, self.seed = directory, settings, seed
+        self.order, self.min_masks, self.holdout = order, min_masks, holdout
+        self._open()
+
+    def _open(self) -> None:
+        index = ShardIndex.open(self.directory)
+        rows = filter_rows(index, min_masks=self.min_masks, holdout=self.holdout, held_out=False)
+        if not len(rows):
+            raise InputError(
+                f"{self.directory}: none of {len(index)} samples has {self.min_masks} masks and is not held out; "
+                "there is nothing to train on"
+            )
+        self.digest = index.digest
+        self.index = index.select(rows)
+        if self.index.table.column("image_offset").null_count:
+            raise InputError(
+                f"{self.directory}: mined with --no-images, so there is nothing to train on; mine with images"
+            )
+        self._sampler = Sampler(len(rows), seed=self.seed, order=self.order)
+        self._cache: collections.OrderedDict[int, LoadedSample] = collections.OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("directory", "settings", "seed", "order", "min_masks", "holdout", "digest")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        expected = self.digest
+        self._open()
+        if self.digest != expected:
+            raise InputError(f"{self.directory}: the data changed while training was starting")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def state(self, next_position: int) -> LoaderState:
+        """What resumes at a position."""
+        return LoaderState(
+            dataset_digest=self.digest,
+            n=len(self),
+            filter_sha256=filter_sha256(min_masks=self.min_masks, holdout=self.holdout),
+            seed=self.seed,
+            order=self.order,
+            next_position=next_position,
+        )
+
+    def __getitem__(self, position: int) -> Example:
+        row = self._sampler.sample(position)
+        try:
+            sample = self._load(row)
+        except BadSampleError as error:
+            size = self.settings.image_size
+            blank = np.zeros((size, size, 3), dtype=np.uint8)
+            key = str(self.index.row(row)["key"])
+            draws = np.zeros((0, self.settings.clicks - 1))
+            return _example(position, key, blank, no_prompts(size), draws, str(error))
+        return make_example(sample, position, seed=self.seed, settings=self.settings)
+
+    def _load(self, row: int) -> LoadedSample:
+        found = self._cache.get(row)
+        if found is not None:
+            self._cache.move_to_end(row)
+            return found
+        sample = self.index.load(row)
+        self._cache[row] = sample
+        self._cached_bytes += sample.nbytes
+        while self._cached_bytes > CACHE_BYTES:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return sample
+
+
+def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Iterator[Example]:
+    """Examples of the positions, in their order, prepared by `workers` processes ahead of need (0: in this one)."""
+    if workers == 0:
+        return (examples[position] for position in positions)
+    loader: DataLoader[Example] = DataLoader(
+        examples,
+        sampler=_Given(positions),
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=4,
+        multiprocessing_context="spawn",
+        worker_init_fn=_begin_worker,
+    )
+    return iter(loader)
+
+
+class _Given(torch.utils.data.Sampler[int]):
+    def __init__(self, positions: Iterator[int]) -> None:
+        self._positions = positions
+
+    def __iter__(self) -> Iterator[int]:
+        return self._positions
+
+
+def _as_it_is(example: Any) -> Any:
+    return example
+
+
+def _begin_worker(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the trainer decides when its loaders end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    import cv2
+
+    cv2.setNumThreads(1)

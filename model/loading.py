@@ -1,0 +1,198 @@
+"""From files to models: a fresh model on a base, a trained one from its checkpoint, a merged one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline import __version__
+from pipeline.errors import InputError, SchemaError
+
+from .adapters import ADAPTERS, Adapter, lora_layers
+from .base_models import SIZES, Size, install_state, load_base_weights, state_sha256
+from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from .granular import GranularSam2
+
+SCRATCH = "scratch"
+
+
+def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int) -> GranularSam2:
+    """A model before training.
+
+    Args:
+        size: of the base.
+        adapter: what is added.
+        image_size: pixels a side.
+        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
+        seed: of the random weights.
+
+    Raises:
+        InputError: weights that do not fit.
+    """
+    torch.manual_seed(seed)
+    model = GranularSam2(size, adapter, image_size)
+    if init == SCRATCH:
+        return model
+    if _is_granular(init):
+        start = read_checkpoint(init)
+        if start.record["kind"] != "full" or (start.record["size"], adapter) != (size, "full"):
+            raise InputError(
+                f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
+                f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
+            )
+        install_state(model, start.group("model"), where=init, size=size)
+        return model
+    install_base(model, init)
+    return model
+
+
+def install_base(model: GranularSam2, source: str) -> None:
+    """Loads base weights, and copies token 0 and hypernetwork 0 anew.
+
+    Raises:
+        InputError: weights that do not fit.
+    """
+    load_base_weights(model.base, source, size=model.size)
+    model.adopt_base()
+
+
+def base_sha256(model: GranularSam2) -> str:
+    """Identity of the frozen base."""
+    return state_sha256(model.base_state())
+
+
+def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
+    """What every checkpoint says about its model."""
+    whole = model.adapter == "full"
+    return {
+        "kind": "full" if whole else "adapter",
+        "size": model.size,
+        "adapter": model.adapter,
+        "image_size": model.image_size,
+        "base": None if whole else {"source": init, "sha256": base_sha256(model)},
+        "grainmill": __version__,
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def trained_state(model: GranularSam2) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds under `model.`: all for `full`, else the adapter's."""
+    state = dict(model.state_dict())
+    if model.adapter == "full":
+        return state
+    return {name: state[name] for name in model.adapter_names()}
+
+
+def install_trained(model: GranularSam2, checkpoint: Checkpoint) -> None:
+    """The inverse of `trained_state`.
+
+    Raises:
+        InputError: tensors that are missing, foreign or of another shape.
+    """
+    found, expected = checkpoint.group("model"), trained_state(model)
+    wrong = [name for name in {*found, *expected} if name not in found or name not in expected]
+    wrong += [name for name in set(found) & set(expected) if found[name].shape != expected[name].shape]
+    if wrong:
+        raise InputError(
+            f"{checkpoint.path}: expected the {len(expected)} tensors of size {model.size}, adapter {model.adapter}; "
+            f"{len(wrong)} do not fit, first {sorted(wrong)[0]}"
+        )
+    model.load_state_dict(found, strict=False)
+
+
+def load_granular(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None, video: bool = False
+) -> GranularSam2:
+    """A trained model, in evaluation mode.
+
+    Args:
+        path: a checkpoint file, or a training run's directory (its newest checkpoint).
+        device: where it goes.
+        base: the base's weights, for an adapter's checkpoint; None: where they were when it was trained.
+        video: build it for video.
+
+    Raises:
+        InputError: no checkpoint, no base, or a base with other weights than it was trained on.
+        SchemaError: a file that is no checkpoint of ours.
+    """
+    checkpoint = read_checkpoint(path)
+    record = checkpoint.record
+    if record.get("size") not in SIZES or record.get("adapter") not in ADAPTERS:
+        raise SchemaError(
+            f"{checkpoint.path}: size {record.get('size')!r} or adapter {record.get('adapter')!r} unknown"
+        )
+    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
+    if record["kind"] == "merged":
+        _install_merged(model, checkpoint)
+    else:
+        if record["kind"] == "adapter":
+            _install_recorded_base(model, checkpoint, base)
+        install_trained(model, checkpoint)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def _install_recorded_base(model: GranularSam2, checkpoint: Checkpoint, base: str | None) -> None:
+    stated = checkpoint.record["base"]
+    source = base or str(stated["source"])
+    try:
+        install_base(model, source)
+    except InputError as error:
+        raise InputError(
+            f"{checkpoint.path}: an adapter without its base; pass --base with the weights it was trained on ({error})"
+        ) from error
+    found = base_sha256(model)
+    if found != stated["sha256"]:
+        raise InputError(
+            f"{source}: not the base that {checkpoint.path} was trained on: sha256 of its weights is {found[:16]}…, "
+            f"expected {str(stated['sha256'])[:16]}…"
+        )
+
+
+def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
+    """Writes one self-contained file: base, adapter, and the decoder's projections with LoRA folded in.
+
+    The base's own projections stay beside the folded ones, so that `granularity=None` is still SAM-2's answer.
+
+    Returns:
+        path, bytes, folded layers, kind.
+    """
+    checkpoint = read_checkpoint(path)
+    model = load_granular(path, base=base)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if ".lora_" not in name}
+    layers = lora_layers(model)
+    for name, layer in layers:
+        tensors[f"folded.{name}"] = layer.folded_weight().detach()
+    record = {**checkpoint.record, "kind": "merged", "loader": None, "base": checkpoint.record.get("base")}
+    write_checkpoint(output, record, tensors)
+    return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": "merged"}
+
+
+def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
+    found, folded = checkpoint.group("model"), checkpoint.group("folded")
+    expected = {name for name in model.state_dict() if ".lora_" not in name}
+    layers = dict(lora_layers(model))
+    if set(found) != expected or (folded and set(folded) != set(layers)):
+        raise InputError(f"{checkpoint.path}: its tensors are not those of size {model.size}, adapter {model.adapter}")
+    model.load_state_dict(found, strict=False)
+    for name, layer in layers.items():
+        layer.folded = folded[name]
+
+
+def _is_granular(init: str) -> bool:
+    """Whether a file (or a run's directory) was written by `train`."""
+    path = Path(init)
+    if path.is_dir():
+        return True
+    if not path.is_file():
+        return False
+    try:
+        read_checkpoint(path)
+    except SchemaError:
+        return False
+    return True

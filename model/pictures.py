@@ -1,0 +1,92 @@
+"""Pictures of masks: one over its photograph, one click at several granularities side by side, all masks at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+MASK_RGB: Final = (255, 96, 0)
+_EDGE_RGB: Final = (255, 255, 255)
+_OPACITY: Final = 0.5
+_CAPTION_PX: Final = 22
+
+Rgb = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def overlay(image: Rgb, mask: Mask, *, colour: tuple[int, int, int] = MASK_RGB) -> Rgb:
+    """A mask in colour over its photograph, with a white edge: (H, W, 3) uint8."""
+    shown = image.copy()
+    tint = np.array(colour, dtype=np.float32)
+    shown[mask] = (shown[mask] * (1 - _OPACITY) + tint * _OPACITY).astype(np.uint8)
+    edge = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    shown[edge] = _EDGE_RGB
+    return shown
+
+
+def mark_points(image: Rgb, points_xy: NDArray[Any], labels: NDArray[Any]) -> Rgb:
+    """Clicks as rings: green inside, red outside."""
+    shown = image.copy()
+    radius = max(3, round(min(image.shape[:2]) / 60))
+    for (x, y), label in zip(points_xy.tolist(), labels.tolist(), strict=True):
+        centre = (round(x), round(y))
+        cv2.circle(shown, centre, radius + 2, (0, 0, 0), -1)
+        cv2.circle(shown, centre, radius, (0, 230, 0) if label == 1 else (230, 0, 0), -1)
+    return shown
+
+
+def captioned(image: Rgb, text: str) -> Rgb:
+    """A strip with words above a picture."""
+    strip = np.full((_CAPTION_PX, image.shape[1], 3), 255, dtype=np.uint8)
+    cv2.putText(strip, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def contact_sheet(
+    image: Rgb,
+    masks: Sequence[Mask],
+    captions: Sequence[str],
+    *,
+    points_xy: NDArray[Any],
+    labels: NDArray[Any],
+    width_px: int = 320,
+) -> Rgb:
+    """The photograph and each mask over it, side by side, each about `width_px` wide, with a caption."""
+    height = max(1, round(image.shape[0] * width_px / image.shape[1]))
+    cells = [captioned(_resized(mark_points(image, points_xy, labels), width_px, height), "click")]
+    for mask, caption in zip(masks, captions, strict=True):
+        shown = mark_points(overlay(image, mask), points_xy, labels)
+        cells.append(captioned(_resized(shown, width_px, height), caption))
+    return np.concatenate(cells, axis=1)
+
+
+def segment_map(image: Rgb, masks: Sequence[Mask]) -> Rgb:
+    """All masks at once, the largest first, each in a colour of its own."""
+    shown = image.copy()
+    for number, mask in sorted(enumerate(masks), key=lambda each: -int(each[1].sum())):
+        hue = np.array([[[int(number * 0.61803 * 180) % 180, 200, 255]]], dtype=np.uint8)
+        red, green, blue = (int(value) for value in cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0])
+        shown = overlay(shown, mask, colour=(red, green, blue))
+    return shown
+
+
+def write_png(path: Path, image: Rgb) -> None:
+    """Writes a PNG that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
+    assert done
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)
+
+
+def _resized(image: Rgb, width: int, height: int) -> Rgb:
+    shrinks = width < image.shape[1]
+    resized: Any = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)

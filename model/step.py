@@ -1,0 +1,111 @@
+"""One step's arithmetic: examples -> gradients and sums, in memory bounded by one decoder pass.
+
+Each pass is differentiated on its own, against a detached copy of the image's features, whose gradient goes through
+the encoder once at the end if the encoder is trained. The mask that is fed back is detached, so passes do not hang
+together.
+Legend: B images, N prompts, R pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
+from .loader import Example
+from .losses import mask_losses
+from .prompts import correction_clicks
+from .train_config import TrainConfig
+
+FEEDBACK_LIMIT: Final = 32.0
+"""Logits that are fed back are clipped to this, as in SAM-2."""
+
+SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts")
+"""What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass."""
+
+
+def normalised(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """(R, R, 3) uint8 RGB each -> (B, 3, R, R) float32 as the encoder expects."""
+    batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 255.0
+    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+    return ((batch - mean) / std).contiguous()
+
+
+def accumulate_gradients(
+    model: GranularSam2, examples: Sequence[Example], config: TrainConfig, *, prompts_in_step: float
+) -> list[float]:
+    """Adds the gradients of some examples' losses, divided by the prompts of the whole step over all ranks.
+
+    Args:
+        model: on its device.
+        examples: a forward pass's worth.
+        config: of the run.
+        prompts_in_step: over all ranks and all examples of the step, at least 1.
+
+    Returns:
+        The values named by `SUMS`.
+    """
+    examples = [each for each in examples if each.count]
+    if not examples:
+        return [0.0] * len(SUMS)
+    device = next(model.parameters()).device
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
+    with torch.set_grad_enabled(config.adapter == "full"), autocast:
+        features = model.encode(normalised([each.image for each in examples], device))
+    leaves = _leaves(features, trained=config.adapter == "full")
+    counts = [each.count for each in examples]
+    image_of = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)).to(device)
+    target = torch.from_numpy(np.concatenate([each.masks() for each in examples])).to(device)
+    small = F.avg_pool2d(target[:, None].float(), config.loss_stride)[:, 0]
+    granularity = torch.from_numpy(np.concatenate([each.granularity for each in examples])).to(device)
+    points = torch.from_numpy(np.concatenate([each.points for each in examples])).to(device)[:, None]
+    labels = torch.ones(points.shape[:2], dtype=torch.int32, device=device)
+    draws = np.concatenate([each.correction_draws for each in examples])
+    mask_input: Tensor | None = None
+    sums = [0.0] * len(SUMS)
+    for click in range(config.clicks):
+        with autocast:
+            decoded = model.decode(leaves.select(image_of), points, labels, granularity, mask_input_N1HW=mask_input)
+        logits = decoded.logits_NMHW.float()
+        losses = mask_losses(
+            F.interpolate(logits, size=small.shape[-2:], mode="bilinear", align_corners=False)[:, 0],
+            small,
+            decoded.iou_NM[:, 0],
+            decoded.object_N1[:, 0],
+            config.loss,
+        )
+        (losses.total / prompts_in_step).backward()
+        sums[0] += float(losses.total.detach())
+        sums[1:5] = [float(each.detach()) for each in (losses.mask, losses.dice, losses.iou, losses.iou_error)]
+        if click + 1 < config.clicks:
+            mask_input = logits.detach().clamp(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
+            full = F.interpolate(mask_input, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+            more, kind = correction_clicks(full > 0, target, torch.from_numpy(draws[:, click]))
+            points, labels = torch.cat([points, more], dim=1), torch.cat([labels, kind], dim=1)
+    if config.adapter == "full":
+        _backward_through_encoder(features, leaves)
+    sums[5] = float(sum(counts))
+    return sums
+
+
+def _leaves(features: ImageFeatures, *, trained: bool) -> ImageFeatures:
+    """The features cut off from the encoder; they collect gradients if the encoder is trained."""
+    return ImageFeatures(
+        embedding_BCHW=features.embedding_BCHW.detach().requires_grad_(trained),
+        high_res=tuple(level.detach().requires_grad_(trained) for level in features.high_res),
+    )
+
+
+def _backward_through_encoder(features: ImageFeatures, leaves: ImageFeatures) -> None:
+    outputs = [features.embedding_BCHW, *features.high_res]
+    gradients = [each.grad for each in (leaves.embedding_BCHW, *leaves.high_res)]
+    torch.autograd.backward(
+        outputs, [None if each is None else each.to(out.dtype) for each, out in zip(gradients, outputs, strict=True)]
+    )

@@ -1,0 +1,421 @@
+"""The training loop, readable top to bottom.
+
+positions -> examples -> gradients, summed over ranks -> AdamW -> metrics.jsonl, checkpoints, validation. What a step
+computes is a function of (configuration, weights, optimizer, step), so a run resumed at any checkpoint gives the
+numbers of one that never stopped (equal ranks and threads; otherwise sums are rounded in another order).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from torch import nn
+
+from pipeline.console import ProgressBar, note
+from pipeline.errors import GrainmillError, InputError, InterruptedRunError
+from pipeline.schema import sha256_of
+
+from .checkpoint import (
+    Checkpoint,
+    CheckpointWriteError,
+    checkpoint_steps,
+    prune,
+    read_checkpoint,
+    step_path,
+    write_checkpoint,
+)
+from .granular import GranularSam2
+from .loader import Example, Examples, stream
+from .loading import checkpoint_record, install_trained, new_model, trained_state
+from .order import LoaderState, batch_positions
+from .ranks import Ranks
+from .step import SUMS, accumulate_gradients
+from .train_config import RunOptions, TrainConfig, expect_same_config
+from .validation import Validation, validate
+
+METRICS: Final = "metrics.jsonl"
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    position: int = 0
+    skipped: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    last_metrics: dict[str, Any] | None = None
+
+
+def train(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
+    """Trains, or goes on training.
+
+    Args:
+        config: what is computed.
+        options: how.
+
+    Returns:
+        steps, position, skipped, last metrics, validation, checkpoint, seconds, interrupted.
+
+    Raises:
+        InputError: data, base or output that do not fit.
+        ConfigMismatchError: `--resume` with another configuration.
+        GrainmillError: the loss is not finite, or a sample is bad and `--on-bad-sample` is `stop`.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with Ranks(options.device) as ranks, _Interrupts() as interrupts:
+        return _Run(config, options, ranks, interrupts).run()
+
+
+class _Interrupts:
+    """Notes SIGINT and SIGTERM instead of dying, so that a step is finished and saved first."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.seen:  # asked twice: go at once, the last checkpoint stands
+            raise KeyboardInterrupt
+        self.seen = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    def __init__(self, config: TrainConfig, options: RunOptions, ranks: Ranks, interrupts: _Interrupts) -> None:
+        self.config, self.options, self.ranks, self.interrupts = config, options, ranks, interrupts
+        self.output = Path(options.output)
+        share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
+        self.micro = options.micro_batch_size or (min(share, 4 if config.adapter == "full" else 2))
+        if share % self.micro:
+            raise InputError(
+                f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
+                f"does not divide by --micro-batch-size {self.micro}"
+            )
+        saved = self._saved()
+        self.examples = Examples(
+            options.data,
+            config.example_settings(),
+            seed=config.seed,
+            order=config.order,
+            min_masks=config.min_masks,
+            holdout=config.holdout,
+        )
+        self.progress = Progress()
+        self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
+        self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
+        self.model.to(ranks.device)
+        self.trainable_names = self.model.set_trainable()
+        named = dict(self.model.named_parameters())
+        self.trainable = [named[name] for name in self.trainable_names]
+        self.optimizer = torch.optim.AdamW(
+            self.trainable, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        )
+        self.validation = Validation.open(
+            options.data, config, images=options.validation_images if ranks.is_first else 0
+        )
+        if saved is not None:
+            self._restore(saved)
+        self.started_s = time.monotonic()
+
+    # -- resuming and saving ---------------------------------------------------------------------------------------
+
+    def _saved(self) -> Checkpoint | None:
+        exists = bool(checkpoint_steps(self.output))
+        if not self.options.resume:
+            if exists or (self.output / METRICS).exists():
+                raise InputError(
+                    f"{self.output}: a training run lies here already; --resume goes on with it, another --output "
+                    "starts another"
+                )
+            return None
+        if not exists:
+            raise InputError(f"{self.output}: --resume needs a checkpoint, found none; leave --resume out to start")
+        saved = read_checkpoint(self.output)
+        expect_same_config(json.loads(json.dumps(saved.record["config"])), self.config, where=str(saved.path))
+        return saved
+
+    def _restore(self, saved: Checkpoint) -> None:
+        state = LoaderState.from_json(saved.record.get("loader"), where=str(saved.path))
+        state.expect_same_data(self.examples.state(0), where=str(saved.path))
+        if self.config.adapter != "full" and saved.record["base"]["sha256"] != self.record["base"]["sha256"]:
+            raise InputError(f"{saved.path}: it was trained on another base than --init {self.config.init} holds")
+        install_trained(self.model, saved)
+        moments = saved.group("optimizer")
+        for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
+            values = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in values.items()
+            }
+        run = saved.record["progress"]
+        self.progress = Progress(
+            step=run["step"],
+            position=state.next_position,
+            skipped=run["skipped"],
+            best_step=run["best_step"],
+            best_score=run["best_score"],
+        )
+        size_then = saved.record["config"]["global_batch_size"]
+        if size_then != self.config.global_batch_size and self.ranks.is_first:
+            note(
+                f"batches of {self.config.global_batch_size} instead of {size_then}: going on at position "
+                f"{state.next_position}"
+            )
+
+    def _save(self, *, must: bool = False) -> Path | None:
+        path = step_path(self.output, self.progress.step)
+        if not self.ranks.is_first:
+            return path
+        tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        progress = self.progress
+        record = {
+            **self.record,
+            "step": progress.step,
+            "loader": self.examples.state(progress.position).to_json(),
+            "progress": {
+                "step": progress.step,
+                "skipped": progress.skipped,
+                "best_step": progress.best_step,
+                "best_score": progress.best_score,
+            },
+        }
+        try:
+            write_checkpoint(path, record, tensors)
+        except CheckpointWriteError as error:
+            if must:
+                raise
+            note(f"{error}; training goes on, the last good checkpoint stands")
+            return None
+        prune(self.output, keep=self.options.keep, best=progress.best_step)
+        return path
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        config, progress = self.config, self.progress
+        self._train_mode()
+        if self.ranks.is_first:
+            self.output.mkdir(parents=True, exist_ok=True)
+            _forget_after(self.output / METRICS, progress.step)
+        examples = stream(self.examples, self._positions(), workers=self.options.workers)
+        saved_step = progress.step
+        stopped = ""
+        validation: dict[str, Any] | None = None
+        with ProgressBar("train", config.steps, unit="steps") as bar:
+            while progress.step < config.steps and not stopped:
+                metrics = self._step(examples)
+                if self.ranks.is_first:
+                    self._report(bar, metrics)
+                if self.options.validate_every and progress.step % self.options.validate_every == 0:
+                    validation = self._validate()
+                if progress.step % self.options.save_every == 0 or progress.step == config.steps:
+                    self._save(must=progress.step == config.steps)
+                    saved_step = progress.step
+                stopped = self._agree_to_stop()
+        if saved_step != progress.step:
+            self._save(must=True)
+        if not stopped and self.validation.images and validation is None:
+            validation = self._validate()
+        self.ranks.wait()
+        return self._summary(stopped, validation)
+
+    def _positions(self) -> Iterator[int]:
+        start = self.progress.position
+        for batch in itertools.count():
+            yield from batch_positions(
+                start + batch * self.config.global_batch_size,
+                global_batch_size=self.config.global_batch_size,
+                rank=self.ranks.rank,
+                ranks=self.ranks.ranks,
+            )
+
+    def _step(self, stream_of_examples: Iterator[Example]) -> dict[str, Any]:
+        config, progress = self.config, self.progress
+        begun_s = time.perf_counter()
+        share = config.global_batch_size // self.ranks.ranks
+        examples = [next(stream_of_examples) for _ in range(share)]
+        waited_s = time.perf_counter() - begun_s
+        skipped = self._bad_samples(examples)
+        # Dropout is the only chance that is not in the examples.
+        torch.manual_seed(int(sha256_of(f"{config.seed}/{progress.step}/{self.ranks.rank}".encode())[:15], 16))
+        [prompts] = self.ranks.sum([float(sum(each.count for each in examples))])
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = [0.0] * len(SUMS)
+        for start in range(0, share, self.micro):
+            part = accumulate_gradients(
+                self.model, examples[start : start + self.micro], config, prompts_in_step=max(prompts, 1.0)
+            )
+            sums = [one + other for one, other in zip(sums, part, strict=True)]
+        self.ranks.sum_gradients(self.trainable)
+        totals = dict(zip(SUMS, self.ranks.sum(sums), strict=True))
+        norm = float(nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit))
+        self._expect_finite(totals["loss"], norm, examples)
+        rate = learning_rate(config, progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        progress.step += 1
+        progress.position += config.global_batch_size
+        progress.skipped += skipped
+        seconds = time.perf_counter() - begun_s
+        count = max(totals["prompts"], 1.0)
+        return {
+            "step": progress.step,
+            "position": progress.position,
+            **{name: totals[name] / count for name in SUMS[:-1]},
+            "prompts": int(totals["prompts"]),
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "skipped": progress.skipped,
+            "images_per_second": config.global_batch_size / seconds,
+            "wait_share": waited_s / seconds,
+            "memory_mib": _memory_mib(self.ranks.device),
+        }
+
+    def _bad_samples(self, examples: list[Example]) -> int:
+        """Samples of this step that could not be read, over all ranks; stops if that is asked for."""
+        problems = [each.problem for each in examples if each.problem]
+        found = (
+            [problem for rank in self.ranks.gather(problems) for problem in rank] if self.ranks.ranks > 1 else problems
+        )
+        if found and self.options.on_bad_sample == "stop":
+            raise GrainmillError(
+                f"{found[0]}; `--on-bad-sample skip` goes on without such samples and counts them"
+                + (f" ({len(found)} in this batch)" if len(found) > 1 else "")
+            )
+        if self.ranks.is_first:
+            for problem in found:
+                note(f"skipped: {problem}")
+        return len(found)
+
+    def _expect_finite(self, loss: float, norm: float, examples: list[Example]) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        keys = [key for rank in self.ranks.gather([each.key for each in examples]) for key in rank]
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+        raise GrainmillError(
+            f"step {self.progress.step + 1}: {what}; the batch held {', '.join(keys)}. The last checkpoint stands; "
+            "a lower --learning-rate or --precision fp32 may help"
+        )
+
+    def _agree_to_stop(self) -> str:
+        """Why to stop now, the same on every rank; empty to go on."""
+        limit = self.options.time_limit_s
+        late = limit is not None and time.monotonic() - self.started_s >= limit
+        asked, late_ranks = self.ranks.sum([float(self.interrupts.seen), float(late and self.ranks.is_first)])
+        return "interrupted" if asked else "time limit" if late_ranks else ""
+
+    def _train_mode(self) -> None:
+        """Dropout belongs to the adapter alone; the frozen base stays in evaluation mode."""
+        self.model.eval()
+        self.model.granularity_encoder.train()
+        for layer in self.model.lora_modules():
+            layer.train()
+
+    # -- what people see -------------------------------------------------------------------------------------------
+
+    def _report(self, bar: ProgressBar, metrics: dict[str, Any]) -> None:
+        self.progress.last_metrics = metrics
+        if metrics["step"] % self.options.log_every == 0 or metrics["step"] == self.config.steps:
+            with (self.output / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(metrics, sort_keys=True) + "\n")
+        bar.update(
+            metrics["step"],
+            f"loss {metrics['loss']:.3f}, IoU {metrics['iou']:.3f}, {metrics['images_per_second']:.1f} images/s, "
+            f"waits {metrics['wait_share']:.0%}, {metrics['memory_mib']:.0f} MiB",
+        )
+
+    def _validate(self) -> dict[str, Any] | None:
+        """Measures the held-out images on the first rank, keeps the best step, draws pictures."""
+        found: dict[str, Any] | None = None
+        if self.ranks.is_first and self.validation.images:
+            self.model.eval()
+            found = validate(self.model, self.validation, pictures=self.output / "pictures", step=self.progress.step)
+            self._train_mode()
+            with (self.output / "validation.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": self.progress.step, **found}, sort_keys=True) + "\n")
+            if self.progress.best_score is None or found["iou_label_g"] > self.progress.best_score:
+                self.progress.best_step, self.progress.best_score = self.progress.step, found["iou_label_g"]
+                self._save()
+        self.ranks.wait()
+        return found
+
+    def _summary(self, stopped: str, validation: dict[str, Any] | None) -> dict[str, Any]:
+        return {
+            "rank": self.ranks.rank,
+            "output": str(self.output),
+            "step": self.progress.step,
+            "steps": self.config.steps,
+            "position": self.progress.position,
+            "skipped": self.progress.skipped,
+            "samples": len(self.examples),
+            "metrics": self.progress.last_metrics,
+            "validation": validation,
+            "checkpoint": str(step_path(self.output, self.progress.step)),
+            "seconds": round(time.monotonic() - self.started_s, 3),
+            "stopped": stopped or None,
+        }
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to the final rate; `step` counts from 0."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def interrupted(summary: dict[str, Any]) -> int | None:
+    """The exit code that a summary asks for."""
+    return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
+
+
+def describe(config: TrainConfig) -> dict[str, Any]:
+    """What `--dry-run` tells: parameters, by count of the model as built."""
+    model = GranularSam2(config.size, config.adapter, config.image_size)
+    return {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drops metrics of steps past the checkpoint that a run goes on from; they will be measured again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # a line cut by a crash
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _memory_mib(device: torch.device) -> float:
+    """Peak memory of the GPU, or resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20

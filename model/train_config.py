@@ -1,0 +1,188 @@
+"""What a training run is: everything that its numbers depend on, and two recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pipeline.errors import ConfigMismatchError, InputError
+
+from .adapters import ADAPTERS, Adapter
+from .base_models import DEFAULT_IMAGE_SIZE, SIZES, Size
+from .loader import ExampleSettings
+from .losses import LossWeights
+from .order import Order
+from .views import Augmentation
+
+SCRATCH: Final = "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The resolved configuration; it stands in every checkpoint. A run resumes only with an equal one."""
+
+    size: Size
+    adapter: Adapter
+    init: str
+    """`scratch`, or where the base's weights come from."""
+    image_size: int
+    masks_per_image: int
+    """Prompts drawn in one view of one photograph."""
+    masks_per_click: int
+    """Masks drawn under the same click, so that only g tells them apart."""
+    balance: float
+    """Share of masks drawn by granularity bin first; see `prompts.draw_prompts`."""
+    clicks: int
+    """Decoder passes for each prompt: the first click and the corrections."""
+    global_batch_size: int
+    """Photographs of one step, over all ranks."""
+    steps: int
+    learning_rate: float
+    final_learning_rate: float
+    """At the end of the cosine."""
+    warmup_steps: int
+    weight_decay: float
+    gradient_norm_limit: float
+    loss: LossWeights
+    loss_stride: int
+    """Losses are taken on the view's grid divided by this; 1: at full resolution."""
+    augmentation: Augmentation
+    order: Order
+    seed: int
+    min_masks: int
+    holdout: float
+    precision: str
+    """fp32 or bf16 (autocast)."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("size", SIZES), ("adapter", ADAPTERS), ("precision", ("fp32", "bf16"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"--{name} {getattr(self, name)}: expected one of {', '.join(allowed)}")
+        if self.init == SCRATCH and self.adapter != "full":
+            raise InputError("--init scratch trains the whole model: leave --adapter out (or say full)")
+        for name in ("masks_per_image", "masks_per_click", "clicks", "global_batch_size", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.loss_stride not in (1, 2, 4):
+            raise InputError(f"--loss-stride {self.loss_stride}: expected 1, 2 or 4, the grids between view and logits")
+        if not 0.0 <= self.balance <= 1.0 or not 0.0 <= self.holdout < 1.0:
+            raise InputError(f"--balance {self.balance} and --holdout {self.holdout}: expected shares in [0, 1]")
+        if not 0.0 <= self.final_learning_rate <= self.learning_rate or self.learning_rate <= 0:
+            raise InputError(f"--learning-rate {self.learning_rate}: expected above 0 and not below the final one")
+
+    def example_settings(self) -> ExampleSettings:
+        return ExampleSettings(
+            image_size=self.image_size,
+            masks_per_image=self.masks_per_image,
+            masks_per_click=self.masks_per_click,
+            balance=self.balance,
+            clicks=self.clicks,
+            augmentation=self.augmentation,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; none of it changes what one step computes."""
+
+    data: str
+    output: str
+    resume: bool = False
+    workers: int = 0
+    """Loader processes of each rank."""
+    micro_batch_size: int | None = None
+    """Photographs in one forward pass of a rank; None: as many as the recipe says."""
+    device: str | None = None
+    save_every: int = 500
+    keep: int = 2
+    """Newest checkpoints that stay, besides the best."""
+    validate_every: int = 0
+    """Steps between validations on the held-out share; 0: none."""
+    validation_images: int = 16
+    log_every: int = 10
+    time_limit_s: float | None = None
+    """Stop after this long, saving; None: when the steps are done."""
+    on_bad_sample: str = "stop"
+    threads: int | None = None
+    report: list[str] = field(default_factory=list)
+
+
+def paper_recipe(size: Size) -> dict[str, Any]:
+    """Fine-tuning as in arXiv 2511.13714: 15,000 steps of 4 photographs, 30 masks each, 1 click and 3 corrections.
+
+    Ours differ: a gradient norm limit, a short warm-up, prompts drawn click first, losses at half the resolution.
+    """
+    return {
+        "image_size": DEFAULT_IMAGE_SIZE[size],
+        "masks_per_image": 30,
+        "masks_per_click": 1,
+        "balance": 0.5,
+        "clicks": 4,
+        "global_batch_size": 4,
+        "steps": 15_000,
+        "learning_rate": 1e-4,
+        "final_learning_rate": 1e-5,
+        "warmup_steps": 100,
+        "weight_decay": 1e-5,
+        "gradient_norm_limit": 1.0,
+        "loss": LossWeights(),
+        "loss_stride": 2,
+        "augmentation": Augmentation(rotation_deg=25.0, shear_deg=20.0),
+    }
+
+
+def micro_recipe(size: Size) -> dict[str, Any]:
+    """From scratch on two processor cores, in minutes."""
+    return {
+        "image_size": DEFAULT_IMAGE_SIZE[size],
+        "masks_per_image": 16,
+        "masks_per_click": 2,
+        "balance": 0.5,
+        "clicks": 1,
+        "global_batch_size": 4,
+        "steps": 1_000,
+        "learning_rate": 1e-3,
+        "final_learning_rate": 1e-5,
+        "warmup_steps": 30,
+        "weight_decay": 0.01,
+        "gradient_norm_limit": 1.0,
+        "loss": LossWeights(focal=0.0, cross_entropy=2.0, dice=1.0, iou=0.2, object_score=0.05),
+        "loss_stride": 2,
+        "augmentation": Augmentation(),
+    }
+
+
+def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:
+    """The recipe for size and init, with the given values over it (None: the recipe's).
+
+    Raises:
+        InputError: values that do not go together.
+    """
+    if size not in SIZES:
+        raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
+    recipe = micro_recipe(size) if init == SCRATCH else paper_recipe(size)
+    values = {**recipe, **{name: value for name, value in given.items() if value is not None}}
+    # A learning rate given below the recipe's final one, or a short run, must still make a schedule.
+    values["final_learning_rate"] = min(values["final_learning_rate"], values["learning_rate"])
+    values["warmup_steps"] = min(values["warmup_steps"], max(1, values["steps"] // 10))
+    return TrainConfig(size=size, init=init, adapter=adapter or ("full" if init == SCRATCH else "paper"), **values)
+
+
+def expect_same_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> None:
+    """Checks that a run goes on as it began. Only the batch size may change: the order of samples does not hang on it.
+
+    Raises:
+        ConfigMismatchError: with the values that differ.
+    """
+    current = now.to_json()
+    different = [
+        f"{name}: {saved.get(name)!r} there, {current[name]!r} now"
+        for name in current
+        if name != "global_batch_size" and saved.get(name) != current[name]
+    ]
+    if different:
+        raise ConfigMismatchError(f"{where}: it holds a run with another configuration ({'; '.join(different)})")
