@@ -32,6 +32,12 @@ class FeaturesConfig:
     """Of the checkpoint file; None for `descriptor`."""
     max_side_px: int = 1024
     """Longer side at which features are computed; larger images are reduced for mining, masks stay full-size."""
+    texton_samples: int = 4000
+    """Pixels from which an image's texture words are learned (our own measurement)."""
+    texton_rounds: int = 10
+    """Rounds of k-means for them."""
+    region_bins: int = 12
+    """Bins of a region's L, a and b histograms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +47,70 @@ class DivideConfig:
     method: DivideName = "maskcut"
     proposals_sha256: str | None = None
     """Of the `--proposals` file; None without one."""
+    alpha: float = 1.25
+    """Power of the area in a whole's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
+    min_area_fraction: float = 0.005
+    """Smallest whole, share of the image."""
+    max_area_fraction: float = 0.9
+    """Largest whole, share of the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeCost:
+    """Weights and powers of the merge cost, `stages/conquer.py` (all measured on BSDS500 train)."""
+
+    edge: float = 1.0
+    """Of the mean boundary strength, all cues but textons."""
+    edge_texture: float = 1.0
+    """Of its texton cue."""
+    histograms: tuple[float, float, float, float] = (0.30, 0.60, 0.40, 0.30)
+    """Of the distances of the L, a, b and texton histograms."""
+    features: float = 0.0
+    """Of 1 - cosine of backbone features; above 0 in the recipe `leaves`."""
+    size_power: float = 0.175
+    """Of the harmonic size: small regions merge first."""
+    length_power: float = -0.05
+    """Of the common boundary's length."""
+    perimeter_power: float = -0.10
+    """Of the common boundary's share of the smaller perimeter."""
+
+
+BASE_COST = MergeCost()
+WARD_COST = MergeCost(histograms=(0.60, 1.20, 0.80, 0.60), size_power=0.5, length_power=-0.10)
+TEXTURE_COST = MergeCost(edge=0.8, edge_texture=2.0, histograms=(0.30, 0.60, 0.40, 0.90))
+APPEARANCE_COST = MergeCost(histograms=(1.80, 3.60, 2.40, 1.80))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Which nodes of which trees become candidates, `stages/pool.py`."""
+
+    nodes_per_tree: int = 600
+    lead: int = 200
+    """Nodes of the first tree that come before all others."""
+    pairs: int = 500
+    """Unions of two neighbours; 0 for none."""
+    pair_nodes: int = 60
+    """The first nodes of the first tree, of which unions are made."""
+    candidates: int = 2200
+    """Cut of the pooled order, before duplicates go."""
+    max_iou: float = 0.9
+    """Candidates above this IoU with a better one go: the tree would drop them anyway (design 4.2)."""
+    nested_fraction: float = 0.97
+    """Of two candidates, one inside the other by 0.9 to this share, the worse goes: the tree would clip it."""
+    min_area_px: int = 24
+    """Smallest candidate, at the size of the features."""
+    max_area_fraction: float = 0.9
+    """Largest candidate, share of the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConquerConfig:
-    """Stage 3, `stages/conquer.py`."""
+    """Stage 3, `stages/conquer.py` and `stages/pool.py`."""
+
+    costs: tuple[MergeCost, ...] = (BASE_COST, WARD_COST, TEXTURE_COST, APPEARANCE_COST)
+    """One tree for each; the first also says which regions are wholes."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +133,12 @@ class TreeConfig:
 
     duplicate_iou: float = 0.9
     """Masks above this IoU are one (design 4.2; 0.8 in `unsamv2`)."""
+    max_masks: int = 300
+    """Best candidates of an image that are kept; wholes are kept besides."""
+    min_area_px: int = 16
+    """Parts that clipping left smaller than this go."""
+    loose: bool = True
+    """Keep candidates that lie in no whole, as instances of their own: what no whole covers, and what joins several."""
 
 
 @dataclass(frozen=True, kw_only=True)

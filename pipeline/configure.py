@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import psutil
 
@@ -59,7 +59,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
     Raises:
         InputError: a flag with a value that does not exist, or flags that do not go together.
     """
-    _one_of("--executor", flags.executor, get_args(ExecutorName))
+    executor = _one_of("--executor", flags.executor, get_args(ExecutorName))
     if flags.executor == "inline" and flags.workers not in (None, 1):
         raise InputError(f"--executor inline has one worker, found --workers {flags.workers}; use local or ray")
     if flags.ray_address is not None and flags.executor != "ray":
@@ -73,7 +73,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
         config=mine_config(flags),
         sources=parse_inputs(flags.input),
         output=flags.output,
-        executor=flags.executor,  # type: ignore[arg-type]
+        executor=executor,
         pool=PoolOptions(
             workers=workers,
             unit_timeout_s=flags.unit_timeout_s,
@@ -93,14 +93,12 @@ def mine_options(flags: MineFlags) -> MineOptions:
 
 def mine_config(flags: MineFlags) -> MineConfig:
     """The configuration: what changes labels, and nothing else."""
-    _one_of("--recipe", flags.recipe, get_args(RecipeName))
-    config = recipe_config(flags.recipe)
+    config = recipe_config(_one_of("--recipe", flags.recipe, get_args(RecipeName)))
     features, divide, refine, granularity = config.features, config.divide, config.refine, config.granularity
     if flags.backbone is not None:
         features = dataclasses.replace(features, backbone=flags.backbone)
     if flags.divide is not None:
-        _one_of("--divide", flags.divide, get_args(DivideName))
-        divide = dataclasses.replace(divide, method=flags.divide)
+        divide = dataclasses.replace(divide, method=_one_of("--divide", flags.divide, get_args(DivideName)))
     if flags.proposals is not None:
         divide = dataclasses.replace(divide, proposals_sha256=_file_sha256(flags.proposals))
     if flags.proposals is None and divide.method == "proposals":
@@ -108,11 +106,10 @@ def mine_config(flags: MineFlags) -> MineConfig:
     if flags.proposals is not None and divide.method == "maskcut":
         raise InputError("--proposals FILE goes with --divide proposals or --divide union, found maskcut")
     if flags.refine is not None:
-        _one_of("--refine", flags.refine, get_args(RefineName))
-        refine = dataclasses.replace(refine, method=flags.refine)
+        refine = dataclasses.replace(refine, method=_one_of("--refine", flags.refine, get_args(RefineName)))
     if flags.granularity is not None:
-        _one_of("--granularity", flags.granularity, get_args(GranularityName))
-        granularity = dataclasses.replace(granularity, method=flags.granularity)
+        method = _one_of("--granularity", flags.granularity, get_args(GranularityName))
+        granularity = dataclasses.replace(granularity, method=method)
     return dataclasses.replace(
         config,
         features=features,
@@ -146,9 +143,11 @@ def default_memory_gib(workers: int) -> float:
     return min(MEMORY_SHARE * total / 2**30 / workers, MAX_WORKER_MEMORY_GIB)
 
 
-def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+def _one_of(flag: str, value: str, allowed: tuple[Any, ...]) -> Any:
+    """The value, now known to be one of a Literal's."""
     if value not in allowed:
         raise InputError(f"{flag} {value}: expected one of {', '.join(allowed)}")
+    return value
 
 
 def _file_sha256(path: str) -> str:

@@ -1,0 +1,179 @@
+"""Instances and parts of section 4.2, each rule by itself and against the reference's defects (their numbers)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline import rle
+from pipeline.config import GranularityConfig, GranularityName, TreeConfig
+from pipeline.forest import Candidates, build_forest
+from pipeline.masks import Atoms, RunWriter, atoms_from_masks, enlargement
+from pipeline.schema import Annotation, Origin, Sample, validate_sample
+
+SIDE = 60
+TREE = TreeConfig(min_area_px=4)
+
+
+def box(y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
+    mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def forest(
+    masks: Sequence[NDArray[np.bool_]],
+    wholes: int,
+    *,
+    scores: Sequence[float] | None = None,
+    tree: TreeConfig = TREE,
+    granularity: GranularityConfig | None = None,
+) -> tuple[Annotation, ...]:
+    """The first `wholes` masks are detections."""
+    atoms, members = atoms_from_masks(np.stack(masks))
+    origin: list[Origin] = ["divide" if index < wholes else "conquer" for index in range(len(masks))]
+    annotations = build_forest(
+        Candidates(
+            atoms=atoms,
+            members=members,
+            origin=origin,
+            score=np.array(scores if scores is not None else [np.nan] * len(masks)),
+            level=[None] * len(masks),
+            is_whole=np.arange(len(masks)) < wholes,
+        ),
+        height=SIDE,
+        width=SIDE,
+        tree=tree,
+        granularity=granularity or GranularityConfig(),
+    )
+    check(annotations)
+    return annotations
+
+
+def check(annotations: tuple[Annotation, ...], height: int = SIDE, width: int = SIDE) -> None:
+    """What the contract's validator says of them."""
+    validate_sample(
+        Sample(
+            key="k",
+            source_uri="a/b.png",
+            member=None,
+            source_sha256="0" * 64,
+            license=None,
+            width=width,
+            height=height,
+            exif_orientation=1,
+            file_name="k.png",
+            annotations=annotations,
+        ),
+        where="test",
+    )
+
+
+def test_mutual_containment_keeps_one_of_two_near_copies() -> None:
+    """6.1.3: two detections, each mostly inside the other, eliminated each other and the object was lost."""
+    found = forest([box(10, 10, 30, 30), box(10, 11, 30, 30)], 2, scores=[0.4, 0.9])
+    assert len(found) == 1
+    assert found[0].bbox == (11, 10, 30, 30)  # the better one
+
+
+def test_minmax_has_no_constant_fallback() -> None:
+    """6.1.10: a lone instance was written twice, with 0.5 and with 1.0."""
+    found = forest([box(10, 10, 30, 30)], 1)
+    assert [each.granularity for each in found] == [1.0]
+    parts = forest([box(0, 0, 40, 40), box(0, 0, 20, 20), box(20, 20, 10, 10)], 1)
+    expected = [1.0, 0.1 + 0.9 * (20 - 10) / (40 - 10), 0.1]
+    assert [each.granularity for each in parts] == pytest.approx(expected, abs=1e-6)
+
+
+def test_parts_do_not_outgrow_their_instance() -> None:
+    """6.1.8: a part larger than its instance took g = 1.0 and left the instance less."""
+    found = forest([box(10, 10, 20, 20), box(10, 11, 20, 20)], 1)
+    assert [each.granularity for each in found] == [1.0]  # 0.95 of it inside: clipped to 19 columns, then a duplicate
+    found = forest([box(10, 10, 20, 20), box(9, 10, 15, 10)], 1)
+    assert [each.bbox for each in found] == [(10, 10, 20, 20), (10, 10, 10, 14)]
+    assert found[0].granularity == 1.0 > found[1].granularity
+
+
+def test_whole_subobject_part_is_a_chain_and_not_flat() -> None:
+    """6.1.5: of a chain whole > sub-object > part only the whole was an instance, and the rest hung flat below it."""
+    whole, sub, part = box(0, 0, 50, 50), box(5, 5, 30, 30), box(10, 10, 10, 10)
+    found = forest([whole, sub, part], 2)
+    assert [each.parent_id for each in found] == [None, 0, 1]
+    assert found[0].granularity > found[1].granularity > found[2].granularity
+
+
+def test_background_does_not_swallow_the_objects() -> None:
+    """6.1.5: a detection of nearly the whole image made every object its part."""
+    everything, one, two = np.ones((SIDE, SIDE), dtype=np.bool_), box(5, 5, 20, 20), box(30, 30, 20, 20)
+    assert [each.is_instance for each in forest([everything, one, two], 3)] == [True, True]
+    assert len(forest([everything], 1)) == 1  # alone, it stays
+
+
+def test_a_part_of_two_instances_belongs_to_the_smaller() -> None:
+    found = forest([box(0, 0, 40, 40), box(20, 20, 30, 30), box(25, 25, 10, 10)], 2)
+    small = next(each for each in found if each.area == 100)
+    assert found[small.instance_id].area == 900
+
+
+def test_what_joins_wholes_is_kept_beside_them() -> None:
+    left, right = box(0, 0, 30, 20), box(0, 20, 30, 20)
+    found = forest([left, right, left | right], 2)
+    assert sorted((each.area, each.is_instance, each.origin) for each in found) == [
+        (600, True, "divide"),
+        (600, True, "divide"),
+        (1200, True, "conquer"),
+    ]
+    assert len(forest([left, right, left | right], 2, tree=replace(TREE, loose=False))) == 2
+
+
+def test_what_no_whole_claims_is_a_remainder_with_its_parts() -> None:
+    found = forest([box(0, 0, 20, 20), box(30, 30, 20, 20), box(30, 30, 10, 10)], 1)
+    assert [(each.origin, each.parent_id) for each in found] == [
+        ("divide", None),
+        ("remainder", None),
+        ("conquer", found[1].id),
+    ]
+
+
+def test_masks_are_enlarged_exactly() -> None:
+    """A label map of 7 x 5 stands for an image of 23 x 41: areas, boxes and runs are those of the full size."""
+    labels = np.arange(35, dtype=np.int32).reshape(7, 5)
+    atoms = Atoms.of(labels).at_size(23, 41)
+    full = labels[np.ix_(enlargement(7, 23), enlargement(5, 41))]
+    assert atoms.area_px.tolist() == np.bincount(full.ravel()).tolist()
+    random = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        members = random.random(35) < share
+        runs = RunWriter(atoms, 23, 41).runs(members)
+        assert np.array_equal(rle.decode(rle.from_runs(runs, 23, 41)), members[full])
+        assert rle.from_runs(runs, 23, 41) == rle.encode(members[full])
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[list[NDArray[np.bool_]], int, list[float]]:
+    count = draw(st.integers(1, 9))
+    side = st.integers(1, 40)
+    masks = [box(draw(st.integers(0, 30)), draw(st.integers(0, 30)), draw(side), draw(side)) for _ in range(count)]
+    scores = [draw(st.sampled_from([0.1, 0.5, 0.5, 0.9, float("nan")])) for _ in range(count)]
+    return masks, draw(st.integers(0, count)), scores
+
+
+@given(scenes(), st.sampled_from(get_args(GranularityName)))
+@settings(deadline=None, max_examples=150)
+def test_any_candidates_give_a_valid_tree(
+    scene: tuple[list[NDArray[np.bool_]], int, list[float]], method: GranularityName
+) -> None:
+    masks, wholes, scores = scene
+    found = forest(masks, wholes, scores=scores, granularity=GranularityConfig(method=method))
+    for instance in {each.instance_id for each in found}:
+        family = [rle.decode(each.segmentation) for each in found if each.instance_id == instance]
+        for i, first in enumerate(family):
+            for second in family[i + 1 :]:
+                assert (first & second).sum() <= TREE.duplicate_iou * (first | second).sum()
