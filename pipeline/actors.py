@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,6 +77,8 @@ class MiningActor:
             commit = mine_unit(unit, self._run, self._storage, self._samples, on_progress=self._note)
         except GrainmillError as error:
             return "failed", error
+        except Exception:  # a defect of ours: no other worker would do better, so it ends the run
+            return "failed", GrainmillError(f"a worker failed unexpectedly:\n{traceback.format_exc()}")
         return "done", commit.record
 
     def _note(self, progress: UnitProgress) -> None:

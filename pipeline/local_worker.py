@@ -6,6 +6,8 @@ and one `("done", record)` or `("failed", GrainmillError)`.
 
 from __future__ import annotations
 
+import traceback
+
 from .errors import GrainmillError
 from .processes import peer_connection
 from .storage import open_storage
@@ -36,6 +38,8 @@ def main() -> None:
         connection.send(("failed", error))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+    except Exception:  # a defect of ours: no other worker would do better, so it ends the run
+        connection.send(("failed", GrainmillError(f"a worker failed unexpectedly:\n{traceback.format_exc()}")))
     finally:
         samples.close()
 

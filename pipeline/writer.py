@@ -8,6 +8,7 @@ one with the same bytes meets the same names, and different bytes never share on
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import io
 import shutil
@@ -121,7 +122,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stream is not None:
-            self._stream.close()
+            with contextlib.suppress(OSError):  # what is still buffered is not wanted any more
+                self._stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)  # what is left of it is swept at the next start
 
     @property

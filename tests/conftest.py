@@ -47,12 +47,13 @@ def photographs() -> Path:
 
 
 def drawn_rectangles(width: int, height: int) -> list[tuple[tuple[int, int, int, int], int | None, float]]:
-    """(x, y, w, h), parent and granularity of each mask of a drawn image: two instances, the first with a sub-part."""
+    """(x, y, w, h), parent and granularity of each mask of a drawn image: three instances, two of them overlapping, the first with a sub-part."""
     half = width // 2
     return [
         ((2, 2, half - 4, height - 4), None, 1.0),
         ((4, 4, half - 12, height // 2), 0, 0.55),
         ((6, 6, 12, 10), 1, 0.1),
+        ((half + 14, 4, 8, 16), None, 1.0),
         ((half + 4, 8, 20, 16), None, 1.0),
     ]
 

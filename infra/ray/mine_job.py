@@ -4,6 +4,4 @@ import subprocess
 import sys
 
 if __name__ == "__main__":
-    sys.exit(
-        subprocess.call(["grainmill", "mine", "--executor", "ray", "--ray-address", "auto", *sys.argv[1:]])
-    )
+    sys.exit(subprocess.call(["grainmill", "mine", "--executor", "ray", "--ray-address", "auto", *sys.argv[1:]]))

@@ -25,7 +25,7 @@ def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
 
 def test_status_of_a_finished_run(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = output(capsys, "status", str(drawn_run))
-    expected = {"committed": 3, "pending": 0, "failed": 1, "shards": 3, "samples": 7, "masks": 28, "complete": True}
+    expected = {"committed": 3, "pending": 0, "failed": 1, "shards": 3, "samples": 7, "masks": 35, "complete": True}
     assert {name: status[name] for name in expected} == expected
     assert status["failed_by_reason"] == {"unsupported_format": 1}
     assert main(["status", str(drawn_run)]) == 0
@@ -66,10 +66,10 @@ def test_failures_as_json_csv_and_table(drawn_run: Path, capsys: pytest.CaptureF
 
 def test_stats_of_a_run(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stats = output(capsys, "stats", str(drawn_run))
-    assert (stats["samples"], stats["masks"], stats["instances"], stats["failures"]) == (7, 28, 14, 1)
-    assert stats["masks_per_image"] == 4.0
-    assert stats["granularity_histogram"]["counts"] == [7, 0, 0, 0, 7, 0, 0, 0, 14]
-    assert stats["depth"] == {"0": 14, "1": 7, "2": 7}
+    assert (stats["samples"], stats["masks"], stats["instances"], stats["failures"]) == (7, 35, 21, 1)
+    assert stats["masks_per_image"] == 5.0
+    assert stats["granularity_histogram"]["counts"] == [7, 0, 0, 0, 7, 0, 0, 0, 21]
+    assert stats["depth"] == {"0": 21, "1": 7, "2": 7}
     assert stats["images_per_second"] == pytest.approx(7 / 3, abs=1e-5)
     assert main(["stats", str(drawn_run)]) == 0
     assert "published" in capsys.readouterr().out

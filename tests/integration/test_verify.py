@@ -44,7 +44,7 @@ def change(path: Path, offset: int, to: bytes) -> None:
 def test_what_was_written_passes(drawn_run: Path, deep: bool) -> None:
     totals = VerifyTotals()
     assert list(verify_run(CommittedRun.open(drawn_run), deep=deep, totals=totals)) == []
-    assert (totals.units, totals.samples, totals.masks) == (3, 7, 28)
+    assert (totals.units, totals.samples, totals.masks) == (3, 7, 35)
 
 
 @pytest.mark.parametrize("units", [0, 2])

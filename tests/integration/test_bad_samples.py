@@ -1,0 +1,85 @@
+"""A sample that aborts its process, hangs or eats memory ends as a failure row; everything else is mined."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.committed import CommittedRun
+from pipeline.configure import MineFlags, mine_options
+from pipeline.mine import mine
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_killers_are_found_and_the_rest_is_mined(small_photographs: Path, tmp_path: Path, run_mine: Run) -> None:
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "1",
+        "--sample-timeout-s", "4", "--worker-memory-gib", "1.5",
+        GRAINMILL_FAULT="sample:abort:p01;sample:hang:p04;sample:eat:p06;sample:raise:p09",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = CommittedRun.open(tmp_path / "out")
+    failures = [row for commit in run.commits() for row in run.failures(commit).to_pylist()]
+    assert {row["source_uri"]: row["reason"] for row in failures} == {
+        "in/p01.png": "worker_died", "in/p04.jpg": "timeout", "in/p06.jpg": "out_of_memory", "in/p09.png": "worker_died",
+    }  # fmt: skip
+    assert "SIGABRT" in next(row["message"] for row in failures if row["source_uri"] == "in/p01.png")
+    good = mine(
+        mine_options(
+            MineFlags(
+                input=[f"in={small_photographs}"], output=str(tmp_path / "good"), executor="inline", samples_per_shard=2
+            )  # fmt: skip
+        )
+    )
+    assert json.loads(done.stdout)["samples"] == good["samples"] - 4
+    healthy = CommittedRun.open(tmp_path / "good")
+    expected = {row["key"] for commit in healthy.commits() for row in healthy.samples(commit).to_pylist()}
+    found = {row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()}
+    assert found | {row["key"] for row in failures} == expected
+
+
+def test_a_child_killed_from_outside_is_no_samples_fault(
+    small_photographs: Path, tmp_path: Path, run_mine: Run, undisturbed_digest: str
+) -> None:
+    """SIGKILL while a sample is in hand, many times: the sample is mined in the end."""
+    (tmp_path / "once").mkdir()
+    faults = ";".join(f"sample:kill:{part}" for part in ("p03", "p03.", "p03.p", "p03.pn", "p03.png", "in/p03"))
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "1",
+        GRAINMILL_FAULT=faults, GRAINMILL_FAULT_ONCE=str(tmp_path / "once"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "once").iterdir())) == 6
+    result = json.loads(done.stdout)
+    assert result["failures"] == 0
+    assert result["digest"] == undisturbed_digest
+
+
+def test_a_stuck_unit_goes_to_another_worker(
+    small_photographs: Path, tmp_path: Path, run_mine: Run, undisturbed_digest: str
+) -> None:
+    (tmp_path / "once").mkdir()
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "2", "--unit-timeout-s", "4",
+        GRAINMILL_FAULT="sample:hang:p02", GRAINMILL_FAULT_ONCE=str(tmp_path / "once"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "longer than 4 s" in done.stderr
+    assert json.loads(done.stdout)["digest"] == undisturbed_digest
+
+
+def test_inline_charges_an_exception_to_its_sample(
+    small_photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRAINMILL_FAULT", "sample:raise:p05")
+    flags = MineFlags(
+        input=[f"in={small_photographs}"], output=str(tmp_path / "out"), executor="inline", samples_per_shard=2
+    )
+    result = mine(mine_options(flags))
+    assert result["failure_reasons"] == {"worker_died": 1}
+    assert "RuntimeError: raised by GRAINMILL_FAULT" in capsys.readouterr().err
