@@ -33,19 +33,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "one HTML page: photographs, masks, a granularity slider, the part tree",
     ),
     "export": ("pipeline.commands.export", "whole files in the layout of COCO or SA-1B readers"),
-    "release": (
-        "pipeline.commands.release",
-        "a published dataset: card, Croissant, checksums, index, gallery",
-    ),
     "train": (
         "model.commands.train",
         "fine-tune SAM-2 with a granularity dial from committed or released shards",
     ),
-    "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
-    "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
-    "demo": ("pipeline.commands.demo", "the whole loop on the photographs inside scikit-image"),
 }
 """Command -> (module with a function `command`, one line of help)."""
 
