@@ -5,8 +5,8 @@ on through all five thresholds. (On independent noise nothing merges, and both s
 similarities; it is a row of the table too.) That the clusters are the same is checked on all kinds: smooth, integers
 with many ties, one constant vector, and noise.
 
-The peer is the definition as it is written: for each merge a scan of all edges, one dot product at a time. A second peer
-keeps the similarities of unchanged edges between scans, as the reference implementation does; its ratio stands in
+The peer is the definition as it is written: for each merge a scan of all edges, one dot product at a time. A second
+peer keeps the similarities of unchanged edges between scans, as the reference implementation does; its ratio stands in
 the table beside the other.
 """
 

@@ -46,7 +46,7 @@ def pool_trees(trees: Sequence[MergeTree], graph: LeafGraph, config: PoolConfig)
     members = [tree.members(nodes) for tree, nodes in zip(trees, lists, strict=True)]
     levels = [tree.level[nodes] for tree, nodes in zip(trees, lists, strict=True)]
     if config.pairs:
-        unions = _unions(trees[0], base[: config.pair_nodes], graph, config.pairs)
+        unions = _unions(trees[0], base[: config.pair_nodes], graph, config)
         members.append(unions)
         levels.append(np.full(len(unions), -1, dtype=np.int64))
     lead = min(config.lead, len(base))
@@ -73,8 +73,8 @@ def _best_nodes(tree: MergeTree, graph: LeafGraph, config: PoolConfig) -> NDArra
     return order[large][: config.nodes_per_tree]
 
 
-def _unions(tree: MergeTree, nodes: NDArray[np.int64], graph: LeafGraph, count: int) -> NDArray[np.bool_]:
-    """Unions of two disjoint nodes that touch, by the sum of their ranks."""
+def _unions(tree: MergeTree, nodes: NDArray[np.int64], graph: LeafGraph, config: PoolConfig) -> NDArray[np.bool_]:
+    """Unions of two disjoint nodes that touch and are not nearly the whole image, by the sum of their ranks."""
     inside = tree.members(nodes)
     shared = inside.astype(np.float32) @ inside.T.astype(np.float32)
     reach = np.zeros((len(nodes), len(graph)), dtype=np.bool_)
@@ -82,8 +82,10 @@ def _unions(tree: MergeTree, nodes: NDArray[np.int64], graph: LeafGraph, count: 
         rows, edges = np.nonzero(inside[:, graph.pairs[:, near]])
         reach[rows, graph.pairs[edges, far]] = True
     touching = (reach.astype(np.float32) @ inside.T.astype(np.float32)) > 0
-    first, second = np.nonzero(np.triu(touching & (shared == 0), k=1))
-    order = np.lexsort((second, first, first + second))[:count]
+    area = inside @ graph.area_px
+    moderate = area[:, None] + area[None, :] <= config.max_area_fraction * graph.area_px.sum()
+    first, second = np.nonzero(np.triu(touching & (shared == 0) & moderate, k=1))
+    order = np.lexsort((second, first, first + second))[: config.pairs]
     return inside[first[order]] | inside[second[order]]
 
 

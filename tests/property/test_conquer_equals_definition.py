@@ -1,4 +1,4 @@
-"""Compiled merging equals the plain definition: real numbers, small integers with many ties, constants, zero vectors."""
+"""Compiled merging equals the plain definition: real numbers, small integers with ties, constants, zero vectors."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ def by_definition(graph: LeafGraph, cost: MergeCost) -> list[frozenset[int]]:
         return float(strength.sum()), float(graph.length_px[edges].sum())
 
     def perimeter(a: frozenset[int]) -> float:
-        return float(sum(l for l, (u, v) in zip(graph.length_px, graph.pairs, strict=True) if (u in a) != (v in a)))
+        outside = [(u in a) != (v in a) for u, v in graph.pairs]
+        return float(graph.length_px[outside].sum())
 
     def price(a: frozenset[int], b: frozenset[int]) -> float:
         strength, length = boundary(a, b)
