@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -28,6 +29,7 @@ class MineFlags:
 
     input: list[str]
     output: str
+    license: list[str] | None = None
     recipe: str = "default"
     backbone: str | None = None
     divide: str | None = None
@@ -71,7 +73,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
     workers = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
     return MineOptions(
         config=mine_config(flags),
-        sources=parse_inputs(flags.input),
+        sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ())),
         output=flags.output,
         executor=executor,
         pool=PoolOptions(
@@ -122,6 +124,23 @@ def mine_config(flags: MineFlags) -> MineConfig:
         images=not flags.no_images,
         max_image_pixels=flags.max_image_pixels,
     )
+
+
+def licenses_of(values: Sequence[str]) -> dict[str, str]:
+    """Reads `LABEL=SPDX` of `--license`.
+
+    Raises:
+        InputError: a value without both, or two for one label.
+    """
+    licenses: dict[str, str] = {}
+    for value in values:
+        label, equals, license = value.partition("=")
+        if not (equals and label and license):
+            raise InputError(f"--license {value!r}: expected LABEL=LICENSE, for instance photos=CC-BY-4.0")
+        if label in licenses:
+            raise InputError(f"--license: {label!r} has two, {licenses[label]} and {license}; name the sources apart")
+        licenses[label] = license
+    return licenses
 
 
 def default_workers(gpus_per_worker: float) -> int:

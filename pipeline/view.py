@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from . import __version__, rle
 from .committed import CommittedRun
+from .errors import InputError
 from .export import sample_rows
 from .failures import failure_rows
 from .images import decode_rgb
@@ -42,6 +43,7 @@ from .storage import explained
 THUMBNAIL_SIDE_PX: Final = 640
 """Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
 JPEG_QUALITY: Final = 82
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 MAX_IMAGE_PIXELS: Final = 1_000_000_000
 """Committed images were checked when they were mined; this only bounds what a damaged shard can claim."""
 
@@ -54,6 +56,8 @@ def report_of_run(
     side_px: int = THUMBNAIL_SIDE_PX,
     max_failures: int,
     title: str | None = None,
+    pictures: Sequence[dict[str, str]] = (),
+    scores: Sequence[dict[str, Any]] = (),
     on_image: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Gathers what the page of a run holds (see `report_data`): numbers of everything, some photographs and failures.
@@ -65,6 +69,8 @@ def report_of_run(
         side_px: longer side of a photograph in the page.
         max_failures: rows of failed samples at most.
         title: shown at the top; None for the directory's name.
+        pictures: from `picture_record`, shown below the photographs.
+        scores: what `grainmill score` wrote as `scores.json`, shown as tables.
         on_image: called with the number of photographs done.
     """
     rows = chosen(sample_rows(run), limit=limit, seed=seed)
@@ -81,6 +87,8 @@ def report_of_run(
         failures=list(itertools.islice(failure_rows(run), max_failures)),
         state=run_status(run),
         seed=seed,
+        pictures=pictures,
+        scores=scores,
     )
 
 
@@ -192,6 +200,43 @@ def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAI
     }
 
 
+def picture_record(picture: Path, caption: str) -> dict[str, str]:
+    """A PNG with its caption, such as the contact sheets that `grainmill train` writes: one click, five granularities.
+
+    Raises:
+        InputError: no PNG lies there.
+    """
+    with explained("read", picture):
+        data = picture.read_bytes()
+    if not data.startswith(PNG_SIGNATURE):
+        raise InputError(
+            f"{picture}: expected a PNG, found {data[:8]!r}; give a picture that `train` or `segment` wrote"
+        )
+    return {"caption": caption, "png": base64.b64encode(data).decode("ascii")}
+
+
+def score_record(scores: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of one `scores.json`: what was scored, on which benchmark, each metric with its interval.
+
+    Raises:
+        InputError: it lacks a field that `grainmill score` writes.
+    """
+    try:
+        return {
+            "benchmark": str(scores["benchmark"]),
+            "split": str(scores["split"]),
+            "command": str(scores.get("command", "")),
+            "metrics": [
+                [str(name), *(None if each[end] is None else float(each[end]) for end in ("value", "low", "high"))]
+                for name, each in scores["metrics"].items()
+            ],
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"scores.json: expected benchmark, split and metrics with value, low, high ({error!r})"
+        ) from error
+
+
 def report_data(
     *,
     title: str,
@@ -200,6 +245,8 @@ def report_data(
     failures: Sequence[dict[str, Any]],
     state: dict[str, Any],
     seed: int,
+    pictures: Sequence[dict[str, str]] = (),
+    scores: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The one object that the page's script reads.
 
@@ -210,6 +257,8 @@ def report_data(
         failures: the rows shown, at most as many as the page should hold.
         state: `status` of the run: committed and pending units among others.
         seed: by which the images were chosen.
+        pictures: from `picture_record`.
+        scores: contents of `scores.json` files.
     """
     return {
         "format": FORMAT,
@@ -220,6 +269,8 @@ def report_data(
         "statistics": statistics,
         "failures": list(failures),
         "state": state,
+        "pictures": list(pictures),
+        "scores": [score_record(each) for each in scores],
     }
 
 

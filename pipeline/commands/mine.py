@@ -99,6 +99,15 @@ def command(
             rich_help_panel=MINED,
         ),
     ] = 100_000_000,
+    license: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=LICENSE",
+            help="Terms of a source, as an SPDX identifier; it stands in each of its samples, and `release` heeds it. "
+            "Repeat it for several. Default: none declared.",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
     no_images: Annotated[
         bool,
         typer.Option(

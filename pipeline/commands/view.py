@@ -33,6 +33,23 @@ def command(
     title: Annotated[
         str | None, typer.Option(help="Shown at the top [default: the directory's name].", show_default=False)
     ] = None,
+    picture: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[CAPTION=]PNG",
+            help="Also show this picture, for instance a contact sheet that `train` wrote. Repeat it for several "
+            "[default: none].",
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also show this scores.json of `score`. Repeat it for several [default: none].",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
     ] = False,
@@ -40,12 +57,32 @@ def command(
     """One HTML page without outside references: photographs, masks, a granularity dial, the part tree, failures."""
     from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
-    from ..view import report_of_run, write_report
+    from ..errors import InputError
+    from ..schema import load_json
+    from ..view import picture_record, report_of_run, write_report
 
+    pictures = []
+    for each in picture or ():
+        caption, equals, path = each.rpartition("=")
+        pictures.append(picture_record(Path(path), caption if equals else Path(path).stem))
+    scored = []
+    for file in scores or ():
+        try:
+            scored.append(load_json(file.read_bytes(), where=str(file)))
+        except OSError as error:
+            raise InputError(f"--scores {file}: cannot be read ({error.strerror})") from error
     run = CommittedRun.open(directory)
     with ProgressBar("view", None) as progress:
         data = report_of_run(
-            run, limit=limit, seed=seed, side_px=side, max_failures=failures, title=title, on_image=progress.update
+            run,
+            limit=limit,
+            seed=seed,
+            side_px=side,
+            max_failures=failures,
+            title=title,
+            pictures=pictures,
+            scores=scored,
+            on_image=progress.update,
         )
     size = write_report(data, output)
     shown, samples = len(data["images"]), data["statistics"]["samples"]

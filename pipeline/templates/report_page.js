@@ -361,6 +361,24 @@ function makeReasons() {
   }
 }
 
+// ---- pictures and scores ---------------------------------------------------------------------------------------------
+
+function makePictures() {
+  byId("pictures-section").hidden = report.pictures.length === 0;
+  byId("pictures").append(...report.pictures.map(({ caption, png }) =>
+    node("figure", {}, node("figcaption", {}, caption), node("img", { src: `data:image/png;base64,${png}`, alt: caption, loading: "lazy" }))));
+}
+
+function makeScores() {
+  byId("scores-section").hidden = report.scores.length === 0;
+  const cell = (value) => (value === null ? "–" : value.toFixed(3));
+  byId("scores").append(...report.scores.map(({ benchmark, split, command, metrics }) => {
+    const rows = metrics.map(([metric, value, low, high]) => [metric, cell(value), low === null ? "–" : `${cell(low)} to ${cell(high)}`]);
+    const box = node("div", { class: "table-box", role: "region", "aria-label": `Scores on ${benchmark}`, tabindex: "0" }, table(["metric", "value", "95 % interval"], rows));
+    return node("article", {}, node("h3", {}, split ? `${benchmark}, ${split}` : benchmark), node("p", { class: "hint command" }, command), box);
+  }));
+}
+
 // ---- start ----------------------------------------------------------------------------------------------------------
 
 function listen() {
@@ -409,6 +427,8 @@ function pageKey(event) {
 
 drawHead();
 byId("charts").append(...charts(report.statistics));
+makePictures();
+makeScores();
 makeReasons();
 drawFailures();
 listen();

@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import rle, view
+from pipeline.errors import InputError
 from pipeline.stats import RunStatistics
 
 
@@ -97,3 +99,20 @@ def test_the_policy_allows_just_the_script_and_style_of_the_page() -> None:
 def test_the_page_names_nothing_outside() -> None:
     assert set(re.findall(r"https?://[^\s\"']+", page("run"))) == {"http://www.w3.org/2000/svg"}
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#|data:)""", page("run"))
+
+
+def test_a_picture_must_be_a_png(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(view.PNG_SIGNATURE + b"rest")
+    bad.write_bytes(b"GIF89a")
+    assert base64.b64decode(view.picture_record(good, "a caption")["png"]) == good.read_bytes()
+    with pytest.raises(InputError, match="expected a PNG"):
+        view.picture_record(bad, "a caption")
+
+
+def test_scores_keep_their_order_and_intervals() -> None:
+    metrics = {"AR1000": {"value": 0.4, "low": 0.3, "high": 0.5}, "AR100": {"value": None, "low": None, "high": None}}
+    record = view.score_record({"benchmark": "b", "split": "val", "metrics": metrics})
+    assert record["metrics"] == [["AR1000", 0.4, 0.3, 0.5], ["AR100", None, None, None]]
+    with pytest.raises(InputError, match=r"scores\.json"):
+        view.score_record({"benchmark": "b", "metrics": {}})
