@@ -102,7 +102,7 @@ def granularity_tensor(value: Any, count: int, device: torch.device | str) -> Te
     if wrong.size:
         raise InputError(f"granularity {wrong[0]:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
     clipped = np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX).astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(np.broadcast_to(clipped, count))).to(device)
+    return torch.from_numpy(np.repeat(clipped, count // clipped.size)).to(device)
 
 
 class GranularityEncoder(nn.Module):

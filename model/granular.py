@@ -45,6 +45,13 @@ class ImageFeatures:
     high_res: tuple[Tensor, ...]
     """Strides 4 and 8, already projected for the decoder."""
 
+    def repeat(self, index: int, count: int) -> ImageFeatures:
+        """Features of one image for `count` prompts: views, not copies (16 MB a prompt at 1024 pixels)."""
+        return ImageFeatures(
+            embedding_BCHW=self.embedding_BCHW[index].expand(count, -1, -1, -1),
+            high_res=tuple(level[index].expand(count, -1, -1, -1) for level in self.high_res),
+        )
+
     def select(self, index_N: Tensor) -> ImageFeatures:
         """Features of the image of each prompt."""
         return ImageFeatures(

@@ -1,8 +1,13 @@
-"""Clicks and a granularity in, masks out: SAM-2's predictor with one argument more.
+"""Clicks and a granularity in, masks out: SAM-2's image predictor with one argument more.
 
 Photographs of any size are squeezed to the model's square and masks come back on the photograph's own grid. One
-`set_image` serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer.
-Legend: N prompts, K points of a prompt, H W pixels of the photograph, h w of the logits (a quarter of the input).
+`set_image` serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer: the transform, the
+prompts' encoding and the single mask's fallback to a stable one are those of `sam2.SAM2ImagePredictor`.
+
+Two differences from that class: one mask is the default (`multimask_output` answers "which of three sizes?", the dial
+answers it in advance), and several prompts go to `predict_many`, so that every function has one shape of answer.
+Legend: N prompts, K points of a prompt, C masks of a prompt, H W pixels of the photograph, h w of the logits (a quarter
+of the model's input).
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -28,6 +33,9 @@ FloatArray = NDArray[np.float32]
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
+
+LABELS: Final = (-1, 0, 1, 2, 3)
+"""Of a point: padding, outside, inside, a box's first and second corner."""
 
 
 class GranularPredictor:
@@ -63,87 +71,144 @@ class GranularPredictor:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image that is set."""
+        return list(self._sizes)
+
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def set_image(self, rgb: NDArray[np.uint8]) -> None:
+    def set_image(self, image: NDArray[np.uint8]) -> None:
         """Encodes one photograph: (H, W, 3) uint8 RGB."""
-        self.set_images([rgb])
+        self.set_image_batch([image])
 
     @torch.no_grad()
-    def set_images(self, rgbs: Sequence[NDArray[np.uint8]]) -> None:
+    def set_image_batch(self, images: Sequence[NDArray[np.uint8]]) -> None:
         """Encodes several photographs, of any sizes, in one pass.
 
         Raises:
             InputError: an array that is no RGB photograph.
         """
-        for rgb in rgbs:
-            if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-                raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {rgb.shape} {rgb.dtype}")
-        self._features = self.model.encode(torch.cat([self._squared(rgb) for rgb in rgbs]))
-        self._sizes = [(rgb.shape[0], rgb.shape[1]) for rgb in rgbs]
+        for each in images:
+            if each.ndim != 3 or each.shape[2] != 3 or each.dtype != np.uint8 or not each.size:
+                raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {each.shape} {each.dtype}")
+        self._features = self.model.encode(torch.cat([self._squared(each) for each in images]))
+        self._sizes = [(each.shape[0], each.shape[1]) for each in images]
 
-    def _squared(self, rgb: NDArray[np.uint8]) -> Tensor:
+    def _squared(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, 3, S, S), resized and normalised as SAM-2's own transform does."""
-        image = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float() / 255.0
-        side = self.model.image_size
-        image = F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        mean = torch.tensor(IMAGE_MEAN, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(IMAGE_STD, device=self.device).view(1, 3, 1, 1)
-        return (image - mean) / std
+        return squared(image, self.model.image_size, self.device)
 
     # -- one prompt ------------------------------------------------------------------------------------------------
 
     def predict(
         self,
-        points_xy: NDArray[Any] | Sequence[Sequence[float]] | None = None,
-        labels: NDArray[Any] | Sequence[int] | None = None,
-        granularity: float | None = None,
-        *,
-        box: Sequence[float] | NDArray[Any] | None = None,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
         mask_input: FloatArray | None = None,
+        granularity: Any = None,
+        *,
+        multimask_output: bool = False,
+        return_logits: bool = False,
         image: int = 0,
-    ) -> tuple[BoolArray, float, FloatArray]:
-        """The mask of one prompt.
+    ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
+        """The mask of one prompt: one, one for each granularity, or SAM-2's own three.
 
         Args:
-            points_xy: (K, 2) clicks (x, y) in pixels of the photograph.
-            labels: (K,) 1 inside, 0 outside.
-            granularity: in [0.1, 1.0]; None: SAM-2's own single mask.
+            point_coords: (K, 2) clicks (x, y) in pixels of the photograph.
+            point_labels: (K,) 1 inside, 0 outside; None: all inside.
             box: (4,) x0, y0, x1, y1 in pixels.
-            mask_input: (h, w) logits of an earlier answer, to refine it.
-            image: which of the images of `set_images`.
+            mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it.
+            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
+            multimask_output: SAM-2's three masks; only without a granularity.
+            return_logits: masks as float32 logits instead of bool.
+            image: which of the images of `set_image_batch`.
 
         Returns:
-            mask (H, W) bool, predicted IoU of that mask, its logits (h, w) float32.
+            masks (C, H, W) bool, the predicted IoU of each (C,) float32, and logits (C, h, w) float32 for `mask_input`.
 
         Raises:
-            InputError: no image set, no prompt, a granularity out of range.
+            InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        masks, ious, logits = self.predict_many(
-            None if points_xy is None else np.asarray(points_xy, dtype=np.float32)[None],
-            None if labels is None else np.asarray(labels)[None],
+        points = None if point_coords is None else np.asarray(point_coords, dtype=np.float32)
+        if points is not None and points.ndim != 2:
+            raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
+        corners = None if box is None else np.asarray(box, dtype=np.float32).reshape(-1)
+        if corners is not None and corners.size != 4:
+            raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
+        count = 1 if granularity is None else len(_listed(granularity))
+        dense = None
+        if mask_input is not None:
+            dense = np.broadcast_to(np.asarray(mask_input, dtype=np.float32), (count, *np.shape(mask_input)[-2:]))
+        logits, ious = self.predict_logits(
+            None if points is None else np.repeat(points[None], count, axis=0),
+            None if point_labels is None else np.repeat(np.asarray(point_labels)[None], count, axis=0),
             granularity,
-            boxes=None if box is None else np.asarray(box, dtype=np.float32)[None],
-            mask_inputs=None if mask_input is None else np.asarray(mask_input, dtype=np.float32).squeeze()[None],
+            boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
+            mask_inputs=dense,
             image=image,
+            multimask=multimask_output,
         )
-        return masks[0], float(ious[0]), logits[0]
+        if multimask_output:
+            logits, ious = logits[0], ious[0]
+        return self._answer(logits, ious, image, return_logits=return_logits)
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[ArrayLike | None] | None = None,
+        point_labels_batch: Sequence[ArrayLike | None] | None = None,
+        box_batch: Sequence[ArrayLike | None] | None = None,
+        mask_input_batch: Sequence[FloatArray | None] | None = None,
+        granularity_batch: Sequence[Any] | None = None,
+        *,
+        multimask_output: bool = False,
+        return_logits: bool = False,
+    ) -> tuple[list[NDArray[Any]], list[FloatArray], list[FloatArray]]:
+        """One prompt for each image of `set_image_batch`; arguments and answers are lists over images, see `predict`.
+
+        Raises:
+            InputError: lists of another length than there are images, and what `predict` raises.
+        """
+        count = len(self._sizes)
+        given: dict[str, Sequence[Any] | None] = {
+            "point_coords": point_coords_batch,
+            "point_labels": point_labels_batch,
+            "box": box_batch,
+            "mask_input": mask_input_batch,
+            "granularity": granularity_batch,
+        }
+        for name, values in given.items():
+            if values is not None and len(values) != count:
+                raise InputError(f"predict_batch: expected {count} values of {name}, one an image, found {len(values)}")
+        answers = [
+            self.predict(
+                **{name: None if values is None else values[index] for name, values in given.items()},
+                multimask_output=multimask_output,
+                return_logits=return_logits,
+                image=index,
+            )
+            for index in range(count)
+        ]
+        return [each[0] for each in answers], [each[1] for each in answers], [each[2] for each in answers]
+
+    # -- many prompts ----------------------------------------------------------------------------------------------
 
     def predict_many(
         self,
-        points_xy: NDArray[Any] | None,
-        labels: NDArray[Any] | None,
-        granularity: Any,
+        point_coords: ArrayLike | None,
+        point_labels: ArrayLike | None,
+        granularity: Any = None,
         *,
-        boxes: NDArray[Any] | None = None,
+        boxes: ArrayLike | None = None,
         mask_inputs: FloatArray | None = None,
         image: int = 0,
     ) -> tuple[BoolArray, FloatArray, FloatArray]:
         """The masks of N prompts on one image, in one pass.
 
         Args:
-            points_xy: (N, K, 2), or None with boxes.
-            labels: (N, K).
+            point_coords: (N, K, 2), or None with boxes.
+            point_labels: (N, K); -1 pads a prompt with fewer points (a little different from leaving it out).
             granularity: None, one number, or one for each prompt.
             boxes: (N, 4) x0, y0, x1, y1.
             mask_inputs: (N, h, w).
@@ -152,22 +217,30 @@ class GranularPredictor:
         Returns:
             masks (N, H, W) bool, predicted IoU (N,), logits (N, h, w).
         """
-        low, iou = self.predict_logits(
-            points_xy, labels, granularity, boxes=boxes, mask_inputs=mask_inputs, image=image
+        logits, ious = self.predict_logits(
+            point_coords, point_labels, granularity, boxes=boxes, mask_inputs=mask_inputs, image=image
         )
-        height, width = self._sizes[image]
-        full = F.interpolate(low[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-        kept = low.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-        return (full > 0).cpu().numpy(), iou.cpu().numpy(), kept.cpu().numpy()
+        return self._answer(logits, ious, image, return_logits=False)
+
+    def _answer(
+        self, logits_CHW: Tensor, ious_C: Tensor, image: int, *, return_logits: bool
+    ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
+        full = self.enlarge(logits_CHW, image)
+        kept = logits_CHW.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        return (full if return_logits else full > 0).cpu().numpy(), ious_C.cpu().numpy(), kept.cpu().numpy()
+
+    def enlarge(self, logits_CHW: Tensor, image: int = 0) -> Tensor:
+        """Logits (C, h, w) -> logits on the photograph's grid (C, H, W)."""
+        return F.interpolate(logits_CHW[:, None], size=self._sizes[image], mode="bilinear", align_corners=False)[:, 0]
 
     @torch.no_grad()
     def predict_logits(
         self,
-        points_xy: NDArray[Any] | None,
-        labels: NDArray[Any] | None,
-        granularity: Any,
+        point_coords: ArrayLike | None,
+        point_labels: ArrayLike | None,
+        granularity: Any = None,
         *,
-        boxes: NDArray[Any] | None = None,
+        boxes: ArrayLike | None = None,
         mask_inputs: FloatArray | None = None,
         image: int = 0,
         multimask: bool = False,
@@ -180,41 +253,61 @@ class GranularPredictor:
             raise InputError("predict: set_image first")
         if multimask and granularity is not None:
             raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
-        coordinates, kinds = self._prompt(points_xy, labels, boxes, self._sizes[image])
-        count = len(coordinates)
+        if not 0 <= image < len(self._sizes):
+            raise InputError(f"predict: image {image} of {len(self._sizes)}")
+        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image])
+        dense = None if mask_inputs is None else self._mask_inputs(mask_inputs)
+        if prompt is None and dense is None:
+            raise InputError("predict: expected points, a box or a mask")
+        counts = {len(each) for each in (None if prompt is None else prompt[0], dense) if each is not None}
+        if len(counts) != 1:
+            raise InputError(f"predict: expected as many mask inputs as prompts, found {sorted(counts)}")
+        count = counts.pop()
         values = None if granularity is None else granularity_tensor(granularity, count, self.device)
-        dense = None
-        if mask_inputs is not None:
-            dense = torch.as_tensor(mask_inputs, dtype=torch.float32, device=self.device)[:, None]
-        features = self._features.select(torch.full((count,), image, dtype=torch.long, device=self.device))
+        features = self._features.repeat(image, count)
+        coordinates, kinds = prompt if prompt is not None else (None, None)
         decoded = self.model.decode(features, coordinates, kinds, values, mask_input_N1HW=dense, multimask=multimask)
         logits, iou = decoded.logits_NMHW.float(), decoded.iou_NM.float()
         return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
 
+    def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
+        dense = torch.as_tensor(np.ascontiguousarray(mask_inputs), dtype=torch.float32, device=self.device)
+        side = self.model.image_size // 4
+        if dense.ndim != 3 or tuple(dense.shape[1:]) != (side, side):
+            raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {tuple(dense.shape)}")
+        return dense[:, None]
+
     def _prompt(
         self,
-        points_xy: NDArray[Any] | None,
-        labels: NDArray[Any] | None,
-        boxes: NDArray[Any] | None,
+        point_coords: ArrayLike | None,
+        point_labels: ArrayLike | None,
+        boxes: ArrayLike | None,
         size: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | None:
         """Points and boxes (as two points, first) in the model's pixels: (N, P, 2) float32 and (N, P) int32."""
         parts, kinds = [], []
         if boxes is not None:
-            corners = np.asarray(boxes, dtype=np.float32).reshape(-1, 2, 2)
+            corners = np.asarray(boxes, dtype=np.float32)
+            if corners.ndim != 2 or corners.shape[1] != 4:
+                raise InputError(f"predict: expected boxes (N, 4), found {corners.shape}")
+            corners = corners.reshape(-1, 2, 2)
             parts.append(corners)
             kinds.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), corners.shape[:2]))
-        if points_xy is not None:
-            points = np.asarray(points_xy, dtype=np.float32)
-            given = np.asarray(labels if labels is not None else np.ones(points.shape[:2]), dtype=np.int32)
+        if point_coords is not None:
+            points = np.asarray(point_coords, dtype=np.float32)
+            given = np.asarray(point_labels if point_labels is not None else np.ones(points.shape[:2]), dtype=np.int32)
             if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
                 raise InputError(
                     f"predict: expected points (N, K, 2) and labels (N, K), found {points.shape}, {given.shape}"
                 )
+            if not np.isin(given, LABELS).all():
+                raise InputError("predict: expected labels 1 (inside) and 0 (outside), found others")
             parts.append(points)
             kinds.append(given)
         if not parts:
-            raise InputError("predict: expected points or a box")
+            return None
+        if len({len(each) for each in parts}) != 1:
+            raise InputError(f"predict: found {len(parts[0])} boxes and points for {len(parts[1])} prompts")
         coordinates = np.concatenate(parts, axis=1)
         if not np.isfinite(coordinates).all():
             raise InputError("predict: a coordinate is not a finite number")
@@ -224,3 +317,19 @@ class GranularPredictor:
             torch.from_numpy(coordinates * scale).to(self.device),
             torch.from_numpy(np.ascontiguousarray(np.concatenate(kinds, axis=1))).to(self.device),
         )
+
+
+def squared(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, S, S), resized and normalised as SAM-2's own transform does."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
+    pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+    return (pixels - mean) / std
+
+
+def _listed(granularity: Any) -> list[Any]:
+    """One number or several, as a list; what is no number is told by `granularity_tensor`."""
+    if isinstance(granularity, Tensor | np.ndarray | Sequence) and not isinstance(granularity, str):
+        return list(np.reshape(granularity.detach().cpu() if isinstance(granularity, Tensor) else granularity, -1))
+    return [granularity]

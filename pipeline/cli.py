@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "model.commands.train",
         "fine-tune SAM-2 with a granularity dial from committed or released shards",
     ),
+    "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
 }

@@ -1,0 +1,98 @@
+"""`grainmill segment`: what it writes, and one clear message for every wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import cli, rle
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A micro model with random weights, as `train` writes it."""
+    from model.checkpoint import write_checkpoint
+    from model.loading import checkpoint_record, new_model, trained_state
+
+    path = tmp_path_factory.mktemp("model") / "micro.safetensors"
+    model = new_model("micro", "full", 128, init="scratch", seed=3)
+    state = {f"model.{name}": value for name, value in trained_state(model).items()}
+    write_checkpoint(path, checkpoint_record(model, init="scratch"), state)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "square.png"
+    pixels = np.full((60, 80, 3), 200, dtype=np.uint8)
+    pixels[20:40, 30:60] = (180, 20, 20)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    code = cli.main(["segment", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if out.startswith("{") else {}, err
+
+
+def test_one_click_at_three_granularities_writes_a_picture_and_json(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found, err = run(
+        capsys, picture, "--checkpoint", checkpoint, "--point", "45,30", "--not-point", "5,5", "--granularity", "0.2,1",
+        "--granularity", "none", "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert found == json.loads((tmp_path / "out" / "square.masks.json").read_text())
+    assert [each["granularity"] for each in found["annotations"]] == [0.2, 1.0, None]
+    assert found["images"] == [{"id": 0, "file_name": "square.png", "width": 80, "height": 60}]
+    for each in found["annotations"]:
+        mask = rle.decode(each["segmentation"])
+        assert mask.shape == (60, 80)
+        assert each["area"] == mask.sum()
+        assert 0.0 <= each["score"] <= 1.0
+    with Image.open(tmp_path / "out" / "square.masks.png") as sheet:
+        assert sheet.width == 4 * 320
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--point", "80,10"], "point 80,10 lies outside the image of 80 x 60"),
+        (["--point", "10"], "expected X,Y in pixels"),
+        (["--box", "10,10,5,20"], "expected 0 <= X0 < X1 <= 80"),
+        (["--point", "1,1", "--granularity", "0.05"], "expected a number in [0.1, 1.0]"),
+        (["--point", "1,1", "--granularity", "nan"], "expected a number in [0.1, 1.0]"),
+        (["--point", "1,1", "--granularity", "big"], "expected a number or `none`"),
+        ([], "expected --point X,Y"),
+    ],
+)
+def test_wrong_prompts_are_one_clear_message(
+    arguments: list[str], message: str, checkpoint: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, picture, "--checkpoint", checkpoint, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_not_an_image_and_not_a_checkpoint(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("not an image")
+    code, _, err = run(capsys, text, "--checkpoint", checkpoint, "--point", "1,1")
+    assert (code, "notes.jpg: not an image" in err) == (2, True)
+    code, _, err = run(capsys, tmp_path / "gone.jpg", "--checkpoint", checkpoint, "--point", "1,1")
+    assert (code, "expected an image, found nothing" in err) == (2, True)
+    code, _, err = run(capsys, picture, "--checkpoint", text, "--point", "1,1")
+    assert (code, "notes.jpg: expected a checkpoint" in err) == (2, True)
+    code, _, err = run(capsys, picture, "--checkpoint", tmp_path, "--point", "1,1")
+    assert (code, "a directory without checkpoints" in err) == (2, True)
