@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# numba, BLAS and torch share two cores with the workers; tests and the demo set threads themselves.
-PYTEST := $(BIN)/python -m pytest
+# Two test processes, each with whole files: fixtures of a file or a session are made once in each. numba, BLAS and torch
+# share the cores with the mill's workers; tests and the demo set threads themselves.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help install demo test test-slow test-all chaos lint clean
 

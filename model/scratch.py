@@ -3,7 +3,7 @@
 SAM's tokens and pixels carry the same positional code (random Fourier features, whose dot product falls with distance).
 With independent random projections in the cross-attentions that is lost, and finding the clicked place again takes most
 of a short training. Tying the key's projection to the query's at the start makes each cross-attention a soft look at
-where the click is: q . k = |P (pe(click))  . P (pe(pixel))|, a kernel of about 0.08 of the image's side. Nothing is tied
+where the click is: q . k = |P (pe(click)) . P (pe(pixel))|, a kernel of about 0.08 of the image's side. Nothing is tied
 afterwards.
 """
 

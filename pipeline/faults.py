@@ -7,8 +7,9 @@
 - `sample`: when a sample is about to be mined; WHERE is a part of its source's URI.
 
 Actions: `kill` (SIGKILL, as a power cut or an out-of-memory kill), `abort`, `hang`, `eat` (memory without end),
-`raise`, `pause` (waits for `GRAINMILL_FAULT_GATE`, a file, to exist). With `GRAINMILL_FAULT_ONCE` set to a directory,
-each fault acts once only. Without the variable `reach` costs one dictionary look-up.
+`raise`, `pause` (makes the file `GATE.PID`, then waits until the file named by `GRAINMILL_FAULT_GATE` exists). With
+`GRAINMILL_FAULT_ONCE` set to a directory, each fault acts once only. Without the variable `reach` costs one dictionary
+look-up.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ def _act(action: str) -> None:
     elif action == "eat":
         eaten = []
         while True:
-            eaten.append(bytearray(os.urandom(1 << 10) * (1 << 12)))
+            eaten.append(bytearray(b"\1") * (1 << 24))
     elif action == "hang":
         while True:
             time.sleep(3600)
     elif action == "pause":
         gate = Path(os.environ["GRAINMILL_FAULT_GATE"])
+        gate.with_name(f"{gate.name}.{os.getpid()}").touch()
         while not gate.exists():
             time.sleep(0.01)
     else:

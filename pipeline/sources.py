@@ -1,9 +1,9 @@
 """Inputs: folders, globs, files, tars and parquet -> units of samples, in one fixed order.
 
 A **source** is one `--input`. Its samples have an order of their own: files by the UTF-8 bytes of their relative path,
-a tar's samples by their first member, a parquet file's by row. A **unit** is at most N consecutive samples of one source.
-The plan holds an entry for every sample (where its bytes lie, and what is wrong with it if that is known), so a worker
-reads any sample by one ranged read and the same plan gives the same samples whatever happened to the run before.
+a tar's samples by their first member, a parquet file's by row. A **unit** is at most N consecutive samples of one
+source. The plan holds an entry for every sample (where its bytes lie, and what is wrong with it if that is known), so a
+worker reads any sample by one ranged read and the same plan gives the same samples whatever happened to the run before.
 
 What counts as one sample:
 
@@ -427,8 +427,8 @@ def _require_same(source: SourceSpec, entry: Entry, size: int, version: str) -> 
     if (entry.file_size, entry.version) != (size, version):
         what = f"{entry.file_size} bytes then, {size} now" if size != entry.file_size else "same size, changed since"
         raise InputError(
-            f"{source.label}/{entry.path} in {source.location} is not what was planned ({what}); bring it back as it was, "
-            "or start again with --overwrite or another --output"
+            f"{source.label}/{entry.path} in {source.location} is not what was planned ({what}); bring it back as it "
+            "was, or start again with --overwrite or another --output"
         )
 
 

@@ -276,7 +276,8 @@ def report_data(
 
 def render(data: dict[str, Any]) -> str:
     """The page as text: template, style and script joined with the data, and the policy with their hashes."""
-    script = "\n".join(_template(name) for name in ("report_masks.js", "report_charts.js", "viewer.js", "report_page.js"))
+    scripts = ("report_masks.js", "report_charts.js", "viewer.js", "report_page.js")
+    script = "\n".join(_template(name) for name in scripts)
     style = _template("report.css")
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "

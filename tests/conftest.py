@@ -47,7 +47,10 @@ def photographs() -> Path:
 
 
 def drawn_rectangles(width: int, height: int) -> list[tuple[tuple[int, int, int, int], int | None, float]]:
-    """(x, y, w, h), parent and granularity of each mask of a drawn image: three instances, two of them overlapping, the first with a sub-part."""
+    """(x, y, w, h), parent and granularity of each mask of a drawn image.
+
+    Three instances, two of them overlapping, the first with a part and a part of that.
+    """
     half = width // 2
     return [
         ((2, 2, half - 4, height - 4), None, 1.0),

@@ -16,31 +16,62 @@ from pipeline.mine import mine
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def failures_of(run: CommittedRun) -> dict[str, dict[str, str]]:
+    """Failure rows by their source."""
+    rows = [row for commit in run.commits() for row in run.failures(commit).to_pylist()]
+    return {row["source_uri"]: row for row in rows}
+
+
+def keys_of(run: CommittedRun) -> set[str]:
+    return {row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()}
+
+
+def mined_inline(source: Path, output: Path) -> CommittedRun:
+    flags = MineFlags(input=[f"in={source}"], output=str(output), executor="inline", samples_per_shard=2)
+    mine(mine_options(flags))
+    return CommittedRun.open(output)
+
+
 def test_killers_are_found_and_the_rest_is_mined(small_photographs: Path, tmp_path: Path, run_mine: Run) -> None:
     done = run_mine(
-        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "1",
-        "--sample-timeout-s", "4", "--worker-memory-gib", "1.5",
-        GRAINMILL_FAULT="sample:abort:p01;sample:hang:p04;sample:eat:p06;sample:raise:p09",
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "2",
+        GRAINMILL_FAULT="sample:abort:p01;sample:raise:p09",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = CommittedRun.open(tmp_path / "out")
-    failures = [row for commit in run.commits() for row in run.failures(commit).to_pylist()]
-    assert {row["source_uri"]: row["reason"] for row in failures} == {
-        "in/p01.png": "worker_died", "in/p04.jpg": "timeout", "in/p06.jpg": "out_of_memory", "in/p09.png": "worker_died",
-    }  # fmt: skip
-    assert "SIGABRT" in next(row["message"] for row in failures if row["source_uri"] == "in/p01.png")
-    good = mine(
-        mine_options(
-            MineFlags(
-                input=[f"in={small_photographs}"], output=str(tmp_path / "good"), executor="inline", samples_per_shard=2
-            )  # fmt: skip
-        )
+    failures = failures_of(run)
+    assert {uri: row["reason"] for uri, row in failures.items()} == dict.fromkeys(
+        ("in/p01.png", "in/p09.png"), "worker_died"
     )
-    assert json.loads(done.stdout)["samples"] == good["samples"] - 4
-    healthy = CommittedRun.open(tmp_path / "good")
-    expected = {row["key"] for commit in healthy.commits() for row in healthy.samples(commit).to_pylist()}
-    found = {row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()}
-    assert found | {row["key"] for row in failures} == expected
+    assert "SIGABRT" in failures["in/p01.png"]["message"]
+    assert "RuntimeError" in failures["in/p09.png"]["message"]
+    healthy = keys_of(mined_inline(small_photographs, tmp_path / "good"))
+    assert keys_of(run) | {row["key"] for row in failures.values()} == healthy
+    assert json.loads(done.stdout)["samples"] == len(healthy) - 2
+
+
+@pytest.mark.slow
+def test_a_sample_that_hangs_is_found(small_photographs: Path, tmp_path: Path, run_mine: Run) -> None:
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "1", "--limit", "3",
+        "--sample-timeout-s", "5", GRAINMILL_FAULT="sample:hang:p01",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failures = failures_of(CommittedRun.open(tmp_path / "out"))
+    assert {uri: row["reason"] for uri, row in failures.items()} == {"in/p01.png": "timeout"}
+    assert json.loads(done.stdout)["samples"] == 2
+
+
+@pytest.mark.slow
+def test_a_sample_that_eats_memory_is_found(small_photographs: Path, tmp_path: Path, run_mine: Run) -> None:
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "local", "--workers", "1", "--limit", "3",
+        "--worker-memory-gib", "1", GRAINMILL_FAULT="sample:eat:p01",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failures = failures_of(CommittedRun.open(tmp_path / "out"))
+    assert {uri: row["reason"] for uri, row in failures.items()} == {"in/p01.png": "out_of_memory"}
+    assert json.loads(done.stdout)["samples"] == 2
 
 
 def test_a_child_killed_from_outside_is_no_samples_fault(
@@ -60,6 +91,7 @@ def test_a_child_killed_from_outside_is_no_samples_fault(
     assert result["digest"] == undisturbed_digest
 
 
+@pytest.mark.slow
 def test_a_stuck_unit_goes_to_another_worker(
     small_photographs: Path, tmp_path: Path, run_mine: Run, undisturbed_digest: str
 ) -> None:

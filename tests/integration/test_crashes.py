@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.committed import CommittedRun
 from pipeline.commits import CommitLog
+from pipeline.committed import CommittedRun
 from pipeline.configure import MineFlags, mine_options
 from pipeline.mine import mine
 from pipeline.storage import open_storage
@@ -63,7 +63,14 @@ def test_a_kill_at_each_step_of_the_protocol(
     assert_nothing_unnamed(tmp_path / "out")
 
 
-@pytest.mark.parametrize("point", ["attempt-started", "published", "before-commit"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("attempt-started", marks=pytest.mark.slow),
+        pytest.param("published", marks=pytest.mark.slow),
+        "before-commit",
+    ],
+)
 def test_a_worker_that_dies_costs_its_unit_only(
     point: str, small_photographs: Path, tmp_path: Path, run_mine: Run, undisturbed_digest: str
 ) -> None:
@@ -81,6 +88,15 @@ def test_a_worker_that_dies_costs_its_unit_only(
     assert_nothing_unnamed(tmp_path / "out")
 
 
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 120.0) -> None:
+    """Returns once the condition holds; fails with what the process said if it ends first, or takes too long."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline_s, f"nothing happened for {timeout_s:g} s"
+        time.sleep(0.05)
+
+
 def test_two_attempts_at_once_leave_one_commit(
     small_photographs: Path, tmp_path: Path, start_mine: Start, undisturbed_digest: str
 ) -> None:
@@ -90,11 +106,8 @@ def test_two_attempts_at_once_leave_one_commit(
     drivers = []
     for _ in range(2):
         drivers.append(start_mine(small_photographs, output, "--executor", "inline", **fault))
-        while len(list(output.glob("tmp/00000000.*"))) < len(drivers) or not list(output.glob("shards/00000000-*")):
-            assert drivers[-1].poll() is None, drivers[-1].communicate()
-            time.sleep(0.05)
+        wait_for(lambda: gate.with_name(f"gate.{drivers[-1].pid}").exists(), drivers[-1])
         (output / "lease.json").unlink()
-        time.sleep(0.5)  # a sweep of scratch files at the second driver's start must have happened by now
     gate.touch()
     ends = [driver.communicate(timeout=120) for driver in drivers]
     finished = [json.loads(out) for out, _ in ends if out]

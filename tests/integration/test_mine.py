@@ -191,8 +191,8 @@ def test_foreign_directories_are_refused(photographs_copy: Path, tmp_path: Path)
     for flags in ({}, {"overwrite": True}):
         with pytest.raises(InputError, match=r"letter\.txt"):
             mined(photographs_copy, tmp_path / "home", **flags)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image"):
-        (tmp_path / "empty").mkdir()
         mined(tmp_path / "empty", tmp_path / "out")
 
 

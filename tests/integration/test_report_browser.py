@@ -188,13 +188,6 @@ def test_nothing_is_fetched_and_nothing_fails(page: Any, browser: Any, report: P
     page.execute_script("document.getElementById('failures-title').scrollIntoView()")
     set_dial(page, 0.5)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    print(
-        [
-            (each["params"]["request"]["url"][:50], each["params"]["documentURL"][:60])
-            for each in messages
-            if each["method"] == "Network.requestWillBeSent"
-        ]
-    )
     sent = [each["params"] for each in messages if each["method"] == "Network.requestWillBeSent"]
     urls = [each["request"]["url"] for each in sent if each["documentURL"] == report.as_uri()]
     assert report.as_uri() in urls
