@@ -275,20 +275,42 @@ def report_data(
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page as text: template, style and script joined with the data, and the policy with their hashes."""
-    scripts = ("report_masks.js", "report_charts.js", "viewer.js", "report_page.js")
+    """The report's page as text, its data included."""
+    page = page_of(
+        "report.html",
+        styles=("report.css",),
+        scripts=("report_masks.js", "report_charts.js", "viewer.js", "report_page.js"),
+    )
+    return _filled(page, "data", embedded_json(data))
+
+
+def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], script_source: str = "") -> str:
+    """A template joined with one style and one script, and the policy that allows these two by their hashes.
+
+    Args:
+        template: in `templates/`, with `{{policy}}`, `{{style}}` and `{{script}}`.
+        styles: files in `templates/`, joined in this order.
+        scripts: likewise.
+        script_source: of further scripts, as the policy has it; "" for none.
+    """
     script = "\n".join(_template(name) for name in scripts)
-    style = _template("report.css")
+    style = "\n".join(_template(name) for name in styles)
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'"
     )
-    page = _template("report.html")
-    for name, text in (("policy", policy), ("style", style), ("script", script), ("data", embedded_json(data))):
-        before, marker, after = page.partition("{{" + name + "}}")
-        assert marker, f"the template lacks {name}"
-        page = before + text + after
+    if script_source:
+        policy += f" {script_source}"
+    page = _template(template)
+    for name, text in (("policy", policy), ("style", style), ("script", script)):
+        page = _filled(page, name, text)
     return page
+
+
+def _filled(page: str, name: str, text: str) -> str:
+    before, marker, after = page.partition("{{" + name + "}}")
+    assert marker, f"the template lacks {name}"
+    return before + text + after
 
 
 def embedded_json(value: Any) -> str:

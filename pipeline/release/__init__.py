@@ -1,0 +1,1 @@
+"""From committed shards to a published dataset."""
