@@ -8,14 +8,17 @@ commit does not confirm. Imported only by `--executor ray`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
+import queue
 import shutil
 import signal
 import tempfile
 import threading
 import time
 import traceback
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +29,8 @@ import ray.exceptions
 from .environment import single_threaded
 from .errors import GrainmillError, InputError
 from .executors import Event, PoolOptions
+from .logs import LoggedSamples, UnitLog
+from .metrics import RunMetrics, WorkerMetrics
 from .scheduler import Assignment
 from .sources import UnitSpec
 from .storage import open_storage
@@ -36,18 +41,24 @@ from .writer import warm_up
 OBJECT_STORE_BYTES: Final = 128 * 2**20
 """Of the private Ray: only units and commit records pass through it, a few kB each."""
 PROGRESS_S: Final = 2.0
-"""Between two questions to an actor about its progress."""
+"""Between two questions to an actor about its progress, while there are few actors."""
+PROGRESS_PER_S: Final = 100.0
+"""Questions a second over all actors at most, so that a thousand nodes do not keep the driver busy with answers."""
 STOP_WAIT_S: Final = 10.0
+CLUSTER_LOOK_S: Final = 2.0
+"""Between two looks at which nodes there are."""
+NODE_LABEL: Final = "ray.io/node-id"
+"""Set by Ray on every node."""
 
 QUIET: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_enable_open_telemetry": "0",
-    "RAY_enable_metrics_collection": "0",
     "RAY_LOG_TO_DRIVER": "0",
     "GLOG_minloglevel": "3",
 }
-"""Set for a Ray that we start: its notices would drown ours. Its own log files stay as they are."""
+"""Set for every driver: Ray's notices would drown ours. Its own log files stay as they are."""
+QUIET_PRIVATE: Final = {"RAY_enable_open_telemetry": "0", "RAY_enable_metrics_collection": "0"}
+"""And for a Ray that we start, which nobody scrapes."""
 
 
 class MiningActor:
@@ -56,10 +67,17 @@ class MiningActor:
     def __init__(self, run: RunSpec) -> None:
         os.environ.update(single_threaded())
         self._run = run
+        self._node = ray.get_runtime_context().get_node_id()
         self._progress: UnitProgress | None = None
+        self._metrics = WorkerMetrics(self._node)
+        self._log = UnitLog(node=self._node)
         self._samples = SupervisedSamples(
             run.mining, sample_timeout_s=run.sample_timeout_s, memory_limit_bytes=run.memory_limit_bytes
         )
+
+    def place(self) -> tuple[str, str]:
+        """Where this worker is; answered before anything that can fail."""
+        return "placed", self._node
 
     def start(self) -> tuple[str, Any]:
         """`("ready", description)`, or `("failed", error)` if this worker can never mine."""
@@ -73,33 +91,44 @@ class MiningActor:
 
     def mine(self, unit: UnitSpec) -> tuple[str, Any]:
         """`("done", commit record)`, or `("failed", error)` for what ends the run."""
+        self._log.started(unit)
         try:
-            commit = mine_unit(unit, self._run, self._storage, self._samples, on_progress=self._note)
+            commit = mine_unit(
+                unit, self._run, self._storage, LoggedSamples(self._samples, self._log), on_progress=self._note
+            )
         except GrainmillError as error:
+            self._log.failed(unit, error)
             return "failed", error
-        except Exception:  # a defect of ours: no other worker would do better, so it ends the run
+        except Exception as error:  # a defect of ours: no other worker would do better, so it ends the run
+            self._log.failed(unit, error)
             return "failed", GrainmillError(f"a worker failed unexpectedly:\n{traceback.format_exc()}")
+        self._progress = None
+        self._log.committed(commit)
+        self._metrics.committed(unit, commit)
         return "done", commit.record
 
     def _note(self, progress: UnitProgress) -> None:
         self._progress = progress
 
-    def progress(self) -> UnitProgress | None:
+    def progress(self) -> tuple[str, UnitProgress | None]:
         """Of the unit in hand; answered while `mine` works."""
-        return self._progress
+        return "progress", self._progress
 
     def describe(self) -> dict[str, Any]:
         """Where this worker is and what it may use."""
         return {
             "pid": os.getpid(),
             "child_pid": self._samples.child_pid,
-            "node": ray.get_runtime_context().get_node_id(),
+            "node": self._node,
+            "gpus": ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0),
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
 
 
 class RayPool:
     """Actors on a cluster, or on a private Ray of this machine that ends with the run.
+
+    Answers come by call-backs into one queue, so that waiting costs the same with ten actors and with ten thousand.
 
     Args:
         run: what the actors do.
@@ -110,14 +139,20 @@ class RayPool:
     """
 
     def __init__(self, run: RunSpec, options: PoolOptions) -> None:
-        self._run = run
         self._gpus = options.gpus_per_worker
+        share = min(self._gpus, 1.0) if self._gpus else 1.0
+        self._run = dataclasses.replace(run, mining=dataclasses.replace(run.mining, memory_fraction=share))
         self._temporary: Path | None = None
         self._actors: dict[int, Any] = {}
-        self._pending: dict[Any, tuple[int, str]] = {}
+        self._nodes: dict[int, str] = {}
+        self._answers: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
         self._asked_s: dict[int, float] = {}
         self._asking: set[int] = set()
+        self._left_out: set[str] = set()
         self._next = 0
+        self._next_ask_s = self._next_look_s = 0.0
+        self._room = 0
+        self._metrics: RunMetrics | None = None
         self.descriptions: dict[int, dict[str, Any]] = {}
         """Of workers that are ready, by their number."""
         self._own_ray = not ray.is_initialized()
@@ -126,20 +161,23 @@ class RayPool:
         self._check_gpus(options)
         methods = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
         self._class = ray.remote(**methods, concurrency_groups={"control": 1})(_with_control_group())
+        if options.ray_address is not None:
+            self._metrics = RunMetrics()
 
     def _connect(self, options: PoolOptions) -> None:
-        for name, value in QUIET.items():
+        private = options.ray_address is None
+        for name, value in (QUIET | (QUIET_PRIVATE if private else {})).items():
             os.environ.setdefault(name, value)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if options.ray_address is not None:
+            if not private:
                 ray.init(address=options.ray_address, **quiet)
             else:
                 self._temporary = Path(tempfile.mkdtemp(prefix="gm-ray-"))
                 ray.init(
                     address="local",
-                    num_cpus=max(options.workers, os.cpu_count() or 1),
+                    num_cpus=max(options.workers or 1, os.cpu_count() or 1),
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     _temp_dir=str(self._temporary),
@@ -153,86 +191,117 @@ class RayPool:
                 signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would exit with another code
 
     def _check_gpus(self, options: PoolOptions) -> None:
+        """A private Ray never grows; on a cluster a node with GPUs may still come, so there the driver waits."""
         present = ray.cluster_resources().get("GPU", 0.0)
-        if self._gpus > present:
+        if options.ray_address is None and self._gpus > present:
             self.close()
             raise InputError(
-                f"--gpus-per-worker {self._gpus:g}: the cluster has {present:g} GPUs; "
+                f"--gpus-per-worker {self._gpus:g}: this machine has {present:g} GPUs; "
                 "give 0 to mine on processors, or a smaller share"
             )
 
     def start_worker(self) -> int:
         number = self._next
         self._next += 1
-        actor = self._class.remote(self._run)
+        options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
+        if self._left_out:
+            options = {"label_selector": {NODE_LABEL: f"!in({','.join(sorted(self._left_out))})"}}
+        actor = self._class.options(**options).remote(self._run)
         self._actors[number] = actor
-        self._pending[actor.start.remote()] = (number, "start")
+        self._expect(actor.place.remote(), number)
+        self._expect(actor.start.remote(), number)
         return number
 
     def submit(self, assignment: Assignment) -> None:
-        actor = self._actors[assignment.worker]
-        self._pending[actor.mine.remote(assignment.unit)] = (assignment.worker, "mine")
+        actor = self._actors.get(assignment.worker)
+        if actor is not None:  # else it has just died; `wait` says so
+            self._expect(actor.mine.remote(assignment.unit), assignment.worker)
+
+    def _expect(self, reference: Any, worker: int) -> None:
+        future: Future[Any] = reference.future()
+        future.add_done_callback(lambda done: self._answers.put((worker, done)))
 
     def wait(self, timeout_s: float) -> list[Event]:
         self._ask_progress()
-        if not self._pending:
-            time.sleep(timeout_s)
-            return []
-        ready, _ = ray.wait(list(self._pending), num_returns=1, timeout=timeout_s)
-        if ready:  # take what else has come meanwhile
-            ready, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         events: list[Event] = []
-        lost: dict[int, str] = {}
-        for reference in ready:
-            worker, kind = self._pending.pop(reference)
-            try:
-                answer = ray.get(reference)
-            except (
-                ray.exceptions.RayActorError,
-                ray.exceptions.RaySystemError,
-                ray.exceptions.ObjectLostError,
-            ) as error:
-                lost[worker] = type(error).__name__
-                continue
-            except ray.exceptions.RayTaskError as error:
-                raise GrainmillError(f"a worker failed in a way nobody expected:\n{error}") from error
-            events += self._event(worker, kind, answer)
-        for worker, how in lost.items():
-            self._forget(worker)
-            events.append(Event("lost", worker, how))
+        with contextlib.suppress(queue.Empty):
+            events += self._events(*self._answers.get(timeout=timeout_s))
+            while True:  # take what else has come meanwhile
+                events += self._events(*self._answers.get_nowait())
         return events
 
-    def _event(self, worker: int, kind: str, answer: Any) -> list[Event]:
+    def _events(self, worker: int, future: Future[Any]) -> list[Event]:
+        if worker not in self._actors:
+            return []  # of one that is gone
+        try:
+            kind, value = future.result()
+        except ray.exceptions.RayTaskError as error:
+            raise GrainmillError(f"a worker failed in a way nobody expected:\n{error}") from error
+        except (ray.exceptions.RayError, CancelledError) as error:
+            node = self._nodes.get(worker, "")
+            self.stop_worker(worker)  # an actor that cannot be reached may still live, and hold its GPU
+            return [Event("lost", worker, type(error).__name__, node)]
+        if kind == "placed":
+            self._nodes[worker] = value
+            return []
         if kind == "progress":
             self._asking.discard(worker)
-            return [] if answer is None else [Event("progress", worker, answer)]
-        if answer[0] == "ready":
-            self.descriptions[worker] = answer[1]
-        return [Event(answer[0], worker, answer[1])]
+            return [] if value is None else [Event("progress", worker, value)]
+        if kind == "ready":
+            self.descriptions[worker] = value
+        assert kind in ("ready", "done", "failed")
+        return [Event(kind, worker, value, self._nodes.get(worker, ""))]
 
     def _ask_progress(self) -> None:
         now_s = time.monotonic()
+        if now_s < self._next_ask_s:
+            return
+        self._next_ask_s = now_s + PROGRESS_S / 4
+        interval_s = max(PROGRESS_S, len(self.descriptions) / PROGRESS_PER_S)
         for worker in self.descriptions:
-            if worker not in self._asking and now_s - self._asked_s.get(worker, now_s - PROGRESS_S) >= PROGRESS_S:
+            if worker not in self._asking and now_s - self._asked_s.get(worker, now_s - interval_s) >= interval_s:
                 self._asked_s[worker] = now_s
                 self._asking.add(worker)
-                self._pending[self._actors[worker].progress.remote()] = (worker, "progress")
+                self._expect(self._actors[worker].progress.remote(), worker)
+        if self._metrics is not None:
+            self._metrics.workers(len(self.descriptions), gpus=self._gpus * len(self.descriptions))
+
+    def room(self) -> int | None:
+        now_s = time.monotonic()
+        if now_s >= self._next_look_s:
+            self._next_look_s = now_s + CLUSTER_LOOK_S
+            nodes = [each for each in ray.nodes() if each["Alive"] and each["NodeID"] not in self._left_out]
+            self._room = sum(self._room_on(each["Resources"]) for each in nodes)
+        return self._room
+
+    def _room_on(self, resources: dict[str, float]) -> int:
+        cores = int(resources.get("CPU", 0.0))
+        return min(cores, int(resources.get("GPU", 0.0) / self._gpus + 1e-9)) if self._gpus else cores
+
+    def report(self, states: dict[str, int]) -> None:
+        if self._metrics is not None:
+            self._metrics.units(states)
+
+    def leave_out(self, node: str) -> bool:
+        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+        if node not in alive or len(alive - self._left_out) < 2 or node in self._left_out:
+            return False
+        self._left_out.add(node)
+        return True
 
     def stop_worker(self, worker: int) -> None:
-        ray.kill(self._actors[worker])
-        self._forget(worker)
-
-    def _forget(self, worker: int) -> None:
-        self._actors.pop(worker, None)
-        self.descriptions.pop(worker, None)
-        self._asking.discard(worker)
-        self._pending = {reference: of for reference, of in self._pending.items() if of[0] != worker}
-
-    def close(self) -> None:
-        for actor in self._actors.values():
+        actor = self._actors.pop(worker, None)
+        if actor is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
-        self._actors.clear()
+        self._nodes.pop(worker, None)
+        self.descriptions.pop(worker, None)
+        self._asked_s.pop(worker, None)
+        self._asking.discard(worker)
+
+    def close(self) -> None:
+        for worker in list(self._actors):
+            self.stop_worker(worker)
         if not self._own_ray:
             return
         started = psutil.Process().children(recursive=True) if self._temporary is not None else []
@@ -251,7 +320,7 @@ def _with_control_group() -> type[MiningActor]:
 
     class Worker(MiningActor):
         @ray.method(concurrency_group="control")
-        def progress(self) -> UnitProgress | None:
+        def progress(self) -> tuple[str, UnitProgress | None]:
             return super().progress()
 
         @ray.method(concurrency_group="control")

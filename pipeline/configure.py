@@ -70,7 +70,8 @@ def mine_options(flags: MineFlags) -> MineOptions:
         _one_of("--retry-failed", reason, FAILURE_REASONS)
     if flags.overwrite and (flags.extend or flags.retry_failed):
         raise InputError("--overwrite starts anew; it does not go with --extend or --retry-failed")
-    workers = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
+    here = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
+    workers = flags.workers if flags.ray_address is not None else here
     return MineOptions(
         config=mine_config(flags),
         sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ())),
@@ -85,7 +86,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
         batch_size=flags.batch_size,
         proposals=None if flags.proposals is None else os.path.abspath(flags.proposals),
         sample_timeout_s=flags.sample_timeout_s,
-        memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(workers))),
+        memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(here))),
         max_failed_fraction=flags.max_failed_fraction,
         retry_failed=tuple(flags.retry_failed or ()),
         extend=flags.extend,

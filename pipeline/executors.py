@@ -6,6 +6,7 @@ about results: kill it anywhere, and the commits say what is done.
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 from .commits import Commit
 from .errors import GrainmillError
-from .scheduler import Assignment, Scheduler, UnitLostTooOftenError
+from .scheduler import STRAGGLER_FACTOR, STRAGGLER_FLOOR_S, Assignment, Scheduler, UnitLostTooOftenError
 from .sources import UnitSpec
 from .storage import Storage
 from .worker import InlineSamples, RunSpec, UnitProgress, mine_unit
@@ -39,23 +40,27 @@ class Listener(Protocol):
 class PoolOptions:
     """How workers are run; changes when a run ends, not what it writes."""
 
-    workers: int
+    workers: int | None
+    """None: as many as the cluster has room for, also when it grows; only with `ray_address`."""
     unit_timeout_s: float | None = None
     """A unit in a worker's hands for longer costs that worker its life, and goes to another."""
     gpus_per_worker: float = 0.0
     ray_address: str | None = None
+    straggler_factor: float | None = STRAGGLER_FACTOR
+    straggler_floor_s: float = STRAGGLER_FLOOR_S
 
 
 @dataclass(frozen=True)
 class Event:
     """What a pool saw.
 
-    `ready` and `lost` name a worker only; `done` brings a commit, `failed` the error that ends the run.
+    `ready` and `lost` name a worker and its node; `done` brings a commit, `failed` the error that ends the run.
     """
 
     kind: Literal["ready", "progress", "done", "failed", "lost"]
     worker: int
     value: Any = None
+    node: str = ""
 
 
 class Pool(Protocol):
@@ -71,6 +76,18 @@ class Pool(Protocol):
 
     def stop_worker(self, worker: int) -> None:
         """Ends a worker at once; no event follows."""
+        ...
+
+    def room(self) -> int | None:
+        """Workers that there is room for now; None if the pool does not know and the caller decides."""
+        ...
+
+    def leave_out(self, node: str) -> bool:
+        """Starts no worker on a node any more. False if it is gone anyway, or the only one."""
+        ...
+
+    def report(self, states: dict[str, int]) -> None:
+        """Hears how many units are in which state, for whoever watches the pool."""
         ...
 
     def close(self) -> None:
@@ -93,77 +110,145 @@ def run_pool(
     units: Iterator[UnitSpec],
     pool: Pool,
     listener: Listener,
+    options: PoolOptions,
     *,
-    workers: int,
-    unit_timeout_s: float | None,
+    pending: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Drives a pool until every unit is done; replaces workers that die.
 
+    Args:
+        units: those that are not committed, in any order; read lazily.
+        pool: the workers.
+        listener: hears what happens.
+        options: how many workers, and when one has taken too long.
+        pending: how many units there are, if that is known.
+        clock: seconds that run forward.
+
     Raises:
         GrainmillError: what a worker says must end the run, or workers that keep dying.
     """
-    scheduler = Scheduler(units)
+    scheduler = Scheduler(units, straggler_factor=options.straggler_factor, straggler_floor_s=options.straggler_floor_s)
     if scheduler.finished:
         return
-    driver = _Driver(pool, scheduler, listener, clock)
-    for _ in range(workers):
-        pool.start_worker()
+    driver = _Driver(pool, scheduler, listener, options, pending, clock)
     while not scheduler.finished:
+        driver.look_around()
         for assignment in scheduler.assign(clock()):
-            pool.submit(assignment)
+            driver.submit(assignment)
         for event in pool.wait(POLL_S):
             driver.handle(event)
-        if unit_timeout_s is not None:
-            for worker, unit in scheduler.overdue(clock(), unit_timeout_s):
-                listener.noted(f"unit {unit} took longer than {unit_timeout_s:g} s; its worker is replaced")
-                pool.stop_worker(worker)
-                driver.replace(worker)
 
 
 class _Driver:
     """What the driver does with events."""
 
-    MAX_LOSSES_WITHOUT_COMMIT: Final = 30
+    LOSSES_WITHOUT_COMMIT: Final = 30
+    """And twice the workers: a lost rack is no reason to give up, workers that never commit anything are one."""
+    NODE_LOSSES: Final = 3
+    """Workers that may die on one node, without a commit between, before it is left out."""
+    LOOK_S: Final = 0.5
+    """Between two looks at time-outs and at the size of the cluster."""
+    SILENCE_S: Final = 30.0
+    """Without any worker before the driver says what it waits for."""
 
-    def __init__(self, pool: Pool, scheduler: Scheduler, listener: Listener, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        scheduler: Scheduler,
+        listener: Listener,
+        options: PoolOptions,
+        pending: int | None,
+        clock: Callable[[], float],
+    ) -> None:
         self._pool, self._scheduler, self._listener, self._clock = pool, scheduler, listener, clock
-        self._ready: set[int] = set()
+        self._options = options
+        self._nodes: dict[int, str] = {}
+        """Of workers that are ready."""
+        self._pending, self._committed = pending, 0
+        self._started = 0
+        """Workers that live or are about to."""
         self._losses = 0
+        self._node_losses: collections.Counter[str] = collections.Counter()
+        self._next_look_s = clock()
+        self._silent_since_s: float | None = clock()
+
+    def look_around(self) -> None:
+        """Starts workers that there is room for, ends those whose time is up."""
+        now_s = self._clock()
+        if now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + self.LOOK_S
+        wanted = self._options.workers
+        if wanted is None:
+            wanted = self._pool.room() or 0
+        while self._started < wanted:
+            self._pool.start_worker()
+            self._started += 1
+        counts = self._scheduler.counts()
+        states = {"committed": self._committed, "in_hand": counts["in_hand"]}
+        if self._pending is not None:
+            states["pending"] = self._pending - self._committed - counts["in_hand"]
+        self._pool.report(states)
+        if self._nodes:
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = now_s
+        elif now_s - self._silent_since_s > self.SILENCE_S:
+            self._silent_since_s = now_s
+            self._listener.noted("no worker has started yet; waiting for a node with room for one")
+        if self._options.unit_timeout_s is not None:
+            for worker, unit in self._scheduler.overdue(now_s, self._options.unit_timeout_s):
+                timeout = f"{self._options.unit_timeout_s:g} s"
+                self._listener.noted(f"unit {unit} took longer than {timeout}; its worker is replaced")
+                self._pool.stop_worker(worker)
+                self._lost(worker, self._nodes.get(worker, ""))
+
+    def submit(self, assignment: Assignment) -> None:
+        if assignment.again:
+            self._listener.noted(f"unit {assignment.unit.unit} takes far longer than others; started again elsewhere")
+        self._pool.submit(assignment)
 
     def handle(self, event: Event) -> None:
         if event.kind == "ready":
-            self._scheduler.add_worker(event.worker)
-            self._ready.add(event.worker)
-            self._listener.workers_ready(len(self._ready))
+            self._scheduler.add_worker(event.worker, event.node)
+            self._nodes[event.worker] = event.node
+            self._listener.workers_ready(len(self._nodes))
         elif event.kind == "progress":
             self._listener.progressed(event.value)
         elif event.kind == "done":
             commit = Commit(unit=event.value["unit"], record=event.value)
-            self._scheduler.complete(event.worker, commit.unit, self._clock())
+            first = self._scheduler.complete(event.worker, commit.unit, self._clock())
             self._losses = 0
-            self._listener.committed(commit)
+            self._node_losses.pop(self._nodes[event.worker], None)
+            if first:
+                self._committed += 1
+                self._listener.committed(commit)
         elif event.kind == "failed":
             raise event.value
         elif event.kind == "lost":
             self._listener.noted(f"a worker died ({event.value}); its units go to others")
-            self.replace(event.worker)
+            self._lost(event.worker, event.node)
 
-    def replace(self, worker: int) -> None:
-        """Requeues a dead worker's units and starts another."""
+    def _lost(self, worker: int, node: str) -> None:
+        """Requeues a dead worker's units; `look_around` starts another."""
+        self._started -= 1
+        self._next_look_s = self._clock()
         self._losses += 1
-        if self._losses > self.MAX_LOSSES_WITHOUT_COMMIT:
+        if self._losses > self.LOSSES_WITHOUT_COMMIT + 2 * (self._options.workers or self._started):
             raise GrainmillError(
                 f"{self._losses} workers died and no unit was committed between; `--executor inline` shows why"
             )
-        if worker in self._ready:
-            self._ready.discard(worker)
+        if self._nodes.pop(worker, None) is not None:
             try:
                 self._scheduler.lose_worker(worker)
             except UnitLostTooOftenError as error:
                 raise GrainmillError(f"{error}; see what kills them, then run the same command again") from error
-        if not self._scheduler.finished:
-            self._pool.start_worker()
+        self._node_losses[node] += 1
+        if self._node_losses[node] >= self.NODE_LOSSES and node and self._pool.leave_out(node):
+            self._listener.noted(
+                f"node {node} is left out: {self._node_losses[node]} workers died there without a commit between"
+            )
 
 
 def make_pool(name: ExecutorName, run: RunSpec, options: PoolOptions) -> Pool:

@@ -54,6 +54,15 @@ class LocalPool:
     def stop_worker(self, worker: int) -> None:
         self._peers.pop(worker).kill()
 
+    def room(self) -> int | None:
+        return None
+
+    def leave_out(self, node: str) -> bool:
+        return False  # there is but one
+
+    def report(self, states: dict[str, int]) -> None:
+        """Nobody scrapes a pool of this machine."""
+
     def close(self) -> None:
         for peer in self._peers.values():
             peer.process.kill()

@@ -76,7 +76,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(MANIFEST)
             with report:
-                run_units(plan.units(storage, skip=done), options, plan, storage, report)
+                run_units(plan.units(storage, skip=done), options, plan, storage, report, pending=done.count(0))
         manifest = finished_manifest(storage, plan, changed=report.commits > 0)
         storage.clean_scratch()
     result = report.result(manifest)
@@ -138,7 +138,15 @@ def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
     return extend_plan(storage, plan, further)
 
 
-def run_units(units: Iterator[UnitSpec], options: MineOptions, plan: Plan, storage: Storage, report: RunReport) -> None:
+def run_units(
+    units: Iterator[UnitSpec],
+    options: MineOptions,
+    plan: Plan,
+    storage: Storage,
+    report: RunReport,
+    *,
+    pending: int,
+) -> None:
     """Runs the executor that was asked for."""
     run = RunSpec(
         output=storage.location if "://" in storage.location else os.path.abspath(storage.location),
@@ -158,7 +166,7 @@ def run_units(units: Iterator[UnitSpec], options: MineOptions, plan: Plan, stora
         run_inline(units, run, storage, report)
         return
     with contextlib.closing(make_pool(options.executor, run, options.pool)) as pool:
-        run_pool(units, pool, report, workers=options.pool.workers, unit_timeout_s=options.pool.unit_timeout_s)
+        run_pool(units, pool, report, options.pool, pending=pending)
 
 
 def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Default: one for each processor core (a worker uses one thread), or for each share of a GPU.",
+            help="Default: one for each processor core (a worker uses one thread), or for each share of a GPU; with "
+            "--ray-address those of the whole cluster, also when it grows.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -252,7 +253,8 @@ def plan_text(plan: dict[str, Any]) -> str:
 
     lines = [f"{plan['units']} units of at most {plan['config']['samples_per_shard']} samples"]
     lines += [f"  {label}: {count} units" for label, count in plan["units_by_source"].items()]
-    lines.append(f"{plan['workers']} workers, executor {plan['executor']}; nothing was written")
+    workers = "as many workers as the cluster has room for" if plan["workers"] is None else f"{plan['workers']} workers"
+    lines.append(f"{workers}, executor {plan['executor']}; nothing was written")
     lines.append("configuration: " + json_module.dumps(plan["config"], indent=2, sort_keys=True))
     return "\n".join(lines)
 

@@ -40,7 +40,25 @@ def command(
             "--simulate", help="Also run the scheduler itself on a simulated clock. Default: arithmetic only."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the simulation. Default 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the simulation. Default 0: any fixed number does.")] = 0,
+    node_losses_per_hour: Annotated[
+        float,
+        typer.Option(min=0.0, help="Of each simulated node. Default 0.01: a spot machine lost every hundred hours."),
+    ] = 0.01,
+    straggler_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Of simulated units that take ten times as long. Default 0.001."),
+    ] = 0.001,
+    hung_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.01, help="Of simulated units that never end where they are. Default 0."),
+    ] = 0.0,
+    put_limit_per_s: Annotated[
+        float, typer.Option(min=1.0, help="Of the simulated store. Default 3500, a large store's figure for a prefix.")
+    ] = 3500.0,
+    get_limit_per_s: Annotated[
+        float, typer.Option(min=1.0, help="Of the simulated store. Default 5500, a large store's figure for a prefix.")
+    ] = 5500.0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Tell time, GPU-hours, storage, requests and money of a cluster run, with the assumptions made.
@@ -70,9 +88,19 @@ def command(
     )
     record = answer.to_json()
     if simulate:
-        from pipeline.simulation import simulate_run
+        from pipeline.console import ProgressBar
+        from pipeline.simulation import Conditions, simulate_run
 
-        record["simulation"] = simulate_run(answer, measured, cluster, seed=seed).to_json()
+        conditions = Conditions(
+            node_losses_per_hour=node_losses_per_hour,
+            straggler_share=straggler_share,
+            hung_share=hung_share,
+            put_limit_per_s=put_limit_per_s,
+            get_limit_per_s=get_limit_per_s,
+        )
+        with ProgressBar("simulating", answer.units, unit="units") as progress:
+            result = simulate_run(answer, measured, cluster, seed=seed, conditions=conditions, on_unit=progress.update)
+        record["simulation"] = {**result.to_json(), "conditions": vars(conditions)}
     if json:
         print_json(record)
         return
@@ -89,5 +117,5 @@ def command(
         print(f"  - {line}")
     if simulate:
         print("simulated")
-        for name, value in record["simulation"].items():
+        for name, value in {**result.to_json(), **vars(conditions)}.items():
             print(f"  {name:<28} {value}")
