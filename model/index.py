@@ -77,8 +77,12 @@ class ShardIndex:
         self.complete = complete
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> ShardIndex:
+    def open(cls, directory: str | os.PathLike[str], *, columns: tuple[str, ...] = COLUMNS) -> ShardIndex:
         """Opens a local directory or a URL of an allowed scheme.
+
+        Args:
+            directory: committed or released shards.
+            columns: of `SAMPLES_SCHEMA`, at least `COLUMNS`.
 
         Raises:
             InputError: nothing committed lies there, or its index does not match the manifest.
@@ -86,11 +90,11 @@ class ShardIndex:
         """
         storage = open_storage(directory)
         if storage.exists("manifest.json"):
-            return cls._from_manifest(storage)
-        return cls._from_commits(storage)
+            return cls._from_manifest(storage, columns)
+        return cls._from_commits(storage, columns)
 
     @classmethod
-    def _from_manifest(cls, storage: Storage) -> ShardIndex:
+    def _from_manifest(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
         where = f"{storage.location}/manifest.json"
         manifest = load_json(storage.read_bytes("manifest.json"), where=where)
         _check_format(manifest, where)
@@ -99,16 +103,16 @@ class ShardIndex:
             name, sha256 = str(file["name"]), str(file["sha256"])
         except (KeyError, TypeError) as error:
             raise SchemaError(f"{where}: expected the fields index.samples and digest, found no {error}") from error
-        return cls(storage, _read_table(storage, name, sha256), digest, complete=True)
+        return cls(storage, _read_table(storage, name, sha256, columns), digest, complete=True)
 
     @classmethod
-    def _from_commits(cls, storage: Storage) -> ShardIndex:
+    def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
         tables, shards = [], []
         for record in _commit_records(storage):
             if record["shard"] is None:
                 continue
             file = record["index"]["samples"]
-            tables.append(_read_table(storage, file["name"], file["sha256"]))
+            tables.append(_read_table(storage, file["name"], file["sha256"], columns))
             shard = record["shard"]
             shards.append([record["unit"], shard["sha256"], shard["samples"], shard["masks"]])
         if not tables:
@@ -220,11 +224,11 @@ def _commit_records(storage: Storage) -> list[dict[str, Any]]:
     return [records[unit] for unit in sorted(records)]
 
 
-def _read_table(storage: Storage, name: str, sha256: str) -> pa.Table:
+def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ...]) -> pa.Table:
     data = storage.read_bytes(name)
     found = sha256_of(data)
     if found != sha256:
         raise InputError(
             f"{storage.location}/{name}: sha256 is {found}, the commit says {sha256}; `grainmill verify` tells more"
         )
-    return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(COLUMNS))
+    return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(columns))

@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "fine-tune SAM-2 with a granularity dial from committed or released shards",
     ),
     "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
+    "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
 }

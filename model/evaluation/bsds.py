@@ -32,7 +32,7 @@ from pipeline.errors import InputError
 
 from . import containment
 from .layout import existing, first_folder, load_mat, matching_files
-from .records import EvalImage, EvalObject, GroundTruth, PartOf, Split
+from .records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 UNION_MIN_AREA_PX: Final = 32
 POOL_MIN_AREA_PX: Final = 64
@@ -228,3 +228,38 @@ def load_pool(path: Path) -> GroundTruth:
         views={name: tuple(indices.tolist()) for name, indices in views.items()},
         pairs=pairs,
     )
+
+
+_SOURCE: Final = (
+    "BSR_bsds500.tgz of the Berkeley Computer Vision Group; cite Arbelaez, Maire, Fowlkes, Malik, TPAMI 2011"
+)
+_LICENCE: Final = "research and education"
+_LAYOUT: Final = "images/SPLIT/N.jpg, groundTruth/SPLIT/N.mat; optional ucm2/SPLIT/N.mat"
+
+BENCHMARKS: Final = (
+    Benchmark(
+        name="bsds500",
+        title="BSDS500, every segment of every person (protocol bsds-union32)",
+        source=_SOURCE,
+        licence=_LICENCE,
+        splits=("val", "train", "test"),
+        objects="segments of all people: train 200 images 22,537, val 100 images 10,698, test 200 images 23,192; those "
+        "of at least 32 px are scored",
+        layout=_LAYOUT,
+        read=read_bsds500,
+        label_rule="containment",
+        matching="best",
+    ),
+    Benchmark(
+        name="bsds-g",
+        title="BSDS-G, pooled segments with part and whole",
+        source=_SOURCE,
+        licence=_LICENCE,
+        splits=("val", "train", "test"),
+        objects="core / extended / pairs: train 3,577 / 9,769 / 1,487, val 1,684 / 4,976 / 740, test 3,793 / 10,461 / "
+        "1,791",
+        layout=_LAYOUT,
+        read=read_bsds_g,
+        label_rule="containment",
+    ),
+)

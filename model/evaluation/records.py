@@ -1,4 +1,4 @@
-"""What a benchmark hands to the protocols: images, and on request each image's annotated objects."""
+"""What a benchmark is and what it hands to the protocols: images, and on request each image's annotated objects."""
 
 from __future__ import annotations
 
@@ -106,6 +106,38 @@ class Split:
     videos: tuple[EvalVideo, ...] = ()
     notes: tuple[str, ...] = ()
     """What is worth knowing about this copy, such as images that the annotations name and the disk does not hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One entry of `grainmill score --list`."""
+
+    name: str
+    """What `--benchmark` takes."""
+    title: str
+    source: str
+    """Where it is downloaded from, and what to cite."""
+    licence: str
+    splits: tuple[str, ...]
+    """The first is the default of `--split`."""
+    objects: str
+    """Images and objects of each split, as published or counted."""
+    layout: str
+    """The files under `--data`, as downloaded."""
+    read: Callable[[Path, str], Split]
+    """(folder, split) -> what is there.
+
+    Raises:
+        InputError: the layout is not as expected; it names the missing file.
+    """
+    tasks: tuple[Task, ...] = ("whole", "interactive")
+    target_iou: float = 0.90
+    """At which the interactive protocol stops clicking; 0.85 for the part sets."""
+    label_rule: LabelRule = "whole"
+    matching: Literal["one-to-one", "best"] = "one-to-one"
+    """COCO's matching, or (several people drew the same region) the best IoU of each object."""
+    published: str | None = None
+    """Key in `published.py`; None where the paper has no number."""
 
 
 def encode_all(masks: Sequence[NDArray[np.bool_]]) -> list[Rle]:

@@ -1,0 +1,72 @@
+"""The benchmarks of `grainmill score`. Each reader module ends in a tuple `BENCHMARKS`; here they are put together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pipeline.errors import InputError
+
+from ..bsds import BENCHMARKS as BSDS
+from ..records import Benchmark
+
+BENCHMARKS: Final[dict[str, Benchmark]] = {each.name: each for each in (*BSDS,)}
+"""Name -> entry, in the order in which `--list` shows them."""
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The entry of a name.
+
+    Raises:
+        InputError: there is none; the message lists them.
+    """
+    if name not in BENCHMARKS:
+        raise InputError(f"--benchmark {name}: no such benchmark; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def list_text() -> str:
+    """What `--list` prints."""
+    lines = []
+    for each in BENCHMARKS.values():
+        lines += [
+            f"{each.name}: {each.title}",
+            f"    splits   {', '.join(each.splits)} (the first is the default)",
+            f"    objects  {each.objects}",
+            f"    tasks    {', '.join(each.tasks)}"
+            + (f"; clicks until IoU {each.target_iou:.2f}" if "interactive" in each.tasks else ""),
+            f"    label g  {LABEL_RULES[each.label_rule]}",
+            f"    layout   {each.layout}",
+            f"    source   {each.source}",
+            f"    licence  {each.licence}",
+        ]
+    return "\n".join(lines)
+
+
+LABEL_RULES: Final = {
+    "whole": "1.0 for every object",
+    "part": "eq. 3 of arXiv 2511.13714 within the annotated object",
+    "containment": "eq. 3 under the largest mask that contains it; none where a mask has neither whole nor part",
+    "none": "none",
+}
+"""How `--granularity label` finds an object's g, for `--list` and the tables."""
+
+
+def list_json() -> dict[str, object]:
+    """What `--list --json` prints."""
+    return {
+        "benchmarks": [
+            {
+                "name": each.name,
+                "title": each.title,
+                "source": each.source,
+                "licence": each.licence,
+                "splits": list(each.splits),
+                "objects": each.objects,
+                "layout": each.layout,
+                "tasks": list(each.tasks),
+                "target_iou": each.target_iou,
+                "label_rule": each.label_rule,
+            }
+            for each in BENCHMARKS.values()
+        ]
+    }

@@ -1,0 +1,32 @@
+"""From options to scores on disk: reads the split, lets the protocol work, writes and draws."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .published import published_for
+from .scores import Scored, ScoreOptions, limited, scores_text, write_scores
+
+
+def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
+    """Scores and writes.
+
+    Returns:
+        What `scores.json` holds, and the tables for people.
+
+    Raises:
+        InputError: the data or what is to be scored is not as expected.
+        ConfigMismatchError: the output holds scores of other settings.
+    """
+    split = limited(options.benchmark.read(options.data, options.split), options.limit)
+    if options.checkpoint is not None:
+        models = importlib.import_module("model.evaluation.model_scores")
+        predictor = models.load_predictor(options)
+        scored: Scored = models.score_model(split, predictor, options.benchmark.tasks, options, options.output)
+    else:
+        from .labels import score_labels
+
+        scored = score_labels(split, options)
+    record = write_scores(options, scored, published_for(options))
+    return record, scores_text(record, scored)
