@@ -53,6 +53,14 @@ class DivideConfig:
     """Smallest whole, share of the image."""
     max_area_fraction: float = 0.9
     """Largest whole, share of the image."""
+    cuts: int = 3
+    """Rounds of normalised cuts on a patch grid (MaskCut's own)."""
+    tau: float = 0.15
+    """Cosine above which two patches are linked (MaskCut, as it is run)."""
+    eps: float = 1e-5
+    """Weight between patches that are not linked (MaskCut)."""
+    min_mask_fraction: float = 0.01
+    """A cut's mask of at most this share of the grid is none (MaskCut)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,321 @@
+"""Stage 1 with a backbone: an image -> patch features (h, w, d) of a frozen self-supervised transformer.
+
+What the features are depends on the family, as their users found best:
+
+    DINO (ViT-B/8, S/16, …)    keys of the last block: what MaskCut cuts (arXiv 2301.11320, section 3)
+    DINOv2, DINOv3             final normalised tokens: what UnSAMv2 merges (arXiv 2511.13714, section 3.3)
+
+Weights come from a file: timm's own layout, or the original authors' (`teacher`, `module.`, `backbone.`, chunked
+blocks, `register_tokens`, `storage_tokens`). It is safetensors, or loaded with `weights_only`: nothing is unpickled.
+Every weight of the model must be in the file; a backbone that is half random is an error, not a warning.
+
+Batches have a fixed shape: the last one of a call is filled up, so that an image's features do not depend on how many
+others came with it. Grey pixels fill it; their features are thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..masks import Atoms
+from ..torch_compat import ensure_torchvision
+
+LayerName = Literal["auto", "key", "final"]
+
+PREFIX: Final = "timm:"
+GPU_BATCH: Final = 16
+"""Images of one pass on a GPU."""
+WRAPPERS: Final = ("teacher", "model_ema", "model", "state_dict")
+"""Where training checkpoints keep the weights, the first that is there."""
+PREFIXES: Final = ("module.", "backbone.")
+"""Of names of weights in training checkpoints; what has not the prefix (heads) is no part of the backbone."""
+
+
+def split_backbone(backbone: str) -> tuple[str, str | None]:
+    """`timm:NAME@FILE` -> (NAME, FILE or None).
+
+    Raises:
+        InputError: neither `descriptor` nor `timm:NAME`.
+    """
+    name, at, file = backbone.removeprefix(PREFIX).partition("@")
+    if not backbone.startswith(PREFIX) or not name or (at and not file):
+        raise InputError(f"--backbone {backbone}: expected `descriptor`, `timm:NAME` or `timm:NAME@CHECKPOINT`")
+    return name, file or None
+
+
+def locate_checkpoint(name: str, file: str | None) -> Path:
+    """The file that holds a backbone's weights; without `file`, timm's own from the hub (or from its cache).
+
+    Raises:
+        InputError: there is none, with what to put where.
+    """
+    timm = _timm()
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:12]}*")[:5])
+        raise InputError(f"--backbone timm:{name}: timm {timm.__version__} has no such model" + (near and f"; {near}"))
+    if file is not None:
+        path = Path(file).expanduser().absolute()
+        if not path.is_file():
+            raise InputError(f"--backbone timm:{name}@{file}: no such file; expected a .safetensors, .pth or .pt file")
+        return path
+    settings = timm.models.get_pretrained_cfg(name)
+    repository = getattr(settings, "hf_hub_id", None) if "." in name or settings else None
+    if not repository:
+        raise InputError(
+            f"--backbone timm:{name}: timm knows no weights of that name; give a checkpoint, timm:{name}@FILE, or a "
+            f"name with its tag, for instance {', '.join(timm.list_pretrained(f'{name}*')[:3]) or 'NAME.dino'}"
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo_id=repository, filename="model.safetensors"))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--backbone timm:{name}: no checkpoint here, and the hub cannot be asked for it ({type(error).__name__}). "
+            f"Put model.safetensors of https://huggingface.co/{repository} (or the authors' own file) on this machine "
+            f"and name it: --backbone timm:{name}@/path/to/model.safetensors"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Backbone:
+    """A frozen transformer that turns images into patch features.
+
+    Example:
+        >>> backbone = Backbone("vit_small_patch16_224.dino", Path("dino_deitsmall16_pretrain.pth"))  # doctest: +SKIP
+        >>> backbone([squashed(rgb, 480, 480)])[0].shape  # doctest: +SKIP
+        (30, 30, 384)
+
+    Args:
+        name: of timm's model, with its tag: the tag says which normalisation the weights were trained with.
+        checkpoint: its weights.
+        device: of torch; None takes a GPU if there is one.
+        batch_size: images of one pass; None is 16 on a GPU and 1 without, where more gain nothing.
+        layer: `key`, `final`, or `auto` as in the table above.
+        architecture: arguments for timm beside the name, for models that timm does not list.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: Path,
+        *,
+        device: str | None = None,
+        batch_size: int | None = None,
+        layer: LayerName = "auto",
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        timm = _timm()
+        import torch
+
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else 1)
+        self.precision = torch.float32 if self.device.type == "cpu" else half_precision(name)
+        model = timm.create_model(
+            name, pretrained=False, num_classes=0, dynamic_img_size=True, **dict(architecture or {})
+        )
+        load_weights(model, checkpoint, name=name)
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        settings = timm.data.resolve_model_data_config(self._model)
+        self._mean = np.array(settings["mean"], dtype=np.float32)
+        self._std = np.array(settings["std"], dtype=np.float32)
+        self.patch_px = int(model.patch_embed.patch_size[0])
+        self.depth = int(model.embed_dim)
+        self.layer: LayerName = default_layer(name) if layer == "auto" else layer
+        self._prefix_tokens = int(model.num_prefix_tokens)
+        self._keys: list[Any] = []
+        if self.layer == "key":
+            projection = getattr(model.blocks[-1].attn, "qkv", None)
+            if projection is None:
+                raise InputError(f"--backbone timm:{name}: its last block has no joint q, k, v projection to read keys")
+            # One hook for the model's life: the reference registers another one at every pass.
+            projection.register_forward_hook(lambda module, inputs, output: self._keys.append(output))
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Patch features of some images of one size.
+
+        Args:
+            images: each (H, W, 3) uint8, RGB, H and W multiples of `patch_px`.
+
+        Returns:
+            For each (H / patch_px, W / patch_px, depth) float32, rows from the top.
+        """
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(images), self.batch_size):
+            found += self._pass(images[start : start + self.batch_size])
+        return found
+
+    def normalised(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """(batch_size, 3, H, W) float32 as the model expects it: RGB, its own mean and deviation; filled with zeros."""
+        pixels = (np.stack(images).astype(np.float32) / 255.0 - self._mean) / self._std
+        batch = np.zeros((self.batch_size, 3, *pixels.shape[1:3]), dtype=np.float32)
+        batch[: len(images)] = pixels.transpose(0, 3, 1, 2)
+        return batch
+
+    def _pass(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        import torch
+
+        rows, columns = (side // self.patch_px for side in images[0].shape[:2])
+        half = self.precision != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=half):
+            tokens = self._model.forward_features(torch.from_numpy(self.normalised(images)).to(self.device))
+            if self.layer == "key":
+                if not self._keys:
+                    raise InputError("the backbone's last block does not compute keys as one projection; use `final`")
+                tokens = self._keys.pop()[..., self.depth : 2 * self.depth]
+        patches = tokens[: len(images), self._prefix_tokens :].float().cpu().numpy()
+        if not np.isfinite(patches).all():
+            raise InputError(f"the backbone gives features that are not finite in {self.precision}; check its weights")
+        return list(patches.reshape(len(images), rows, columns, self.depth))
+
+
+def default_layer(name: str) -> LayerName:
+    """`key` for DINO, `final` for its successors."""
+    return "key" if name.partition(".")[2] == "dino" else "final"
+
+
+def half_precision(name: str) -> Any:
+    """On a GPU: float16, or bfloat16 for DINOv3, whose tokens outgrow float16."""
+    import torch
+
+    return torch.bfloat16 if "dinov3" in name else torch.float16
+
+
+def squashed(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resized to exactly (height, width), area-averaged where it shrinks and Lanczos where it grows."""
+    shrinks = height * width < rgb.shape[0] * rgb.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+    return cv2.resize(rgb, (width, height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def nearest_multiple(side_px: int, patch_px: int) -> int:
+    """The side's nearest multiple of a patch, at least one patch."""
+    return max(round(side_px / patch_px), 1) * patch_px
+
+
+def pooled_on_leaves(features: NDArray[np.float32], leaves: Atoms) -> NDArray[np.float64]:
+    """Patch features summed over each leaf's pixels, bilinear between patch centres: (L, d) float64.
+
+    Args:
+        features: (h, w, d), of the whole image.
+        leaves: the over-segmentation, at any size.
+    """
+    from scipy.sparse import coo_array
+
+    rows, columns, depth = features.shape
+    height, width = leaves.labels.shape
+    shares = []
+    for y, y_share in _between(height, rows):
+        for x, x_share in _between(width, columns):
+            patch = y[:, None] * columns + x[None, :]
+            shares.append((y_share[:, None] * x_share[None, :], patch))
+    weight = np.concatenate([share.ravel() for share, _ in shares])
+    patches = np.concatenate([patch.ravel() for _, patch in shares])
+    labels = np.tile(leaves.labels.ravel(), len(shares))
+    pooling = coo_array((weight, (labels, patches)), shape=(len(leaves), rows * columns)).tocsr()
+    return np.asarray(pooling @ features.reshape(-1, depth).astype(np.float64))
+
+
+def _between(pixels: int, patches: int) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """For each pixel of a line the patch before and after it, and their shares."""
+    place = np.clip((np.arange(pixels) + 0.5) * patches / pixels - 0.5, 0, patches - 1)
+    low = np.minimum(place.astype(np.int64), max(patches - 2, 0))
+    share = place - low
+    return [(low, 1.0 - share), (np.minimum(low + 1, patches - 1), share)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
+    """Fills a model from a file in timm's or the original authors' layout.
+
+    Raises:
+        InputError: the file is not a checkpoint, or not of this model.
+    """
+    import sys
+
+    weights = backbone_weights(read_checkpoint(checkpoint))
+    convert: Callable[..., dict[str, Any]] | None
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    where = f"{checkpoint} for timm:{name}"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it leaves out
+            weights = convert(weights, model) if convert else weights
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (RuntimeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{where}: the weights are of another model ({' '.join(str(error).split())[:300]})") from error
+    foreign = [each for each in unexpected if not re.match(r"(head|fc_norm|mask_token|rope|dino_head|ibot_head)", each)]
+    if missing or foreign:
+        raise InputError(
+            f"{where}: the weights are of another model: {len(missing)} are missing"
+            + (f" ({', '.join(missing[:3])} …)" if missing else "")
+            + f", {len(foreign)} have no place"
+            + (f" ({', '.join(foreign[:3])} …)" if foreign else "")
+        )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a .safetensors or a torch file holds; never by unpickling.
+
+    Raises:
+        InputError: it is neither.
+    """
+    import argparse
+    import pickle
+
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        # Training checkpoints of the authors keep their flags beside the weights, in argparse's plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: not a checkpoint that can be read safely ({reason}); expected .safetensors, or a torch file of "
+            "tensors alone"
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a table of weights, found {type(found).__name__}")
+    return found
+
+
+def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The backbone's weights by name, out of whatever a training run wrapped around them."""
+    found: Any = checkpoint
+    while wrapper := next((each for each in WRAPPERS if isinstance(found.get(each), dict)), None):
+        found = found[wrapper]
+    weights = {name: value for name, value in found.items() if hasattr(value, "shape")}
+    while prefix := next((each for each in PREFIXES if any(name.startswith(each) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    # DINOv2 and DINOv3 train with blocks in chunks: blocks.CHUNK.BLOCK, counted on through the chunks.
+    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): value for name, value in weights.items()}
+
+
+def _timm() -> Any:
+    ensure_torchvision()
+    import timm
+
+    return timm

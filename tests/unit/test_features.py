@@ -1,0 +1,288 @@
+"""Backbones: layouts of checkpoints, channels, keys and tokens, batches, and what is said when weights are missing.
+
+Every checkpoint here is made on the spot: a transformer of timm's own class with a few small blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.masks import Atoms
+from pipeline.stages.features import (
+    Backbone,
+    file_sha256,
+    locate_checkpoint,
+    nearest_multiple,
+    pooled_on_leaves,
+    split_backbone,
+    squashed,
+)
+from pipeline.torch_compat import ensure_torchvision
+
+ensure_torchvision()
+import timm  # noqa: E402
+
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+DINO, DINO_S16 = "vit_base_patch8_224.dino", "vit_small_patch16_224.dino"
+DINOV2, DINOV2_REG = "vit_base_patch14_dinov2.lvd142m", "vit_base_patch14_reg4_dinov2.lvd142m"
+DINOV3, DINOV3_BIAS = "vit_base_patch16_dinov3.lvd1689m", "vit_small_patch16_dinov3_qkvb.lvd1689m"
+
+Weights = dict[str, Any]
+
+
+def model_of(name: str) -> Any:
+    """timm's own model with few and small blocks, and weights that all differ from what a fresh model has."""
+    model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **SMALL).eval()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=random) * 0.2)
+    return model
+
+
+def authors_layout(name: str, weights: Weights) -> Weights:
+    """timm's names -> the original authors', as their repositories write them."""
+    found = dict(weights)
+    if "dinov3" in name:
+        found["storage_tokens"] = found.pop("reg_token")
+        for key in [key for key in found if ".gamma_" in key]:
+            found[key.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")] = found.pop(key)
+        for block in range(SMALL["depth"]):
+            bias = f"blocks.{block}.attn.qkv.bias"
+            if f"blocks.{block}.attn.q_bias" in found:
+                q, v = (found.pop(f"blocks.{block}.attn.{each}_bias") for each in "qv")
+                found[bias] = torch.cat([q, torch.zeros_like(q), v])
+                found[bias + "_mask"] = torch.ones(3 * q.numel())
+        found["rope_embed.periods"] = torch.ones(4)
+        found["mask_token"] = torch.zeros(1, SMALL["embed_dim"])
+    elif "dinov2" in name:
+        found["mask_token"] = torch.zeros(1, SMALL["embed_dim"])
+        if "reg_token" in found:  # their class token and position of it are apart, timm adds them up
+            place = torch.full_like(found["cls_token"], 0.25)
+            found["pos_embed"] = torch.cat([place, found["pos_embed"]], dim=1)
+            found["cls_token"] = found["cls_token"] - place
+            found["register_tokens"] = found.pop("reg_token")
+    return found
+
+
+def chunked(weights: Weights) -> Weights:
+    return {
+        key.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): v for key, v in weights.items()
+    }
+
+
+def wrapped(weights: Weights, prefix: str) -> Weights:
+    return {f"{prefix}{key}": value for key, value in weights.items()} | {"head.mlp.weight": torch.ones(3, 3)}
+
+
+WRAPPERS: dict[str, Callable[[Weights], Weights]] = {
+    "as it is": lambda weights: weights,
+    "model": lambda weights: {"model": weights},
+    "DINO training": lambda weights: {
+        "teacher": wrapped(weights, "module.backbone."),
+        "student": wrapped({key: value * 0 for key, value in weights.items()}, "module.backbone."),
+        "epoch": 3,
+        "args": argparse.Namespace(arch="vit_small"),
+    },
+    "teacher in chunks": lambda weights: {"teacher": wrapped(chunked(weights), "backbone.")},
+    "state_dict": lambda weights: {"state_dict": wrapped(weights, "module.")},
+}
+
+
+def images(count: int, side: int = 112) -> list[NDArray[np.uint8]]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, size=(side, side, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def save(weights: Weights, path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file({key: value.clone().contiguous() for key, value in weights.items()}, path)
+    else:
+        torch.save(weights, path)
+    return path
+
+
+def timm_tokens(model: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What timm's model says to the image, prepared here independently: ImageNet statistics, red first."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (torch.from_numpy(image) / 255 - mean) / std
+    with torch.no_grad():
+        return model.forward_features(pixels.permute(2, 0, 1)[None]).numpy()[0, model.num_prefix_tokens :]
+
+
+@pytest.mark.parametrize("name", [DINO, DINO_S16, DINOV2, DINOV2_REG, DINOV3, DINOV3_BIAS])
+def test_authors_files_and_timms_give_the_same_features(name: str, tmp_path: Path) -> None:
+    model = model_of(name)
+    image = images(1)[0]
+    expected = timm_tokens(model, image)
+    timms = save(model.state_dict(), tmp_path / "model.safetensors")
+    authors = save(authors_layout(name, model.state_dict()), tmp_path / "authors.pth")
+    for checkpoint in (timms, authors):
+        backbone = Backbone(name, checkpoint, device="cpu", layer="final", architecture=SMALL)
+        side = 112 // backbone.patch_px
+        features = backbone([image])[0]
+        assert features.shape == (side, side, 32)
+        assert np.abs(features.reshape(-1, 32) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("name", [DINO_S16, DINOV2])
+def test_what_training_wraps_around_weights_is_taken_off(name: str, wrapper: str, tmp_path: Path) -> None:
+    model = model_of(name)
+    checkpoint = save(WRAPPERS[wrapper](authors_layout(name, model.state_dict())), tmp_path / "checkpoint.pth")
+    image = images(1)[0]
+    backbone = Backbone(name, checkpoint, device="cpu", layer="final", architecture=SMALL)
+    assert np.abs(backbone([image])[0].reshape(-1, 32) - timm_tokens(model, image)).max() < 1e-4
+
+
+def test_dino_gives_keys_of_its_last_block(tmp_path: Path) -> None:
+    model = model_of(DINO)
+    checkpoint = save(model.state_dict(), tmp_path / "dino.pth")
+    backbone = Backbone(DINO, checkpoint, device="cpu", architecture=SMALL)
+    assert (backbone.layer, backbone.patch_px, backbone.depth) == ("key", 8, 32)
+    seen: list[torch.Tensor] = []
+    model.blocks[-1].norm1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    image = images(1)[0]
+    timm_tokens(model, image)
+    projection = model.blocks[-1].attn.qkv
+    with torch.no_grad():
+        keys = seen[0] @ projection.weight[32:64].T + projection.bias[32:64]
+    for _ in range(2):  # one hook, however often it is asked
+        assert np.abs(backbone([image])[0].reshape(-1, 32) - keys[0, 1:].numpy()).max() < 1e-4
+    assert backbone._keys == []
+
+
+def test_default_layers_are_keys_of_dino_and_tokens_of_its_successors(tmp_path: Path) -> None:
+    for name, layer in ((DINO_S16, "key"), (DINOV2, "final"), (DINOV3, "final")):
+        checkpoint = save(model_of(name).state_dict(), tmp_path / f"{name}.safetensors")
+        assert Backbone(name, checkpoint, device="cpu", architecture=SMALL).layer == layer
+    checkpoint = save(model_of(DINOV3_BIAS).state_dict(), tmp_path / "biased.safetensors")
+    backbone = Backbone(DINOV3_BIAS, checkpoint, device="cpu", architecture=SMALL, layer="key")
+    with pytest.raises(InputError, match="does not compute keys"):
+        backbone(images(1))
+
+
+def test_channels_are_rgb(tmp_path: Path) -> None:
+    """6.1.1: the reference gives BGR to a model of RGB. Red must meet red's mean and the model's first channel."""
+    checkpoint = save(model_of(DINO_S16).state_dict(), tmp_path / "dino.pth")
+    backbone = Backbone(DINO_S16, checkpoint, device="cpu", architecture=SMALL)
+    red = np.zeros((32, 32, 3), dtype=np.uint8)
+    red[:, :, 0] = 255
+    batch = backbone.normalised([red])
+    assert batch.shape == (1, 3, 32, 32)
+    assert batch[0, :, 5, 5] == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], abs=1e-5)
+
+
+def test_features_do_not_depend_on_how_many_images_came_along(tmp_path: Path) -> None:
+    checkpoint = save(model_of(DINO_S16).state_dict(), tmp_path / "dino.pth")
+    backbone = Backbone(DINO_S16, checkpoint, device="cpu", batch_size=4, architecture=SMALL)
+    five = images(5, side=64)
+    together = backbone(five)
+    assert len(together) == 5
+    for image, features in zip(five, together, strict=True):
+        assert np.array_equal(backbone([image])[0], features)
+
+
+def test_half_precision_is_near(tmp_path: Path) -> None:
+    checkpoint = save(model_of(DINO_S16).state_dict(), tmp_path / "dino.pth")
+    backbone = Backbone(DINO_S16, checkpoint, device="cpu", architecture=SMALL)
+    image = images(1)[0]
+    full = backbone([image])[0]
+    backbone.precision = torch.bfloat16
+    half = backbone([image])[0]
+    assert half.dtype == np.float32
+    cosine = (full * half).sum(-1) / np.linalg.norm(full, axis=-1) / np.linalg.norm(half, axis=-1)
+    assert 0.99 < cosine.min() < 1 - 1e-9
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    checkpoint = save(model_of(DINO_S16).state_dict(), tmp_path / "dino.pth")
+    image = images(1)[0]
+    ours, theirs = (
+        Backbone(DINO_S16, checkpoint, device=each, architecture=SMALL)([image])[0] for each in ("cpu", "cuda")
+    )
+    cosine = (ours * theirs).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(theirs, axis=-1)
+    assert cosine.min() > 0.99
+
+
+def test_weights_that_are_missing_or_of_another_model_are_an_error(tmp_path: Path) -> None:
+    weights = model_of(DINO_S16).state_dict()
+    del weights["blocks.1.attn.qkv.bias"]
+    with pytest.raises(InputError, match=r"1 are missing \(blocks\.1\.attn\.qkv\.bias"):
+        Backbone(DINO_S16, save(weights, tmp_path / "a.pth"), device="cpu", architecture=SMALL)
+    with pytest.raises(InputError, match="of another model"):
+        Backbone(DINO, save(model_of(DINOV3).state_dict(), tmp_path / "b.pth"), device="cpu", architecture=SMALL)
+    with pytest.raises(InputError, match="of another model"):
+        Backbone("test_vit", save(model_of(DINO).state_dict(), tmp_path / "c.pth"), device="cpu")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Harmful()}, tmp_path / "harmful.pth")
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "text.safetensors").write_text("not weights")
+    (tmp_path / "empty.pth").touch()
+    torch.save(torch.ones(3), tmp_path / "tensor.pth")
+    for name in ("harmful.pth", "text.pth", "text.safetensors", "empty.pth", "tensor.pth"):
+        with pytest.raises(InputError, match=name):
+            Backbone(DINO, tmp_path / name, device="cpu", architecture=SMALL)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_missing_checkpoint_says_which_file_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as caught:
+        locate_checkpoint(DINO, None)
+    message = str(caught.value)
+    assert "model.safetensors of https://huggingface.co/timm/vit_base_patch8_224.dino" in message
+    assert "--backbone timm:vit_base_patch8_224.dino@/path/to/model.safetensors" in message
+    with pytest.raises(InputError, match="no such file"):
+        locate_checkpoint(DINO, str(tmp_path / "absent.pth"))
+    with pytest.raises(InputError, match="no such model"):
+        locate_checkpoint("vit_unheard_of", None)
+    with pytest.raises(InputError, match="timm:NAME"):
+        split_backbone("resnet50")
+    with pytest.raises(InputError, match="timm:NAME"):
+        split_backbone("timm:vit_tiny_patch16_224@")
+    assert split_backbone(f"timm:{DINO}@/a/b@c.pth") == (DINO, "/a/b@c.pth")
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"weights")
+    assert locate_checkpoint(DINO, str(file)) == file
+    assert file_sha256(file) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_pooling_on_leaves_sums_bilinear_features() -> None:
+    labels = np.repeat(np.arange(4), 4)[None].repeat(8, axis=0)  # four columns of leaves under two of patches
+    features = np.zeros((1, 2, 1), dtype=np.float32)
+    features[0, 1] = 1
+    sums = pooled_on_leaves(features, Atoms.of(labels))[:, 0]
+    share = np.clip((np.arange(16) + 0.5) / 8 - 0.5, 0, 1)
+    assert sums == pytest.approx(8 * share.reshape(4, 4).sum(axis=1))
+    flat = pooled_on_leaves(np.ones((3, 5, 2), dtype=np.float32), Atoms.of(labels))
+    assert flat == pytest.approx(np.full((4, 2), 32.0))
+
+
+def test_sides_are_whole_patches() -> None:
+    assert [nearest_multiple(480, patch) for patch in (8, 14, 16, 500)] == [480, 476, 480, 500]
+    assert squashed(np.zeros((30, 40, 3), dtype=np.uint8), 16, 16).shape == (16, 16, 3)
