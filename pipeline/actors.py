@@ -14,6 +14,7 @@ import os
 import queue
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -122,6 +123,7 @@ class MiningActor:
             "node": self._node,
             "gpus": ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0),
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "memory_fraction": self._run.mining.memory_fraction,
         }
 
 
@@ -155,6 +157,9 @@ class RayPool:
         self._metrics: RunMetrics | None = None
         self.descriptions: dict[int, dict[str, Any]] = {}
         """Of workers that are ready, by their number."""
+        # Ray's driver prints what it hears of dead workers; standard output belongs to the result.
+        self._stdout = contextlib.ExitStack()
+        self._stdout.enter_context(contextlib.redirect_stdout(sys.stderr))
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
             self._connect(options)
@@ -185,6 +190,7 @@ class RayPool:
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = options.ray_address or "this machine"
+            self._stdout.close()
             raise InputError(f"--executor ray: cannot reach or start Ray at {where}: {error}") from error
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -302,8 +308,11 @@ class RayPool:
     def close(self) -> None:
         for worker in list(self._actors):
             self.stop_worker(worker)
-        if not self._own_ray:
-            return
+        if self._own_ray:
+            self._disconnect()
+        self._stdout.close()
+
+    def _disconnect(self) -> None:
         started = psutil.Process().children(recursive=True) if self._temporary is not None else []
         ray.shutdown()
         if self._temporary is not None:

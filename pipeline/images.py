@@ -101,14 +101,22 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_OPENERS)
     except UnidentifiedImageError as error:
-        if data.startswith(_MAGIC):
+        if data.startswith(_MAGIC) and not _has_tiff_directory(data):
             raise SampleFailureError("truncated", "decode", f"{len(data)} bytes hold no whole image header") from error
         start = data[:8].hex(" ")
         raise SampleFailureError(
-            "unsupported_format", "decode", f"expected JPEG, PNG, WebP, TIFF or BMP, found bytes that begin {start}"
+            "unsupported_format",
+            "decode",
+            f"expected a JPEG, PNG, WebP, TIFF or BMP of a kind that Pillow reads, found bytes that begin {start}",
         ) from error
     except _BROKEN as error:
         raise _damaged(error) from error
+
+
+def _has_tiff_directory(data: bytes) -> bool:
+    """Whether the bytes are a TIFF with its directory inside: what is then not read is a kind that Pillow lacks."""
+    order = {b"II*\0": "<I", b"MM\0*": ">I"}.get(data[:4])
+    return order is not None and len(data) >= 8 and struct.unpack(order, data[4:8])[0] < len(data) - 2
 
 
 def _header(image: Image.Image, max_pixels: int) -> ImageHeader:

@@ -59,6 +59,8 @@ class ParquetRows:
         self._group_first = self._group_end = 0
         self._first, self._batch = 0, pa.array([])
         self._batches = iter(())
+        self._damaged: tuple[int, int, str] | None = None
+        """First and last row (exclusive) of what cannot be read of the group in hand, and why."""
 
     def close(self) -> None:
         self._file.close()
@@ -68,9 +70,18 @@ class ParquetRows:
         """The image's bytes in a row.
 
         Raises:
-            SampleFailureError: `incomplete_sample` for a null, `source_missing` for a path without bytes.
+            SampleFailureError: `incomplete_sample` for a null, `source_missing` for a path without bytes, `unreadable`
+                for a row in a damaged page or behind one in its group.
         """
-        self._seek(row)
+        if self._damaged is not None and self._damaged[0] <= row < self._damaged[1]:
+            raise SampleFailureError("unreadable", "read", f"row {row}: {self._damaged[2]}")
+        try:
+            self._seek(row)
+        except (OSError, pa.ArrowException, StopIteration) as error:
+            message = f"damaged from row {self._first} on ({error})"[:300]
+            self._damaged = (self._first, self._group_end, message)
+            self._group_first = self._group_end = 0
+            raise SampleFailureError("unreadable", "read", f"row {row}: {message}") from error
         value = self._batch[row - self._first].as_py()
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
@@ -84,7 +95,7 @@ class ParquetRows:
         if not self._group_first <= row < self._group_end or row < self._first:
             self._open_group(row)
         while row >= self._first + len(self._batch):
-            self._first += len(self._batch)
+            self._first, self._batch = self._first + len(self._batch), pa.array([])
             self._batch = next(self._batches).column(0)
 
     def _open_group(self, row: int) -> None:

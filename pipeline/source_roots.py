@@ -6,6 +6,7 @@ Symbolic links to files are followed, links to folders are not, so that a walk a
 
 from __future__ import annotations
 
+import datetime
 import glob
 import io
 import os
@@ -75,8 +76,13 @@ def open_root(location: str) -> Root:
         names = [os.path.relpath(each, base) for each in found if os.path.isfile(each)]
         if not names:
             raise InputError(f"{location}: no file matches; quote the pattern if the shell should not expand it")
-        return _LocalRoot(base, sorted(names, key=os.fsencode))
+        return _LocalRoot(base, sorted(names, key=_sort_key))
     raise InputError(f"{location}: expected a folder, a file, a glob or a URL, found nothing there")
+
+
+def _sort_key(raw: str) -> bytes:
+    """As `ListedFile.order`: of the printable name, since that is what a plan holds."""
+    return printable(os.fsencode(raw)).encode("utf-8")
 
 
 def _before_magic(path: Path) -> list[str]:
@@ -104,7 +110,7 @@ class _LocalRoot:
             with os.scandir(self._base / folder) as entries:
                 # A folder sorts as its name with a slash: the order of whole paths, without holding them all.
                 found = sorted(
-                    (os.fsencode(each.name + "/" if each.is_dir(follow_symlinks=False) else each.name), each.name)
+                    (_sort_key(each.name) + (b"/" if each.is_dir(follow_symlinks=False) else b""), each.name)
                     for each in entries
                     if not each.name.startswith(".")
                 )
@@ -181,7 +187,10 @@ class _RemoteRoot:
 
     @staticmethod
     def _fingerprint(info: dict[str, Any]) -> tuple[int, str]:
-        version = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("created") or ""
+        names = ("ETag", "etag", "md5Hash", "blob_id", "created")
+        version = next((info[name] for name in names if info.get(name)), "")
+        if isinstance(version, datetime.datetime):  # some stores give it as a number when they list
+            version = version.timestamp()
         return int(info["size"]), str(version).strip('"')
 
     def _path(self, raw: str) -> str:

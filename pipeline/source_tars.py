@@ -65,32 +65,30 @@ def scan_tar(stream: BinaryIO, size: int) -> Iterator[TarMember | TarEnd]:
     position = 0
     long_name: bytes | None = None
     pax: dict[bytes, bytes] = {}
-    ended = False
+    zero_blocks = 0
     while True:
         header = _read(stream, position, BLOCK)
         if len(header) < BLOCK:
-            if ended and not header.strip(b"\0"):
+            if zero_blocks >= 2 and not header.strip(b"\0"):
                 yield TarEnd(problem=None)
             elif size == 0:
                 yield TarEnd(problem="zero bytes, expected a tar")
-            elif header:
+            elif header.strip(b"\0"):
                 yield TarEnd(problem=f"cut inside a header at byte {position}")
             else:
-                yield TarEnd(problem=f"no end-of-archive blocks: cut at byte {position}")
+                yield TarEnd(problem=f"no end-of-archive blocks: cut at byte {size}")
             return
         if not header.strip(b"\0"):
-            ended = True
+            zero_blocks += 1
             position += BLOCK
             continue
         if not _checksum_holds(header):
-            if ended:  # bytes behind the end of the archive that are no archive
-                yield TarEnd(problem=None)
-            elif position == 0 and header[:2] == b"\x1f\x8b":
+            if position == 0 and header[:2] == b"\x1f\x8b":
                 yield TarEnd(problem="a gzip file, expected a plain tar: decompress it first")
             else:
                 yield TarEnd(problem=f"damaged header at byte {position}, the rest cannot be read")
             return
-        ended = False
+        zero_blocks = 0
         kind = header[156:157]
         length = _number(header[124:136])
         data = position + BLOCK

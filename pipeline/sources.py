@@ -10,8 +10,8 @@ What counts as one sample:
 - an image file (`.jpg .jpeg .png .webp .tif .tiff .bmp`, any case; the content decides the format). A `.json` beside it
   with the same stem is its annotation (SA-1B);
 - in a tar, all members whose names agree up to the first dot of the last component. The first member with an image's
-  extension is the image, `.json` the annotation; members of one sample need not stand together. A name that is
-  repeated is one more sample that failed (`duplicate_key`), the first one stands;
+  extension is the image (`a.jpg` before `a.mask.png`), `.json` the annotation; members of one sample need not stand
+  together. A name that is repeated is one more sample that failed (`duplicate_key`), the first one stands;
 - a row of a parquet file with an image column: bytes, or the Hub's struct of `bytes` and `path`.
 
 Every entry ends in exactly one of samples and failures; so do members that cannot be used (`bad_member_name`), samples
@@ -69,6 +69,7 @@ class Entry:
         offset: of the image's data in a tar, or the row; None for a plain file.
         size: of the image's data, bytes.
         json_raw: annotation file beside a plain file.
+        json_version: of that file.
         json_offset: of the annotation's data in a tar.
         json_size: bytes.
         reason: why it is known to fail, or None.
@@ -84,6 +85,7 @@ class Entry:
     offset: int | None = None
     size: int = 0
     json_raw: str | None = None
+    json_version: str | None = None
     json_offset: int | None = None
     json_size: int = 0
     reason: str | None = None
@@ -101,6 +103,7 @@ _ENTRY_TYPE: Final = pa.struct(
         pa.field("offset", pa.int64()),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("json_raw", pa.string()),
+        pa.field("json_version", pa.string()),
         pa.field("json_offset", pa.int64()),
         pa.field("json_size", pa.int64(), nullable=False),
         pa.field("reason", pa.string()),
@@ -266,7 +269,8 @@ def _entries_of(root: Root, file: ListedFile) -> Iterator[Entry]:
         if found is None:
             yield _with(base, size=file.size)
         else:
-            yield _with(base, size=file.size, json_raw=json_raw, json_size=found[0])
+            size, version = found
+            yield _with(base, size=file.size, json_raw=json_raw, json_size=size, json_version=version)
 
 
 @dataclass
@@ -275,6 +279,8 @@ class _Group:
 
     first: TarMember
     image: TarMember | None = None
+    image_is_second_choice: bool = False
+    """Its extension is `.mask.png` or such: a plain `.png` later in the sample takes its place."""
     annotation: TarMember | None = None
     cut: str | None = None
 
@@ -305,8 +311,11 @@ def _tar_entries(root: Root, file: ListedFile, base: Entry) -> Iterator[Entry]:
             if group is None:
                 group = groups[key] = _Group(first=each)
                 order.append(group)
-            if f".{suffix.lower()}".endswith(IMAGE_SUFFIXES):
-                group.image = group.image or each
+            if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+                group.image = each if group.image is None or group.image_is_second_choice else group.image
+                group.image_is_second_choice = False
+            elif f".{suffix.lower()}".endswith(IMAGE_SUFFIXES) and group.image is None:
+                group.image, group.image_is_second_choice = each, True
             elif suffix.lower() == "json":
                 group.annotation = group.annotation or each
             if not each.whole and (each is group.image or each is group.annotation):
@@ -380,16 +389,17 @@ def check_unchanged(sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *,
     planned = _planned_files(units, later)
     following = next(planned, None)
     for index, source in enumerate(sources):
-        for file in _inputs(open_root(source.location)):
+        root = open_root(source.location)
+        for file in _inputs(root):
             if following is not None and following[0] == index and following[1].path.encode() < file.order:
-                raise _gone(source, following[1])
+                raise _gone(source, following[1].path)
             if following is not None and following[0] == index and following[1].path == file.path:
-                _require_same(source, following[1], file.size, file.version)
+                _require_same(root, source, following[1], (file.size, file.version))
                 following = next(planned, None)
             elif following is not None or not limited:
                 new.append(f"{source.label}/{file.path}")
         if following is not None and following[0] == index:
-            raise _gone(source, following[1])
+            raise _gone(source, following[1].path)
     if later:
         new = _without_later(sources, new, later)
     return new
@@ -415,27 +425,39 @@ def _planned_files(units: Iterable[UnitSpec], later: dict[str, Entry]) -> Iterat
 def _without_later(sources: Sequence[SourceSpec], new: list[str], later: dict[str, Entry]) -> list[str]:
     for name, entry in later.items():
         source = sources[int(name.split("/", 1)[0])]
-        found = open_root(source.location).stat(entry.raw)
+        root = open_root(source.location)
+        found = root.stat(entry.raw)
         if found is None:
-            raise _gone(source, entry)
-        _require_same(source, entry, *found)
+            raise _gone(source, entry.path)
+        _require_same(root, source, entry, found)
     extended = {f"{sources[int(name.split('/', 1)[0])].label}/{entry.path}" for name, entry in later.items()}
     return [uri for uri in new if uri not in extended]
 
 
-def _require_same(source: SourceSpec, entry: Entry, size: int, version: str) -> None:
-    if (entry.file_size, entry.version) != (size, version):
-        what = f"{entry.file_size} bytes then, {size} now" if size != entry.file_size else "same size, changed since"
+def _require_same(root: Root, source: SourceSpec, entry: Entry, found: tuple[int, str]) -> None:
+    """Compares a planned file, and the annotation beside it, with size and version as they are now."""
+    _require_equal(source, entry.path, (entry.file_size, entry.version), found)
+    if entry.json_raw is not None and entry.json_version is not None:
+        name = entry.path.rsplit(".", 1)[0] + ".json"
+        json_found = root.stat(entry.json_raw)
+        if json_found is None:
+            raise _gone(source, name)
+        _require_equal(source, name, (entry.json_size, entry.json_version), json_found)
+
+
+def _require_equal(source: SourceSpec, path: str, planned: tuple[int, str], found: tuple[int, str]) -> None:
+    if planned != found:
+        what = f"{planned[0]} bytes then, {found[0]} now" if found[0] != planned[0] else "same size, changed since"
         raise InputError(
-            f"{source.label}/{entry.path} in {source.location} is not what was planned ({what}); bring it back as it "
-            "was, or start again with --overwrite or another --output"
+            f"{source.label}/{path} in {source.location} is not what was planned ({what}); bring it back as it was, "
+            "or start again with --overwrite or another --output"
         )
 
 
-def _gone(source: SourceSpec, entry: Entry) -> InputError:
+def _gone(source: SourceSpec, path: str) -> InputError:
     return InputError(
-        f"{source.label}/{entry.path} was planned and is not in {source.location} any more; bring it back, or start "
-        "again with --overwrite or another --output"
+        f"{source.label}/{path} was planned and is not in {source.location} any more; bring it back, or start again "
+        "with --overwrite or another --output"
     )
 
 
@@ -525,8 +547,8 @@ class UnitReader:
         if entry.path not in self._checked:
             found = self._root.stat(entry.raw)
             if found is None:
-                raise _gone(self._source, entry)
-            _require_same(self._source, entry, *found)
+                raise _gone(self._source, entry.path)
+            _require_same(self._root, self._source, entry, found)
             self._checked.add(entry.path)
 
     def _image(self, entry: Entry) -> bytes:

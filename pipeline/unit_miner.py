@@ -14,7 +14,7 @@ from .annotations import parse_sa1b
 from .config import MineConfig
 from .environment import device_name, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
-from .images import decode_rgb, read_header
+from .images import ImageHeader, decode_rgb, read_header
 from .mill import ImageInput, Mill, MinedImage
 from .rle import Rle
 from .schema import FailureRow, Sample
@@ -156,6 +156,7 @@ class UnitMiner:
         rgb = decode_rgb(read.image, max_pixels=self._config.max_image_pixels)
         annotations: tuple[Rle, ...] = ()
         if read.annotation_json is not None and self._config.divide.method == "union":
+            require_upright(header, read)
             annotations = parse_sa1b(
                 read.annotation_json, height=rgb.shape[0], width=rgb.shape[1], where=f"{read.source_uri} {read.member}"
             )
@@ -182,7 +183,32 @@ class UnitMiner:
         return MinedSample(sample=sample, image=read.image if self._config.images else None)
 
 
+def require_upright(header: ImageHeader, read: InputSample) -> None:
+    """An image's own annotations are given for the pixels as they are stored.
+
+    Raises:
+        SampleFailureError: `bad_annotation`: the EXIF orientation would turn the image and not the masks.
+    """
+    if header.exif_orientation != 1:
+        raise SampleFailureError(
+            "bad_annotation",
+            "read",
+            f"{read.source_uri}: EXIF orientation {header.exif_orientation} turns the image and not its annotations; "
+            "store both upright",
+        )
+
+
 def make_mill(spec: MiningSpec) -> Mill:
     """The mill of a run; loads weights."""
+    if spec.memory_fraction < 1.0:
+        limit_gpu_memory(spec.memory_fraction)
     options = {} if spec.batch_size is None else {"batch_size": spec.batch_size}
     return Mill(spec.config, device=spec.device, **options)
+
+
+def limit_gpu_memory(fraction: float) -> None:
+    """Keeps this process to its share of the GPU's memory, so that one that shares it is not starved."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(fraction)

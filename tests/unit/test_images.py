@@ -1,0 +1,246 @@
+"""One decoder: every format and mode becomes upright RGB by the stated rule, and what is broken is named."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import SampleFailureError
+from pipeline.images import decode_rgb, read_header
+
+LIMIT = 10**7
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient(width: int = 24, height: int = 16) -> np.ndarray:
+    """(height, width, 3) uint8 without symmetry, smooth, so that lossy formats stay near it."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([8 * x, 12 * y, 255 - 5 * x - 4 * y], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def failure(data: bytes, *, limit: int = LIMIT) -> SampleFailureError:
+    with pytest.raises(SampleFailureError) as caught:
+        decode_rgb(data, max_pixels=limit)
+    assert caught.value.stage == "decode"
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "ext", "tolerance"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}, "jpg", 12),
+        ("PNG", {}, "png", 0),
+        ("WEBP", {"lossless": True}, "webp", 0),
+        ("TIFF", {}, "tif", 0),
+        ("TIFF", {"compression": "tiff_lzw"}, "tif", 0),
+        ("BMP", {}, "bmp", 0),
+    ],
+)
+def test_every_format_by_content(kind: str, options: dict[str, object], ext: str, tolerance: int) -> None:
+    data = encoded(Image.fromarray(gradient()), kind, **options)
+    header = read_header(data, max_pixels=LIMIT)
+    assert (header.ext, header.width, header.height, header.exif_orientation) == (ext, 24, 16, 1)
+    rgb = decode_rgb(data, max_pixels=LIMIT)
+    assert (rgb.dtype, rgb.shape, rgb.flags.c_contiguous, rgb.flags.writeable) == (np.uint8, (16, 24, 3), True, True)
+    assert np.abs(rgb.astype(int) - gradient()).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_gives_upright_pixels(kind: str, orientation: int) -> None:
+    upright = np.zeros((16, 24, 3), dtype=np.uint8)
+    upright[:8, :12], upright[8:, 12:] = (250, 20, 20), (20, 20, 250)
+    inverse = {
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    stored = np.ascontiguousarray(inverse[orientation](upright))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(stored), kind, exif=exif, **options)
+    header = read_header(data, max_pixels=LIMIT)
+    assert (header.width, header.height, header.exif_orientation) == (24, 16, orientation)
+    rgb = decode_rgb(data, max_pixels=LIMIT)
+    assert rgb.shape == upright.shape
+    centres = [(4, 6), (12, 18), (4, 18), (12, 6)]
+    assert all(np.abs(rgb[place].astype(int) - upright[place]).max() < 30 for place in centres)
+
+
+@pytest.mark.parametrize("value", [0, 9, 77])
+def test_an_orientation_that_makes_no_sense_is_none(value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    data = encoded(Image.fromarray(gradient()), "PNG", exif=exif)
+    assert read_header(data, max_pixels=LIMIT).exif_orientation == 1
+    assert decode_rgb(data, max_pixels=LIMIT).shape == (16, 24, 3)
+
+
+def test_grey_and_bilevel() -> None:
+    grey = gradient()[:, :, 0]
+    rgb = decode_rgb(encoded(Image.fromarray(grey), "PNG"), max_pixels=LIMIT)
+    assert np.array_equal(rgb, np.repeat(grey[:, :, None], 3, axis=2))
+    bilevel = Image.fromarray(grey > 90)
+    assert bilevel.mode == "1"
+    rgb = decode_rgb(encoded(bilevel, "TIFF"), max_pixels=LIMIT)
+    assert np.array_equal(rgb[:, :, 1], np.where(grey > 90, 255, 0))
+
+
+def test_palette_with_and_without_transparency() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 10, 30, 0, 90, 250])
+    image.putpixel((1, 0), 1)
+    rgb = decode_rgb(encoded(image, "PNG"), max_pixels=LIMIT)
+    assert rgb.tolist() == [[[200, 10, 30], [0, 90, 250]]]
+    rgb = decode_rgb(encoded(image, "PNG", transparency=1), max_pixels=LIMIT)
+    assert rgb.tolist() == [[[200, 10, 30], [255, 255, 255]]]
+
+
+def test_alpha_lies_over_white() -> None:
+    rgba = np.array([[[100, 0, 200, 255], [100, 0, 200, 0], [100, 0, 200, 51]]], dtype=np.uint8)
+    expected = [[[100, 0, 200], [255, 255, 255], [224, 204, 244]]]
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
+        assert decode_rgb(encoded(Image.fromarray(rgba), kind, **options), max_pixels=LIMIT).tolist() == expected
+    grey_alpha = Image.fromarray(np.array([[[100, 0]]], dtype=np.uint8), mode="LA")
+    assert decode_rgb(encoded(grey_alpha, "PNG"), max_pixels=LIMIT).tolist() == [[[255, 255, 255]]]
+
+
+def test_cmyk_of_jpeg_and_tiff() -> None:
+    flat = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    for kind in ("JPEG", "TIFF"):
+        rgb = decode_rgb(encoded(flat, kind), max_pixels=LIMIT)
+        assert np.abs(rgb[8, 8].astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_sixteen_bits_keep_the_high_byte() -> None:
+    values = np.array([[0, 255, 256, 4660, 65535]], dtype=np.uint16)
+    expected = [0, 0, 1, 0x12, 255]
+    for kind in ("PNG", "TIFF"):
+        rgb = decode_rgb(encoded(Image.fromarray(values), kind), max_pixels=LIMIT)
+        assert rgb[0, :, 0].tolist() == expected
+        assert (rgb == rgb[:, :, :1]).all()
+    assert decode_rgb(sixteen_bit_rgb_png(), max_pixels=LIMIT).tolist() == [[[0x12, 0xAB, 0xFF]]]
+
+
+def sixteen_bit_rgb_png() -> bytes:
+    """One pixel of three 16-bit channels, written by hand: Pillow cannot."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(">HHH", 0x1234, 0xABCD, 0xFFFF)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_wide_integers_and_floats() -> None:
+    wide = Image.fromarray(np.array([[-5, 0, 300, 70000]], dtype=np.int32))
+    assert decode_rgb(encoded(wide, "TIFF"), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 0, 1, 255]
+    byte_sized = Image.fromarray(np.array([[0, 7, 255]], dtype=np.int32))
+    assert decode_rgb(encoded(byte_sized, "TIFF"), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 7, 255]
+    unit = Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32))
+    assert decode_rgb(encoded(unit, "TIFF"), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 128, 255]
+    stretched = Image.fromarray(np.array([[-10.0, np.nan, 41.0, np.inf, 14.0]], dtype=np.float32))
+    assert decode_rgb(encoded(stretched, "TIFF"), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 0, 255, 0, 120]
+
+
+def test_the_first_of_several_pages() -> None:
+    pages = [Image.new("RGB", (5, 4), colour) for colour in ((9, 8, 7), (200, 0, 0))]
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert (decode_rgb(data, max_pixels=LIMIT) == (9, 8, 7)).all()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims to be huge and is some hundred bytes long."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def test_the_size_is_checked_before_anything_is_decoded() -> None:
+    error = failure(bomb(60_000, 60_000), limit=100_000_000)
+    assert error.reason == "too_large"
+    assert "60000 x 60000" in error.message
+    with pytest.raises(SampleFailureError, match="too_large"):
+        read_header(bomb(60_000, 60_000), max_pixels=100_000_000)
+    assert failure(encoded(Image.fromarray(gradient()), "PNG"), limit=24 * 16 - 1).reason == "too_large"
+    assert decode_rgb(encoded(Image.fromarray(gradient()), "PNG"), max_pixels=24 * 16).shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "unreadable"),
+        (b"just some text, whatever it is called", "unsupported_format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", "unsupported_format"),
+        (b"GIF89a" + bytes(40), "unsupported_format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
+        (b"\xff\xd8\xff", "truncated"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "truncated"),
+    ],
+)
+def test_what_is_no_image_is_named(data: bytes, reason: str) -> None:
+    assert failure(data).reason == reason
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_cut_images_fail_and_never_raise_anything_else(kind: str, share: float) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, size=(64, 80, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    assert failure(data[: int(len(data) * share)]).reason in ("truncated", "unreadable", "unsupported_format")
+
+
+def reason_of(data: bytes, *, limit: int = LIMIT) -> str | None:
+    """Why these bytes fail; None if they decode."""
+    try:
+        rgb = decode_rgb(data, max_pixels=limit)
+    except SampleFailureError as error:
+        return error.reason
+    header = read_header(data, max_pixels=limit)
+    return None if rgb.shape == (header.height, header.width, 3) else "another size than its header says"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_flipped_bytes_decode_or_fail_as_samples_do(kind: str) -> None:
+    data = bytearray(encoded(Image.fromarray(gradient()), kind))
+    random = np.random.default_rng(11)
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), size=3):
+            damaged[place] = random.integers(0, 256)
+        reason = reason_of(bytes(damaged), limit=10**5)
+        assert reason in (None, "unreadable", "truncated", "unsupported_format", "too_large")
+
+
+def test_a_tiff_of_an_unusual_kind_is_not_called_cut() -> None:
+    data = bytearray(encoded(Image.fromarray(gradient()[:, :, 0]), "TIFF"))
+    bits = data.index(struct.pack("<HHIH", 258, 3, 1, 8))
+    data[bits + 8] = 7
+    assert failure(bytes(data)).reason == "unsupported_format"
+    assert failure(bytes(data[:6])).reason == "truncated"
+
+
+def test_photographs_of_scikit_image_decode(photographs: Path) -> None:
+    paths = [path for path in photographs.iterdir() if path.suffix in (".png", ".jpg", ".tif", ".tiff")]
+    for path in sorted(paths):
+        if path.stat().st_size:
+            assert reason_of(path.read_bytes()) in (None, "unsupported_format"), path.name
+    assert len(paths) > 10
