@@ -29,7 +29,8 @@ from pipeline.schema import (
     sample_from_json,
     sha256_of,
 )
-from pipeline.storage import Storage, StorageError, open_storage
+from pipeline.storage import Storage, StorageError
+from pipeline.versions import open_dataset
 
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
@@ -88,7 +89,7 @@ class ShardIndex:
             InputError: nothing committed lies there, or its index does not match the manifest.
             SchemaError: another format.
         """
-        storage = open_storage(directory)
+        storage = open_dataset(directory)
         if storage.exists("manifest.json"):
             return cls._from_manifest(storage, columns)
         return cls._from_commits(storage, columns)

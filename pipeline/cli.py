@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "one HTML page: photographs, masks, a granularity slider, the part tree",
     ),
     "export": ("pipeline.commands.export", "whole files in the layout of COCO or SA-1B readers"),
+    "release": ("pipeline.commands.release", "a published dataset: card, Croissant, checksums, index, gallery"),
     "train": (
         "model.commands.train",
         "fine-tune SAM-2 with a granularity dial from committed or released shards",

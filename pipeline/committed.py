@@ -14,7 +14,8 @@ from .commits import Commit, CommitLog
 from .errors import InputError
 from .plan import Plan, open_plan
 from .schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA, Sample, load_json, sample_from_json
-from .storage import Storage, open_storage
+from .storage import Storage
+from .versions import open_dataset
 
 
 class CommittedRun:
@@ -27,14 +28,19 @@ class CommittedRun:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> CommittedRun:
-        """Opens a local directory or a URL of an allowed scheme.
+        """Opens a local directory or a URL of an allowed scheme: a run, a release, or `REL/versions/V` of one.
 
         Raises:
-            InputError: no run lies there.
+            InputError: neither lies there.
         """
-        storage = open_storage(directory)
+        storage = open_dataset(directory)
         plan = open_plan(storage)
         if plan is None:
+            from .release.reading import ReleasedRun, read_manifest
+
+            released = read_manifest(storage)
+            if released is not None:
+                return ReleasedRun(storage, released)
             raise InputError(f"{storage.location}: expected a run (plan.json), found none; `grainmill mine` makes one")
         return cls(storage, plan)
 

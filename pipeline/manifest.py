@@ -88,8 +88,8 @@ class _IndexMerger:
         self._storage = storage
         self._folder = storage.scratch(f"index-all.{os.urandom(6).hex()}")
         self._parts = {
-            "samples": _MergedTable(self._folder / "samples.parquet", SAMPLES_SCHEMA),
-            "masks": _MergedTable(self._folder / "masks.parquet", MASKS_SCHEMA),
+            "samples": MergedTable(self._folder / "samples.parquet", SAMPLES_SCHEMA),
+            "masks": MergedTable(self._folder / "masks.parquet", MASKS_SCHEMA),
         }
 
     def __enter__(self) -> _IndexMerger:
@@ -117,7 +117,9 @@ class _IndexMerger:
         return records
 
 
-class _MergedTable:
+class MergedTable:
+    """A parquet file made of many small tables, in row groups of a fixed size whatever the tables' sizes."""
+
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
         self._schema = schema

@@ -9,6 +9,7 @@ plain put. Locations come from the command line, so schemes are an allow-list, a
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import os
 import secrets
@@ -48,6 +49,10 @@ class Storage(Protocol):
 
     def size(self, name: str) -> int | None:
         """In bytes; None if there is no such file."""
+        ...
+
+    def modified(self, name: str) -> datetime.datetime | None:
+        """When a file was written, with a time zone; None if the store does not say."""
         ...
 
     def list(self, folder: str) -> list[str]:
@@ -170,6 +175,10 @@ class LocalStorage:
             return self.path(name).stat().st_size
         except FileNotFoundError:
             return None
+
+    def modified(self, name: str) -> datetime.datetime | None:
+        with explained("read", self.path(name)):
+            return datetime.datetime.fromtimestamp(self.path(name).stat().st_mtime, datetime.UTC)
 
     def list(self, folder: str) -> list[str]:
         with explained("list", self.path(folder)):
@@ -311,6 +320,14 @@ class FsspecStorage:
             return int(self._fs.info(self._name(name))["size"])
         except FileNotFoundError:
             return None
+
+    def modified(self, name: str) -> datetime.datetime | None:
+        try:
+            with explained("read", f"{self.location}/{name}"):
+                found = self._fs.modified(self._name(name))
+        except NotImplementedError:
+            return None
+        return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
     def list(self, folder: str) -> list[str]:
         with explained("list", f"{self.location}/{folder}"):

@@ -126,11 +126,21 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
             )
         return tuple(made)
 
-    def write(directory: Path, *, units: int | None = None, images: bool = True) -> Path:
+    def write(
+        directory: Path,
+        *,
+        units: int | None = None,
+        images: bool = True,
+        folder: Path = drawn_folder,
+        samples_per_shard: int = 3,
+        annotate: Callable[[int, int], tuple[schema.Annotation, ...]] = annotations,
+        label: str = "drawn",
+        license: str | None = "CC0-1.0",
+    ) -> Path:
         storage = open_storage(directory, create=True)
-        config = MineConfig(samples_per_shard=3, images=images)
-        specs = sources.parse_inputs([f"drawn={drawn_folder}"])
-        planned = sources.plan_units(specs, samples_per_shard=3, limit=None)
+        config = MineConfig(samples_per_shard=samples_per_shard, images=images)
+        specs = sources.parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
+        planned = sources.plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
         made = plan.create_plan(storage, config, specs, environment={"python": "3"}, units=planned)
         log = commits.CommitLog(storage)
         for unit in list(made.units(storage))[:units]:
@@ -151,10 +161,10 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
                             continue
                         sample = schema.Sample(
                             key=read.key, source_uri=read.source_uri, member=read.member, source_sha256=read.sha256,
-                            license="CC0-1.0", width=header.width, height=header.height,
+                            license=license, width=header.width, height=header.height,
                             exif_orientation=header.exif_orientation,
                             file_name=f"{read.key}.{header.ext}" if images else None,
-                            annotations=annotations(header.width, header.height),
+                            annotations=annotate(header.width, header.height),
                         )  # fmt: skip
                         writer.add(sample, read.image if images else None)
                 outputs = writer.finish()
@@ -176,6 +186,19 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
 def drawn_run(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run: three units, seven samples, one failure. For reading only; copy it to change it."""
     return write_drawn_run(tmp_path_factory.mktemp("run") / "out")
+
+
+@pytest.fixture(scope="session")
+def drawn_release(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of `drawn_run`. For reading only; copy it to change it."""
+    from pipeline.committed import CommittedRun
+    from pipeline.release.build import build_release, open_output
+    from pipeline.release.records import ReleaseOptions
+
+    output = tmp_path_factory.mktemp("release") / "drawn"
+    options = ReleaseOptions(name="drawn", version="1.0.0", license="CC-BY-4.0", date="2026-11-24")
+    build_release(CommittedRun.open(drawn_run), open_output(str(output)), options)
+    return output
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import typer
 
 
 def command(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Directory or URL of a run, a release, or REL/versions/V of one.")
+    ],
     deep: Annotated[
         bool,
         typer.Option(
@@ -26,9 +28,13 @@ def command(
         bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
     ] = False,
 ) -> int:
-    """Check bytes and counts (and with --deep every sample) against the commits. Exit 1 names what is wrong."""
+    """Check bytes and counts (and with --deep every sample) of a run or a release. Exit 1 names what is wrong.
+
+    A run is checked against its commits; a release from cold: manifest, checksums, index, shards, every number again.
+    """
     from ..console import ProgressBar, note, print_json
     from ..failures import printable
+    from ..release.verify import release_at, verify_release
     from ..unit_check import Problem
     from ..verify import VerifyTotals, open_damaged, stray_files, verify_run
 
@@ -38,10 +44,16 @@ def command(
         problems.append(dataclasses.asdict(problem))
         note(f"problem: {printable(problem)}")
 
-    run = open_damaged(directory)
-    if isinstance(run, Problem):
+    release = release_at(directory)
+    run = None if release is not None else open_damaged(directory)
+    if release is not None:
+        with ProgressBar("verify", None, unit="shards") as progress:
+            on_shard = lambda done: progress.update(done.units, f"{done.checked_bytes / 2**20:,.0f} MiB")  # noqa: E731
+            for problem in verify_release(release, deep=deep, totals=totals, on_unit=on_shard):
+                found(problem)
+    elif isinstance(run, Problem):
         found(run)
-    else:
+    elif run is not None:
         count = workers or min(8, os.cpu_count() or 1)
         with ProgressBar("verify", run.units_total, unit="units") as progress:
             on_unit = lambda done: progress.update(done.units, f"{done.checked_bytes / 2**20:,.0f} MiB")  # noqa: E731
@@ -59,7 +71,11 @@ def command(
         if len(strays) > 10:
             note(f"not named by any commit, no error: {len(strays) - 10} files more")
         depth = "to the pixels" if deep else "by size, sha256 and counts"
-        said = "everything is as committed" if not problems else f"{len(problems)} problems, named above"
+        said = (
+            f"everything is as {'released' if release is not None else 'committed'}"
+            if not problems
+            else f"{len(problems)} problems, named above"
+        )
         left = f"; {pending:,} units are not committed yet" if pending else ""
         print(
             f"{printable(directory)}: {totals.units:,} units, {totals.samples:,} samples, {totals.masks:,} masks, "

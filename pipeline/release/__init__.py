@@ -1,1 +1,1 @@
-"""From committed shards to a published dataset."""
+"""From a committed run to a published dataset: collected, described, checked, pushed."""

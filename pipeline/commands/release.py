@@ -1,0 +1,176 @@
+"""`grainmill release DIR --output REL --name N --version V --license L`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    directory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIR]", help="A run, complete; left out with --append for a version that only takes out."
+        ),
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="The release's folder: new, empty, or with --append one that stands.")
+    ] = ...,  # type: ignore[assignment]
+    name: Annotated[
+        str, typer.Option(help="Of the dataset: letters, digits, - _ . and one / as the Hub has them.")
+    ] = ...,  # type: ignore[assignment]
+    version: Annotated[str, typer.Option(help="Of this release, as in 1.0.0.")] = ...,  # type: ignore[assignment]
+    license: Annotated[
+        str,
+        typer.Option(
+            help="Of the whole, as an SPDX identifier, or `other`; refused if it cannot cover a source's terms."
+        ),
+    ] = ...,  # type: ignore[assignment]
+    date: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YYYY-MM-DD",
+            help="Stands in card and Croissant [default: the day of the newest commit, so that releases are equal].",
+        ),
+    ] = None,
+    source_license: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=LICENSE", help="Of a source that declared none when it was mined. Repeat it for several."
+        ),
+    ] = None,
+    source_terms: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=TEXT", help="Address or words of a source's terms, beside each sample. Repeatable."
+        ),
+    ] = None,
+    proposals_license: Annotated[
+        str | None, typer.Option(metavar="LICENSE", help="Of the --proposals file [default: as the file declares it].")
+    ] = None,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE,...", help="As in train=0.9,val=0.1, by a hash of each source [default: none]."
+        ),
+    ] = None,
+    split_key: Annotated[
+        str,
+        typer.Option(help="Keys that hash [default: grainmill; another key gives other splits].", show_default=False),
+    ] = "grainmill",
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[LABEL=]SRC", help="An evaluation set to compare images with. Repeat it for several."),
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option(help="Look for equal and near-equal images [default: yes; decodes every image once].")
+    ] = True,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Leave out images that are `exact` or `near` copies of an earlier one, or in an `evaluation` set. "
+            "Repeatable [default: report only, shards stay as they were mined].",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Take samples down: one key, sha256 or source uri a line [default: none]."),
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="--output is a release: add to it as a new version [default: off].")
+    ] = False,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            "--purge",
+            help="With --exclude: also delete what older versions keep of the samples taken down; they are then "
+            "withdrawn [default: off, old versions stay readable].",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make a release that stands (its only version) again [default: off].")
+    ] = False,
+    max_failed_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="A run of which a larger share failed is refused [default: 0.5, it is broken]."
+        ),
+    ] = 0.5,
+    description: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Markdown for the card's first section [default: none].")
+    ] = None,
+    people: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What is known of people in the images, for the card [default: that nothing is]."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that copy and decode; 0 for one per core, at most 8 [default: 1].")
+    ] = 1,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
+    ] = False,
+) -> int:
+    """A published dataset: shards, index, card, Croissant, checksums, gallery; pushed on request."""
+    from ..committed import CommittedRun
+    from ..configure import licenses_of
+    from ..console import ProgressBar, print_json
+    from ..errors import InputError
+    from ..release.build import build_release, open_output
+    from ..release.dates import check_date
+    from ..release.options import check_name, pairs_of, read_text, remove_kinds
+    from ..release.records import ReleaseOptions
+    from ..release.removal import read_exclusions
+    from ..release.splits import parse_splits
+    from ..versions import check_version_name
+
+    if directory is None and not append:
+        raise InputError("DIR: give the run to release; only with --append can it be left out")
+    options = ReleaseOptions(
+        name=check_name(name),
+        version=check_version_name(version),
+        license=license,
+        date=None if date is None else check_date(date),
+        source_licenses=licenses_of(source_license or ()),
+        source_terms=pairs_of("--source-terms", source_terms or ()),
+        proposals_license=proposals_license,
+        splits={} if splits is None else parse_splits(splits),
+        split_key=split_key,
+        against=tuple(against or ()),
+        duplicates=duplicates,
+        remove=remove_kinds(remove or (), against=bool(against), duplicates=duplicates, splits=splits is not None),
+        max_failed_fraction=max_failed_fraction,
+        description=None if description is None else read_text("--description", description),
+        people=people,
+        workers=workers or min(8, os.cpu_count() or 1),
+    )
+    run = None if directory is None else CommittedRun.open(directory)
+    with ProgressBar("release", None if run is None else run.units_total, unit="shards") as progress:
+        manifest = build_release(
+            run,
+            open_output(output),
+            options,
+            append=append,
+            overwrite=overwrite,
+            exclusions=None if exclude is None else read_exclusions(exclude),
+            on_piece=progress.update,
+        )
+    result: dict[str, Any] = {"output": output, **{field: manifest[field] for field in _RESULT}}
+    result |= {"shards": len(manifest["shards"]), "duplicates": manifest["duplicates"]["counts"]}
+    result["changes"] = manifest["versions"][-1]["changes"]
+    if json:
+        print_json(result)
+    else:
+        print(
+            f"{output}: {result['name']} {result['version']}, {result['samples']:,} images, {result['masks']:,} masks "
+            "in "
+            f"{result['shards']:,} shards, digest {result['digest'][:16]}"
+        )
+    return 0
+
+
+_RESULT = ("name", "version", "date", "license", "samples", "masks", "failures", "digest")

@@ -1,0 +1,450 @@
+"""The dataset card: a Hub header and a datasheet in prose, every number of which comes from manifest and statistics.
+
+`card_text` is a function of those two alone, so `verify` recomputes both and renders the card again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Final
+
+import pyarrow as pa
+
+from ..schema import EXTENSIONS, MASKS_SCHEMA, sha256_of
+from .checks import OTHER
+from .duplicates import MAX_BITS, MAX_COLOUR
+from .records import RELEASED_SAMPLES_SCHEMA
+from .yaml_text import to_yaml
+
+TEMPLATE: Final = "dataset_card.md"
+HUB_LICENSES: Final = frozenset({
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5",
+    "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
+    "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "gpl-3.0", "odc-by", "odbl", "pddl",
+    "unlicense", "other", "unknown",
+})  # fmt: skip
+"""Identifiers that the Hub knows for datasets; anything else becomes `other` with its name."""
+SIZES: Final = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**12, "1B<n<10B"),
+)  # fmt: skip
+
+
+def card_text(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
+    """README.md.
+
+    Args:
+        manifest: of the release; its list of files is not looked at.
+        statistics: as in `statistics.json`.
+    """
+    first, last = manifest["runs"][0], manifest["runs"][-1]
+    index, license, images = manifest["index"], manifest["license"], manifest["images"]
+    values = {
+        "yaml": to_yaml(header(manifest)),
+        "title": manifest["title"],
+        "summary": _summary(manifest),
+        "description": manifest["card"]["description"] or "",
+        "version": manifest["version"],
+        "date": manifest["date"],
+        "images": f"{manifest['samples']:,}" + ("" if images else " (referenced, not contained)"),
+        "masks": f"{manifest['masks']:,}",
+        "instances": f"{statistics['instances']:,}",
+        "masks_per_image": f"{statistics['masks_per_image']:.1f}",
+        "quantiles": _quantiles(statistics),
+        "license": license,
+        "digest": manifest["digest"],
+        "digest_short": manifest["digest"][:16],
+        "granularity_rule": _granularity_rule(last["config"]),
+        "examples": _examples(manifest),
+        "shards_line": _shards_line(manifest),
+        "samples_index": index["samples"]["name"],
+        "masks_index": index["masks"]["name"],
+        "more_files": _more_files(manifest),
+        "members": "`KEY.jpg` (or .png, .webp, .tif, .bmp; the source's bytes, unchanged) and `KEY.json`"
+        if images
+        else "not contained, only `KEY.json`: join the images with `grainmill join . --images FOLDER --output WITH`",
+        "first_split": next(iter(manifest["splits"]["shares"]), "train"),
+        "numbers": _numbers(manifest, statistics),
+        "made": _made(manifest),
+        "sources": _sources(manifest),
+        "license_note": _license_note(license, images),
+        "splits": _splits(manifest),
+        "duplicates": _duplicates(manifest["duplicates"]),
+        "limits": _limits(manifest),
+        "people": _people(manifest),
+        "versions": _versions(manifest),
+        "citation_key": re.sub(r"[^a-z0-9]+", "_", f"{manifest['name']}_{manifest['version']}".lower()),
+        "citation_title": manifest["title"],
+        "code_version": first["code_version"],
+        "year": manifest["date"][:4],
+    }
+    text = re.sub(r"\{\{([a-z_]+)\}\}", lambda match: values[match[1]], _template())
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _template() -> str:
+    return (resources.files("pipeline") / "templates" / TEMPLATE).read_text(encoding="utf-8")
+
+
+def template_sha256() -> str:
+    """Of this version's template: a card of another one is checked by its numbers."""
+    return sha256_of(_template().encode())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Hub's header
+
+
+def header(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML header: what the Hub shows, and the type of every column, so that no reader has to guess."""
+    hub_license = manifest["license"].lower()
+    fields: dict[str, Any] = {"pretty_name": manifest["title"], "license": hub_license}
+    if hub_license not in HUB_LICENSES:
+        fields |= {
+            "license": OTHER,
+            "license_name": hub_license,
+            "license_link": f"https://spdx.org/licenses/{manifest['license']}.html",
+        }
+    return fields | {
+        "task_categories": ["image-segmentation", "mask-generation"],
+        "annotations_creators": ["machine-generated"],
+        "source_datasets": ["original"],
+        "size_categories": [next(name for limit, name in SIZES if manifest["samples"] < limit)],
+        "tags": [
+            "segmentation", "masks", "granularity", "part-hierarchy", "unsupervised", "webdataset", "croissant",
+            "grainmill",
+        ],
+        "configs": [
+            {"config_name": "samples", "default": True, "data_files": _data_files(manifest, "samples")},
+            {"config_name": "masks", "data_files": _data_files(manifest, "masks")},
+        ],
+        "dataset_info": [
+            {"config_name": "samples", "features": parquet_features(RELEASED_SAMPLES_SCHEMA)},
+            {"config_name": "masks", "features": parquet_features(MASKS_SCHEMA)},
+            {"config_name": "webdataset", "features": shard_features(images=manifest["images"])},
+        ],
+    }  # fmt: skip
+
+
+def _data_files(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
+    files = manifest["splits"]["files"]
+    if files:
+        return [{"split": split, "path": tables[table]["name"]} for split, tables in files.items()]
+    return [{"split": "train", "path": manifest["index"][table]["name"]}]
+
+
+_DTYPES: Final = {pa.string(): "string", pa.bool_(): "bool", pa.float64(): "float64"}
+
+
+def parquet_features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """Columns of a table as the Hub's `features`."""
+    return [{"name": field.name, "dtype": _DTYPES.get(field.type, str(field.type))} for field in schema]
+
+
+def shard_features(*, images: bool) -> list[dict[str, Any]]:
+    """Columns of the shards as `datasets` reads them: one for each extension an image can have, and the record."""
+
+    def typed(**dtypes: str) -> list[dict[str, Any]]:
+        return [{"name": name, "dtype": dtype} for name, dtype in dtypes.items()]
+
+    annotation: list[dict[str, Any]] = [
+        *typed(id="int64", category_id="int64", iscrowd="int64"),
+        {"name": "segmentation", "struct": [{"name": "size", "list": "int64"}, *typed(counts="string")]},
+        {"name": "bbox", "list": "int64"},
+        *typed(
+            area="int64", granularity="float64", instance_id="int64", parent_id="int64", level="int64",
+            origin="string", score="float64",
+        ),
+    ]  # fmt: skip
+    record = [
+        *typed(format="string", key="string"),
+        {"name": "source", "struct": typed(uri="string", member="string", sha256="string", license="string")},
+        {
+            "name": "image",
+            "struct": typed(width="int64", height="int64", exif_orientation="int64", file_name="string"),
+        },
+        {"name": "annotations", "list": annotation},
+    ]
+    pictures = [{"name": extension, "dtype": "image"} for extension in EXTENSIONS] if images else []
+    return [*pictures, {"name": "json", "struct": record}, *typed(__key__="string", __url__="string")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prose
+
+
+def _summary(manifest: Mapping[str, Any]) -> str:
+    contained = "photographs" if manifest["images"] else "references to photographs"
+    return (
+        f"{manifest['samples']:,} {contained} with {manifest['masks']:,} segmentation masks, each with its granularity "
+        "and "
+        "its place in a tree of parts. No person drew or named a mask: they were mined from the images alone by "
+        "divide-and-conquer (after UnSAMv2, arXiv 2511.13714) with Grainmill."
+    )
+
+
+def _quantiles(statistics: Mapping[str, Any]) -> str:
+    names = {"min": "least", "p10": "10th percentile", "median": "median", "p90": "90th percentile", "max": "most"}
+    found = statistics["masks_per_image_quantiles"]
+    return ", ".join(f"{label} {found[name]:,}" for name, label in names.items() if found[name] is not None)
+
+
+def _granularity_rule(config: Mapping[str, Any]) -> str:
+    if config.get("granularity", {}).get("method") == "instance-relative":
+        return "Here g = 0.1 + 0.9 sqrt(A / A_whole), with areas A in pixels."
+    return (
+        "Here g = 0.1 + 0.9 (sqrt A - sqrt A_min) / (sqrt A_max - sqrt A_min), with areas A in pixels, A_max that of "
+        "the "
+        "whole and A_min that of its smallest part (arXiv 2511.13714, eq. 3)."
+    )
+
+
+def _examples(manifest: Mapping[str, Any]) -> str:
+    return "\n\n".join(
+        f"![{each['key']}: the photograph, its wholes, their parts]({each['name']})\n\n"
+        f"`{each['key']}`: {each['instances']:,} wholes, {each['masks'] - each['instances']:,} parts"
+        for each in manifest["examples"]
+    )
+
+
+def _shards_line(manifest: Mapping[str, Any]) -> str:
+    size = sum(shard["size"] for shard in manifest["shards"])
+    return f"{len(manifest['shards']):,} WebDataset shards, {_bytes(size)}, as they were mined"
+
+
+def _more_files(manifest: Mapping[str, Any]) -> str:
+    lines = []
+    if manifest["splits"]["files"]:
+        lines.append("| `index/*-SPLIT-*.parquet` | the same rows, one pair of files for each split |")
+    if manifest["failures_table"] is not None:
+        rows = manifest["failures"]
+        lines.append(
+            f"| `{manifest['failures_table']['name']}` | the {rows:,} input images that are in no shard, and why |"
+        )
+    if manifest["duplicates"]["table"] is not None:
+        lines.append(f"| `{manifest['duplicates']['table']['name']}` | pairs of equal and near-equal images |")
+    if manifest["removed_table"] is not None:
+        lines.append(f"| `{manifest['removed_table']['name']}` | images that left, by version and reason |")
+    if manifest["gallery"]:
+        lines.append("| `gallery.html` | browse it: click an image, click a point, move the dial |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _numbers(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
+    parts = []
+    for name in manifest["charts"]:
+        title = name.replace("_", " ")
+        parts.append(f"![{title}](figures/{name}.svg)")
+    grain = statistics["granularity_histogram"]
+    rows = [
+        f"| {low:.1f} to {high:.1f} | {count:,} | {percent:.1f} % | {published:g} % |"
+        for low, high, count, percent, published in zip(
+            grain["edges"],
+            grain["edges"][1:],
+            grain["counts"],
+            grain["percent"],
+            grain["published_percent"],
+            strict=False,
+        )
+    ]
+    parts.append("\n".join(["| granularity | masks | share | UnSAMv2's own masks |", "|---|---|---|---|", *rows]))
+    parts.append(
+        "The last column is what the paper reports for its own masks (arXiv 2511.13714, Fig. 4), on other images than "
+        "these."
+    )
+    origins = [f"| {origin} | {count:,} |" for origin, count in statistics["origins"].items() if count]
+    parts.append("\n".join(["| origin | masks |", "|---|---|", *origins]))
+    parts.append(
+        "`divide`: found as a whole; `remainder`: a coherent region that no whole claimed; `conquer`: a part, by "
+        "merging; "
+        "`proposal`: from a file of masks; `annotation`: came with the image."
+    )
+    reasons = statistics["failures_by_reason"]
+    if reasons:
+        rows = [f"| {reason} | {count:,} |" for reason, count in reasons.items()]
+        total = manifest["samples"] + manifest["failures"]
+        parts.append(
+            f"Of {total:,} input images {manifest['failures']:,} are in no shard:\n\n"
+            + "\n".join(["| reason | images |", "|---|---|", *rows])
+        )
+    else:
+        parts.append("Every input image is in a shard.")
+    return "\n\n".join(parts)
+
+
+def _made(manifest: Mapping[str, Any]) -> str:
+    lines = [
+        "Each photograph went through five steps: features, *divide* (which regions are wholes), *conquer* (merging "
+        "regions "
+        "into a tree of parts), refinement at the image's edges, and the granularity of each mask. Nothing was drawn, "
+        "corrected or chosen by hand.",
+        "",
+        "| run | images | masks | recipe | features | weights' sha256 | labels version | Grainmill | seed | "
+        "configuration |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in manifest["runs"]:
+        config = run["config"]
+        features = config.get("features", {})
+        weights = features.get("weights_sha256")
+        lines.append(
+            f"| `{run['id']}` | {run['samples']:,} | {run['masks']:,} | {config.get('recipe')} | "
+            f"{features.get('backbone')} | "
+            f"{'none' if weights is None else f'`{weights[:16]}`'} | {config.get('labels_version')} | "
+            f"{run['code_version']} | "
+            f"{run['seed']} | `{run['config_hash'][:16]}` |"
+        )
+    lines += [
+        "",
+        "Every setting stands in `manifest.json` under `runs`; where it was mined and how fast, in `machines.json`.",
+    ]
+    return "\n".join(lines)
+
+
+def _sources(manifest: Mapping[str, Any]) -> str:
+    lines = ["| source | images | licence | terms |", "|---|---|---|---|"]
+    for source in manifest["sources"]:
+        license = source["license"] or "not declared"
+        lines.append(
+            f"| {_cell(source['label'])} | {source['samples']:,} | {_cell(license)} | {_cell(source['terms'] or '')} |"
+        )
+    if manifest["proposals_license"] is not None:
+        lines.append(f"| proposals | | {_cell(manifest['proposals_license'])} | |")
+    return "\n".join(lines)
+
+
+def _license_note(license: str, images: bool) -> str:
+    what = "The images keep the licence of their source" if images else "No image is contained; each keeps its licence"
+    text = (
+        f"The whole is released under {license}. {what}, which stands with each sample (`source.license` in the shard, "
+    )
+    text += "`source_license` and `source_terms` in the index)."
+    if license.lower() == OTHER:
+        text += " `other` means: the terms of each sample's source hold, the strictest of them for the whole."
+    return text
+
+
+def _splits(manifest: Mapping[str, Any]) -> str:
+    splits = manifest["splits"]
+    if not splits["shares"]:
+        return "None: `split` is null in the index. Loaders show everything as `train`."
+    rows = [f"| {name} | {share:g} | {splits['counts'].get(name, 0):,} |" for name, share in splits["shares"].items()]
+    table = "\n".join(["| split | share asked | images |", "|---|---|---|", *rows])
+    return (
+        f"{table}\n\nAn image's split is a hash of its bytes, keyed by `{splits['key']}`; near-equal images go "
+        "together, so no "
+        f"split leaks into another, and adding data moves nobody. {splits['none']:,} images look like images of two "
+        "splits "
+        "and are in none (`split` null). Shards hold all splits: take the rows of a split from the index."
+    )
+
+
+def _duplicates(found: Mapping[str, Any]) -> str:
+    if not found["searched"]:
+        return "Not looked for in this release."
+    counts, removed = found["counts"], found["removed"]
+    lines = [
+        f"Within the release: {counts['exact']:,} images whose bytes equal an earlier image's, {counts['near']:,} that "
+        "look like "
+        f"one (perceptual hashes of 64 bits at most {MAX_BITS} apart, mean colours of a 4 x 4 grid at most "
+        f"{MAX_COLOUR:g} of 255 "
+        f"apart). Crops, rotations and mirror images are not found this way. Left out: {removed['exact']:,} and "
+        f"{removed['near']:,}."
+    ]
+    if found["unsigned"]:
+        lines.append(f"{found['unsigned']:,} images were not at hand, only their sha256 was compared.")
+    for each in found["against"]:
+        lines.append(
+            f"Against {_cell(each['label'])} ({each['images']:,} images): {each['exact']:,} equal, {each['near']:,} "
+            "look alike, "
+            f"{each['removed']:,} left out."
+        )
+    if not found["against"]:
+        lines.append("No evaluation set was compared.")
+    return "\n\n".join(lines)
+
+
+def _limits(manifest: Mapping[str, Any]) -> str:
+    lines = [
+        "The masks are a machine's guess. Borders follow colour and texture: shadows, reflections and printed patterns "
+        "become "
+        "regions, and things that look like their surroundings are missed.",
+        "A whole is what the cut found to hold together, which is not always what a person would call a thing; masks "
+        "have no "
+        "names.",
+        "Granularity compares sizes within one whole. Equal numbers in different wholes or images do not mean equal "
+        "kinds of "
+        "part.",
+        "A mask's `score` cannot be compared between origins.",
+        "The choice of photographs is that of the sources; whatever they over-represent, so does this.",
+    ]
+    if not manifest["images"]:
+        lines.append(
+            "Images must be fetched from their sources; some may be gone or changed, which the join names by sha256."
+        )
+    if any(run["config"].get("limit") is not None for run in manifest["runs"]):
+        lines.append("Only the first images of the sources were mined (`limit` in the configuration).")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _people(manifest: Mapping[str, Any]) -> str:
+    told = manifest["card"]["people"]
+    start = told or "The publishers say nothing about people in these photographs: assume that some show people."
+    return (
+        f"{start} Nobody was asked to appear in this dataset, faces and other personal details were neither looked for "
+        "nor "
+        "blurred, and masks may outline people or parts of them without saying so. No names, places or dates were "
+        "added; "
+        "images keep whatever their files carry (camera data and positions among it), unchanged."
+    )
+
+
+def _versions(manifest: Mapping[str, Any]) -> str:
+    lines = ["| version | date | images | masks | digest |", "|---|---|---|---|---|"]
+    for each in reversed(manifest["versions"]):
+        lines.append(
+            f"| {each['version']} | {each['date']} | {each['samples']:,} | {each['masks']:,} | `{each['digest'][:16]}` "
+            "|"
+        )
+    lines += ["", "Older ones are read at `versions/VERSION` in this folder."] if len(manifest["versions"]) > 1 else []
+    return "\n".join(lines)
+
+
+def changelog_text(manifest: Mapping[str, Any]) -> str:
+    """CHANGELOG.md: what each version added and what left."""
+    lines = [f"# Changes of {manifest['title']}", ""]
+    for each in reversed(manifest["versions"]):
+        changes = each["changes"]
+        lines += [f"## {each['version']}, {each['date']}", ""]
+        lines.append(f"- {each['samples']:,} images, {each['masks']:,} masks; digest `{each['digest']}`")
+        lines.append(
+            f"- added: {changes['added']:,} images from {changes['runs']:,} run{'' if changes['runs'] == 1 else 's'}"
+        )
+        if changes["present"]:
+            lines.append(f"- not added again: {changes['present']:,} images that were here already")
+        for why, text in (
+            ("excluded", "taken down"), ("exact", "left out as equal images"),
+            ("near", "left out as near-equal images"),
+            ("evaluation", "left out because they are in an evaluation set"),
+        ):  # fmt: skip
+            if changes["left"].get(why):
+                lines.append(f"- {text}: {changes['left'][why]:,} images")
+        lines += [f"  - `{key}`" for key in changes["excluded_keys"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text from outside in one cell of a Markdown table: no markup, no line ends, no column marks."""
+    plain = re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", plain)
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"

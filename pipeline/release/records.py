@@ -1,0 +1,107 @@
+"""What a release consists of: the columns of its index, its options, and small records that its modules pass on.
+
+REL/
+  manifest.json       the commit: everything else is named here with its size and sha256; written last
+  SHA256SUMS          the same for `sha256sum --check`
+  README.md  CHANGELOG.md  croissant.json  statistics.json  figures/  examples/
+  shards/             the run's own bytes and names
+  index/              samples-HASH.parquet, masks-HASH.parquet; with splits one pair for each split besides
+  failures/           failures-HASH.parquet: samples that are in no shard, and why
+  duplicates/         duplicates-HASH.parquet: equal and near-equal images
+  machines.json       where and how fast it was mined; no part of the digest nor of SHA256SUMS, sealed by itself
+  versions/V/         manifest.json of each version; what a newer version replaced has moved there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+
+from ..schema import FORMAT, SAMPLES_SCHEMA
+
+KIND: Final = "release"
+MANIFEST: Final = "manifest.json"
+MACHINES: Final = "machines.json"
+SUMS: Final = "SHA256SUMS"
+CARD: Final = "README.md"
+CHANGELOG: Final = "CHANGELOG.md"
+CROISSANT: Final = "croissant.json"
+STATISTICS: Final = "statistics.json"
+
+ADDED_COLUMNS: Final = (
+    pa.field("run", pa.string(), nullable=False),
+    pa.field("split", pa.string()),
+    pa.field("source_license", pa.string()),
+    pa.field("source_terms", pa.string()),
+    pa.field("perceptual_hash", pa.string()),
+    pa.field("colour_grid", pa.string()),
+)
+"""What a release knows of a sample beyond its shard: the run, the split (null: in none), the licence and terms of its
+source, and the signature by which near-duplicates are found (see `duplicates.py`)."""
+
+RELEASED_SAMPLES_SCHEMA: Final = pa.schema(
+    [*SAMPLES_SCHEMA, *ADDED_COLUMNS], metadata={"format": FORMAT, "table": "samples"}
+)
+
+DUPLICATES_SCHEMA: Final = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("like", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("distance", pa.int32(), nullable=False),
+        pa.field("removed", pa.bool_(), nullable=False),
+    ],
+    metadata={"format": FORMAT, "table": "duplicates"},
+)
+"""`kind`: exact, near, evaluation-exact or evaluation-near; `like`: an earlier sample's key, or LABEL/path of an
+evaluation image; `distance`: differing bits of the perceptual hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseOptions:
+    """The flags of `grainmill release`, checked.
+
+    Attributes:
+        name: of the dataset; also the Hub's repository name.
+        version: of this release.
+        license: SPDX identifier of the whole.
+        date: ISO date; None for that of the newest commit.
+        source_licenses: label -> SPDX identifier, for sources that declared none when they were mined.
+        source_terms: label -> address or words of the source's terms.
+        proposals_license: of the `--proposals` file, if it declared none itself.
+        splits: name -> share of the sources; empty for none.
+        split_key: text that keys the hash of the splits.
+        against: evaluation sets as `[LABEL=]SRC`.
+        duplicates: look for equal and near-equal images.
+        remove: kinds of duplicates that are left out: exact, near, evaluation.
+        max_failed_fraction: largest share of failed samples (without `no_masks`) of a run that is released.
+        description: Markdown for the card's first section.
+        people: what is known of people in the images, for the card; None if nothing was said.
+        workers: processes that copy and decode.
+    """
+
+    name: str
+    version: str
+    license: str
+    date: str | None = None
+    source_licenses: dict[str, str] = field(default_factory=dict)
+    source_terms: dict[str, str] = field(default_factory=dict)
+    proposals_license: str | None = None
+    splits: dict[str, float] = field(default_factory=dict)
+    split_key: str = "grainmill"
+    against: tuple[str, ...] = ()
+    duplicates: bool = True
+    remove: frozenset[str] = frozenset()
+    max_failed_fraction: float = 0.5
+    description: str | None = None
+    people: str | None = None
+    workers: int = 1
+
+
+def file_record(name: str, data: bytes) -> dict[str, Any]:
+    """name, size and sha256 of a file, as manifests list them."""
+    from ..schema import sha256_of
+
+    return {"name": name, "size": len(data), "sha256": sha256_of(data)}

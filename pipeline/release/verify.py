@@ -1,0 +1,352 @@
+"""Does a release hold what it says? From cold: manifest, checksums, tables, headers, samples, every number again.
+
+Nothing but the folder is asked. The manifest is sealed by its own sha256 and names every other file; statistics,
+figures, card, changelog and Croissant are made again from the index and must be the same bytes. A card of another
+template (a release made by another version of Grainmill) is compared number by number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import GrainmillError
+from ..schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json
+from ..storage import Storage
+from ..unit_check import DIGEST_COLUMNS, Problem, sample_problems, shard_problems
+from ..verify import VerifyTotals, file_problems, seal_problem
+from ..versions import open_dataset
+from . import figures
+from .build import named_files, sums_text
+from .card import card_text, changelog_text, template_sha256
+from .croissant import croissant
+from .reading import ReleasedRun
+from .records import (
+    CARD,
+    CHANGELOG,
+    CROISSANT,
+    DUPLICATES_SCHEMA,
+    KIND,
+    MACHINES,
+    MANIFEST,
+    RELEASED_SAMPLES_SCHEMA,
+    STATISTICS,
+    SUMS,
+)
+from .removal import REMOVED_SCHEMA
+from .statistics import count_index, statistics_json
+
+RESULT_FOLDERS: Final = ("shards", "index", "failures", "duplicates", "removed", "figures", "examples")
+"""Folders in which every file must be named: loaders read them by pattern."""
+
+
+def release_at(location: str) -> Storage | None:
+    """The folder of the release at a location; None if no release lies there, whatever else does.
+
+    A folder with a damaged manifest counts as a release if it holds what only releases have.
+    """
+    storage = open_dataset(location)
+    if storage.exists("plan.json") or not any(storage.exists(name) for name in (MANIFEST, SUMS, CROISSANT)):
+        return None
+    return storage
+
+
+def verify_release(
+    storage: Storage,
+    *,
+    deep: bool = False,
+    totals: VerifyTotals | None = None,
+    on_unit: Callable[[VerifyTotals], None] | None = None,
+) -> Iterator[Problem]:
+    """Every problem of a release, as it is found.
+
+    Args:
+        storage: its folder, or a `versions.VersionStorage` for an older version.
+        deep: also decode every sample, mask and image.
+        totals: counts what was checked.
+        on_unit: called after each shard.
+    """
+    totals = VerifyTotals() if totals is None else totals
+    for problem in _problems(storage, deep, totals, on_unit):
+        totals.problems += 1
+        yield problem
+
+
+def _problems(
+    storage: Storage, deep: bool, totals: VerifyTotals, on_unit: Callable[[VerifyTotals], None] | None
+) -> Iterator[Problem]:
+    manifest = None
+    for problem, found in _manifest(storage):
+        if problem is not None:
+            yield problem
+        manifest = found
+    if manifest is None:
+        return
+    bad: set[str] = set()
+    shards = {shard["name"] for shard in manifest["shards"]}
+    for file in named_files(manifest):
+        if file["name"] in shards:
+            continue
+        for problem in file_problems(storage, file):
+            bad.add(file["name"])
+            yield problem
+        totals.checked_bytes += storage.size(file["name"]) or 0
+    yield from _sums(storage, manifest)
+    yield from _machines(storage)
+    yield from _copies_and_strays(storage, manifest)
+    index = {table: manifest["index"][table]["name"] for table in ("samples", "masks")}
+    readable = not bad & set(index.values())
+    if readable:
+        for problem in _table_problems(storage, manifest):
+            readable = False
+            yield problem
+    yield from _shards(storage, manifest, deep, readable, totals, on_unit)
+    if readable:
+        yield from _recomputed(storage, manifest, bad)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Manifest and files
+
+
+def _manifest(storage: Storage) -> Iterator[tuple[Problem | None, dict[str, Any] | None]]:
+    """Problems of the manifest, with the manifest if it can be used."""
+
+    def problem(message: str) -> Problem:
+        return Problem(kind="manifest", file=MANIFEST, message=message)
+
+    try:
+        data = storage.read_bytes(MANIFEST)
+        manifest = load_json(data, where=MANIFEST)
+        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+            yield problem(f"expected a release of {FORMAT}"), None
+            return
+        if (reason := seal_problem(manifest)) is not None:
+            yield problem(reason), None
+            return
+        if data != canonical_json(manifest):
+            yield problem("is not the canonical JSON that was written"), None
+            return
+        yield None, manifest
+    except (GrainmillError, AttributeError, ValueError) as error:
+        yield problem(f"not a manifest: {error}"), None
+
+
+def _sums(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
+    expected = sums_text(manifest, canonical_json(manifest)).decode().splitlines()
+    if not storage.exists(SUMS):
+        yield Problem(kind="missing", file=SUMS, message="missing")
+        return
+    found = storage.read_bytes(SUMS).decode(errors="replace")
+    if found != "\n".join(expected) + "\n":
+        lines = set(found.splitlines()) ^ set(expected)
+        shown = sorted(line[66:] for line in lines)[:3]
+        yield Problem(
+            kind="manifest", file=SUMS, message=f"differs from the manifest, about {', '.join(shown) or 'its end'}"
+        )
+
+
+def _machines(storage: Storage) -> Iterator[Problem]:
+    try:
+        data = storage.read_bytes(MACHINES)
+        record = load_json(data, where=MACHINES)
+        reason = seal_problem(record)
+        if reason is not None or data != canonical_json(record):
+            yield Problem(
+                kind="manifest", file=MACHINES, message=reason or "is not the canonical JSON that was written"
+            )
+    except (GrainmillError, AttributeError, ValueError) as error:
+        yield Problem(kind="manifest", file=MACHINES, message=f"cannot be read: {error}")
+
+
+def _copies_and_strays(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
+    """The copy of the manifest under its version, and files that nothing names in folders that are read by pattern."""
+    if not hasattr(storage, "place"):  # the newest version
+        copy = f"versions/{manifest['version']}/{MANIFEST}"
+        if not storage.exists(copy) or storage.read_bytes(copy) != storage.read_bytes(MANIFEST):
+            yield Problem(kind="manifest", file=copy, message=f"missing, or not equal to {MANIFEST}")
+        named = {file["name"] for file in named_files(manifest)}
+        for folder in RESULT_FOLDERS:
+            for name in storage.list(folder):
+                if f"{folder}/{name}" not in named:
+                    message = "is not part of the release, but lies where loaders look for all files"
+                    yield Problem(kind="manifest", file=f"{folder}/{name}", message=message)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def _table_problems(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
+    """Columns and numbers of rows of every table."""
+    tables = [(manifest["index"]["samples"], RELEASED_SAMPLES_SCHEMA), (manifest["index"]["masks"], MASKS_SCHEMA)]
+    for split in manifest["splits"]["files"].values():
+        tables += [(split["samples"], RELEASED_SAMPLES_SCHEMA), (split["masks"], MASKS_SCHEMA)]
+    for file, schema in (
+        (manifest["failures_table"], FAILURES_SCHEMA),
+        (manifest["removed_table"], REMOVED_SCHEMA),
+        (manifest["duplicates"]["table"], DUPLICATES_SCHEMA),
+    ):
+        tables += [] if file is None else [(file, schema)]
+    for file, schema in tables:
+        try:
+            found = pq.ParquetFile(io.BytesIO(storage.read_bytes(file["name"])))
+            if not found.schema_arrow.equals(schema):
+                yield Problem(kind="index", file=file["name"], message="its columns are not the format's")
+            elif found.metadata.num_rows != file["rows"]:
+                message = f"expected {file['rows']} rows, found {found.metadata.num_rows}"
+                yield Problem(kind="count", file=file["name"], message=message)
+        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+            yield Problem(kind="index", file=file["name"], message=f"not readable parquet: {error}")
+    counted = {table: sum(shard[table] for shard in manifest["shards"]) for table in ("samples", "masks")}
+    for table, count in counted.items():
+        if not count == manifest[table] == manifest["index"][table]["rows"]:
+            message = f"{table}: the shards hold {count}, it says {manifest[table]}, the index has rows "
+            yield Problem(kind="count", file=MANIFEST, message=message + str(manifest["index"][table]["rows"]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shards
+
+
+def _shards(
+    storage: Storage,
+    manifest: dict[str, Any],
+    deep: bool,
+    readable: bool,
+    totals: VerifyTotals,
+    on_unit: Callable[[VerifyTotals], None] | None,
+) -> Iterator[Problem]:
+    released = ReleasedRun(storage, manifest)
+    keys: Counter[str] = Counter()
+    for commit in released.commits():
+        shard = commit.shard
+        if shard is None:
+            continue
+        problems = list(file_problems(storage, shard))
+        yield from problems
+        size = storage.size(shard["name"])
+        totals.units += 1
+        totals.checked_bytes += size or 0
+        if readable:
+            table = released.samples(commit)
+            rows = table.to_pylist()
+            totals.samples += len(rows)
+            totals.masks += int(shard["masks"])
+            keys.update(table.column("key").to_pylist())
+            if size is not None and (deep or problems):
+                yield from _inside(storage, shard, rows, released.masks(commit), deep)
+        if on_unit is not None:
+            on_unit(totals)
+    for key, count in keys.items():
+        if count > 1:
+            yield Problem(
+                kind="count", file=manifest["index"]["samples"]["name"], key=key, message=f"appears {count} times"
+            )
+
+
+def _inside(
+    storage: Storage, shard: dict[str, Any], rows: list[dict[str, Any]], masks: pa.Table, deep: bool
+) -> Iterator[Problem]:
+    """Headers, padding and members of one shard; with `deep` every sample too."""
+    try:
+        found = list(shard_problems(storage, shard, rows))
+        yield from found
+        if deep and not any(problem.kind == "index" for problem in found):
+            yield from sample_problems(storage, rows, masks)
+    except GrainmillError as error:
+        yield Problem(kind="bytes", file=shard["name"], message=str(error))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every number again
+
+
+def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+    """Digest, counts, statistics, figures, card, changelog and Croissant, from index and shards' records."""
+    released = ReleasedRun(storage, manifest)
+    counted = count_index(released)
+    failures = [row for commit in released.commits() for row in released.failures(commit).to_pylist()]
+    listed = [[shard[name] for name in ("unit", "sha256", "samples", "masks")] for shard in manifest["shards"]]
+    said = {
+        "digest": dataset_digest(listed, ([row[name] for name in DIGEST_COLUMNS] for row in failures)),
+        "samples": counted.samples,
+        "masks": counted.masks,
+        "failures": len(failures),
+        "failure_reasons": dict(sorted(Counter(row["reason"] for row in failures).items())),
+    }
+    for name, value in said.items():
+        if manifest[name] != value:
+            message = f"{name} is {manifest[name]!r:.120}, shards and index give {value!r:.120}"
+            yield Problem(kind="manifest", file=MANIFEST, message=message)
+    yield from _counted_sources(released, manifest)
+    statistics = statistics_json(counted, manifest)
+    expected: dict[str, bytes] = {STATISTICS: canonical_json(statistics)}
+    expected |= {f"figures/{name}.svg": text.encode() for name, text in figures.charts(statistics).items()}
+    expected[CHANGELOG] = changelog_text(manifest).encode()
+    expected[CROISSANT] = (json.dumps(croissant(manifest), ensure_ascii=False, indent=2) + "\n").encode()
+    for name, data in expected.items():
+        if name not in bad and storage.exists(name) and storage.read_bytes(name) != data:
+            yield Problem(kind="manifest", file=name, message=_difference(storage.read_bytes(name), data))
+    if CARD not in bad and storage.exists(CARD):
+        yield from card_problems(storage.read_bytes(CARD).decode(errors="replace"), manifest, statistics)
+
+
+def _counted_sources(released: ReleasedRun, manifest: dict[str, Any]) -> Iterator[Problem]:
+    sources: Counter[str] = Counter()
+    splits: Counter[str | None] = Counter()
+    for commit in released.commits():
+        table = released.released_samples(commit)
+        sources.update(uri.split("/", 1)[0] for uri in table.column("source_uri").to_pylist())
+        splits.update(table.column("split").to_pylist())
+    for source in manifest["sources"]:
+        if source["samples"] != sources[source["label"]]:
+            message = f"source {source['label']} has {source['samples']} images, the index {sources[source['label']]}"
+            yield Problem(kind="manifest", file=MANIFEST, message=message)
+    for split, count in manifest["splits"]["counts"].items():
+        if count != splits[split]:
+            message = f"split {split} has {count} images, the index {splits[split]}"
+            yield Problem(kind="manifest", file=MANIFEST, message=message)
+
+
+def card_problems(text: str, manifest: dict[str, Any], statistics: dict[str, Any]) -> Iterator[Problem]:
+    """The card against the one that manifest and statistics give."""
+    expected = card_text(manifest, statistics)
+    if text == expected:
+        return
+    if manifest["card"]["template_sha256"] == template_sha256():
+        yield Problem(kind="manifest", file=CARD, message=_difference(text.encode(), expected.encode()))
+        return
+    known = set(_numbers(expected))
+    for number, line in enumerate(text.splitlines(), start=1):
+        wrong = [each for each in _numbers(line) if each not in known]
+        if wrong:
+            message = f"line {number} says {', '.join(wrong)}, which nothing in the release gives"
+            yield Problem(kind="manifest", file=CARD, message=message)
+
+
+def _numbers(text: str) -> list[str]:
+    """Numbers of two digits or more, as printed."""
+    return re.findall(r"(?<![\w.])\d[\d,]*\.?\d+(?![\w])", text)
+
+
+def _difference(found: bytes, expected: bytes) -> str:
+    """The first line that is not as recomputed."""
+    ours, theirs = expected.decode(errors="replace").splitlines(), found.decode(errors="replace").splitlines()
+    for line in difflib.unified_diff(ours, theirs, lineterm="", n=0):
+        if line[:1] in "+-" and line[:3] not in ("+++", "---"):
+            what = "says" if line[0] == "+" else "lacks"
+            return (
+                f"{what} {line[1:]!r:.160}, which recomputing does not give"
+                if what == "says"
+                else f"lacks {line[1:]!r:.160}"
+            )
+    return "its line ends differ from what was written"

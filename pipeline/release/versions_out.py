@@ -1,0 +1,46 @@
+"""What happens to the files of the version before: those that the new one does not name move into its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from ..storage import LocalStorage, explained, sync_directory
+from .records import MACHINES, MANIFEST, SUMS
+
+
+def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
+    """Links or copies them to `versions/OLD/`, so that the old version stays whole while the new one takes its place.
+
+    The old names at the root are replaced, or removed by `sweep`, after the new version is committed.
+    """
+    if previous is None:
+        return
+    from .build import named_files
+
+    new = {each["name"]: each["sha256"] for each in named_files(manifest)}
+    gone = [each["name"] for each in named_files(previous) if new.get(each["name"]) != each["sha256"]]
+    for name in [*gone, SUMS, MACHINES]:
+        source, target = output.path(name), output.path(f"versions/{previous['version']}/{name}")
+        if target.exists() or not source.exists():
+            continue
+        with explained("write", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, target)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source, target)
+            sync_directory(target.parent)
+
+
+def sweep(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
+    """Removes what the version before named and the new one does not; it lies in `versions/OLD/` by now."""
+    if previous is None:
+        return
+    from .build import named_files
+
+    kept = {each["name"] for each in named_files(manifest)} | {MANIFEST, SUMS, MACHINES}
+    for each in named_files(previous):
+        if each["name"] not in kept:
+            output.remove(each["name"])

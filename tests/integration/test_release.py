@@ -1,0 +1,118 @@
+"""A run becomes a dataset: everything is there, named, equal byte for byte, and refused where it must be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.committed import CommittedRun
+from pipeline.release.build import build_release, open_output
+from pipeline.release.records import ReleaseOptions
+from pipeline.release.verify import verify_release
+from pipeline.schema import canonical_json, sealed
+from pipeline.storage import open_storage
+
+
+def options(**changes: Any) -> ReleaseOptions:
+    return ReleaseOptions(
+        **{"name": "drawn", "version": "1.0.0", "license": "CC-BY-4.0", "date": "2026-11-24", **changes}
+    )
+
+
+def build(run: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    return build_release(CommittedRun.open(run), open_output(str(output)), options(**changes))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def problems(folder: Path, *, deep: bool = False) -> list[str]:
+    return [str(problem) for problem in verify_release(open_storage(folder), deep=deep)]
+
+
+def test_shards_are_the_runs_own_bytes(drawn_run: Path, drawn_release: Path) -> None:
+    shards = {path.name: path.read_bytes() for path in (drawn_run / "shards").iterdir()}
+    assert {path.name: path.read_bytes() for path in (drawn_release / "shards").iterdir()} == shards
+    manifest = json.loads((drawn_release / "manifest.json").read_bytes())
+    assert manifest["digest"] == json.loads((drawn_run / "manifest.json").read_bytes())["digest"]
+    assert (manifest["samples"], manifest["masks"], manifest["failures"]) == (7, 35, 1)
+
+
+def test_what_was_released_verifies(drawn_release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert problems(drawn_release) == []
+    assert problems(drawn_release, deep=True) == []
+    assert main(["verify", str(drawn_release), "--deep", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["ok"], printed["samples"], printed["masks"]) == (True, 7, 35)
+
+
+def test_two_releases_are_equal_byte_for_byte(drawn_run: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        build(drawn_run, tmp_path / name, date=None)
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+
+
+def test_machines_facts_stay_out_of_the_digest(drawn_run: Path, tmp_path: Path) -> None:
+    """The same labels mined on another machine differ in machines.json and nowhere else."""
+    other = tmp_path / "run"
+    shutil.copytree(drawn_run, other)
+    for path in (other / "commits").iterdir():
+        commit = json.loads(path.read_bytes())
+        commit |= {"seconds": {"read": 9.0, "wall": 99.0}, "environment": {"python": "9"}, "attempt": "elsewhere"}
+        path.write_bytes(canonical_json(sealed(commit)))
+    build(drawn_run, tmp_path / "here")
+    build(other, tmp_path / "there")
+    here, there = files(tmp_path / "here"), files(tmp_path / "there")
+    assert {name for name in here if here[name] != there[name]} == {"machines.json"}
+
+
+def test_no_path_of_the_machine_is_published(drawn_release: Path, drawn_folder: Path) -> None:
+    for name, data in files(drawn_release).items():
+        assert str(drawn_folder.parent).encode() not in data, name
+
+
+def release_command(run: Path, output: Path, *flags: str, license: str = "CC-BY-4.0") -> list[str]:
+    command = ["release", str(run), "--output", str(output), "--name", "drawn", "--version", "1.0.0"]
+    return [*command, "--license", license, *flags]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("unfinished", "1 of 3 units are not committed"),
+        ("mixed", "another configuration than the plan's"),
+        ("failed", "1 of 8 samples failed (unsupported_format 1)"),
+        ("license", "--license MIT cannot cover the source drawn: CC-BY-SA-4.0 is share-alike"),
+        ("unknown license", "X-1.0 is not a licence whose terms are known here"),
+    ],
+)
+def test_what_must_not_be_published_is_refused_with_the_reason(
+    what: str, reason: str, write_drawn_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = {"license": "CC-BY-SA-4.0", "unknown license": "X-1.0"}.get(what, "CC0-1.0")
+    run = write_drawn_run(tmp_path / "run", units=2 if what == "unfinished" else None, license=declared)
+    if what == "mixed":
+        path = sorted((run / "commits").iterdir())[1]
+        commit = json.loads(path.read_bytes())
+        path.write_bytes(canonical_json(sealed({**commit, "config_hash": "0" * 64})))
+    flags = ["--max-failed-fraction", "0.1"] if what == "failed" else []
+    code = main(release_command(run, tmp_path / "out", *flags, license="MIT"))
+    assert code == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_second_release_needs_a_new_place_or_a_flag(drawn_run: Path, tmp_path: Path) -> None:
+    command = release_command(drawn_run, tmp_path / "out")
+    assert main(command) == 0
+    before = files(tmp_path / "out")
+    assert main(command) == 2
+    assert main([*command, "--overwrite"]) == 0
+    assert files(tmp_path / "out") == before
