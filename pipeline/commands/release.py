@@ -111,6 +111,12 @@ def command(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that copy and decode; 0 for one per core, at most 8 [default: 1].")
     ] = 1,
+    gallery_images: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Photographs in the gallery at most; 0 for no gallery [default: 10000, pages stay fast]."
+        ),
+    ] = 10_000,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
     ] = False,
@@ -147,6 +153,7 @@ def command(
         description=None if description is None else read_text("--description", description),
         people=people,
         workers=workers or min(8, os.cpu_count() or 1),
+        gallery_images=gallery_images,
     )
     run = None if directory is None else CommittedRun.open(directory)
     with ProgressBar("release", None if run is None else run.units_total, unit="shards") as progress:

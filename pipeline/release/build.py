@@ -56,6 +56,8 @@ from .selection import EvaluationSet, Selection
 from .statistics import count_index, statistics_json
 from .versions_out import retire, sweep
 
+NEXT: Final = "tmp/next"
+"""Where described files wait until everything is there."""
 PIECES_AHEAD: Final = 4
 """Pieces in flight for each worker process."""
 
@@ -106,7 +108,7 @@ def build_release(
     failures = _failures(run, commits, output, previous)
     require_license(options.license, _declared(known, previous, entry, options))  # and what only samples declare
     draft = _draft(options, previous, entry, run, shards, index, failures, selection, known, output)
-    manifest = _describe(output, draft)
+    manifest = _describe(output, draft, options)
     retire(output, previous, manifest)
     _commit(output, manifest, _machines(output, previous, run, commits, entry))
     sweep(output, previous, manifest)
@@ -607,7 +609,7 @@ def _holds_images(run: CommittedRun | None, previous: dict[str, Any] | None) -> 
     return found.pop()
 
 
-def _describe(output: LocalStorage, draft: dict[str, Any]) -> dict[str, Any]:
+def _describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
     """Writes figures, examples, statistics, card, changelog and Croissant; returns the manifest with its files."""
     released = ReleasedRun(output, draft)
     statistics = statistics_json(count_index(released), draft)
@@ -618,15 +620,15 @@ def _describe(output: LocalStorage, draft: dict[str, Any]) -> dict[str, Any]:
     for number, (name, data, described) in enumerate(_examples(released), start=1):
         files[f"examples/{number}-{name}.jpg"] = data
         examples.append({"name": f"examples/{number}-{name}.jpg", **described})
-    gallery = _write_gallery(released, output)
+    gallery = _write_gallery(released, output, options)
     draft = {**draft, "charts": list(drawn), "examples": examples, "gallery": bool(gallery)}
     files[CARD] = card_text(draft, statistics).encode()
     files[CHANGELOG] = changelog_text(draft).encode()
     files[CROISSANT] = _json_text(croissant(draft))
     for name, data in files.items():
-        output.put_atomic(f"tmp/next/{name}", data)
+        output.put_atomic(f"{NEXT}/{name}", data)
     listed = [file_record(name, data) for name, data in files.items()]
-    listed += [file_record(name, output.read_bytes(name)) for name in gallery]
+    listed += [file_record(name, output.read_bytes(f"{NEXT}/{name}")) for name in gallery]
     return {**draft, "files": sorted(listed, key=lambda each: str(each["name"]))}
 
 
@@ -636,9 +638,16 @@ def _json_text(value: Any) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _write_gallery(run: ReleasedRun, output: LocalStorage) -> list[str]:
-    """Pages for people; names of the files written."""
-    return []
+def _write_gallery(run: ReleasedRun, output: LocalStorage, options: ReleaseOptions) -> list[str]:
+    """Pages for people, under `tmp/next/`; names of the files written."""
+    from .gallery import write_gallery
+
+    if options.gallery_images == 0:
+        return []
+    folder = output.path(NEXT)
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{options.name} {options.version}"
+    return write_gallery(run, folder, title=title, limit=options.gallery_images)
 
 
 def _examples(released: ReleasedRun) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -697,7 +706,7 @@ def named_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 def _commit(output: LocalStorage, manifest: dict[str, Any], machines: dict[str, Any]) -> None:
     """Puts the described files into their places, then SHA256SUMS, then the manifest: the commit."""
     for file in manifest["files"]:
-        staged = output.path(f"tmp/next/{file['name']}")
+        staged = output.path(f"{NEXT}/{file['name']}")
         if staged.is_file():
             output.publish(staged, file["name"])
     data = canonical_json(sealed(manifest))

@@ -80,6 +80,7 @@ class ReleaseOptions:
         description: Markdown for the card's first section.
         people: what is known of people in the images, for the card; None if nothing was said.
         workers: processes that copy and decode.
+        gallery_images: photographs in the gallery at most; 0 for no gallery.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ReleaseOptions:
     description: str | None = None
     people: str | None = None
     workers: int = 1
+    gallery_images: int = 10_000
 
 
 def file_record(name: str, data: bytes) -> dict[str, Any]:
