@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -78,31 +79,43 @@ SPECS: Final[dict[Adapter, AdapterSpec]] = {
 }  # fmt: skip
 
 
-def granularity_tensor(value: Any, count: int, device: torch.device | str) -> Tensor:
-    """One granularity for each prompt: (N,) float32 on `device`.
+def granularity_values(value: Any) -> NDArray[np.float32]:
+    """Checks a granularity, or several: (V,) float32.
 
     Args:
-        value: a float, an int, or an array, list or tensor with one value or one for each prompt.
-        count: prompts, N.
-        device: where the result lies.
+        value: a float, an int, or an array, list or tensor of them.
 
     Raises:
-        InputError: values outside [0.1, 1.0], NaN, or another number of values.
+        InputError: values outside [0.1, 1.0], NaN, or no numbers.
     """
     source = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     try:
         values = np.asarray(source, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise InputError(f"granularity: expected numbers, found {value!r:.80}") from error
-    if values.size not in (1, count):
-        raise InputError(f"granularity: expected one value or one for each of {count} prompts, found {values.size}")
     # float32 input such as 0.1 is a little off its decimal value; anything beyond that is out of range.
     low, high = GRANULARITY_MIN - 1e-6, GRANULARITY_MAX + 1e-6
     wrong = values[~((values >= low) & (values <= high))]
     if wrong.size:
         raise InputError(f"granularity {wrong[0]:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
-    clipped = np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX).astype(np.float32)
-    return torch.from_numpy(np.repeat(clipped, count // clipped.size)).to(device)
+    return np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX).astype(np.float32)
+
+
+def granularity_tensor(value: Any, count: int, device: torch.device | str) -> Tensor:
+    """One granularity for each prompt: (N,) float32 on `device`.
+
+    Args:
+        value: as in `granularity_values`; one, or one for each prompt.
+        count: prompts, N.
+        device: where the result lies.
+
+    Raises:
+        InputError: as there, or another number of values.
+    """
+    values = granularity_values(value)
+    if values.size not in (1, count):
+        raise InputError(f"granularity: expected one value or one for each of {count} prompts, found {values.size}")
+    return torch.from_numpy(np.repeat(values, count // values.size)).to(device)
 
 
 class GranularityEncoder(nn.Module):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 
-from .adapters import granularity_tensor
+from .adapters import granularity_tensor, granularity_values
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loading import load_granular
 
@@ -137,14 +137,15 @@ class GranularPredictor:
         corners = None if box is None else np.asarray(box, dtype=np.float32).reshape(-1)
         if corners is not None and corners.size != 4:
             raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-        count = 1 if granularity is None else len(_listed(granularity))
+        wanted = None if granularity is None else granularity_values(granularity)
+        count = 1 if wanted is None else wanted.size
         dense = None
         if mask_input is not None:
             dense = np.broadcast_to(np.asarray(mask_input, dtype=np.float32), (count, *np.shape(mask_input)[-2:]))
         logits, ious = self.predict_logits(
             None if points is None else np.repeat(points[None], count, axis=0),
             None if point_labels is None else np.repeat(np.asarray(point_labels)[None], count, axis=0),
-            granularity,
+            wanted,
             boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
             mask_inputs=dense,
             image=image,
@@ -271,7 +272,7 @@ class GranularPredictor:
         return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
 
     def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
-        dense = torch.as_tensor(np.ascontiguousarray(mask_inputs), dtype=torch.float32, device=self.device)
+        dense = torch.tensor(np.asarray(mask_inputs), dtype=torch.float32, device=self.device)
         side = self.model.image_size // 4
         if dense.ndim != 3 or tuple(dense.shape[1:]) != (side, side):
             raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {tuple(dense.shape)}")
@@ -326,10 +327,3 @@ def squared(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor
     mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
     return (pixels - mean) / std
-
-
-def _listed(granularity: Any) -> list[Any]:
-    """One number or several, as a list; what is no number is told by `granularity_tensor`."""
-    if isinstance(granularity, Tensor | np.ndarray | Sequence) and not isinstance(granularity, str):
-        return list(np.reshape(granularity.detach().cpu() if isinstance(granularity, Tensor) else granularity, -1))
-    return [granularity]

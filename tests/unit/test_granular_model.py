@@ -1,0 +1,287 @@
+"""The model: exact counts, SAM-2's own answer at any time, the dial's values, the returned IoU, fused attention."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.adapters import granularity_tensor
+from model.base_models import SIZES, build_base
+from model.granular import GranularSam2
+from model.loading import new_model
+from model.predictor import GranularPredictor
+from pipeline.errors import InputError
+
+PARAMETERS = {"tiny": 38_962_498, "small": 46_060_354, "base_plus": 80_850_178, "large": 224_446_642}
+"""Of SAM 2.1 (Meta's table says 38.9, 46, 80.8 and 224.4 million)."""
+
+
+def photograph(height: int = 90, width: int = 120) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def micro(adapter: str = "paper", side: int = 128, seed: int = 1) -> GranularSam2:
+    """A micro model whose frozen base has random weights."""
+    torch.manual_seed(seed)
+    return GranularSam2("micro", adapter, side).eval()  # type: ignore[arg-type]
+
+
+def own_predictor(model: GranularSam2) -> Any:
+    """sam2's own predictor on sam2's own classes with the same weights, which our code has not touched."""
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    base = build_base(model.size, model.image_size)
+    base.load_state_dict(model.base_state())
+    with warnings.catch_warnings():  # sam2 scripts its transforms
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        predictor = SAM2ImagePredictor(base)
+    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]  # fixed to 1024 px in sam2
+    return predictor
+
+
+def train_a_little(model: GranularSam2, steps: int = 3) -> None:
+    """Real steps of AdamW on what the adapter trains, dropout on."""
+    names = set(model.set_trainable())
+    parameters = [parameter for name, parameter in model.named_parameters() if name in names]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    model.train()
+    side = model.image_size
+    features = model.encode(torch.randn(1, 3, side, side))
+    target = (torch.rand(4, 1, side // 4, side // 4) > 0.5).float()
+    for _ in range(steps):
+        decoded = model.decode(
+            features.repeat(0, 4),
+            torch.rand(4, 1, 2) * side,
+            torch.ones(4, 1, dtype=torch.int32),
+            torch.tensor([0.1, 0.4, 0.7, 1.0]),
+        )
+        loss = F.binary_cross_entropy_with_logits(decoded.logits_NMHW, target) + decoded.iou_NM.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def assert_equal_to_sam2(ours: GranularPredictor, own: Any) -> None:
+    """Single mask, three masks, refinement, a box, several points: to 1e-5."""
+    prompts: list[dict[str, Any]] = [
+        {"point_coords": np.array([[60.0, 40.0]]), "point_labels": np.array([1])},
+        {"point_coords": np.array([[10.0, 70.0], [100.0, 5.0]]), "point_labels": np.array([1, 0])},
+        {"box": np.array([20.0, 10.0, 90.0, 80.0])},
+        {"box": np.array([5.0, 5.0, 50.0, 50.0]), "point_coords": np.array([[30.0, 30.0]]), "point_labels": [1]},
+    ]
+    for prompt in prompts:
+        for multimask in (False, True):
+            expected = own.predict(**prompt, multimask_output=multimask, return_logits=True)
+            found = ours.predict(**prompt, multimask_output=multimask, return_logits=True)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+        low = expected[2][:1]
+        for prompted in (prompt, {}):  # a mask alone is a prompt too
+            again = own.predict(**prompted, mask_input=low, multimask_output=False, return_logits=True)
+            found = ours.predict(**prompted, mask_input=low, return_logits=True)
+            np.testing.assert_allclose(found[0], again[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("adapter", ["paper", "lite"])
+def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: str) -> None:
+    model = micro(adapter)
+    own, ours = own_predictor(model), GranularPredictor(model)
+    own.set_image(photograph())
+    ours.set_image(photograph())
+    assert_equal_to_sam2(ours, own)
+    before = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
+    train_a_little(model)
+    assert_equal_to_sam2(ours, own)
+    after = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_the_fallback_to_a_stable_mask_is_sam2s() -> None:
+    """Random weights give faint logits (unstable, so sam2 takes a multimask); scaled weights give stable ones."""
+    taken = set()
+    for scale in (1.0, 3000.0):
+        model = micro("lite")
+        with torch.no_grad():
+            for hypernetwork in model.base.sam_mask_decoder.output_hypernetworks_mlps:
+                hypernetwork.layers[-1].weight.mul_(scale)
+                hypernetwork.layers[-1].bias.mul_(scale)
+        own, ours = own_predictor(model), GranularPredictor(model)
+        own.set_image(photograph())
+        ours.set_image(photograph())
+        expected = own.predict(np.array([[60, 40]]), np.array([1]), multimask_output=False, return_logits=True)
+        found = ours.predict([[60, 40]], [1], return_logits=True)
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-5 * scale, rtol=0)
+        assert found[1] == expected[1]
+        three = ours.predict([[60, 40]], [1], multimask_output=True)[1]
+        taken.add(bool((np.abs(three - found[1]) < 1e-7).any()))
+    assert taken == {True, False}, "both the single mask and the fallback must have been met"
+
+
+@pytest.mark.slow
+def test_tiny_at_its_own_size_equals_sam2s_predictor() -> None:
+    torch.manual_seed(0)
+    model = GranularSam2("tiny", "paper", 1024).eval()
+    train_a_little(model, steps=1)
+    own, ours = own_predictor(model), GranularPredictor(model)
+    own.set_image(photograph(300, 400))
+    ours.set_image(photograph(300, 400))
+    assert_equal_to_sam2(ours, own)
+
+
+def test_paper_on_small_trains_exactly_what_the_paper_does() -> None:
+    counts = GranularSam2("small", "paper", 256).counts()
+    assert counts["trainable_parameters"] == counts["added_parameters"] == 345_760
+    assert counts["base_parameters"] == 46_060_354
+    assert counts["added_percent"] == 0.7507
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_lite_is_at_most_two_hundredths_of_a_per_cent(size: Any) -> None:
+    model = GranularSam2(size, "lite", 256)
+    counts = model.counts()
+    assert counts["base_parameters"] == PARAMETERS[size]
+    assert counts["trainable_parameters"] == 7_596
+    assert counts["trainable_parameters"] <= 0.0002 * PARAMETERS[size]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert sum(model.get_parameter(name).numel() for name in trained) == 7_596
+    assert "large" in SIZES
+
+
+# -- the dial's values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.5, np.float32(0.5), np.float64(0.5), [0.5], np.array(0.5), np.array([0.5, 0.5, 0.5]), (0.5, 0.5, 0.5),
+        torch.tensor(0.5), torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64),
+        torch.tensor([0.5], requires_grad=True), torch.tensor([0.5], dtype=torch.float16),
+    ],
+)  # fmt: skip
+def test_numbers_of_every_kind_are_granularities(value: Any) -> None:
+    assert granularity_tensor(value, 3, "cpu").tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("value", [1, np.int64(1), torch.tensor(1), [1], np.ones(1, dtype=np.uint8)])
+def test_whole_numbers_are_granularities(value: Any) -> None:
+    result = granularity_tensor(value, 2, "cpu")
+    assert (result.tolist(), result.dtype) == ([1.0, 1.0], torch.float32)
+
+
+def test_the_ends_of_the_range_survive_single_precision() -> None:
+    values = granularity_tensor(np.array([0.1, 1.0], dtype=np.float32), 2, "cpu")
+    assert values.tolist() == [float(np.float32(0.1)), 1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.0999, r"granularity 0.0999: expected a number in \[0.1, 1.0\]"),
+        (1.01, r"granularity 1.01: expected a number in \[0.1, 1.0\]"),
+        (float("nan"), "granularity nan: expected a number"),
+        (float("inf"), "granularity inf: expected a number"),
+        ([0.5, 0.5, -1.0], "granularity -1: expected a number"),
+        (torch.tensor([0.5, float("nan"), 0.5]), "granularity nan"),
+        ("big", "expected numbers, found 'big'"),
+        ([0.1, None, 0.2], "granularity nan|expected numbers"),
+        ([0.1, 0.2], "one value or one for each of 3 prompts, found 2"),
+        ([], "one value or one for each of 3 prompts, found 0"),
+    ],
+)
+def test_other_values_are_refused_with_a_clear_message(value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        granularity_tensor(value, 3, "cpu")
+
+
+def test_the_predictor_refuses_the_same() -> None:
+    predictor = GranularPredictor(micro("lite"))
+    predictor.set_image(photograph())
+    for wrong in (0.0, 2, float("nan"), [0.5, 1.5], torch.tensor([0.05])):
+        with pytest.raises(InputError, match=r"expected a number in \[0.1, 1.0\]"):
+            predictor.predict([[5, 5]], [1], granularity=wrong)
+    with pytest.raises(InputError, match="expected numbers"):
+        predictor.predict([[5, 5]], [1], granularity="large")
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["paper", "lite", "full"])
+def test_at_the_start_the_mask_token_is_sams_own(adapter: str) -> None:
+    """Without the granularity prompt and LoRA, the granular path is SAM's mask token 0: only the prompt differs."""
+    model = micro(adapter)
+    torch.manual_seed(2)
+    features = model.encode(torch.randn(1, 3, 128, 128)).repeat(0, 2)
+    prompt = (torch.rand(2, 1, 2) * 128, torch.ones(2, 1, dtype=torch.int32))
+    sparse, dense = model.base.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
+    no_token = torch.zeros(2, 0, sparse.shape[-1])
+    model.granularity_encoder.forward = lambda g: no_token
+    decoded = model._decode_granular(features, sparse, dense, torch.full((2,), 0.5))
+    masks, iou, _, _ = model.base.sam_mask_decoder.predict_masks(
+        image_embeddings=features.embedding_BCHW,
+        image_pe=model.base.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=False,
+        high_res_features=list(features.high_res),
+    )
+    torch.testing.assert_close(decoded.logits_NMHW, masks[:, :1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded.iou_NM, iou[:, :1], atol=1e-5, rtol=0)
+
+
+def test_the_returned_iou_is_slot_0_of_the_head() -> None:
+    model = micro("paper")
+    head = model.base.sam_mask_decoder.iou_prediction_head
+    with torch.no_grad():
+        head.layers[-1].weight.zero_()
+        head.layers[-1].bias.copy_(torch.tensor([1.0, -9.0, -9.0, 9.0]))
+    predictor = GranularPredictor(model)
+    predictor.set_image(photograph())
+    assert predictor.predict([[5, 5]], [1], granularity=0.4)[1] == pytest.approx(1 / (1 + np.exp(-1.0)))
+    assert predictor.predict([[5, 5]], [1], multimask_output=True)[1][2] == pytest.approx(1 / (1 + np.exp(-9.0)))
+
+
+class Operations(TorchDispatchMode):
+    """Names of every operation that reaches a backend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("granularity", [None, 0.3])
+def test_attention_is_fused_everywhere(granularity: float | None) -> None:
+    """No attention map is materialised by a softmax, in the encoder or the decoder, with LoRA or without."""
+    predictor = GranularPredictor(micro("paper"))
+    with Operations() as operations:
+        predictor.set_image(photograph())
+    encoder = operations.names
+    with Operations() as operations:
+        predictor.predict([[5, 5]], [1], granularity=granularity)
+    decoder = operations.names
+    assert not [name for name in encoder + decoder if "softmax" in name]
+    assert sum("scaled_dot_product" in name for name in decoder) == 7
+    assert sum("scaled_dot_product" in name for name in encoder) == 7  # micro's blocks
+
+
+def test_lora_is_off_outside_the_granular_path() -> None:
+    model = micro("paper")
+    train_a_little(model, steps=1)
+    assert not any(layer.active for layer in model.lora_modules())
+    assert len(model.lora_modules()) == 28
+
+
+def test_scratch_models_are_equal_for_equal_seeds() -> None:
+    one, other = (new_model("micro", "full", 64, init="scratch", seed=4).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
