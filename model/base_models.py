@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -41,11 +42,39 @@ _CONFIGS: Final[dict[str, str]] = {
     "large": "sam2.1_hiera_l.yaml",
     "micro": "sam2.1_hiera_t.yaml",
 }
-_HUB_NAMES: Final[dict[str, tuple[str, str]]] = {
-    "sam2.1_hiera_tiny": ("facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt"),
-    "sam2.1_hiera_small": ("facebook/sam2.1-hiera-small", "sam2.1_hiera_small.pt"),
-    "sam2.1_hiera_base_plus": ("facebook/sam2.1-hiera-base-plus", "sam2.1_hiera_base_plus.pt"),
-    "sam2.1_hiera_large": ("facebook/sam2.1-hiera-large", "sam2.1_hiera_large.pt"),
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An official checkpoint on the hub."""
+
+    repository: str
+    filename: str
+    sha256: str
+    """Of the file, as Meta publishes it (29 September 2024, the same on the hub and on Meta's own server)."""
+
+
+PUBLISHED: Final[dict[str, Published]] = {
+    "sam2.1_hiera_tiny": Published(
+        repository="facebook/sam2.1-hiera-tiny",
+        filename="sam2.1_hiera_tiny.pt",
+        sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    ),
+    "sam2.1_hiera_small": Published(
+        repository="facebook/sam2.1-hiera-small",
+        filename="sam2.1_hiera_small.pt",
+        sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    ),
+    "sam2.1_hiera_base_plus": Published(
+        repository="facebook/sam2.1-hiera-base-plus",
+        filename="sam2.1_hiera_base_plus.pt",
+        sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    ),
+    "sam2.1_hiera_large": Published(
+        repository="facebook/sam2.1-hiera-large",
+        filename="sam2.1_hiera_large.pt",
+        sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+    ),
 }
 _MICRO_WIDTH: Final = 64
 
@@ -162,7 +191,7 @@ def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
     Args:
         model: from `build_base`, of the size that the checkpoint has.
         source: a path (`.pt` as published, or safetensors), or a name such as `sam2.1_hiera_small`, which is fetched
-            from the hub and compared with the sha256 that the hub states.
+            from the hub and compared with the sha256 of `PUBLISHED`.
         size: of `model`, for the message.
 
     Returns:
@@ -171,7 +200,7 @@ def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
     Raises:
         InputError: no such file, pickled code, a checkpoint of another size, missing or foreign weights.
     """
-    path = Path(_fetch(source)) if source in _HUB_NAMES and not Path(source).exists() else Path(source)
+    path = Path(_fetch(source)) if source in PUBLISHED and not Path(source).exists() else Path(source)
     state = read_state(path)
     install_state(model, state, where=str(path), size=size)
     return state_sha256(state)
@@ -186,27 +215,27 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"{path}: expected a checkpoint file, found {'a directory' if path.is_dir() else 'nothing'}; give a path, "
-            f"`scratch`, or one of {', '.join(_HUB_NAMES)}"
+            f"`scratch`, or one of {', '.join(PUBLISHED)}"
         )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     with path.open("rb") as stream:
         start = stream.read(9)
-    if start[8:9] == b"{":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
+        if start[8:9] == b"{":
+            try:
+                return dict(load_file(path))
+            except SafetensorError as error:
+                raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+        stream.seek(0)
         try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-    import pickle
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; it holds "
-            f"something else, which is not loaded because pickles can run code ({str(error).splitlines()[0]:.120})"
-        ) from error
+            loaded = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged pickle raises whatever its reader stumbles over; all of it is told
+            raise InputError(
+                f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; found "
+                f"something else or a cut file. Pickles can run code, so only tensors are read "
+                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.120})"
+            ) from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
@@ -245,20 +274,25 @@ def size_of_state(state: Mapping[str, Tensor]) -> str | None:
 
 
 def _fetch(name: str) -> str:
-    """Downloads an official checkpoint and compares it with the sha256 that the hub states for it."""
+    """Downloads an official checkpoint (or finds it in the hub's cache) and compares it with the table above."""
     try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
-        raise InputError(f"--init {name}: fetching by name needs the extra [hub]; or give a path") from error
-    repository, filename = _HUB_NAMES[name]
+        raise InputError(f"{name}: fetching by name needs the extra [hub]; or give the path of a file") from error
+    published = PUBLISHED[name]
     try:
-        stated = (get_hf_file_metadata(hf_hub_url(repository, filename)).etag or "").strip('"')
-        path = hf_hub_download(repository, filename)
+        path = hf_hub_download(published.repository, published.filename)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise InputError(f"--init {name}: could not be fetched ({error}); give the path of a file instead") from error
+        raise InputError(
+            f"{name}: could not be fetched from {published.repository} ({str(error).splitlines()[0]}); give the path "
+            f"of {published.filename} instead"
+        ) from error
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != stated:
-        raise InputError(f"{path}: sha256 is {found}, the hub states {stated}; delete it and fetch it again")
+    if found != published.sha256:
+        raise InputError(
+            f"{path}: not the {published.filename} that Meta published: sha256 is {found}, expected "
+            f"{published.sha256}; delete it and fetch it again"
+        )
     return path

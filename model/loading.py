@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -14,11 +14,14 @@ from pipeline.errors import InputError, SchemaError
 
 from .adapters import ADAPTERS, Adapter, lora_layers
 from .base_models import SIZES, Size, install_state, load_base_weights, state_sha256
-from .checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import tie_cross_attention
 
-SCRATCH = "scratch"
+SCRATCH: Final = "scratch"
+MERGED: Final = "merged"
+KINDS: Final = ("full", "adapter", MERGED)
+"""Of a checkpoint: the whole model, an adapter without its base, or both folded into one."""
 
 
 def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int) -> GranularSam2:
@@ -123,12 +126,15 @@ def load_granular(
     """
     checkpoint = read_checkpoint(path)
     record = checkpoint.record
-    if record.get("size") not in SIZES or record.get("adapter") not in ADAPTERS:
-        raise SchemaError(
-            f"{checkpoint.path}: size {record.get('size')!r} or adapter {record.get('adapter')!r} unknown"
-        )
+    for name, known in (("size", SIZES), ("adapter", ADAPTERS), ("kind", KINDS)):
+        if record.get(name) not in known:
+            raise SchemaError(
+                f"{checkpoint.path}: {name} is {record.get(name)!r}, expected one of {', '.join(known)}; was it "
+                "written by another version?"
+            )
+    where = usable_device(device)
     model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
-    if record["kind"] == "merged":
+    if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
     else:
         if record["kind"] == "adapter":
@@ -136,7 +142,22 @@ def load_granular(
         install_trained(model, checkpoint)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.to(device).eval()
+    return model.to(where).eval()
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """Checks a device's name.
+
+    Raises:
+        InputError: not a device, or one that this machine (or this build of torch) lacks.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device}: expected cpu, cuda or cuda:N") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu")
+    return found
 
 
 def _install_recorded_base(model: GranularSam2, checkpoint: Checkpoint, base: str | None) -> None:
@@ -154,25 +175,6 @@ def _install_recorded_base(model: GranularSam2, checkpoint: Checkpoint, base: st
             f"{source}: not the base that {checkpoint.path} was trained on: sha256 of its weights is {found[:16]}…, "
             f"expected {str(stated['sha256'])[:16]}…"
         )
-
-
-def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
-    """Writes one self-contained file: base, adapter, and the decoder's projections with LoRA folded in.
-
-    The base's own projections stay beside the folded ones, so that `granularity=None` is still SAM-2's answer.
-
-    Returns:
-        path, bytes, folded layers, kind.
-    """
-    checkpoint = read_checkpoint(path)
-    model = load_granular(path, base=base)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if ".lora_" not in name}
-    layers = lora_layers(model)
-    for name, layer in layers:
-        tensors[f"folded.{name}"] = layer.folded_weight().detach()
-    record = {**checkpoint.record, "kind": "merged", "loader": None, "base": checkpoint.record.get("base")}
-    write_checkpoint(output, record, tensors)
-    return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": "merged"}
 
 
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:

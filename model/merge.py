@@ -1,0 +1,80 @@
+"""One self-contained checkpoint out of an adapter's and its base.
+
+    python -m model.merge RUN --output merged.safetensors
+
+The decoder's projections with LoRA folded in (W + scale B A, added in double precision) take the place of three
+products at every call. The base's own projections stay beside them, so that `granularity=None` is still SAM-2's answer;
+they are 1 to 2 MB.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import GrainmillError
+from pipeline.schema import canonical_json
+
+from .adapters import lora_layers
+from .checkpoint import read_checkpoint, write_checkpoint
+from .loading import MERGED, load_granular
+
+
+def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
+    """Writes the merged checkpoint.
+
+    Args:
+        path: a checkpoint file, or a run's directory (its newest checkpoint).
+        output: the new file; an older one is replaced.
+        base: the base's weights; None: where they were when the adapter was trained.
+
+    Returns:
+        output, bytes, folded_layers, kind.
+
+    Raises:
+        InputError: no checkpoint, no base, or a base with other weights than it was trained on.
+        SchemaError: a file that is no checkpoint of ours.
+        CheckpointWriteError: a full disk or missing rights.
+    """
+    record = read_checkpoint(path).record
+    model = load_granular(path, base=base)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if ".lora_" not in name}
+    layers = lora_layers(model)
+    for name, layer in layers:
+        tensors[f"folded.{name}"] = layer.folded_weight().detach()
+    about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
+    write_checkpoint(output, {**about, "kind": MERGED}, tensors)
+    return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
+
+
+def command(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="CKPT", help="SAM 2.1's weights. Default: where they were when the adapter was trained."),
+    ] = None,
+) -> None:
+    """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
+    print(canonical_json(merge_checkpoint(checkpoint, output, base=base)).decode())
+
+
+def main() -> int:
+    """Runs the command; an expected error is one message and its exit code."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        app()
+    except GrainmillError as error:
+        typer.echo(f"python -m model.merge: {error}", err=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
