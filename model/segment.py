@@ -1,13 +1,7 @@
-"""What `grainmill segment` does with one image: prompts in, masks, an overlay and a JSON file out.
-
-The JSON is a COCO-style file of one image (`images`, `annotations` with `image_id`, compressed RLE, `bbox`, `area`,
-`score`), so that COCO readers take it as it is. `score` is the IoU that the model predicts for that very mask,
-`granularity` the dial's value, null where SAM-2's own answer was asked for.
-"""
+"""What `grainmill segment` does with one image: prompts in, masks and an overlay out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +10,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rle as rle_codec
+from pipeline.console import ProgressBar
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.images import decode_rgb
 
-from .pictures import contact_sheet, mark_points, overlay
+from .automatic import AutomaticConfig, depths, find_everything
+from .mask_records import FoundMask
+from .pictures import captioned, contact_sheet, mark_points, overlay, segment_map
 from .predictor import GranularPredictor
 
 MAX_IMAGE_PIXELS: Final = 100_000_000
 """As `grainmill mine` has it."""
-MASK_FORMAT: Final = "grainmill-masks/1"
+_LEVELS_SHOWN: Final = 3
 CLICK_GRANULARITY: Final = 1.0
 """Of a click without --granularity: the whole thing under it."""
 
 Rgb = NDArray[np.uint8]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +38,15 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None
     """x0, y0, x1, y1."""
 
+    @property
+    def given(self) -> bool:
+        return bool(self.points) or self.box is not None
+
     def check(self, *, width: int, height: int, where: str) -> None:
         """Raises:
         InputError: nothing to point with, a point outside, or a box without area.
         """
-        if not self.points and self.box is None:
+        if not self.given:
             raise InputError(f"{where}: expected --point X,Y, --box X0,Y0,X1,Y1 or --everything, found none")
         for x, y in self.points:
             if not (0 <= x < width and 0 <= y < height):
@@ -67,21 +66,6 @@ class Prompt:
         return {"points": [list(each) for each in self.points], "labels": list(self.labels), "box": self.box}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """One mask and what is known of it."""
-
-    mask: BoolArray
-    """(H, W)."""
-    granularity: float | None
-    score: float
-    """Predicted IoU."""
-    logits: NDArray[np.float32] | None = None
-    """(h, w), for refinement."""
-    parent: int | None = None
-    """Place of the mask that holds it; None: none does, or it is not known."""
-
-
 def read_rgb(path: str) -> Rgb:
     """An image file: upright RGB, (H, W, 3) uint8.
 
@@ -99,7 +83,7 @@ def read_rgb(path: str) -> Rgb:
 
 def click_masks(
     predictor: GranularPredictor, prompt: Prompt, granularities: Sequence[float | None], *, refine: int = 0
-) -> list[Found]:
+) -> list[FoundMask]:
     """The mask of a prompt at each granularity, all in one pass of the decoder.
 
     Args:
@@ -124,50 +108,20 @@ def click_masks(
         for _ in range(refine):
             answer = predictor.predict(**prompted, mask_input=answer[2])
         found += [
-            Found(mask=mask, granularity=g, score=float(iou), logits=logits)
-            for g, mask, iou, logits in zip([None] if wanted is None else wanted, *answer, strict=True)
+            FoundMask.of(mask, g, float(iou))
+            for g, mask, iou in zip([None] if wanted is None else wanted, *answer[:2], strict=True)
         ]
     return found
 
 
-def annotation(found: Found, number: int) -> dict[str, Any]:
-    """One mask as COCO has it, and what we add."""
-    rle = rle_codec.encode(found.mask)
-    runs = rle_codec.runs_of(rle)
-    return {
-        "id": number,
-        "image_id": 0,
-        "category_id": 1,
-        "iscrowd": 0,
-        "segmentation": rle,
-        "bbox": list(rle_codec.bbox_xywh(runs, found.mask.shape[0])),
-        "area": rle_codec.area_px(runs),
-        "granularity": found.granularity,
-        "score": round(found.score, 6),
-        "parent_id": found.parent,
-    }
+def find_with_progress(predictor: GranularPredictor, image: Rgb, config: AutomaticConfig) -> list[FoundMask]:
+    """`find_everything` with a bar on standard error."""
+    prompts = len(config.granularities) * config.points_per_side**2
+    with ProgressBar("segment", prompts, unit="clicks") as progress:
+        return find_everything(predictor, image, config, on_prompts=progress.update)
 
 
-def mask_file(found: Sequence[Found], *, image: str, width: int, height: int, **about: Any) -> dict[str, Any]:
-    """The JSON of one image."""
-    return {
-        "format": MASK_FORMAT,
-        "images": [{"id": 0, "file_name": image, "width": width, "height": height}],
-        "categories": [{"id": 1, "name": "mask"}],
-        "annotations": [annotation(each, number) for number, each in enumerate(found)],
-        **about,
-    }
-
-
-def write_mask_file(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
-
-
-def click_picture(image: Rgb, prompt: Prompt, found: Sequence[Found]) -> Rgb:
+def click_picture(image: Rgb, prompt: Prompt, found: Sequence[FoundMask]) -> Rgb:
     """The mask over the photograph; several granularities side by side."""
     points = np.array(prompt.points, dtype=np.float64).reshape(-1, 2)
     labels = np.array(prompt.labels, dtype=np.int64)
@@ -175,3 +129,14 @@ def click_picture(image: Rgb, prompt: Prompt, found: Sequence[Found]) -> Rgb:
         return mark_points(overlay(image, found[0].mask), points, labels)
     captions = ["SAM-2" if each.granularity is None else f"g = {each.granularity:g}" for each in found]
     return contact_sheet(image, [each.mask for each in found], captions, points_xy=points, labels=labels)
+
+
+def everything_picture(image: Rgb, found: Sequence[FoundMask]) -> Rgb:
+    """All masks over the photograph, beside it those of each of the tree's first levels."""
+    depth = depths(found)
+    cells = [captioned(segment_map(image, [each.mask for each in found]), f"all {len(found)} masks")]
+    for level in range(min(max(depth, default=-1) + 1, _LEVELS_SHOWN)):
+        chosen = [each.mask for each, its in zip(found, depth, strict=True) if its == level]
+        name = "wholes" if level == 0 else "parts" if level == 1 else f"parts of parts, level {level}"
+        cells.append(captioned(segment_map(image, chosen), f"{name}: {len(chosen)}"))
+    return np.concatenate(cells, axis=1)

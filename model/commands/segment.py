@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +57,52 @@ def command(
         typer.Option(
             metavar="G",
             help="How large a part is meant, 0.1 the finest to 1.0 the whole; several, repeated or with commas, are "
-            "answered at once; `none` is SAM-2's own answer. Default: 1.0, the whole under the click.",
+            "answered at once; `none` is SAM-2's own answer. Default: 1.0, the whole under the click; 0.1, 0.2 … 1.0 "
+            "for --everything, the union that the paper scores.",
+            rich_help_panel=POINTING,
+        ),
+    ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--everything",
+            help="All masks of the image, as a tree, found by a grid of clicks at each granularity. Default: off.",
+            rich_help_panel=POINTING,
+        ),
+    ] = False,
+    points_per_side: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the grid of --everything. Default: 32, SAM-2's; 16 for micro, whose logits are coarse.",
+            rich_help_panel=POINTING,
+        ),
+    ] = None,
+    min_predicted_iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Masks that the model thinks less of are left out of --everything. Default: 0.8, SAM-2's; 0.5 for "
+            "micro, which is less sure of itself.",
+            rich_help_panel=POINTING,
+        ),
+    ] = None,
+    min_stability: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Likewise, by how little the mask changes under another threshold. Default: 0.95, SAM-2's; 0.5 for "
+            "micro.",
+            rich_help_panel=POINTING,
+        ),
+    ] = None,
+    max_masks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The best that --everything keeps. Default: 1000, what benchmarks take.",
             rich_help_panel=POINTING,
         ),
     ] = None,
@@ -93,6 +139,8 @@ def command(
 
     grainmill segment cat.jpg --checkpoint RUN --point 210,140 --granularity 0.1,0.5,1.0
     """
+    from model.automatic import default_config, settings
+    from model.mask_records import mask_file, write_json
     from model.pictures import write_png
     from model.predictor import GranularPredictor
     from model.segment import (
@@ -100,35 +148,59 @@ def command(
         Prompt,
         click_masks,
         click_picture,
-        mask_file,
+        everything_picture,
+        find_with_progress,
         read_rgb,
-        write_mask_file,
     )
     from pipeline.console import print_json
+    from pipeline.errors import InputError
 
     inside, outside = _points(point, "--point"), _points(not_point, "--not-point")
     prompt = Prompt(
         points=(*inside, *outside), labels=(1,) * len(inside) + (0,) * len(outside), box=_box(box) if box else None
     )
-    wanted = _granularities(granularity) or [CLICK_GRANULARITY]
+    wanted = _granularities(granularity)
+    if everything and prompt.given:
+        raise InputError("--everything clicks by itself: leave --point, --not-point and --box out")
     rgb = read_rgb(image)
     height, width = rgb.shape[:2]
-    prompt.check(width=width, height=height, where=image)
+    if not everything:
+        prompt.check(width=width, height=height, where=image)
     predictor = GranularPredictor.load(checkpoint, device or _default_device(), base=base)
-    predictor.set_image(rgb)
-    found = click_masks(predictor, prompt, wanted, refine=refine)
+    about: dict[str, Any] = {"checkpoint": checkpoint}
+    if everything:
+        given: dict[str, Any] = {
+            "granularities": tuple(wanted) or None,
+            "points_per_side": points_per_side,
+            "min_predicted_iou": min_predicted_iou,
+            "min_stability": min_stability,
+            "max_masks": max_masks,
+        }
+        config = dataclasses.replace(
+            default_config(predictor.model.size), **{name: value for name, value in given.items() if value is not None}
+        )
+        found = find_with_progress(predictor, rgb, config)
+        picture = everything_picture(rgb, found)
+        about["everything"] = settings(config)
+    else:
+        predictor.set_image(rgb)
+        found = click_masks(predictor, prompt, wanted or [CLICK_GRANULARITY], refine=refine)
+        picture = click_picture(rgb, prompt, found)
+        about["prompt"] = prompt.to_json()
+    content = mask_file(found, image=Path(image).name, width=width, height=height, **about)
     stem = output / f"{Path(image).stem}.masks"
-    content = mask_file(
-        found, image=Path(image).name, width=width, height=height, prompt=prompt.to_json(), checkpoint=checkpoint
-    )
-    write_png(stem.with_name(f"{stem.name}.png"), click_picture(rgb, prompt, found))
-    write_mask_file(stem.with_name(f"{stem.name}.json"), content)
+    write_png(stem.with_name(f"{stem.name}.png"), picture)
+    write_json(stem.with_name(f"{stem.name}.json"), content)
     if json_output:
         print_json(content)
         return
-    for each in content["annotations"]:
-        g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
-        print(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
+    if everything:
+        roots = sum(each.parent_id is None for each in found)
+        print(f"{len(found)} masks, {roots} of them inside no other")
+    else:
+        for each in content["annotations"]:
+            g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
+            print(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
     print(f"{stem}.png, {stem}.json")
 
 

@@ -62,6 +62,26 @@ def test_one_click_at_three_granularities_writes_a_picture_and_json(
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_everything_writes_a_tree(
+    checkpoint: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found, err = run(
+        capsys, picture, "--checkpoint", checkpoint, "--everything", "--granularity", "0.2,0.9", "--output", tmp_path,
+        "--points-per-side", 4, "--min-predicted-iou", 0, "--min-stability", 0, "--max-masks", 20, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert "segment: 32/32 clicks" in err
+    assert found["everything"]["granularities"] == [0.2, 0.9]
+    assert 1 <= len(found["annotations"]) <= 20
+    for each in found["annotations"]:
+        assert each["granularity"] in (0.2, 0.9)
+        assert (each["parent_id"] is None) == (each["instance_id"] == each["id"])
+    with Image.open(tmp_path / "square.masks.png") as sheet:
+        assert sheet.width % 80 == 0
+    code, _, err = run(capsys, picture, "--checkpoint", checkpoint, "--everything", "--point", "1,1")
+    assert (code, "--everything clicks by itself" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,0 +1,95 @@
+"""A mask that a model found, and the JSON file of an image's masks.
+
+The file is COCO's layout for one image (`images`, `annotations` with `image_id`, compressed RLE, `bbox`, `area`,
+`score`), so that COCO readers take it as it is. `score` is the IoU that the model predicts for that very mask,
+`granularity` the dial's value that gave it, null where SAM-2's own answer was asked for. `parent_id` is the smallest
+mask that holds at least 0.9 of this one, `instance_id` the root of its tree; both are null where no tree was built.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import rle as rle_codec
+from pipeline.rle import Rle
+
+MASK_FORMAT: Final = "grainmill-masks/1"
+SCORE_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundMask:
+    """One mask of one image."""
+
+    segmentation: Rle
+    granularity: float | None
+    """The dial's value; None: SAM-2's own answer."""
+    score: float
+    """Predicted IoU of this mask."""
+    stability: float | None = None
+    """IoU of the mask at a higher and a lower threshold; None if not measured."""
+    point: tuple[float, float] | None = None
+    """Where it was clicked, (x, y) in pixels; None for what a person prompted."""
+    parent_id: int | None = None
+    """Place in the list of the mask that holds it."""
+    instance_id: int | None = None
+    """Place of its tree's root, its own if it is one."""
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_], granularity: float | None, score: float) -> FoundMask:
+        """From pixels (H, W)."""
+        return FoundMask(segmentation=rle_codec.encode(mask), granularity=granularity, score=score)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W)."""
+        return rle_codec.decode(self.segmentation)
+
+    @property
+    def area_px(self) -> int:
+        return rle_codec.area_px(rle_codec.runs_of(self.segmentation))
+
+    def to_json(self, number: int, *, image_id: int = 0) -> dict[str, Any]:
+        """An entry of `annotations`."""
+        runs = rle_codec.runs_of(self.segmentation)
+        return {
+            "id": number,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "segmentation": self.segmentation,
+            "bbox": list(rle_codec.bbox_xywh(runs, self.segmentation["size"][0])),
+            "area": rle_codec.area_px(runs),
+            "granularity": self.granularity,
+            "score": round(self.score, SCORE_DECIMALS),
+            "stability": None if self.stability is None else round(self.stability, SCORE_DECIMALS),
+            "point": None if self.point is None else list(self.point),
+            "parent_id": self.parent_id,
+            "instance_id": self.instance_id,
+        }
+
+
+def mask_file(found: Sequence[FoundMask], *, image: str, width: int, height: int, **about: Any) -> dict[str, Any]:
+    """The JSON of one image; `about` is added at the top."""
+    return {
+        "format": MASK_FORMAT,
+        "images": [{"id": 0, "file_name": image, "width": width, "height": height}],
+        "categories": [{"id": 1, "name": "mask"}],
+        "annotations": [each.to_json(number) for number, each in enumerate(found)],
+        **about,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,190 @@
+"""Automatic masks: one encoding for any number of granularities, copies told apart by pixels, a tree as output."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.automatic import AutomaticConfig, as_tree, depths, distinct, find_everything, point_grid, stability_score
+from model.loading import new_model
+from model.mask_records import FoundMask
+from model.predictor import GranularPredictor
+from pipeline import rle
+from pipeline.errors import InputError
+
+LENIENT = AutomaticConfig(
+    granularities=(0.1, 0.5, 1.0), points_per_side=5, points_per_batch=8, min_predicted_iou=0.0, min_stability=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> GranularPredictor:
+    """Random weights with loud attention and a loud dial, so that clicks and granularities give different masks."""
+    model = new_model("micro", "full", 128, init="scratch", seed=6).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
+                parameter *= 6
+            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
+                parameter *= 2
+    return GranularPredictor(model)
+
+
+@pytest.fixture(scope="module")
+def image() -> Any:
+    pixels = np.full((96, 64, 3), 220, dtype=np.uint8)
+    pixels[20:70, 10:50] = (40, 90, 180)
+    pixels[30:50, 20:40] = (200, 60, 40)
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def found(predictor: GranularPredictor, image: Any) -> list[FoundMask]:
+    return find_everything(predictor, image, LENIENT)
+
+
+def rectangle(x: int, y: int, w: int, h: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
+def test_the_encoder_runs_once(predictor: GranularPredictor, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, calls = predictor.model.encode, []
+    monkeypatch.setattr(predictor.model, "encode", lambda images: calls.append(len(images)) or encode(images))
+    progress: list[int] = []
+    find_everything(predictor, image, LENIENT, on_prompts=progress.append)
+    assert calls == [1]
+    assert progress[-1] == 3 * 25
+    assert max(np.diff([0, *progress])) == LENIENT.points_per_batch
+
+
+def test_each_mask_is_what_its_point_and_granularity_give(
+    predictor: GranularPredictor, image: Any, found: list[FoundMask]
+) -> None:
+    predictor.set_image(image)
+    assert len({each.granularity for each in found}) == 3
+    for each in found[::5]:
+        mask, iou, _ = predictor.predict([each.point], [1], granularity=each.granularity)
+        assert abs(int(mask[0].sum()) - each.area_px) <= 2  # half precision between decoder and image
+        assert iou[0] == pytest.approx(each.score, abs=1e-5)
+
+
+def test_batches_do_not_change_the_result(predictor: GranularPredictor, image: Any, found: list[FoundMask]) -> None:
+    other = find_everything(predictor, image, dataclasses.replace(LENIENT, points_per_batch=64))
+    areas = [[each.area_px for each in masks] for masks in (found, other)]
+    assert abs(len(areas[0]) - len(areas[1])) <= 1
+    assert sum(areas[0]) == pytest.approx(sum(areas[1]), rel=0.02)
+
+
+def test_no_two_masks_are_copies(found: list[FoundMask]) -> None:
+    assert len(found) > 5
+    shared = rle.pairwise_intersection_px([each.segmentation for each in found])
+    areas = np.diagonal(shared)
+    iou = shared / (areas[:, None] + areas[None] - shared)
+    assert iou[np.triu_indices(len(found), k=1)].max() <= LENIENT.max_iou
+    assert min(areas) >= LENIENT.min_area_px
+
+
+def rank(each: FoundMask) -> tuple[int, float, str]:
+    """Larger masks first; among equals the better."""
+    return -each.area_px, -each.score, each.segmentation["counts"]
+
+
+def test_the_tree_holds(found: list[FoundMask]) -> None:
+    masks = [each.mask for each in found]
+    depth = depths(found)
+    for place, each in enumerate(found):
+        if each.parent_id is None:
+            assert each.instance_id == place
+        else:
+            assert each.parent_id < place
+            assert each.instance_id == found[each.parent_id].instance_id
+            assert (masks[place] & masks[each.parent_id]).sum() >= 0.9 * masks[place].sum()
+            assert depth[place] == depth[each.parent_id] + 1
+        before = [other for other in range(len(found)) if rank(found[other]) < rank(each)]
+        holders = [other for other in before if (masks[place] & masks[other]).sum() >= 0.9 * masks[place].sum()]
+        assert bool(holders) == (each.parent_id is not None)
+        if holders:
+            assert found[each.parent_id or 0].area_px == min(found[other].area_px for other in holders)
+    roots = [each.instance_id for each in found]
+    assert [key for key, _ in itertools.groupby(roots)] == sorted(set(roots)), "a tree stands in one piece"
+
+
+def test_a_part_and_a_whole_with_the_same_box_both_stay() -> None:
+    """An L whose box is the whole's: box overlap 1.0, pixel overlap 0.36. SAM-2's generator keeps one of them."""
+    whole = rectangle(10, 5, 40, 30)
+    part = rectangle(10, 5, 40, 6) | rectangle(10, 5, 8, 30)
+    near_copy = rectangle(10, 5, 40, 29)
+    made = [
+        FoundMask.of(whole, 1.0, 0.8),
+        FoundMask.of(part, 0.2, 0.9),
+        FoundMask.of(near_copy, 0.9, 0.7),
+        FoundMask.of(rectangle(10, 5, 8, 6), 0.1, 0.6),
+    ]
+    boxes = {tuple(each.to_json(0)["bbox"]) for each in made[:2]}
+    assert boxes == {(10, 5, 40, 30)}
+    kept = distinct(made, 0.9)
+    assert [each.granularity for each in kept] == [0.2, 1.0, 0.1]
+    tree = as_tree(kept)
+    assert [(each.granularity, each.parent_id, each.instance_id) for each in tree] == [
+        (1.0, None, 0), (0.2, 0, 0), (0.1, 1, 0)
+    ]  # fmt: skip
+
+
+def test_copies_are_kept_by_predicted_iou_then_area() -> None:
+    masks = [rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 21), rectangle(0, 0, 21, 20)]
+    kept = distinct([FoundMask.of(mask, 0.5, score) for mask, score in zip(masks, (0.7, 0.9, 0.8), strict=True)], 0.9)
+    assert [each.area_px for each in kept] == [420]
+    kept = distinct([FoundMask.of(mask, 0.5, 0.7) for mask in (masks[0], masks[1])], 0.9)
+    assert [each.area_px for each in kept] == [420]
+
+
+def test_thresholds_and_limits_hold(predictor: GranularPredictor, image: Any, found: list[FoundMask]) -> None:
+    scores = sorted(each.score for each in found)
+    middle = scores[len(scores) // 2]
+    sure = find_everything(predictor, image, dataclasses.replace(LENIENT, min_predicted_iou=middle))
+    assert sure
+    assert all(each.score >= middle for each in sure)
+    best = find_everything(predictor, image, dataclasses.replace(LENIENT, max_masks=4))
+    assert sorted(each.score for each in best) == pytest.approx(scores[-4:])
+    none = find_everything(predictor, image, dataclasses.replace(LENIENT, min_predicted_iou=1.0))
+    assert none == []
+
+
+def test_stability_is_the_iou_of_two_thresholds() -> None:
+    logits = torch.tensor([[[5.0, 5.0], [0.5, -5.0]], [[-9.0, -9.0], [-9.0, -9.0]]])
+    assert stability_score(logits, 1.0).tolist() == pytest.approx([2 / 3, 0.0])
+
+
+def test_sam2s_own_masks_are_three_a_point(predictor: GranularPredictor, image: Any) -> None:
+    config = dataclasses.replace(LENIENT, granularities=(None,), points_per_side=2, max_iou=1.0, min_area_px=1)
+    own = find_everything(predictor, image, config)
+    assert {each.granularity for each in own} == {None}
+    predictor.set_image(image)
+    masks, ious, _ = predictor.predict([own[0].point], [1], multimask_output=True)
+    assert any(score == pytest.approx(own[0].score, abs=1e-5) for score in ious.tolist())
+    assert masks.shape[0] == 3
+
+
+def test_the_grid_is_the_centres_of_cells() -> None:
+    assert point_grid(2, 40, 60).tolist() == [[15, 10], [45, 10], [15, 30], [45, 30]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"granularities": (0.5, 1.5)}, r"granularity 1.5: expected a number in \[0.1, 1.0\]"),
+        ({"granularities": ()}, "at least one"),
+        ({"points_per_side": 0}, "points_per_side 0"),
+        ({"max_iou": 1.2}, "max_iou 1.2"),
+    ],
+)
+def test_wrong_settings_are_told(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AutomaticConfig(**wrong)
