@@ -66,6 +66,43 @@ def command(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    objects_per_image: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For a model: at most so many objects of an image get clicks, drawn by the seed. Default: all.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    points_per_side: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="For a model: clicks a side of the whole-image grid. Default 32, SAM-2's own; 22 passes of its square "
+            "take most of the time.",
+            rich_help_panel=WHAT,
+        ),
+    ] = 32,
+    pred_iou_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For a model: whole-image masks with a lower predicted IoU go. Default 0: recall under a cap needs no "
+            "threshold; SAM-2's generator has 0.8.",
+            rich_help_panel=WHAT,
+        ),
+    ] = 0.0,
+    stability_threshold: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="For a model: whole-image masks with a lower stability score go. Default 0, as above; SAM-2's "
+            "generator has 0.95.",
+            rich_help_panel=WHAT,
+        ),
+    ] = 0.0,
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +125,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Processes. Default: the processor cores for masks and peers, 1 for a model, which is one process's.",
+            help="Processes. Default: the processor cores for masks and peers; for a model the "
+            "cores on a CPU, 1 on a GPU, which is one process's.",
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -149,10 +187,14 @@ def command(
         base=base,
         device=device,
         granularity=checked_granularities(granularity or ["oracle", "label", "fixed:0.5"]),
+        objects_per_image=objects_per_image,
+        points_per_side=points_per_side,
+        pred_iou_threshold=pred_iou_threshold,
+        stability_threshold=stability_threshold,
         peers=checked_peers(peer or [], data, chosen, entry.matching == "best" or entry.name == "bsds-g"),
         limit=limit,
         seed=seed,
-        workers=workers or (1 if checkpoint is not None else len(os.sched_getaffinity(0))),
+        workers=workers or default_workers(checkpoint, device),
         command=command_line(locals()),
     )
     record, text = run(options)
@@ -169,6 +211,15 @@ def default_output(
     what = masks or checkpoint or "-".join(peers or [])
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", what).strip("-.")[-60:]
     return Path("scores") / f"{benchmark}-{split}-{slug}"
+
+
+def default_workers(checkpoint: str | None, device: str | None) -> int:
+    """The processor cores; 1 for a model on a GPU."""
+    if checkpoint is not None and device is None:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return 1 if checkpoint is not None and device != "cpu" else len(os.sched_getaffinity(0))
 
 
 def checked_granularities(given: list[str]) -> tuple[str, ...]:
@@ -214,11 +265,12 @@ def command_line(flags: dict[str, Any]) -> str:
     """The command as it can be typed again."""
     words = ["grainmill", "score"]
     for name in (
-        "benchmark", "data", "split", "masks", "checkpoint", "base", "granularity", "peer", "limit", "seed", "workers",
-        "device", "output",
+        "benchmark", "data", "split", "masks", "checkpoint", "base", "granularity",
+        "objects_per_image", "points_per_side", "pred_iou_threshold", "stability_threshold", "peer",
+        "limit", "seed", "workers", "device", "output",
     ):  # fmt: skip
         value = flags[name]
         for each in value if isinstance(value, list) else [value]:
             if each is not None:
-                words += [f"--{name}", str(each)]
+                words += [f"--{name.replace('_', '-')}", str(each)]
     return shlex.join(words)

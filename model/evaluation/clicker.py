@@ -72,9 +72,14 @@ def next_click(
 
 
 def _inner_distance_px(mask: BoolArray) -> NDArray[np.float32]:
-    padded = np.pad(mask, 1).astype(np.uint8)
-    distance: NDArray[np.float32] = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return distance[1:-1, 1:-1].copy()
+    """Distances to the nearest pixel outside, 0 outside; computed in the mask's bounding box, which changes nothing."""
+    distance = np.zeros(mask.shape, dtype=np.float32)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size:
+        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        padded = np.pad(mask[box], 1).astype(np.uint8)
+        distance[box] = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    return distance
 
 
 def simulate(

@@ -135,9 +135,11 @@ def recall_best(iou: FloatArray, gt_area_px: FloatArray, gt_crowd: BoolArray) ->
 
 def mask_iou(predicted: BoolArray, truth: BoolArray, ignore: BoolArray | None = None) -> float:
     """IoU of two (H, W) masks over the pixels that are not ignored; 1.0 if both are empty there."""
-    counted = True if ignore is None else ~ignore
-    union = int(((predicted | truth) & counted).sum())
-    return 1.0 if union == 0 else int((predicted & truth & counted).sum()) / union
+    either, both = predicted | truth, predicted & truth
+    if ignore is not None:
+        either, both = either & ~ignore, both & ~ignore
+    union = int(np.count_nonzero(either))
+    return 1.0 if union == 0 else int(np.count_nonzero(both)) / union
 
 
 def number_of_clicks(ious: FloatArray, target_iou: float, *, max_clicks: int = 20) -> int:
@@ -194,12 +196,13 @@ FALL_TOLERANCE: Final = 0.02
 """A step of a sweep violates monotonicity when the area falls by more than this share."""
 
 
-def sweep_columns(masks: BoolArray, granularities: FloatArray) -> dict[str, float]:
+def sweep_columns(masks: BoolArray, granularities: FloatArray, *, pieces: bool = True) -> dict[str, float]:
     """How one click's masks answer to the dial.
 
     Args:
         masks: (S, H, W) bool, for ascending granularities.
         granularities: (S,) ascending, S >= 2.
+        pieces: count components and holes, the slow part.
 
     Returns:
         spread: mean of |A(g) - A(lowest g)|, A the share of the image's area.
@@ -212,7 +215,7 @@ def sweep_columns(masks: BoolArray, granularities: FloatArray) -> dict[str, floa
             all pairs (NaN if no mask of a smaller g holds a pixel).
         adjacent_iou: mean IoU of neighbours; largest_jump: 1 - the smallest.
         variation_ratio: total variation of log A over |log A(last) - log A(first)|; 1 = monotone, NaN where undefined.
-        components, holes: means per mask.
+        components, holes: means per mask, with `pieces`.
     """
     rows = masks.reshape(len(masks), -1).astype(np.float32)
     shared = (rows @ rows.T).astype(np.float64)
@@ -226,8 +229,8 @@ def sweep_columns(masks: BoolArray, granularities: FloatArray) -> dict[str, floa
     pairs = inside[np.triu_indices(len(masks), 1)]
     log_area = np.log(np.maximum(area_px, 1.0))
     gained = abs(log_area[-1] - log_area[0])
-    pieces = [_components_and_holes(mask) for mask in masks]
-    return {
+    counted = [_components_and_holes(mask) for mask in masks] if pieces else []
+    columns = {
         "spread": float(np.abs(share - share[0]).mean()),
         "end_iou": float(iou[0, -1]),
         "distinct_masks": float(_distinct(iou)),
@@ -239,9 +242,11 @@ def sweep_columns(masks: BoolArray, granularities: FloatArray) -> dict[str, floa
         "adjacent_iou": float(adjacent.mean()),
         "largest_jump": float(1 - adjacent.min()),
         "variation_ratio": float(np.abs(np.diff(log_area)).sum() / gained) if gained > 0 else float("nan"),
-        "components": float(np.mean([count for count, _ in pieces])),
-        "holes": float(np.mean([count for _, count in pieces])),
     }
+    if pieces:
+        columns["components"] = float(np.mean([count for count, _ in counted]))
+        columns["holes"] = float(np.mean([count for _, count in counted]))
+    return columns
 
 
 def spearman(x: FloatArray, y: FloatArray) -> float:

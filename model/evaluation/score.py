@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from .published import published_for
-from .scores import Scored, ScoreOptions, limited, scores_text, write_scores
+from .scores import ScoreOptions, limited, scores_text, write_scores
 
 
 def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
@@ -21,9 +20,9 @@ def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
     """
     split = limited(options.benchmark.read(options.data, options.split), options.limit)
     if options.checkpoint is not None:
-        models = importlib.import_module("model.evaluation.model_scores")
-        predictor = models.load_predictor(options)
-        scored: Scored = models.score_model(split, predictor, options.benchmark.tasks, options, options.output)
+        from .checkpoint_scores import load_model, score_model
+
+        scored = score_model(split, load_model(options), options.benchmark.tasks, options, options.output)
     else:
         from .labels import score_labels
 

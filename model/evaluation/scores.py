@@ -45,6 +45,13 @@ class ScoreOptions:
     """Weights of the base, for an adapter's checkpoint."""
     device: str | None = None
     granularity: tuple[str, ...] = ("oracle", "label", "fixed:0.5")
+    objects_per_image: int | None = None
+    """At most so many objects of an image get clicks."""
+    points_per_side: int = 32
+    """Of a model's whole-image grid of clicks."""
+    pred_iou_threshold: float = 0.0
+    stability_threshold: float = 0.0
+    """Below which a model's whole-image masks go."""
     peers: tuple[str, ...] = ()
     limit: int | None = None
     """The first N images (or videos) of the split."""
@@ -63,6 +70,10 @@ class ScoreOptions:
             "checkpoint": self.checkpoint,
             "base": self.base,
             "granularity": list(self.granularity),
+            "objects_per_image": self.objects_per_image,
+            "points_per_side": self.points_per_side,
+            "pred_iou_threshold": self.pred_iou_threshold,
+            "stability_threshold": self.stability_threshold,
             "peers": list(self.peers),
             "limit": self.limit,
             "seed": self.seed,
