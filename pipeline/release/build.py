@@ -30,7 +30,7 @@ from ..stats import RunStatistics
 from ..storage import LocalStorage, Storage, open_storage, sync_file
 from ..writer import HASH_DIGITS, parquet_bytes
 from . import figures
-from .card import card_text, changelog_text, template_sha256
+from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .checks import ReleaseRefusedError, label_config, require_license, require_releasable
 from .croissant import croissant
 from .dates import newest_commit_date
@@ -47,6 +47,7 @@ from .records import (
     MANIFEST,
     RELEASED_SAMPLES_SCHEMA,
     STATISTICS,
+    SHARDS_CARD,
     SUMS,
     ReleaseOptions,
     file_record,
@@ -624,6 +625,7 @@ def _describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptio
     draft = {**draft, "charts": list(drawn), "examples": examples, "gallery": bool(gallery)}
     files[CARD] = card_text(draft, statistics).encode()
     files[CHANGELOG] = changelog_text(draft).encode()
+    files[SHARDS_CARD] = shards_card_text(draft).encode()
     files[CROISSANT] = _json_text(croissant(draft))
     for name, data in files.items():
         output.put_atomic(f"{NEXT}/{name}", data)

@@ -129,6 +129,18 @@ def header(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def shards_card_text(manifest: Mapping[str, Any]) -> str:
+    """shards/README.md: the header that lets `datasets` read the shards with the type of every column."""
+    fields = {
+        "configs": [{"config_name": "webdataset", "data_files": [{"split": "train", "path": "*.tar"}]}],
+        "dataset_info": [{"config_name": "webdataset", "features": shard_features(images=manifest["images"])}],
+    }
+    return (
+        f"---\n{to_yaml(fields)}---\n\nThe shards of {manifest['title']}; the card lies one folder above. With `datasets`:\n"
+        '`load_dataset("shards", split="train")`, in this folder\'s parent.\n'
+    )
+
+
 def _data_files(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
     files = manifest["splits"]["files"]
     if files:

@@ -4,7 +4,7 @@ REL/
   manifest.json       the commit: everything else is named here with its size and sha256; written last
   SHA256SUMS          the same for `sha256sum --check`
   README.md  CHANGELOG.md  croissant.json  statistics.json  figures/  examples/
-  shards/             the run's own bytes and names
+  shards/             the run's own bytes and names; README.md there has their types for `datasets`
   index/              samples-HASH.parquet, masks-HASH.parquet; with splits one pair for each split besides
   failures/           failures-HASH.parquet: samples that are in no shard, and why
   duplicates/         duplicates-HASH.parquet: equal and near-equal images
@@ -26,6 +26,7 @@ MANIFEST: Final = "manifest.json"
 MACHINES: Final = "machines.json"
 SUMS: Final = "SHA256SUMS"
 CARD: Final = "README.md"
+SHARDS_CARD: Final = "shards/README.md"
 CHANGELOG: Final = "CHANGELOG.md"
 CROISSANT: Final = "croissant.json"
 STATISTICS: Final = "statistics.json"

@@ -26,7 +26,7 @@ from ..verify import VerifyTotals, file_problems, seal_problem
 from ..versions import open_dataset
 from . import figures
 from .build import named_files, sums_text
-from .card import card_text, changelog_text, template_sha256
+from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .croissant import croissant
 from .reading import ReleasedRun
 from .records import (
@@ -38,6 +38,7 @@ from .records import (
     MACHINES,
     MANIFEST,
     RELEASED_SAMPLES_SCHEMA,
+    SHARDS_CARD,
     STATISTICS,
     SUMS,
 )
@@ -292,6 +293,7 @@ def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> It
     expected: dict[str, bytes] = {STATISTICS: canonical_json(statistics)}
     expected |= {f"figures/{name}.svg": text.encode() for name, text in figures.charts(statistics).items()}
     expected[CHANGELOG] = changelog_text(manifest).encode()
+    expected[SHARDS_CARD] = shards_card_text(manifest).encode()
     expected[CROISSANT] = (json.dumps(croissant(manifest), ensure_ascii=False, indent=2) + "\n").encode()
     for name, data in expected.items():
         if name not in bad and storage.exists(name) and storage.read_bytes(name) != data:
