@@ -91,6 +91,21 @@ def _problems(
         manifest = found
     if manifest is None:
         return
+    try:
+        yield from _against_manifest(storage, manifest, deep, totals, on_unit)
+    except (GrainmillError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        message = f"cannot be followed to its end: {type(error).__name__} {error}"
+        yield Problem(kind="manifest", file=MANIFEST, message=message)
+
+
+def _against_manifest(
+    storage: Storage,
+    manifest: dict[str, Any],
+    deep: bool,
+    totals: VerifyTotals,
+    on_unit: Callable[[VerifyTotals], None] | None,
+) -> Iterator[Problem]:
+    """Every other file, each against what the manifest says."""
     bad: set[str] = set()
     shards = {shard["name"] for shard in manifest["shards"]}
     for file in named_files(manifest):
@@ -103,12 +118,10 @@ def _problems(
     yield from _sums(storage, manifest)
     yield from _machines(storage)
     yield from _copies_and_strays(storage, manifest)
-    index = {table: manifest["index"][table]["name"] for table in ("samples", "masks")}
-    readable = not bad & set(index.values())
-    if readable:
-        for problem in _table_problems(storage, manifest):
-            readable = False
-            yield problem
+    readable = not any(file["name"] in bad for file, _ in _tables(manifest))
+    for problem in _table_problems(storage, manifest, bad):
+        readable = False
+        yield problem
     yield from _shards(storage, manifest, deep, readable, totals, on_unit)
     if readable:
         yield from _recomputed(storage, manifest, bad)
@@ -186,8 +199,8 @@ def _copies_and_strays(storage: Storage, manifest: dict[str, Any]) -> Iterator[P
 # Tables
 
 
-def _table_problems(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
-    """Columns and numbers of rows of every table."""
+def _tables(manifest: dict[str, Any]) -> list[tuple[dict[str, Any], pa.Schema]]:
+    """Every table with its columns."""
     tables = [(manifest["index"]["samples"], RELEASED_SAMPLES_SCHEMA), (manifest["index"]["masks"], MASKS_SCHEMA)]
     for split in manifest["splits"]["files"].values():
         tables += [(split["samples"], RELEASED_SAMPLES_SCHEMA), (split["masks"], MASKS_SCHEMA)]
@@ -197,7 +210,14 @@ def _table_problems(storage: Storage, manifest: dict[str, Any]) -> Iterator[Prob
         (manifest["duplicates"]["table"], DUPLICATES_SCHEMA),
     ):
         tables += [] if file is None else [(file, schema)]
-    for file, schema in tables:
+    return tables
+
+
+def _table_problems(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+    """Columns and numbers of rows of every table that is what it was."""
+    for file, schema in _tables(manifest):
+        if file["name"] in bad:
+            continue
         try:
             found = pq.ParquetFile(io.BytesIO(storage.read_bytes(file["name"])))
             if not found.schema_arrow.equals(schema):
