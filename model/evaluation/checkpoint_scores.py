@@ -148,11 +148,11 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
         tables=tables_of(found, settings),
         counts={name: count for name, count in found.counts.items() if count},
         details={
-            "curves": found.curves,
             "protocol": settings.as_json(),
             "weights_sha256": identity,
             "objects_of_metrics": {name: interval.objects for name, interval in found.metrics.items()},
         },
+        curves=found.curves,
         notes=[*split.notes, *notes_of(options.benchmark, settings, found)],
     )
 

@@ -213,22 +213,21 @@ def _assemble(
         metrics |= {prefix + name: interval(ratio, seed) for name, ratio in found.items()}
         if subject != main:
             metrics[f"{main}_minus_{subject}.AR1000"] = paired(ratios[main]["AR1000"], found["AR1000"], seed)
-    details["subjects"] = {
-        subject: {**_histograms(answers), "curve": _mean_curve(answers)} for subject, answers in subjects.items()
-    }
-    details["curve_masks_per_image"] = list(CURVE)
+    histograms = {subject: _histograms(answers) for subject, answers in subjects.items()}
+    details["granularity"] = {subject: found for subject, found in histograms.items() if found}
     first = subjects[main]
     counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum())}
     tables: dict[str, list[dict[str, Any]]] = {"recall": _recall_table(ratios, metrics, main)}
     tables |= _view_table(ratios)
     if main == LABELS:
-        tables |= _label_tables(metrics, details["subjects"][LABELS])
+        tables |= _label_tables(metrics, histograms[LABELS])
     return Scored(
         metrics=metrics,
         rows=[row for subject, answers in subjects.items() for answer in answers for row in _rows(subject, answer)],
         tables=tables,
         counts=counts,
         details=details,
+        curves=_curves(subjects, histograms),
         notes=notes,
     )
 
@@ -302,11 +301,25 @@ def _rows(subject: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _mean_curve(answers: list[dict[str, Any]]) -> list[float]:
-    first = next(iter(answers[0]["rows"]))
-    _, objects = _column_ratio(answers, first, "recall_1000")
-    total = np.array([answer["curve"] for answer in answers]).sum(axis=0)
-    return (total / max(float(objects.sum()), 1.0)).tolist()
+def _curves(
+    subjects: Mapping[str, list[dict[str, Any]]], histograms: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, list[float]]]:
+    recall: dict[str, list[float]] = {}
+    for subject, answers in subjects.items():
+        masks = np.array([answer["sums"]["masks_per_image"][0] for answer in answers])
+        _, objects = _column_ratio(answers, next(iter(answers[0]["rows"])), "recall_1000")
+        total = np.array([answer["curve"] for answer in answers]).sum(axis=0)
+        recall[f"{subject}.masks"] = [float(np.minimum(masks, limit).mean()) for limit in CURVE]
+        recall[f"{subject}.recall"] = (total / max(float(objects.sum()), 1.0)).tolist()
+    curves = {"recall_by_masks": recall}
+    found = histograms.get(LABELS)
+    if found:
+        curves["granularity"] = {
+            "edges": found["granularity_edges"],
+            "these labels": found["masks_by_granularity_percent"],
+            "published (UnSAMv2)": found["published_percent"],
+        }
+    return curves
 
 
 def _histograms(answers: list[dict[str, Any]]) -> dict[str, Any]:

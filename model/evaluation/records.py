@@ -27,8 +27,8 @@ class EvalObject:
     id: str
     """Unique within the image."""
     mask: Rle
-    area_px: int
-    """As the benchmark states it; it decides the size class."""
+    area_px: float
+    """As the benchmark states it (COCO has fractions); it decides the size class."""
     crowd: bool = False
     """COCO's `iscrowd`: a region to be ignored, never counted."""
     ignore: Rle | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .plots import MISSING, draw
 from .published import published_for
-from .scores import ScoreOptions, limited, scores_text, write_scores
+from .scores import OBJECTS, SCORES, ScoreOptions, limited, scores_text, write_scores
 
 
 def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
@@ -28,4 +29,7 @@ def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
 
         scored = score_labels(split, options)
     record = write_scores(options, scored, published_for(options))
-    return record, scores_text(record, scored)
+    plots = draw(scored.curves, options.output / "plots", title=f"{options.benchmark.name} {options.split}")
+    written = [SCORES, OBJECTS, *(str(path.relative_to(options.output)) for path in plots)]
+    text = scores_text(record, scored) + f"\n{options.output}: {', '.join(written)}"
+    return record, text if plots or not scored.curves else f"{text}\n{MISSING}"

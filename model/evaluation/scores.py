@@ -107,6 +107,7 @@ class Scored:
         tables: title -> rows for people, one mapping of column -> cell each.
         counts: of the data: images, objects and what was left out.
         details: anything else for `scores.json`, JSON values: histograms, curves, identities of masks or weights.
+        curves: what is drawn, see `plots.py`; also in `scores.json`.
         notes: lines for people.
     """
 
@@ -115,6 +116,7 @@ class Scored:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -167,6 +169,7 @@ def write_scores(options: ScoreOptions, scored: Scored, published: Mapping[str, 
         "versions": versions(),
         "published": published,
         "details": dict(scored.details),
+        "curves": {name: dict(curve) for name, curve in scored.curves.items()},
         "notes": list(scored.notes),
     }
     write_objects(options.output / OBJECTS, scored.rows)

@@ -8,8 +8,14 @@ from pipeline.errors import InputError
 
 from ..bsds import BENCHMARKS as BSDS
 from ..records import Benchmark
+from .ade20k import BENCHMARKS as ADE20K
+from .coco_style import BENCHMARKS as COCO_STYLE
+from .folder import BENCHMARKS as FOLDER
+from .sa1b import BENCHMARKS as SA1B
 
-BENCHMARKS: Final[dict[str, Benchmark]] = {each.name: each for each in (*BSDS,)}
+BENCHMARKS: Final[dict[str, Benchmark]] = {
+    each.name: each for each in (*COCO_STYLE[:2], *ADE20K, COCO_STYLE[2], *SA1B, *BSDS, *COCO_STYLE[3:], *FOLDER)
+}
 """Name -> entry, in the order in which `--list` shows them."""
 
 
