@@ -85,28 +85,33 @@ def build_base(size: Size, image_size: int, *, video: bool = False) -> Any:
     Args:
         size: one of `SIZES`.
         image_size: pixels a side of the square input, a multiple of 32.
-        video: build `SAM2VideoPredictor` (a subclass with the same weights) instead of `SAM2Base`.
+        video: build `video.DialledVideo`, sam2's video predictor with the same weights, instead of `SAM2Base`.
 
     Raises:
         InputError: an unknown size, or an image size that is no multiple of 32.
     """
+    from hydra.utils import instantiate
+
+    model = instantiate(base_config(size, image_size, video=video), _recursive_=True)
+    model.eval()
+    return model
+
+
+def base_config(size: Size, image_size: int, *, video: bool = False) -> Any:
+    """The package's own configuration with our few overrides, for `hydra.utils.instantiate`; see `build_base`."""
     if size not in SIZES:
         raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
     if image_size % IMAGE_SIZE_STEP or not 64 <= image_size <= 4096:
         raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
     ensure_torchvision()
     import sam2  # noqa: F401  (its import registers the configurations that its classes look for)
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     spec = importlib.util.find_spec("sam2")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     path = Path(spec.submodule_search_locations[0]) / "configs" / "sam2.1" / _CONFIGS[size]
-    config = OmegaConf.merge(OmegaConf.load(path).model, _overrides(size, image_size, video))
-    model = instantiate(config, _recursive_=True)
-    model.eval()
-    return model
+    return OmegaConf.merge(OmegaConf.load(path).model, _overrides(size, image_size, video))
 
 
 def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
         },
     }
     if video:
-        values["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+        values["_target_"] = "model.video.DialledVideo"
         values["binarize_mask_from_pts_for_mem_enc"] = True
     if size == "micro":
         width = _MICRO_WIDTH

@@ -11,6 +11,8 @@ Legend: B images, N prompts, P points of a prompt, M masks of a prompt, C channe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from .adapters import (
     GranularityEncoder,
     LoraLinear,
     LowRankHypernetwork,
+    granularity_tensor,
     insert_lora,
     layer_sizes,
     lora_active,
@@ -80,7 +83,7 @@ class GranularSam2(nn.Module):
         size: of the base.
         adapter: `paper`, `lite` or `full`, see `adapters.py`.
         image_size: pixels a side of the square input.
-        video: build the base as `SAM2VideoPredictor`.
+        video: build the base as sam2's video predictor, see `video.py`.
     """
 
     def __init__(self, size: Size, adapter: Adapter, image_size: int, *, video: bool = False) -> None:
@@ -99,6 +102,8 @@ class GranularSam2(nn.Module):
         )
         self.adopt_base()
         self.base_parameters = parameter_count(self.base)
+        if video:
+            self.base.dialled = self.dialled
         insert_lora(decoder.transformer, self.spec)
         self._lora: list[LoraLinear] = [layer for _, layer in lora_layers(decoder.transformer)]
 
@@ -193,6 +198,38 @@ class GranularSam2(nn.Module):
             )
             return Decoded(logits_NMHW=masks, iou_NM=iou, token_NMC=tokens, object_N1=objects)
         return self._decode_granular(features, sparse, dense, granularity_N)
+
+    @contextmanager
+    def dialled(self, granularity: float | None) -> Iterator[None]:
+        """sam2's own code around the mask decoder meets one that answers at this granularity; None: its own.
+
+        Object pointers, the choice among masks and "no object" stay sam2's: it asks for several masks and gets one.
+        """
+        if granularity is None:
+            yield
+            return
+        decoder = self.base.sam_mask_decoder
+
+        def forward(
+            image_embeddings: Tensor,
+            image_pe: Tensor,
+            sparse_prompt_embeddings: Tensor,
+            dense_prompt_embeddings: Tensor,
+            multimask_output: bool,
+            repeat_image: bool,
+            high_res_features: list[Tensor],
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            features = ImageFeatures(embedding_BCHW=image_embeddings, high_res=tuple(high_res_features))
+            count = len(sparse_prompt_embeddings)
+            values = granularity_tensor(granularity, count, image_embeddings.device)
+            found = self._decode_granular(features, sparse_prompt_embeddings, dense_prompt_embeddings, values)
+            return found.logits_NMHW, found.iou_NM, found.token_NMC, found.object_N1
+
+        decoder.forward = forward  # an attribute of this instance, in front of the class's method
+        try:
+            yield
+        finally:
+            del decoder.forward
 
     def _decode_granular(
         self, features: ImageFeatures, sparse: Tensor, dense: Tensor, granularity_N: Tensor

@@ -1,0 +1,230 @@
+"""Video: g stays with its object, objects do not disturb each other, and without a g it is SAM-2's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.base_models import build_base
+from model.granular import GranularSam2
+from model.video import Frames, GranularVideoPredictor, Tracked
+from pipeline.errors import InputError
+
+FRAMES = 4
+SIDE = 128
+SIZE = (60, 80)
+
+
+def drawn(frame: int) -> Any:
+    """Two squares that move apart."""
+    pixels = np.full((*SIZE, 3), 210, dtype=np.uint8)
+    pixels[20:40, 10 + 3 * frame : 30 + 3 * frame] = (200, 30, 30)
+    pixels[10:22, 60 - 4 * frame : 72 - 4 * frame] = (20, 60, 190)
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def frames() -> Frames:
+    return Frames([drawn(frame) for frame in range(FRAMES)])
+
+
+@pytest.fixture(scope="module")
+def predictor() -> GranularVideoPredictor:
+    """Random weights with loud attention and a loud dial; every object is taken to be there."""
+    torch.manual_seed(3)
+    model = GranularSam2("micro", "paper", SIDE, video=True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
+                parameter *= 6
+            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
+                parameter *= 5
+            if "lora_b" in name:
+                parameter += 0.1 * torch.randn_like(parameter)
+        model.base.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(20.0)
+        model.adopt_base()
+    return GranularVideoPredictor(model.eval())
+
+
+def track(predictor: GranularVideoPredictor, frames: Frames, **dial: float | None) -> list[Tracked]:
+    """Objects "1" and "2", each clicked in its square on the first frame."""
+    state = predictor.start(frames)
+    for name, granularity in dial.items():
+        point = [[20, 30]] if name == "one" else [[66, 16]]
+        predictor.add_points(state, 0, 1 if name == "one" else 2, point, granularity=granularity)
+    return list(predictor.propagate(state))
+
+
+def test_all_objects_on_all_frames(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    found = track(predictor, frames, one=0.3, two=0.9)
+    assert [each.frame for each in found] == list(range(FRAMES))
+    for each in found:
+        assert each.object_ids == (1, 2)
+        assert each.logits_NHW.shape == (2, *SIZE)
+        assert each.masks_NHW.dtype == bool
+        assert np.isfinite(each.logits_NHW).all()
+        assert each.logits_NHW.min() > -1000, "an object was taken to be absent"
+
+
+def test_each_object_has_its_own_granularity(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    both = track(predictor, frames, one=0.2, two=1.0)
+    alone = {"one": track(predictor, frames, one=0.2), "two": track(predictor, frames, two=1.0)}
+    for frame in range(FRAMES):
+        for place, name in enumerate(("one", "two")):
+            single = alone[name][frame].logits_NHW[0]
+            np.testing.assert_allclose(both[frame].logits_NHW[place], single, atol=1e-4, rtol=0)
+    swapped = track(predictor, frames, one=1.0, two=0.2)
+    for frame in (0, FRAMES - 1):  # on the prompted frame and on those without a prompt
+        difference = np.abs(both[frame].logits_NHW - swapped[frame].logits_NHW).max(axis=(1, 2))
+        assert (difference > 1e-2).all()
+
+
+def test_the_granularity_is_kept_with_the_object(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    state = predictor.start(frames)
+    predictor.add_points(state, 0, 7, [[20, 30]], granularity=np.float32(0.4))
+    predictor.add_points(state, 0, 9, [[66, 16]])
+    assert state["granularity"] == {7: pytest.approx(0.4), 9: None}
+    corrected = predictor.add_points(state, 0, 7, [[5, 5]], [0], clear_old_points=False)
+    assert state["granularity"][7] == pytest.approx(0.4)
+    assert corrected.object_ids == (7, 9)
+    first = [each.logits_NHW for each in predictor.propagate(state)]
+    again = [each.logits_NHW for each in predictor.propagate(state)]
+    np.testing.assert_allclose(first, again, atol=1e-4)
+    predictor.add_points(state, 0, 7, [[20, 30]], granularity=1)
+    assert state["granularity"][7] == 1.0
+    predictor.reset(state)
+    assert state["granularity"] == {}
+    assert not predictor.model.base.sam_mask_decoder.__dict__.get("forward"), "the decoder is sam2's again"
+
+
+def test_mask_prompts_get_the_granularity_too(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[20:40, 10:30] = True
+    later = []
+    for granularity in (0.1, 1.0):
+        state = predictor.start(frames)
+        predictor.add_mask(state, 0, 1, mask, granularity=granularity)
+        later.append([each.logits_NHW for each in predictor.propagate(state)][-1])
+    assert np.abs(later[0] - later[1]).max() > 1e-2
+
+
+def own_video(predictor: GranularVideoPredictor, folder: Path) -> list[Any]:
+    """sam2's own class with the same weights, reading the same frames with its own loader."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from model import base_models
+
+    config = base_models.base_config("micro", SIDE, video=True)
+    own: Any = instantiate(
+        OmegaConf.merge(config, {"_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor"}), _recursive_=True
+    ).eval()
+    own.load_state_dict(predictor.model.base_state())
+    state = own.init_state(str(folder))
+    own.add_new_points_or_box(state, 0, 1, points=[[20, 30]], labels=[1])
+    own.add_new_points_or_box(state, 0, 2, points=[[66, 16], [5, 5]], labels=[1, 0])
+    return [(frame, logits[:, 0].numpy()) for frame, _, logits in own.propagate_in_video(state)]
+
+
+def test_without_granularity_it_is_sam2s_own(predictor: GranularVideoPredictor, tmp_path: Path) -> None:
+    for frame in range(FRAMES):
+        Image.fromarray(drawn(frame)).save(tmp_path / f"{frame:05d}.jpg", quality=95)
+    expected = own_video(predictor, tmp_path)
+    state = predictor.start(Frames(tmp_path))
+    predictor.add_points(state, 0, 1, [[20, 30]])
+    predictor.add_points(state, 0, 2, [[66, 16], [5, 5]], [1, 0])
+    found = list(predictor.propagate(state))
+    assert [each.frame for each in found] == [frame for frame, _ in expected]
+    for each, (_, logits) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each.logits_NHW, logits, atol=1e-5, rtol=0)
+
+
+def test_an_object_may_come_later(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    """Before its first prompt an object has memories of the future only, in sam2's own half precision."""
+    state = predictor.start(frames)
+    predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.3)
+    predictor.add_points(state, 2, 2, box=[50, 8, 68, 24], granularity=0.8)
+    found = list(predictor.propagate(state))
+    assert [each.object_ids for each in found] == [(1, 2)] * FRAMES
+    back = list(predictor.propagate(state, start_frame=2, reverse=True))
+    assert [each.frame for each in back] == [2, 1, 0]
+    assert all(np.isfinite(each.logits_NHW).all() for each in [*found, *back])
+
+
+def test_one_object_with_and_one_without(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    mixed = track(predictor, frames, one=0.5, two=None)
+    plain = track(predictor, frames, two=None)
+    for frame in range(FRAMES):
+        np.testing.assert_allclose(mixed[frame].logits_NHW[1], plain[frame].logits_NHW[0], atol=1e-4, rtol=0)
+
+
+def test_attention_over_memory_is_fused(predictor: GranularVideoPredictor, frames: Frames) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    with Operations():
+        track(predictor, frames, one=0.5)
+    assert sum("scaled_dot_product" in name for name in names) > 20
+    assert not [name for name in names if "softmax" in name]
+
+
+def test_folders_are_read_in_natural_order_and_files_by_opencv(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        Image.new("RGB", (12, 10), (number, 0, 0)).save(folder / f"f{number}.png")
+    (folder / "notes.txt").write_text("not a frame")
+    frames = Frames(folder)
+    assert [int(frame[0, 0, 0]) for frame in frames] == [1, 2, 10]
+    assert (frames.name, frames.width, frames.height) == ("clip", 12, 10)
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (SIZE[1], SIZE[0]))
+    for number in range(3):
+        writer.write(np.ascontiguousarray(drawn(number)[:, :, ::-1]))
+    writer.release()
+    frames = Frames(path)
+    assert len(frames) == 3
+    assert np.abs(frames[1].astype(int) - drawn(1)).mean() < 8
+
+
+def test_wrong_input_is_one_clear_message(predictor: GranularVideoPredictor, frames: Frames, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no image"):
+        Frames(tmp_path)
+    with pytest.raises(InputError, match="found nothing"):
+        Frames(tmp_path / "gone.mp4")
+    Image.new("RGB", (12, 10)).save(tmp_path / "a1.png")
+    Image.new("RGB", (10, 12)).save(tmp_path / "a2.png")
+    odd = Frames(tmp_path)
+    with pytest.raises(InputError, match="frame 1 is 10 x 12 pixels, the first 12 x 10"):
+        odd[1]
+    (tmp_path / "a3.png").write_text("no image")
+    with pytest.raises(InputError, match=r"a3.png: not an image"):
+        Frames(tmp_path)[2]
+    state = predictor.start(frames)
+    with pytest.raises(InputError, match="a prompt for at least one object"):
+        next(predictor.propagate(state))
+    with pytest.raises(InputError, match="frame 4: expected 0 to 3"):
+        predictor.add_points(state, 4, 1, [[1, 1]])
+    with pytest.raises(InputError, match=r"granularity 1.5: expected a number in \[0.1, 1.0\]"):
+        predictor.add_points(state, 0, 1, [[1, 1]], granularity=1.5)
+    with pytest.raises(InputError, match="expected points or a box"):
+        predictor.add_points(state, 0, 1)
+    with pytest.raises(InputError, match="one value for an object, found 2"):
+        predictor.add_points(state, 0, 1, [[1, 1]], granularity=[0.2, 0.4])
+    with pytest.raises(InputError, match="expected a mask"):
+        predictor.add_mask(state, 0, 1, np.zeros((3, 3), dtype=bool))
+    assert state["granularity"] == {}
+    with pytest.raises(InputError, match="built for video"):
+        GranularVideoPredictor(GranularSam2("micro", "lite", 64))
+    assert build_base("micro", 64).__class__.__name__ == "SAM2Base"
