@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from .automatic import AutomaticConfig, depths, find_everything
 from .mask_records import FoundMask
 from .pictures import captioned, contact_sheet, mark_points, overlay, segment_map
 from .predictor import GranularPredictor
+from .prompt_flags import Prompt
 
 MAX_IMAGE_PIXELS: Final = 100_000_000
 """As `grainmill mine` has it."""
@@ -26,44 +26,6 @@ CLICK_GRANULARITY: Final = 1.0
 """Of a click without --granularity: the whole thing under it."""
 
 Rgb = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What a person points at, in pixels of the photograph."""
-
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    """1 inside, 0 outside, one a point."""
-    box: tuple[float, float, float, float] | None = None
-    """x0, y0, x1, y1."""
-
-    @property
-    def given(self) -> bool:
-        return bool(self.points) or self.box is not None
-
-    def check(self, *, width: int, height: int, where: str) -> None:
-        """Raises:
-        InputError: nothing to point with, a point outside, or a box without area.
-        """
-        if not self.given:
-            raise InputError(f"{where}: expected --point X,Y, --box X0,Y0,X1,Y1 or --everything, found none")
-        for x, y in self.points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise InputError(
-                    f"{where}: point {x:g},{y:g} lies outside the image of {width} x {height} pixels; x runs to the "
-                    "right and y down, from 0,0"
-                )
-        if self.box is not None:
-            x0, y0, x1, y1 = self.box
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                raise InputError(
-                    f"{where}: box {x0:g},{y0:g},{x1:g},{y1:g}: expected 0 <= X0 < X1 <= {width} and "
-                    f"0 <= Y0 < Y1 <= {height}, the image's size"
-                )
-
-    def to_json(self) -> dict[str, Any]:
-        return {"points": [list(each) for each in self.points], "labels": list(self.labels), "box": self.box}
 
 
 def read_rgb(path: str) -> Rgb:

@@ -40,7 +40,6 @@ ensure_torchvision()
 from sam2 import sam2_video_predictor as sam2_video  # noqa: E402  (needs torchvision's operators)
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif")
 MAX_FILE_FRAMES: Final = 2000
 """A video file is held decoded, 3 bytes a pixel; a folder of images is read frame by frame instead."""
 MAX_FRAME_PIXELS: Final = 100_000_000

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+if TYPE_CHECKING:
+    from model.prompt_flags import ObjectFlags
+
 POINTING = "What is segmented"
 OUTPUT = "What comes out"
+VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif")
 
 
 def command(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="JPEG, PNG, WebP, TIFF or BMP.")],
+    image: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help="JPEG, PNG, WebP, TIFF or BMP; or a video: a folder of such frames, or a file that OpenCV reads.",
+        ),
+    ],
     checkpoint: Annotated[
         str,
         typer.Option(
@@ -31,34 +42,35 @@ def command(
     point: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="X,Y",
-            help="A pixel inside what is meant, x to the right and y down from 0,0; may be repeated. Default: none.",
+            metavar="[N:]X,Y",
+            help="A pixel inside what is meant, x to the right and y down from 0,0; may be repeated. In a video N: "
+            "says of which object, 1 if it is left out. Default: none.",
             rich_help_panel=POINTING,
         ),
     ] = None,
     not_point: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="X,Y",
+            metavar="[N:]X,Y",
             help="A pixel outside of it; may be repeated. Default: none.",
             rich_help_panel=POINTING,
         ),
     ] = None,
     box: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="X0,Y0,X1,Y1",
-            help="A box around it, alone or with points. Default: none.",
+            metavar="[N:]X0,Y0,X1,Y1",
+            help="A box around it, alone or with points; in a video one for each object. Default: none.",
             rich_help_panel=POINTING,
         ),
     ] = None,
     granularity: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="G",
+            metavar="[N:]G",
             help="How large a part is meant, 0.1 the finest to 1.0 the whole; several, repeated or with commas, are "
             "answered at once; `none` is SAM-2's own answer. Default: 1.0, the whole under the click; 0.1, 0.2 … 1.0 "
-            "for --everything, the union that the paper scores.",
+            "for --everything, the union that the paper scores. In a video N:G is object N's own.",
             rich_help_panel=POINTING,
         ),
     ] = None,
@@ -106,6 +118,14 @@ def command(
             rich_help_panel=POINTING,
         ),
     ] = None,
+    frame: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Of a video, that the points and boxes speak of. Default 0, the first.",
+            rich_help_panel=POINTING,
+        ),
+    ] = 0,
     refine: Annotated[
         int,
         typer.Option(
@@ -118,8 +138,8 @@ def command(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Where NAME.masks.png and NAME.masks.json go, NAME being the input's; older ones are replaced. "
-            "Default: the current directory.",
+            help="Where NAME.masks.png and NAME.masks.json go, NAME being the input's; of a video, the folder "
+            "NAME.masks with one picture a frame. Older ones are replaced. Default: the current directory.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("."),
@@ -139,117 +159,141 @@ def command(
 
     grainmill segment cat.jpg --checkpoint RUN --point 210,140 --granularity 0.1,0.5,1.0
     """
-    from model.automatic import default_config, settings
-    from model.mask_records import mask_file, write_json
-    from model.pictures import write_png
-    from model.predictor import GranularPredictor
-    from model.segment import (
-        CLICK_GRANULARITY,
-        Prompt,
-        click_masks,
-        click_picture,
-        everything_picture,
-        find_with_progress,
-        read_rgb,
-    )
+    from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
     from pipeline.console import print_json
     from pipeline.errors import InputError
 
-    inside, outside = _points(point, "--point"), _points(not_point, "--not-point")
-    prompt = Prompt(
-        points=(*inside, *outside), labels=(1,) * len(inside) + (0,) * len(outside), box=_box(box) if box else None
-    )
-    wanted = _granularities(granularity)
-    if everything and prompt.given:
+    objects = objects_of_flags(point, not_point, box, granularity)
+    pointed = any(each.prompt.given for each in objects.values())
+    if everything and pointed:
         raise InputError("--everything clicks by itself: leave --point, --not-point and --box out")
-    rgb = read_rgb(image)
-    height, width = rgb.shape[:2]
-    if not everything:
-        prompt.check(width=width, height=height, where=image)
-    predictor = GranularPredictor.load(checkpoint, device or _default_device(), base=base)
-    about: dict[str, Any] = {"checkpoint": checkpoint}
-    if everything:
-        given: dict[str, Any] = {
-            "granularities": tuple(wanted) or None,
-            "points_per_side": points_per_side,
-            "min_predicted_iou": min_predicted_iou,
-            "min_stability": min_stability,
-            "max_masks": max_masks,
-        }
-        config = dataclasses.replace(
-            default_config(predictor.model.size), **{name: value for name, value in given.items() if value is not None}
-        )
-        found = find_with_progress(predictor, rgb, config)
-        picture = everything_picture(rgb, found)
-        about["everything"] = settings(config)
+    given = {
+        "points_per_side": points_per_side,
+        "min_predicted_iou": min_predicted_iou,
+        "min_stability": min_stability,
+        "max_masks": max_masks,
+    }
+    search = {name: value for name, value in given.items() if value is not None}
+    if search and not everything:
+        raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
+    model = _Model(checkpoint, base, device)
+    if _is_video(image):
+        if everything or refine:
+            raise InputError(f"{image}: a video is segmented by --point and --box, without --everything and --refine")
+        content, lines = _track(image, model, objects, frame, output)
     else:
-        predictor.set_image(rgb)
-        found = click_masks(predictor, prompt, wanted or [CLICK_GRANULARITY], refine=refine)
-        picture = click_picture(rgb, prompt, found)
-        about["prompt"] = prompt.to_json()
-    content = mask_file(found, image=Path(image).name, width=width, height=height, **about)
-    stem = output / f"{Path(image).stem}.masks"
-    write_png(stem.with_name(f"{stem.name}.png"), picture)
-    write_json(stem.with_name(f"{stem.name}.json"), content)
+        if set(objects) - {FIRST_OBJECT} or frame:
+            raise InputError(f"{image}: objects (N:) and --frame are for videos; this is one image")
+        wanted = objects.get(FIRST_OBJECT) or ObjectFlags(prompt=Prompt(), granularities=())
+        if everything:
+            content, lines = _find_everything(image, model, wanted.granularities, search, output)
+        else:
+            content, lines = _click(image, model, wanted, refine, output)
     if json_output:
         print_json(content)
-        return
-    if everything:
-        roots = sum(each.parent_id is None for each in found)
-        print(f"{len(found)} masks, {roots} of them inside no other")
     else:
-        for each in content["annotations"]:
-            g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
-            print(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
-    print(f"{stem}.png, {stem}.json")
+        print("\n".join(lines))
 
 
-def _numbers(text: str, count: int, flag: str, form: str) -> tuple[float, ...]:
+Answer = tuple[dict[str, Any], list[str]]
+"""The JSON file's content, and lines for people."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Which weights, and where they run."""
+
+    checkpoint: str
+    base: str | None
+    device: str | None
+
+    @property
+    def where(self) -> str:
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_video(path: str) -> bool:
+    """A folder, or a file that is called like a video."""
+    return Path(path).is_dir() or Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: Path) -> Answer:
+    from model.predictor import GranularPredictor
+    from model.segment import CLICK_GRANULARITY, click_masks, click_picture, read_rgb
+
+    rgb = read_rgb(image)
+    height, width = rgb.shape[:2]
+    wanted.prompt.check(width=width, height=height, where=image)
+    predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+    predictor.set_image(rgb)
+    found = click_masks(predictor, wanted.prompt, wanted.granularities or [CLICK_GRANULARITY], refine=refine)
+    picture = click_picture(rgb, wanted.prompt, found)
+    content, files = _write(
+        image, rgb, found, picture, output, prompt=wanted.prompt.to_json(), checkpoint=model.checkpoint
+    )
+    lines = []
+    for each in content["annotations"]:
+        g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
+        lines.append(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
+    return content, [*lines, files]
+
+
+def _find_everything(
+    image: str, model: _Model, granularities: tuple[float | None, ...], search: dict[str, Any], output: Path
+) -> Answer:
+    from model.automatic import default_config, settings
+    from model.predictor import GranularPredictor
+    from model.segment import everything_picture, find_with_progress, read_rgb
+
+    rgb = read_rgb(image)
+    predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+    config = dataclasses.replace(default_config(predictor.model.size), **search)
+    if granularities:
+        config = dataclasses.replace(config, granularities=granularities)
+    found = find_with_progress(predictor, rgb, config)
+    picture = everything_picture(rgb, found)
+    about = {"everything": settings(config), "checkpoint": model.checkpoint}
+    content, files = _write(image, rgb, found, picture, output, **about)
+    roots = sum(each.parent_id is None for each in found)
+    return content, [f"{len(found)} masks, {roots} of them inside no other", files]
+
+
+def _write(image: str, rgb: Any, found: Any, picture: Any, output: Path, **about: Any) -> tuple[dict[str, Any], str]:
+    from model.mask_records import mask_file, write_json
+    from model.pictures import write_png
+
+    stem = output / f"{Path(image).stem}.masks"
+    content = mask_file(found, image=Path(image).name, width=rgb.shape[1], height=rgb.shape[0], **about)
+    write_png(stem.with_name(f"{stem.name}.png"), picture)
+    write_json(stem.with_name(f"{stem.name}.json"), content)
+    return content, f"{stem}.png, {stem}.json"
+
+
+def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: int, output: Path) -> Answer:
+    from model.mask_records import write_json
+    from model.segment import CLICK_GRANULARITY
+    from model.segment_video import VideoObject, track_objects
+    from model.video import Frames, GranularVideoPredictor
     from pipeline.errors import InputError
 
-    try:
-        values = tuple(float(each) for each in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{flag} {text}: expected {form}") from error
-    if len(values) != count or any(value != value for value in values):
-        raise InputError(f"{flag} {text}: expected {form}, {count} numbers")
-    return values
-
-
-def _points(texts: list[str] | None, flag: str) -> tuple[tuple[float, float], ...]:
-    pairs = (_numbers(text, 2, flag, "X,Y in pixels") for text in texts or [])
-    return tuple((x, y) for x, y in pairs)
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers(text, 4, "--box", "X0,Y0,X1,Y1 in pixels")
-    return x0, y0, x1, y1
-
-
-def _granularities(texts: list[str] | None) -> list[float | None]:
-    """In the order given; `none` is None."""
-    from pipeline.errors import InputError
-    from pipeline.schema import GRANULARITY_MAX, GRANULARITY_MIN
-
-    values: list[float | None] = []
-    for text in ",".join(texts or []).split(",") if texts else []:
-        if text.strip().lower() == "none":
-            values.append(None)
-            continue
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise InputError(f"--granularity {text}: expected a number or `none`") from error
-        if not GRANULARITY_MIN <= value <= GRANULARITY_MAX:
-            raise InputError(
-                f"--granularity {text}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}], 0.1 the finest "
-                "part and 1.0 the whole, or `none` for SAM-2's own answer"
-            )
-        values.append(value)
-    return values
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not objects:
+        raise InputError(f"{video}: expected --point [N:]X,Y or --box [N:]X0,Y0,X1,Y1 for at least one object")
+    wanted = {}
+    for number, each in objects.items():
+        if len(each.granularities) > 1:
+            raise InputError(f"--granularity: expected one for object {number} of a video, found {each.granularities}")
+        dial = each.granularities[0] if each.granularities else CLICK_GRANULARITY
+        wanted[number] = VideoObject(prompt=each.prompt, granularity=dial)
+    frames = Frames(video)
+    predictor = GranularVideoPredictor.load(model.checkpoint, model.where, base=model.base)
+    stem = output / f"{Path(video).stem}.masks"
+    content = track_objects(predictor, frames, wanted, frame=frame, folder=stem)
+    content["checkpoint"] = model.checkpoint
+    write_json(stem.with_name(f"{stem.name}.json"), content)
+    lines = []
+    for number in wanted:
+        areas = [each["area"] for each in content["annotations"] if each["object_id"] == number]
+        lines.append(f"object {number}: on {len(areas)} of {len(frames)} frames")
+    return content, [*lines, f"{stem}/, {stem}.json"]

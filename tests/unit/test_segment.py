@@ -86,12 +86,17 @@ def test_everything_writes_a_tree(
     ("arguments", "message"),
     [
         (["--point", "80,10"], "point 80,10 lies outside the image of 80 x 60"),
-        (["--point", "10"], "expected X,Y in pixels"),
+        (["--point", "10"], "expected [N:]X,Y in pixels"),
         (["--box", "10,10,5,20"], "expected 0 <= X0 < X1 <= 80"),
         (["--point", "1,1", "--granularity", "0.05"], "expected a number in [0.1, 1.0]"),
         (["--point", "1,1", "--granularity", "nan"], "expected a number in [0.1, 1.0]"),
         (["--point", "1,1", "--granularity", "big"], "expected a number or `none`"),
         ([], "expected --point X,Y"),
+        (["--point", "2:1,1"], "objects (N:) and --frame are for videos"),
+        (["--point", "a:1,1"], "N a whole number"),
+        (["--box", "1,1,9,9", "--box", "2,2,8,8"], "expected one for an object, found 2"),
+        (["--point", "1,inf"], "expected [N:]X,Y in pixels, 2 numbers"),
+        (["--point", "1,1", "--max-masks", "3"], "--max-masks is for --everything"),
     ],
 )
 def test_wrong_prompts_are_one_clear_message(
@@ -116,3 +121,36 @@ def test_not_an_image_and_not_a_checkpoint(
     assert (code, "notes.jpg: expected a checkpoint" in err) == (2, True)
     code, _, err = run(capsys, picture, "--checkpoint", tmp_path, "--point", "1,1")
     assert (code, "a directory without checkpoints" in err) == (2, True)
+
+
+def test_a_video_is_tracked_with_one_granularity_an_object(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.full((40, 60, 3), 210, dtype=np.uint8)
+        pixels[10:30, 5 + 4 * number : 25 + 4 * number] = (200, 30, 30)
+        Image.fromarray(pixels).save(folder / f"{number + 8}.png")
+    code, found, err = run(
+        capsys, folder, "--checkpoint", checkpoint, "--point", "1:15,20", "--point", "2:50,5", "--not-point", "2:15,20",
+        "--granularity", "1:0.3", "--granularity", "2:none", "--frame", 1, "--output", tmp_path, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "segment: 3/3 frames" in err
+    assert found == json.loads((tmp_path / "clip.masks.json").read_text())
+    assert {number: each["granularity"] for number, each in found["objects"].items()} == {"1": 0.3, "2": None}
+    assert [each["id"] for each in found["images"]] == [0, 1, 2]
+    for each in found["annotations"]:
+        assert each["granularity"] == {1: 0.3, 2: None}[each["object_id"]]
+        assert rle.decode(each["segmentation"]).sum() == each["area"] > 0
+    assert sorted(each.name for each in (tmp_path / "clip.masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    for arguments, message in (
+        (["--point", "1,1", "--frame", "3"], "--frame 3: expected 0 to 2"),
+        (["--everything"], "without --everything"),
+        (["--point", "60,1"], "point 60,1 lies outside"),
+        (["--point", "1,1", "--granularity", "0.1,0.2"], "expected one for object 1"),
+        ([], "for at least one object"),
+    ):
+        code, _, err = run(capsys, folder, "--checkpoint", checkpoint, *arguments)
+        assert (code, message in err) == (2, True), err
