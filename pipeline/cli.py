@@ -34,6 +34,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "export": ("pipeline.commands.export", "whole files in the layout of COCO or SA-1B readers"),
     "release": ("pipeline.commands.release", "a published dataset: card, Croissant, checksums, index, gallery"),
+    "join": ("pipeline.commands.join", "a release of references and its images, whole again, each checked by sha256"),
+    "diff": ("pipeline.commands.diff", "what changed in samples and masks between two versions or runs"),
     "train": (
         "model.commands.train",
         "fine-tune SAM-2 with a granularity dial from committed or released shards",

@@ -136,6 +136,8 @@ def command(
 
     if directory is None and not append:
         raise InputError("DIR: give the run to release; only with --append can it be left out")
+    if purge and not (append and exclude):
+        raise InputError("--purge goes with --append and --exclude FILE: it deletes what older versions keep of them")
     options = ReleaseOptions(
         name=check_name(name),
         version=check_version_name(version),
@@ -164,6 +166,7 @@ def command(
             append=append,
             overwrite=overwrite,
             exclusions=None if exclude is None else read_exclusions(exclude),
+            purge=purge,
             on_piece=progress.update,
         )
     result: dict[str, Any] = {"output": output, **{field: manifest[field] for field in _RESULT}}

@@ -46,8 +46,8 @@ from .records import (
     MACHINES,
     MANIFEST,
     RELEASED_SAMPLES_SCHEMA,
-    STATISTICS,
     SHARDS_CARD,
+    STATISTICS,
     SUMS,
     ReleaseOptions,
     file_record,
@@ -55,7 +55,7 @@ from .records import (
 from .removal import REMOVED_SCHEMA, Exclusions
 from .selection import EvaluationSet, Selection
 from .statistics import count_index, statistics_json
-from .versions_out import retire, sweep
+from .versions_out import retire, sweep, withdraw
 
 NEXT: Final = "tmp/next"
 """Where described files wait until everything is there."""
@@ -71,6 +71,7 @@ def build_release(
     append: bool = False,
     overwrite: bool = False,
     exclusions: Exclusions | None = None,
+    purge: bool = False,
     on_piece: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a release, or a new version of one, and returns its manifest.
@@ -82,6 +83,7 @@ def build_release(
         append: `output` holds a release, of which this is the next version.
         overwrite: `output` may hold this very version; it is made again.
         exclusions: samples to be taken down.
+        purge: delete what older versions keep of them too.
         on_piece: called with the number of shards done.
 
     Raises:
@@ -103,16 +105,18 @@ def build_release(
         taken_down=_taken_down(output, previous),
         evaluation=tuple(_evaluation_set(each) for each in options.against),
     )
-    with contextlib.closing(_Tables(output)) as tables:
+    with contextlib.closing(MergedTables(output)) as tables:
         shards = _select(run, commits, entry, previous, output, selection, known, tables, on_piece)
         index = tables.finish(options.splits)
     failures = _failures(run, commits, output, previous)
     require_license(options.license, _declared(known, previous, entry, options))  # and what only samples declare
     draft = _draft(options, previous, entry, run, shards, index, failures, selection, known, output)
-    manifest = _describe(output, draft, options)
+    manifest = describe(output, draft, options)
     retire(output, previous, manifest)
-    _commit(output, manifest, _machines(output, previous, run, commits, entry))
+    commit_release(output, manifest, canonical_json(sealed(_machines(output, previous, run, commits, entry))))
     sweep(output, previous, manifest)
+    if purge:
+        withdraw(output, manifest)
     for line in selection.exclusions.unmet:
         note(f"--exclude: nothing in this release is named by {line!r}")
     return manifest
@@ -265,11 +269,11 @@ def _proposals_license(
 
 
 def _taken_down(output: LocalStorage, previous: dict[str, Any] | None) -> frozenset[str]:
-    rows = [] if previous is None else _table_rows(output, previous["removed_table"])
+    rows = [] if previous is None else table_rows(output, previous["removed_table"])
     return frozenset(value for row in rows if row["why"] == "excluded" for value in (row["key"], row["source_sha256"]))
 
 
-def _table_rows(storage: Storage, file: dict[str, Any] | None) -> list[dict[str, Any]]:
+def table_rows(storage: Storage, file: dict[str, Any] | None) -> list[dict[str, Any]]:
     import io
 
     import pyarrow.parquet as pq
@@ -317,7 +321,7 @@ def _select(
     output: LocalStorage,
     selection: Selection,
     known: dict[str, dict[str, Any]],
-    tables: _Tables,
+    tables: MergedTables,
     on_piece: Callable[[int], None] | None,
 ) -> list[dict[str, Any]]:
     """Copies what stays, in order, and feeds the index. Returns the shards of the manifest."""
@@ -385,7 +389,7 @@ def _decided(
     selection: Selection,
     output: LocalStorage,
     known: dict[str, dict[str, Any]],
-    tables: _Tables,
+    tables: MergedTables,
 ) -> list[dict[str, Any]]:
     """Decides on each sample of a piece, cuts the shard if some go, and indexes what stays."""
     rows = piece.samples.to_pylist()
@@ -430,7 +434,7 @@ def _added_columns(
     }
 
 
-class _Tables:
+class MergedTables:
     """The merged index, and one pair of tables for each split besides."""
 
     def __init__(self, output: LocalStorage) -> None:
@@ -483,7 +487,7 @@ class _Tables:
         return {"name": name, "size": size, "sha256": sha256, "rows": rows}
 
 
-def _put_table(output: LocalStorage, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any] | None:
+def put_table(output: LocalStorage, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any] | None:
     """Writes rows as `NAME-HASH.parquet`; None (and nothing written) if there are none."""
     if not rows:
         return None
@@ -498,7 +502,7 @@ def _failures(
     run: CommittedRun | None, commits: list[Commit], output: LocalStorage, previous: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Rows of every sample that is in no shard, those of earlier versions first, each key once."""
-    rows = [] if previous is None else _table_rows(output, previous["failures_table"])
+    rows = [] if previous is None else table_rows(output, previous["failures_table"])
     seen = {row["key"] for row in rows}
     for commit in commits:
         assert run is not None
@@ -543,7 +547,7 @@ def _draft(
     }
     version = {"version": options.version, "date": date, "digest": digest, **counts, "changes": changes}
     earlier = [] if previous is None else previous["versions"]
-    removed = [] if previous is None else _table_rows(output, previous["removed_table"])
+    removed = [] if previous is None else table_rows(output, previous["removed_table"])
     return {
         "format": FORMAT,
         "kind": KIND,
@@ -567,8 +571,8 @@ def _draft(
         "proposals_license": _proposals_license(previous, entry, options),
         "shards": shards,
         "index": {"samples": index["samples"], "masks": index["masks"]},
-        "failures_table": _put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
-        "removed_table": _put_table(output, "removed/removed", removed + selection.removed, REMOVED_SCHEMA),
+        "failures_table": put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
+        "removed_table": put_table(output, "removed/removed", removed + selection.removed, REMOVED_SCHEMA),
         "splits": {
             "shares": options.splits,
             "key": options.split_key if options.splits else None,
@@ -588,7 +592,7 @@ def _draft(
                 }
                 for each in selection.evaluation
             ],
-            "table": _put_table(output, "duplicates/duplicates", selection.pairs, DUPLICATES_SCHEMA),
+            "table": put_table(output, "duplicates/duplicates", selection.pairs, DUPLICATES_SCHEMA),
         },
         "card": {
             "description": options.description, "people": options.people, "template_sha256": template_sha256(),
@@ -610,7 +614,7 @@ def _holds_images(run: CommittedRun | None, previous: dict[str, Any] | None) -> 
     return found.pop()
 
 
-def _describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
+def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
     """Writes figures, examples, statistics, card, changelog and Croissant; returns the manifest with its files."""
     released = ReleasedRun(output, draft)
     statistics = statistics_json(count_index(released), draft)
@@ -705,18 +709,33 @@ def named_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: str(each["name"]))
 
 
-def _commit(output: LocalStorage, manifest: dict[str, Any], machines: dict[str, Any]) -> None:
+def commit_release(output: LocalStorage, manifest: dict[str, Any], machines: bytes) -> None:
     """Puts the described files into their places, then SHA256SUMS, then the manifest: the commit."""
     for file in manifest["files"]:
         staged = output.path(f"{NEXT}/{file['name']}")
         if staged.is_file():
             output.publish(staged, file["name"])
     data = canonical_json(sealed(manifest))
-    output.put_atomic(MACHINES, canonical_json(sealed(machines)))
+    output.put_atomic(MACHINES, machines)
     output.put_atomic(SUMS, sums_text(manifest, data))
     output.put_atomic(f"versions/{manifest['version']}/{MANIFEST}", data)
     output.put_atomic(MANIFEST, data)
     output.clean_scratch()
+
+
+def open_empty_output(path: str) -> LocalStorage:
+    """A folder for a release of its own.
+
+    Raises:
+        InputError: something lies there.
+    """
+    output = open_output(path)
+    found = sorted(entry.name for entry in os.scandir(output.root))
+    if found:
+        raise InputError(
+            f"{path}: expected a new or empty folder, found {', '.join(found[:3])}; choose another --output"
+        )
+    return output
 
 
 def open_output(path: str) -> LocalStorage:

@@ -136,7 +136,8 @@ def shards_card_text(manifest: Mapping[str, Any]) -> str:
         "dataset_info": [{"config_name": "webdataset", "features": shard_features(images=manifest["images"])}],
     }
     return (
-        f"---\n{to_yaml(fields)}---\n\nThe shards of {manifest['title']}; the card lies one folder above. With `datasets`:\n"
+        f"---\n{to_yaml(fields)}---\n\nThe shards of {manifest['title']}; the card lies one folder above. "
+        "With `datasets`:\n"
         '`load_dataset("shards", split="train")`, in this folder\'s parent.\n'
     )
 

@@ -44,3 +44,25 @@ def sweep(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[
     for each in named_files(previous):
         if each["name"] not in kept:
             output.remove(each["name"])
+
+
+def withdraw(output: LocalStorage, manifest: dict[str, Any]) -> list[str]:
+    """Deletes what older versions alone still hold, and marks them: `versions/OLD/WITHDRAWN.txt` says why.
+
+    Returns:
+        The versions that are withdrawn.
+    """
+    withdrawn = []
+    for each in manifest["versions"][:-1]:
+        folder = output.path(f"versions/{each['version']}")
+        held = [path for part in ("shards", "index", "examples", "gallery") for path in (folder / part).glob("**/*")]
+        files = [path for path in held if path.is_file()]
+        if not files:
+            continue
+        with explained("remove", folder):
+            for path in files:
+                path.unlink()
+        text = f"Withdrawn with {manifest['version']}: samples were taken down; what only this version held is gone.\n"
+        output.put_atomic(f"versions/{each['version']}/WITHDRAWN.txt", text.encode())
+        withdrawn.append(each["version"])
+    return withdrawn

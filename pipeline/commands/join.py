@@ -1,0 +1,58 @@
+"""`grainmill join REL --images [LABEL=]SRC --output WITH`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    release: Annotated[str, typer.Argument(metavar="REL", help="A release of masks and references; a folder or URL.")],
+    images: Annotated[
+        list[str],
+        typer.Option(metavar="[LABEL=]SRC", help="Where the images lie now, as `mine --input` takes them. Repeatable."),
+    ],
+    output: Annotated[str, typer.Option(help="New or empty folder for the release with images.")],
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Leave samples out whose image is missing or has other bytes; each becomes a failure [default: off].",
+        ),
+    ] = False,
+    gallery_images: Annotated[
+        int, typer.Option(min=0, help="Photographs in the gallery at most [default: 10000, as `release`].")
+    ] = 10_000,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
+    ] = False,
+) -> None:
+    """A release of masks and references and its images, whole again. Every image is checked by its sha256."""
+    from ..committed import CommittedRun
+    from ..console import ProgressBar, print_json
+    from ..errors import InputError
+    from ..release.build import open_empty_output
+    from ..release.join import ImageFinder, join_images
+    from ..release.reading import ReleasedRun
+
+    opened = CommittedRun.open(release)
+    if not isinstance(opened, ReleasedRun):
+        raise InputError(f"{release}: expected a release, found a run; `grainmill release` makes one")
+    folder = open_empty_output(output)
+    with ProgressBar("hash", None) as progress:
+        finder = ImageFinder.over(images, on_image=progress.update)
+    with ProgressBar("join", opened.totals()["samples"]) as progress:
+        manifest = join_images(
+            opened,
+            finder,
+            folder,
+            allow_missing=allow_missing,
+            gallery_images=gallery_images,
+            on_sample=progress.update,
+        )
+    missing = manifest["failure_reasons"].get("source_missing", 0)
+    if json:
+        print_json({"output": output, "samples": manifest["samples"], "missing": missing, "digest": manifest["digest"]})
+    else:
+        print(f"{output}: {manifest['samples']:,} images joined and checked, {missing:,} missing")

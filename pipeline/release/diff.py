@@ -1,0 +1,90 @@
+"""What changed between two versions: samples that came, went or changed their masks, by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+
+from ..committed import CommittedRun
+
+LISTED: Final = 1000
+"""Keys of each kind that a difference lists; the counts are always whole."""
+
+
+def difference(old: CommittedRun, new: CommittedRun) -> dict[str, Any]:
+    """Compares two runs, releases or versions.
+
+    Returns:
+        `samples`: added, removed, changed (other masks under the same key), equal; `masks`: added, removed and equal
+        (by geometry and granularity, within samples that both have, plus those of samples that came or went); `keys`:
+        lists of the first of each; `by_source`: samples added and removed of each source; `moved`: samples whose split
+        changed.
+    """
+    ours, theirs = _samples(old), _samples(new)
+    added = [key for key in theirs if key not in ours]
+    removed = [key for key in ours if key not in theirs]
+    common = [key for key in theirs if key in ours]
+    changed = [key for key in common if ours[key]["json_sha256"] != theirs[key]["json_sha256"]]
+    masks = {"added": sum(theirs[key]["num_masks"] for key in added)}
+    masks["removed"] = sum(ours[key]["num_masks"] for key in removed)
+    masks["equal"] = sum(theirs[key]["num_masks"] for key in common) - sum(theirs[key]["num_masks"] for key in changed)
+    before, after = _masks(old, set(changed)), _masks(new, set(changed))
+    for key in changed:
+        equal = len(before[key] & after[key])
+        masks["equal"] += equal
+        masks["added"] += len(after[key]) - equal
+        masks["removed"] += len(before[key]) - equal
+    by_source: dict[str, dict[str, int]] = {}
+    for kind, keys, rows in (("added", added, theirs), ("removed", removed, ours)):
+        for key in keys:
+            label = rows[key]["source_uri"].split("/", 1)[0]
+            by_source.setdefault(label, {"added": 0, "removed": 0})[kind] += 1
+    return {
+        "samples": {
+            "added": len(added),
+            "removed": len(removed),
+            "changed": len(changed),
+            "equal": len(common) - len(changed),
+        },
+        "masks": masks,
+        "moved": sum(ours[key]["split"] != theirs[key]["split"] for key in common),
+        "by_source": dict(sorted(by_source.items())),
+        "keys": {
+            kind: sorted(keys)[:LISTED] for kind, keys in (("added", added), ("removed", removed), ("changed", changed))
+        },
+    }
+
+
+def _samples(run: CommittedRun) -> dict[str, dict[str, Any]]:
+    """key -> what a comparison needs."""
+    columns = ["key", "json_sha256", "num_masks", "source_uri"]
+    found = {}
+    for commit in run.commits():
+        table = _released(run, commit)
+        split = table.column("split").to_pylist() if "split" in table.column_names else [None] * table.num_rows
+        for row, name in zip(table.select(columns).to_pylist(), split, strict=True):
+            found[row["key"]] = {**row, "split": name}
+    return found
+
+
+def _released(run: CommittedRun, commit: Any) -> pa.Table:
+    from .reading import ReleasedRun
+
+    return run.released_samples(commit) if isinstance(run, ReleasedRun) else run.samples(commit)
+
+
+def _masks(run: CommittedRun, keys: set[str]) -> dict[str, set[tuple[str, float]]]:
+    """(RLE, granularity) of each mask of some samples."""
+    found: dict[str, set[tuple[str, float]]] = {}
+    for row in _rows(run, keys):
+        sample = run.read_sample(row)
+        found[row["key"]] = {(mask.segmentation["counts"], mask.granularity) for mask in sample.annotations}
+    return found
+
+
+def _rows(run: CommittedRun, keys: set[str]) -> Iterator[dict[str, Any]]:
+    if keys:
+        for commit in run.commits():
+            yield from (row for row in run.samples(commit).to_pylist() if row["key"] in keys)

@@ -1,0 +1,247 @@
+"""A release of masks and references becomes whole again: images from their sources, each checked by its sha256.
+
+The shards of the result are what mining with images would have written: the image before its record, and the record's
+`file_name` set; nothing else changes. Images are found by sha256, wherever they lie now and whatever they are called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ..commits import Commit
+from ..errors import GrainmillError, InputError, SampleFailureError
+from ..images import read_header
+from ..schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
+from ..sources import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
+from ..storage import LocalStorage
+from ..writer import ShardWriter
+from .build import MergedTables, commit_release, describe, put_table, table_rows
+from .duplicates import MAX_IMAGE_PIXELS, signature_of_bytes
+from .reading import ReleasedRun
+from .records import MACHINES, RELEASED_SAMPLES_SCHEMA, ReleaseOptions
+
+
+class MissingImagesError(GrainmillError):
+    """Images that a release refers to were not found among the given sources."""
+
+
+@dataclass(kw_only=True)
+class ImageFinder:
+    """Where each image lies now: first by the uri's path, then by reading everything once.
+
+    Attributes:
+        specs: the sources.
+        places: sha256 -> (unit, position).
+    """
+
+    specs: tuple[SourceSpec, ...]
+    units: list[UnitSpec] = field(default_factory=list)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, images: Sequence[str], *, on_image: Callable[[int], None] | None = None) -> ImageFinder:
+        """Hashes every image of the sources; what cannot be read is no image of the release.
+
+        Args:
+            images: `[LABEL=]SRC` each, as `mine --input` takes them.
+            on_image: called with the number of images read.
+        """
+        finder = cls(specs=parse_inputs(images))
+        finder.units = list(plan_units(finder.specs, samples_per_shard=1024, limit=None))
+        count = 0
+        for number, unit in enumerate(finder.units):
+            with UnitReader(unit, finder.specs) as reader:
+                for position in range(len(reader)):
+                    try:
+                        finder.places.setdefault(reader.read(position).sha256, (number, position))
+                    except SampleFailureError:
+                        continue
+                    count += 1
+                    if on_image is not None:
+                        on_image(count)
+        return finder
+
+    def read(self, sha256s: Sequence[str]) -> Generator[bytes | None]:
+        """The image of each sha256, checked again; None for one that is not there."""
+        reader: UnitReader | None = None
+        open_unit = -1
+        try:
+            for sha256 in sha256s:
+                place = self.places.get(sha256)
+                if place is None:
+                    yield None
+                    continue
+                if place[0] != open_unit:
+                    if reader is not None:
+                        reader.__exit__(None, None, None)
+                    reader = UnitReader(self.units[place[0]], self.specs).__enter__()
+                    open_unit = place[0]
+                assert reader is not None
+                image = reader.read(place[1]).image
+                yield image if sha256_of(image) == sha256 else None
+        finally:
+            if reader is not None:
+                reader.__exit__(None, None, None)
+
+
+def join_images(
+    release: ReleasedRun,
+    finder: ImageFinder,
+    output: LocalStorage,
+    *,
+    allow_missing: bool = False,
+    gallery_images: int = 10_000,
+    on_sample: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes the same release with its images in the shards.
+
+    Args:
+        release: without images.
+        finder: of the images.
+        output: an empty folder.
+        allow_missing: leave samples out whose image is missing, as failures `source_missing`; else that is an error.
+        gallery_images: photographs in the gallery at most.
+        on_sample: called with the number of samples done.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        MissingImagesError: an image is missing, or has other bytes now.
+        InputError: the release holds its images.
+    """
+    old = release.manifest
+    if old["images"]:
+        raise InputError(f"{release.location}: holds its images already, there is nothing to join")
+    rows = [row for commit in release.commits() for row in release.samples(commit).to_pylist()]
+    missing = [row for row in rows if row["source_sha256"] not in finder.places]
+    if missing and (not allow_missing or len(missing) == len(rows)):
+        listed = ", ".join(f"{row['source_uri']} (sha256 {row['source_sha256'][:12]})" for row in missing[:3])
+        raise MissingImagesError(
+            f"{len(missing)} of {len(rows)} images are not among --images, or have other bytes now: {listed}; give the "
+            "sources that hold them, or --allow-missing to leave those samples out"
+        )
+    shards, done = [], 0
+    with closing(MergedTables(output)) as tables:
+        for commit in release.commits():
+            if commit.shard is not None:
+                shards += _joined(release, commit, finder, output, tables)
+                done += commit.samples
+                if on_sample is not None:
+                    on_sample(done)
+        index = tables.finish(old["splits"]["shares"])
+    draft = _draft(old, release, output, shards, index, missing)
+    options = ReleaseOptions(
+        name=old["name"], version=old["version"], license=old["license"], gallery_images=gallery_images
+    )
+    manifest = describe(output, draft, options)
+    machines = release.storage.read_bytes(MACHINES)
+    commit_release(output, manifest, machines)
+    return manifest
+
+
+def _joined(
+    release: ReleasedRun, commit: Commit, finder: ImageFinder, output: LocalStorage, tables: MergedTables
+) -> list[dict[str, Any]]:
+    """One shard again, with its images; nothing if none of them was found."""
+    assert commit.shard is not None
+    released = release.released_samples(commit).to_pylist()
+    extra, unit = {}, commit.shard["unit"]
+    with ShardWriter(output, unit=unit, attempt=f"join.{os.urandom(6).hex()}") as writer, ExitStack() as stack:
+        images = stack.enter_context(closing(finder.read([row["source_sha256"] for row in released])))
+        for row, image in zip(released, images, strict=True):
+            if image is not None:
+                sample = _with_image(release.read_sample(row), image)
+                writer.add(sample, image)
+                signature = signature_of_bytes(image)
+                added = {"perceptual_hash": signature.perceptual_hash, "colour_grid": signature.colour_grid}
+                extra[row["key"]] = {
+                    name: row[name] for name in ("run", "split", "source_license", "source_terms")
+                } | added
+        outputs = writer.finish()
+        if outputs.shard is None:
+            return []
+        samples, masks = writer_tables(outputs)
+        output.publish(outputs.shard.path, outputs.shard.name)
+    rows = [{**row, **extra[row["key"]]} for row in samples.to_pylist()]
+    tables.add(pa.Table.from_pylist(rows, schema=RELEASED_SAMPLES_SCHEMA), masks)
+    file = outputs.shard
+    return [{
+        "name": file.name, "size": file.size, "sha256": file.sha256, "samples": outputs.samples, "masks": outputs.masks,
+        "unit": unit, "run": commit.shard["run"],
+    }]  # fmt: skip
+
+
+def writer_tables(outputs: Any) -> tuple[pa.Table, pa.Table]:
+    """The index that a shard writer made, from its scratch folder."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(outputs.samples_index.path), pq.read_table(outputs.masks_index.path)
+
+
+def _draft(
+    old: dict[str, Any],
+    release: ReleasedRun,
+    output: LocalStorage,
+    shards: list[dict[str, Any]],
+    index: dict[str, Any],
+    missing: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The manifest of the same version, with images."""
+    failures = table_rows(release.storage, old["failures_table"]) + [
+        {
+            "key": row["key"], "source_uri": row["source_uri"], "member": row["member"], "stage": "read",
+            "reason": "source_missing", "message": f"no image with sha256 {row['source_sha256']}",
+        }
+        for row in missing
+    ]  # fmt: skip
+    for file in (old["removed_table"], old["duplicates"]["table"]):
+        if file is not None:
+            output.put_atomic(file["name"], release.storage.read_bytes(file["name"]))
+    digest = dataset_digest(
+        ([each["unit"], each["sha256"], each["samples"], each["masks"]] for each in shards),
+        ([row[name] for name in ("key", "source_uri", "member", "stage", "reason")] for row in failures),
+    )
+    counts = {"samples": sum(each["samples"] for each in shards), "masks": sum(each["masks"] for each in shards)}
+    sources = Counter(row["source_uri"].split("/", 1)[0] for row in missing)
+    version = {**old["versions"][-1], "digest": digest, **counts}
+    version["changes"] = {**version["changes"], "joined": counts["samples"]}
+    splits = index["splits"]
+    return {
+        **{name: value for name, value in old.items() if name not in ("files", "record_sha256", "charts", "examples")},
+        "images": True,
+        "digest": digest,
+        **counts,
+        "failures": len(failures),
+        "failure_reasons": dict(sorted(Counter(row["reason"] for row in failures).items())),
+        "shards": shards,
+        "index": {"samples": index["samples"], "masks": index["masks"]},
+        "failures_table": put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
+        "sources": [{**each, "samples": each["samples"] - sources[each["label"]]} for each in old["sources"]],
+        "splits": {
+            **old["splits"], "files": splits,
+            "counts": {name: tables["samples"]["rows"] for name, tables in splits.items()},
+            "none": counts["samples"] - sum(t["samples"]["rows"] for t in splits.values()) if splits else 0,
+        },
+        "versions": [version],
+    }  # fmt: skip
+
+
+def _with_image(sample: Sample, image: bytes) -> Sample:
+    """The record as it is beside its image.
+
+    Raises:
+        InputError: the image is not of the size that its masks have.
+    """
+    header = read_header(image, max_pixels=MAX_IMAGE_PIXELS)
+    if (header.width, header.height) != (sample.width, sample.height):
+        raise InputError(f"{sample.key}: the image is {header.width} x {header.height}, its masks are not")
+    return dataclasses.replace(sample, file_name=f"{sample.key}.{header.ext}")
