@@ -213,6 +213,92 @@ def test_diff_counts_masks_that_changed(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Duplicates and splits
+
+
+@pytest.fixture(scope="module")
+def copies(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Twenty photographs, among them one copied byte for byte, one saved again as jpg, and an evaluation set."""
+    base = tmp_path_factory.mktemp("copies")
+    folder = photographs(base / "all", [f"p{number:02d}.png" for number in range(18)])
+    shutil.copy(folder / "p03.png", folder / "x-equal.png")
+    Image.open(folder / "p05.png").save(folder / "y-near.jpg", quality=80)
+    evaluation = photographs(base / "evaluation", ["other.png"], seed=1)
+    Image.open(folder / "p07.png").resize((60, 50)).save(evaluation / "leaked.png")
+    return {"run": write_drawn_run(base / "run", folder=folder, label="all"), "evaluation": evaluation}
+
+
+def test_duplicates_and_leaks_are_reported_and_nothing_is_touched(copies: dict[str, Path], tmp_path: Path) -> None:
+    assert main(release(copies["run"], tmp_path / "rel", "1.0.0", "--against", f"eval={copies['evaluation']}")) == 0
+    manifest = manifest_of(tmp_path / "rel")
+    assert manifest["samples"] == 20
+    assert manifest["duplicates"]["counts"] == {"exact": 1, "near": 1}
+    against = {"label": "eval", "images": 2, "exact": 0, "near": 1, "removed": 0}
+    assert manifest["duplicates"]["against"] == [against]
+    import pyarrow.parquet as pq
+
+    pairs = pq.read_table(tmp_path / "rel" / manifest["duplicates"]["table"]["name"]).to_pylist()
+    short = {(row["key"][:-21], row["like"].split("-")[0], row["kind"], row["removed"]) for row in pairs}
+    assert short == {
+        ("x-equal", "p03", "exact", False), ("y-near", "p05", "near", False),
+        ("p07", "eval/leaked.png", "evaluation-near", False),
+    }  # fmt: skip
+    card = (tmp_path / "rel" / "README.md").read_text(encoding="utf-8")
+    assert "1 images whose bytes equal an earlier image's, 1 that look like" in card
+    assert "Against eval (2 images): 0 equal, 1 look alike" in card
+    assert problems(tmp_path / "rel") == []
+
+
+def test_duplicates_and_leaks_leave_on_request(copies: dict[str, Path], tmp_path: Path) -> None:
+    flags = ["--against", f"eval={copies['evaluation']}"]
+    flags += [part for kind in ("exact", "near", "evaluation") for part in ("--remove", kind)]
+    assert main(release(copies["run"], tmp_path / "rel", "1.0.0", *flags)) == 0
+    left = {row["key"][:-21] for row in rows_of(tmp_path / "rel")}
+    assert left == {f"p{number:02d}" for number in range(18)} - {"p07"}
+    assert problems(tmp_path / "rel") == []
+    assert manifest_of(tmp_path / "rel")["versions"][0]["changes"]["left"] == {"evaluation": 1, "exact": 1, "near": 1}
+    # shards of which nothing went are the run's own
+    ours = {path.name for path in (copies["run"] / "shards").iterdir()}
+    theirs = {path.name for path in (tmp_path / "rel" / "shards").glob("*.tar")}
+    assert len(ours & theirs) == 5
+
+
+def test_splits_hold_across_versions_and_copies_go_together(
+    copies: dict[str, Path], write_drawn_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    splits = ["--splits", "train=0.5,val=0.25,test=0.25"]
+    assert main(release(copies["run"], tmp_path / "rel", "1.0.0", *splits)) == 0
+    before = {row["key"]: row["split"] for row in rows_of(tmp_path / "rel")}
+    by_name = {key[:-21]: split for key, split in before.items()}
+    assert by_name["x-equal"] == by_name["p03"]
+    assert by_name["y-near"] == by_name["p05"]
+    assert set(by_name.values()) == {"train", "val", "test"}
+    more = photographs(tmp_path / "more", [f"q{number}.png" for number in range(6)], seed=2)
+    run = write_drawn_run(tmp_path / "more-run", folder=more, label="more")
+    assert main(release(run, tmp_path / "rel", "1.1.0", "--append")) == 0
+    after = {row["key"]: row["split"] for row in rows_of(tmp_path / "rel")}
+    assert before.items() < after.items()
+    assert main(release(run, tmp_path / "rel", "1.2.0", "--append", "--splits", "train=0.9,val=0.1")) == 2
+    manifest = manifest_of(tmp_path / "rel")
+    assert sum(manifest["splits"]["counts"].values()) + manifest["splits"]["none"] == 26
+    import pyarrow.parquet as pq
+
+    for split, files in manifest["splits"]["files"].items():
+        keys = set(pq.read_table(tmp_path / "rel" / files["samples"]["name"])["key"].to_pylist())
+        assert keys == {key for key, theirs in after.items() if theirs == split}
+        assert set(pq.read_table(tmp_path / "rel" / files["masks"]["name"])["key"].to_pylist()) == keys
+    assert problems(tmp_path / "rel") == []
+
+
+def test_workers_change_no_byte(copies: dict[str, Path], tmp_path: Path) -> None:
+    for name, workers in (("one", "1"), ("two", "2")):
+        assert main(release(copies["run"], tmp_path / name, "1.0.0", "--workers", workers)) == 0
+    ours, theirs = (sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("one", "two"))
+    assert [path.relative_to(tmp_path / "one") for path in ours] == [p.relative_to(tmp_path / "two") for p in theirs]
+    assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # References only
 
 

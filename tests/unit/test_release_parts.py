@@ -1,0 +1,256 @@
+"""Parts of a release, by themselves: licences, splits, signatures, YAML, exclusions, options."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageEnhance
+
+from pipeline.errors import InputError
+from pipeline.release.checks import OBLIGATIONS, license_gap
+from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
+from pipeline.release.figures import bar_chart, masks_per_image_histogram
+from pipeline.release.options import check_name, remove_kinds
+from pipeline.release.records import ReleaseOptions
+from pipeline.release.removal import Exclusions, read_exclusions
+from pipeline.release.selection import Selection
+from pipeline.release.splits import own_split, parse_splits, split_beside
+from pipeline.release.yaml_text import to_yaml
+from pipeline.schema import sha256_of
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Licences
+
+
+@pytest.mark.parametrize(
+    ("stated", "declared"),
+    [
+        ("CC-BY-4.0", "CC0-1.0"),
+        ("CC-BY-4.0", "MIT"),
+        ("cc-by-4.0", "CC-BY-4.0"),
+        ("CC-BY-SA-4.0", "CC-BY-4.0"),
+        ("CC-BY-SA-4.0", "CC-BY-SA-3.0"),
+        ("CC-BY-NC-SA-4.0", "CC-BY-NC-4.0"),
+        ("other", "CC-BY-NC-ND-4.0"),
+        ("other", "House-Terms"),
+        ("House-Terms", "House-Terms"),
+        ("CC-BY-ND-4.0", "CC-BY-ND-4.0"),
+    ],
+)
+def test_licences_that_cover(stated: str, declared: str) -> None:
+    assert license_gap(stated, declared) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "declared", "why"),
+    [
+        ("CC0-1.0", "CC-BY-4.0", "attribution"),
+        ("CC-BY-4.0", "CC-BY-NC-4.0", "non-commercial"),
+        ("CC-BY-SA-4.0", "CC-BY-NC-SA-4.0", "share-alike"),
+        ("CC-BY-NC-SA-4.0", "CC-BY-SA-4.0", "share-alike"),
+        ("CC-BY-SA-3.0", "CC-BY-SA-4.0", "newer"),
+        ("Apache-2.0", "CC-BY-ND-4.0", "no-derivatives"),
+        ("CC-BY-4.0", "House-Terms", "not a licence whose terms are known"),
+        ("House-Terms", "CC-BY-4.0", "not a licence whose terms are known"),
+    ],
+)
+def test_licences_that_do_not(stated: str, declared: str, why: str) -> None:
+    gap = license_gap(stated, declared)
+    assert gap is not None
+    assert why in gap
+
+
+def test_no_licence_loses_an_obligation() -> None:
+    """Whatever the table says: what covers a part has all of the part's obligations."""
+    for stated, declared in itertools.product(OBLIGATIONS, repeat=2):
+        if license_gap(stated, declared) is None:
+            assert OBLIGATIONS[declared] <= OBLIGATIONS[stated]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Signatures
+
+
+def near(first: Signature, second: Signature) -> bool:
+    index = DuplicateIndex()
+    index.add("first", "a", first)
+    return bool(index.matches("b", second))
+
+
+def pictures(photographs: Path) -> dict[str, Image.Image]:
+    names = [
+        "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "color.png", "grass.png",
+        "gravel.png", "ihc.png", "moon.png", "page.png", "rocket.jpg", "text.png",
+    ]  # fmt: skip
+    return {name: Image.open(photographs / name).convert("RGB") for name in names if (photographs / name).exists()}
+
+
+def test_copies_of_photographs_are_found_and_others_are_not(photographs: Path, tmp_path: Path) -> None:
+    found = pictures(photographs)
+    assert len(found) >= 8
+    signatures = {name: signature_of(np.asarray(image)) for name, image in found.items()}
+    for name, image in found.items():
+        image.save(tmp_path / "saved.jpg", quality=50)
+        saved = Image.open(tmp_path / "saved.jpg").convert("RGB")
+        half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+        for what, copy in (
+            ("quality 50", saved), ("half size", half), ("brighter", ImageEnhance.Brightness(image).enhance(1.03)),
+        ):  # fmt: skip
+            assert near(signatures[name], signature_of(np.asarray(copy))), (name, what)
+    for (name, ours), (other, theirs) in itertools.combinations(signatures.items(), 2):
+        assert not near(ours, theirs), (name, other)
+
+
+def test_plain_images_are_told_apart_by_colour() -> None:
+    plain = [signature_of(np.full((40, 50, 3), level, np.uint8)) for level in (20, 80, 200)]
+    assert not any(near(ours, theirs) for ours, theirs in itertools.combinations(plain, 2))
+    assert near(plain[0], signature_of(np.full((90, 50, 3), 22, np.uint8)))
+
+
+def test_the_index_finds_what_comparing_all_finds() -> None:
+    choose = random.Random(3)
+    colours = bytes(48)
+    known = [choose.getrandbits(64) for _ in range(300)]
+    index = DuplicateIndex()
+    for number, bits in enumerate(known):
+        index.add(str(number), str(number), Signature(bits=bits, colours=colours))
+    for _ in range(300):
+        bits = choose.choice(known)
+        for bit in choose.sample(range(64), choose.randrange(MAX_BITS + 3)):
+            bits ^= 1 << bit
+        expected = {str(n) for n, other in enumerate(known) if (other ^ bits).bit_count() <= MAX_BITS}
+        assert {match.name for match in index.matches("x", Signature(bits=bits, colours=colours))} == expected
+
+
+def test_signatures_survive_their_hexadecimal_form(photographs: Path) -> None:
+    signature = signature_of(np.asarray(Image.open(photographs / "camera.png").convert("RGB")))
+    assert Signature.from_hex(signature.perceptual_hash, signature.colour_grid) == signature
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+
+def test_splits_have_their_shares_and_depend_on_nothing_else() -> None:
+    splits = {"train": 0.8, "val": 0.1, "test": 0.1}
+    shas = [sha256_of(str(number).encode()) for number in range(5000)]
+    found = Counter(own_split(sha, key="k", splits=splits) for sha in shas)
+    assert 3850 < found["train"] < 4150
+    assert 400 < found["val"] < 600
+    assert [own_split(sha, key="k", splits=splits) for sha in shas[:50]] != [
+        own_split(sha, key="other", splits=splits) for sha in shas[:50]
+    ]
+    assert own_split("f" * 64, key="k", splits={"train": 1.0}) == "train"
+
+
+def test_a_copy_takes_the_split_of_what_it_copies() -> None:
+    assert split_beside("train", []) == "train"
+    assert split_beside("train", ["test", "test"]) == "test"
+    assert split_beside("train", ["test", None]) == "test"
+    assert split_beside("train", ["test", "val"]) is None
+
+
+def rows(count: int, *, copies_of: int) -> list[tuple[dict[str, str | None], Signature]]:
+    """Images of which each looks like some of `copies_of` motifs, by up to five bits."""
+    choose = random.Random(9)
+    motifs = [choose.getrandbits(64) for _ in range(copies_of)]
+    made = []
+    for number in range(count):
+        bits = choose.choice(motifs)
+        for bit in choose.sample(range(64), choose.randrange(6)):
+            bits ^= 1 << bit
+        sha = sha256_of(str(number).encode())
+        row = {"key": f"k{number}", "source_sha256": sha, "source_uri": f"s/{number}", "member": None, "split": None}
+        made.append((row, Signature(bits=bits, colours=bytes(48))))
+    return made
+
+
+def decided(images: list[tuple[dict[str, str | None], Signature]]) -> dict[str, str | None]:
+    options = ReleaseOptions(
+        name="n", version="1", license="MIT", splits={"train": 0.6, "val": 0.2, "test": 0.2}, split_key="k"
+    )
+    selection = Selection(options=options, exclusions=Exclusions())
+    return {str(row["key"]): selection.decide(row, signature, standing=False).split for row, signature in images}
+
+
+def test_near_duplicates_are_never_in_two_splits_and_nobody_moves() -> None:
+    images = rows(400, copies_of=60)
+    splits = decided(images)
+    for (one, ours), (other, theirs) in itertools.combinations(images, 2):
+        if (ours.bits ^ theirs.bits).bit_count() <= MAX_BITS:
+            pair = {splits[str(one["key"])], splits[str(other["key"])]} - {None}
+            assert len(pair) <= 1, (one["key"], other["key"])
+    assert {"train", "val", "test"} <= set(splits.values())
+    for count in (50, 200, 399):  # data that comes later moves nobody
+        assert decided(images[:count]).items() <= splits.items()
+
+
+@pytest.mark.parametrize("text", ["train", "train=0.5", "train=0.5,train=0.5", "Train=1", "a=0.5,b=0.6", "a=1,b=0", ""])
+def test_bad_splits_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--splits"):
+        parse_splits(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text
+
+
+def test_yaml_reads_back_as_it_was() -> None:
+    value = {
+        "a": "plain", "b": "1K<n<10K", "c": ["x", {"y": [1, 2.5], "z": None}], "d": {"e": {"f": True}},
+        "g": "yes: no #",
+        "h": "__key__", "i": "*.tar", "j": "a\nb", "k": "On", "l": "1.0", "m": [], "n": {}, "o": "é", "p": "-x",
+        "q": "",
+    }  # fmt: skip
+    assert yaml.safe_load(to_yaml(value)) == value
+
+
+def test_charts_escape_their_labels_and_say_their_numbers() -> None:
+    svg = bar_chart("<b>", ['"&'], [1234])
+    assert "<b>" not in svg
+    assert "&quot;&amp;: 1,234" in svg
+
+
+def test_masks_per_image_bins() -> None:
+    found = masks_per_image_histogram(Counter({1: 2, 3: 1, 9: 1, 10: 5}))
+    assert dict(zip(found["labels"], found["counts"], strict=True)) == {
+        "1": 2, "2 to 4": 1, "5 to 9": 1, "10 to 19": 5, "20 to 49": 0,
+    }  # fmt: skip
+
+
+def test_exclusions_name_by_key_hash_and_uri(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text(f"# why\n\nk1\n{'AB' * 32}\nlabel/a.tar/x.jpg\nnobody\n", encoding="utf-8")
+    found = read_exclusions(str(path))
+    row = {"key": "k", "source_sha256": "0", "source_uri": "label/a.tar", "member": "x.jpg"}
+    assert found.names(row)
+    assert found.names({**row, "member": None, "source_sha256": "ab" * 32})
+    assert found.names({**row, "member": None, "key": "k1"})
+    assert not found.names({**row, "member": "y.jpg"})
+    assert found.unmet == ["nobody"]
+    path.write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(InputError, match="expected one key"):
+        read_exclusions(str(path))
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "-a", "a b", "a--b", "../a", "", "a/"])
+def test_names_that_the_hub_refuses(name: str) -> None:
+    with pytest.raises(InputError, match="--name"):
+        check_name(name)
+
+
+def test_removal_needs_what_it_removes_by() -> None:
+    assert remove_kinds(["near", "exact"], against=False, duplicates=True, splits=False) == {"near", "exact"}
+    for values, against, duplicates in (
+        (["far"], False, True),
+        (["evaluation"], False, True),
+        (["near"], False, False),
+    ):
+        with pytest.raises(InputError):
+            remove_kinds(values, against=against, duplicates=duplicates, splits=False)
