@@ -20,6 +20,8 @@ RecipeName = Literal["default", "leaves", "unsamv2"]
 DivideName = Literal["maskcut", "proposals", "union"]
 RefineName = Literal["guided", "none"]
 GranularityName = Literal["instance-minmax", "instance-relative"]
+LayerName = Literal["auto", "key", "final"]
+GraphName = Literal["leaves", "patches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,15 @@ class FeaturesConfig:
     """Rounds of k-means for them."""
     region_bins: int = 12
     """Bins of a region's L, a and b histograms."""
+    layer: LayerName = "auto"
+    """What of a backbone's last block: `key` projections, `final` normalised tokens, `auto` by family (MaskCut reads
+    keys of DINO, UnSAMv2 tokens of DINOv3)."""
+    side_px: int = 480
+    """Of the square that an image is squashed to for a backbone, rounded to whole patches (MaskCut)."""
+    crop_patches: int = 48
+    """Patches on the longer side of an instance's crop (UnSAMv2: 768 pixels of 16)."""
+    descriptor_patch_px: int = 8
+    """Side of the descriptor's patches, where a patch grid is asked of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,12 @@ class DivideConfig:
     method: DivideName = "maskcut"
     proposals_sha256: str | None = None
     """Of the `--proposals` file; None without one."""
+    min_proposal_score: float = 0.3
+    """Proposals that have a score must be above it (UnSAMv2, tau_conf)."""
+    min_given_fraction: float = 0.0
+    """A proposal or annotation may be an instance if its share of the image is above this (0.05 in `unsamv2`)."""
+    given_side_px: int = 2400
+    """Longer side at which proposals and annotations are kept; exact for images up to that size, as SA-1B's are."""
     alpha: float = 1.25
     """Power of the area in a whole's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
     min_area_fraction: float = 0.005
@@ -61,6 +78,11 @@ class DivideConfig:
     """Weight between patches that are not linked (MaskCut)."""
     min_mask_fraction: float = 0.01
     """A cut's mask of at most this share of the grid is none (MaskCut)."""
+    remainder: bool = True
+    """Split what no cut of the grid claimed into coherent regions, instances too. (On leaves `TreeConfig.loose` says
+    it.)"""
+    remainder_similarity: float = 0.5
+    """Cosine down to which patches of such a region are merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +136,17 @@ class PoolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConquerConfig:
-    """Stage 3, `stages/conquer.py` and `stages/pool.py`."""
+    """Stage 3, `stages/conquer.py` and `stages/pool.py` on leaves, `stages/patch_conquer.py` on patches."""
 
+    graph: GraphName = "leaves"
+    """What is merged: the image's watershed leaves, or each instance's patch grid. (Patches cost 0.07 to 0.12 of AR,
+    BSDS500, our own measurement.)"""
+    thresholds: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5)
+    """Cosines at which clusters of patches are read (UnSAMv2)."""
+    min_patches: int = 4
+    """Smallest cluster of patches (UnSAMv2)."""
+    min_coverage: float = 0.9
+    """Share of a cluster that must lie in its instance, above it (UnSAMv2)."""
     costs: tuple[MergeCost, ...] = (BASE_COST, WARD_COST, TEXTURE_COST, APPEARANCE_COST)
     """One tree for each; the first also says which regions are wholes."""
     pool: PoolConfig = field(default_factory=PoolConfig)
@@ -123,9 +154,11 @@ class ConquerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Stage 4, `stages/refine.py`."""
+    """Stage 4, `stages/refine.py`: for masks of a patch grid, and proposals. Leaves have the image's own edges."""
 
     method: RefineName = "guided"
+    min_iou: float = 0.5
+    """A refined mask counts if its IoU with what it was is at least this (UnSAM)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 import psutil
 
-from .config import DivideName, GranularityName, MineConfig, RecipeName, RefineName
+from .config import DivideName, FeaturesConfig, GranularityName, MineConfig, RecipeName, RefineName
 from .errors import FAILURE_REASONS, InputError
 from .executors import ExecutorName, PoolOptions
 from .mine import MineOptions
@@ -72,8 +72,9 @@ def mine_options(flags: MineFlags) -> MineOptions:
         raise InputError("--overwrite starts anew; it does not go with --extend or --retry-failed")
     here = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
     workers = flags.workers if flags.ray_address is not None else here
+    config, checkpoint = resolved(flags)
     return MineOptions(
-        config=mine_config(flags),
+        config=config,
         sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ())),
         output=flags.output,
         executor=executor,
@@ -85,6 +86,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
         ),
         batch_size=flags.batch_size,
         proposals=None if flags.proposals is None else os.path.abspath(flags.proposals),
+        checkpoint=checkpoint,
         sample_timeout_s=flags.sample_timeout_s,
         memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(here))),
         max_failed_fraction=flags.max_failed_fraction,
@@ -96,14 +98,18 @@ def mine_options(flags: MineFlags) -> MineOptions:
 
 def mine_config(flags: MineFlags) -> MineConfig:
     """The configuration: what changes labels, and nothing else."""
+    return resolved(flags)[0]
+
+
+def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
+    """The configuration, and where the backbone's weights lie, which is no part of it."""
     config = recipe_config(_one_of("--recipe", flags.recipe, get_args(RecipeName)))
-    features, divide, refine, granularity = config.features, config.divide, config.refine, config.granularity
-    if flags.backbone is not None:
-        features = dataclasses.replace(features, backbone=flags.backbone)
+    features, checkpoint = _features(config, flags.backbone)
+    divide, refine, granularity = config.divide, config.refine, config.granularity
     if flags.divide is not None:
         divide = dataclasses.replace(divide, method=_one_of("--divide", flags.divide, get_args(DivideName)))
     if flags.proposals is not None:
-        divide = dataclasses.replace(divide, proposals_sha256=_file_sha256(flags.proposals))
+        divide = dataclasses.replace(divide, proposals_sha256=_checked_proposals(flags.proposals))
     if flags.proposals is None and divide.method == "proposals":
         raise InputError("--divide proposals needs --proposals FILE, a COCO-style file with masks")
     if flags.proposals is not None and divide.method == "maskcut":
@@ -113,7 +119,7 @@ def mine_config(flags: MineFlags) -> MineConfig:
     if flags.granularity is not None:
         method = _one_of("--granularity", flags.granularity, get_args(GranularityName))
         granularity = dataclasses.replace(granularity, method=method)
-    return dataclasses.replace(
+    config = dataclasses.replace(
         config,
         features=features,
         divide=divide,
@@ -125,6 +131,42 @@ def mine_config(flags: MineFlags) -> MineConfig:
         images=not flags.no_images,
         max_image_pixels=flags.max_image_pixels,
     )
+    return config, checkpoint
+
+
+def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig, str | None]:
+    """Features with the backbone's name and its weights' sha256, and the path of the weights."""
+    backbone = config.features.backbone if backbone is None else backbone
+    if backbone == "descriptor":
+        if any(cost.features for cost in config.conquer.costs):
+            raise InputError(
+                f"--recipe {config.recipe} merges by a backbone's features, found --backbone descriptor; use --recipe "
+                "default, which is the same without them, or --backbone timm:NAME"
+            )
+        return dataclasses.replace(config.features, backbone=backbone, weights_sha256=None), None
+    from .stages.features import file_sha256, locate_checkpoint, split_backbone
+
+    name, file = split_backbone(backbone)
+    if config.recipe == "default":
+        raise InputError(
+            f"--recipe default needs no weights and uses none, found --backbone {backbone}; use --recipe leaves"
+        )
+    path = locate_checkpoint(name, file)
+    features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=file_sha256(path))
+    return features, str(path)
+
+
+def _checked_proposals(path: str) -> str:
+    """sha256 of a file that holds proposals.
+
+    Raises:
+        InputError: it does not.
+    """
+    from .proposals import Proposals
+
+    sha256 = _file_sha256(path)
+    Proposals.read(path, sha256=sha256)
+    return sha256
 
 
 def licenses_of(values: Sequence[str]) -> dict[str, str]:

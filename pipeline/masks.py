@@ -8,6 +8,7 @@ one matrix product with exact integers. Watershed leaves are atoms as they are; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -76,22 +77,130 @@ class RunWriter:
         return runs[:-1] if runs[-1] == 0 else runs
 
 
+@dataclass(frozen=True)
+class BoxMask:
+    """A mask in a box of its own: most masks are much smaller than their image.
+
+    Attributes:
+        top: row of the box's first pixel.
+        left: its column.
+        inside: (h, w) bool.
+    """
+
+    top: int
+    left: int
+    inside: BoolArray
+
+    @staticmethod
+    def of(mask: BoolArray, *, top: int = 0, left: int = 0) -> BoxMask:
+        """The tight box of a mask, which itself begins at (top, left); an empty mask has an empty box."""
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if rows.size == 0:
+            return BoxMask(top, left, np.zeros((0, 0), dtype=np.bool_))
+        # Both ends belong to the mask. (The reference cuts the last row and column off: its defect 6.1.7.)
+        tight = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return BoxMask(top + int(rows[0]), left + int(columns[0]), tight)
+
+    @property
+    def bottom(self) -> int:
+        """The row after the last one."""
+        return self.top + self.inside.shape[0]
+
+    @property
+    def right(self) -> int:
+        """The column after the last one."""
+        return self.left + self.inside.shape[1]
+
+    @property
+    def area_px(self) -> int:
+        return int(self.inside.sum())
+
+    def full(self, height: int, width: int) -> BoolArray:
+        """At an image's size: (H, W) bool."""
+        mask = np.zeros((height, width), dtype=np.bool_)
+        mask[self.top : self.bottom, self.left : self.right] = self.inside
+        return mask
+
+
+def cut_atoms(labels: NDArray[np.int32], boxes: Sequence[BoxMask]) -> tuple[Atoms, BoolArray, IntArray]:
+    """Cuts a partition further by some masks.
+
+    Args:
+        labels: (h, w), 0..L-1, the partition so far; all zeros for none.
+        boxes: N masks on the same grid.
+
+    Returns:
+        The atoms, which of them each mask holds (N, A) bool, and in which old label each lies (A,) int64.
+    """
+    found = np.ascontiguousarray(labels, dtype=np.int32).copy()
+    count = int(found.max()) + 1
+    for box in boxes:
+        count = int(_cut(found, count, box.top, box.left, np.ascontiguousarray(box.inside)))
+    present, first = np.unique(found, return_index=True)
+    compact = np.zeros(count, dtype=np.int32)
+    compact[present] = np.arange(present.size, dtype=np.int32)
+    y, x = np.unravel_index(first, found.shape)
+    members = np.zeros((len(boxes), present.size), dtype=np.bool_)
+    for index, box in enumerate(boxes):
+        near = (y >= box.top) & (y < box.bottom) & (x >= box.left) & (x < box.right)
+        members[index, near] = box.inside[y[near] - box.top, x[near] - box.left]
+    return Atoms.of(compact[found]), members, labels[y, x].astype(np.int64)
+
+
+def sampled(runs: IntArray, size: tuple[int, int], grid: tuple[int, int]) -> BoxMask:
+    """A mask given by its run lengths, on a grid of at most its size: each cell shows the pixel at its centre.
+
+    Args:
+        runs: (R,) int64, background first, column by column, summing to height x width.
+        size: (height, width) of the mask.
+        grid: (h, w).
+    """
+    rows, columns = enlargement(size[0], grid[0]), enlargement(size[1], grid[1])
+    ends = np.cumsum(runs)
+    if runs.size < 2:
+        return BoxMask(0, 0, np.zeros((0, 0), dtype=np.bool_))
+    first, after = ends[0] // size[0], -(-ends[runs.size // 2 * 2 - 1] // size[0])  # columns of the first, last run
+    left, right = np.searchsorted(columns, [first, after])
+    return BoxMask.of(_sample(ends, size[0], rows, columns[left:right]), left=int(left))
+
+
+@numba.njit(cache=True)
+def _sample(ends, height, rows, columns):  # type: ignore[no-untyped-def]
+    """Which pixels at the crossings of some rows and columns, both ascending, are inside: (rows, columns) bool."""
+    inside = np.zeros((rows.size, columns.size), dtype=np.bool_)
+    run = 0
+    for x in range(columns.size):
+        for y in range(rows.size):
+            place = columns[x] * height + rows[y]
+            while ends[run] <= place:
+                run += 1
+            inside[y, x] = run % 2 == 1
+    return inside
+
+
+@numba.njit(cache=True)
+def _cut(labels, count, top, left, inside):  # type: ignore[no-untyped-def]
+    """Gives the pixels of a mask labels of their own, one for each label they had."""
+    fresh = np.full(count, -1, dtype=np.int64)
+    for y in range(inside.shape[0]):
+        for x in range(inside.shape[1]):
+            if inside[y, x]:
+                label = labels[top + y, left + x]
+                if fresh[label] < 0:
+                    fresh[label] = count
+                    count += 1
+                labels[top + y, left + x] = fresh[label]
+    return count
+
+
 def atoms_from_masks(masks: BoolArray) -> tuple[Atoms, BoolArray]:
     """Cuts an image by (N, H, W) bool masks.
 
     Returns:
         The atoms and members (N, L) bool: `masks[n] == members[n][atoms.labels]` for every n.
     """
-    count, height, width = masks.shape
-    labels = np.zeros((height, width), dtype=np.int64)
-    members = np.zeros((0, 1), dtype=np.bool_)
-    for index in range(count):
-        joint = labels * 2 + masks[index]
-        present, flat = np.unique(joint, return_inverse=True)
-        labels = flat.reshape(height, width)
-        origin = present // 2
-        members = np.concatenate([members[:, origin], (present % 2 == 1)[None]], axis=0)
-    return Atoms.of(labels), members
+    atoms, members, _ = cut_atoms(np.zeros(masks.shape[1:], dtype=np.int32), [BoxMask.of(mask) for mask in masks])
+    return atoms, members
 
 
 def intersection_px(members: BoolArray, area_px: IntArray) -> IntArray:

@@ -42,6 +42,8 @@ class MineOptions:
     device: str | None = None
     batch_size: int | None = None
     proposals: str | None = None
+    checkpoint: str | None = None
+    """Path of the backbone's weights."""
     sample_timeout_s: float = 300.0
     memory_limit_bytes: int = 8 * 2**30
     max_failed_fraction: float = 1.0
@@ -156,6 +158,7 @@ def run_units(
             device=options.device,
             batch_size=options.batch_size,
             proposals=options.proposals,
+            checkpoint=options.checkpoint,
         ),
         config_hash=plan.config_hash,
         environment=plan.environment,

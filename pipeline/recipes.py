@@ -1,10 +1,15 @@
 """Named configurations: `grainmill mine --recipe NAME`.
 
 - `default` measures best on people's segments without any weights (BSDS500, our own measurement): leaves of a
-watershed,
-  four merge trees pooled, wholes by how long they survive merging.
-- `leaves` adds the features of a `timm` backbone, pooled on the leaves, as one more term of the merge cost.
-- `unsamv2` has the paper's constants and scope on a patch grid; the defects that we mended stay mended.
+  watershed, four merge trees pooled, wholes by how long they survive merging.
+- `leaves` adds the features of a `timm` backbone, pooled on the leaves, as one more term of the merge cost: masks with
+  the image's own edges, and no refinement.
+- `unsamv2` has the paper's constants and scope (arXiv 2511.13714) on patch grids: MaskCut's three cuts, instances above
+  5 % of the image, crops of 48 patches merged through five thresholds, duplicates at 0.8, and nothing outside of
+  instances. The reference's defects stay mended: parts are held to their instance, near-copies do not eliminate each
+  other, sub-objects keep their place in the tree, duplicates are compared over all pairs. It cuts and merges features
+  of one backbone, DINO ViT-B/8, the one MaskCut is for. `--backbone timm:vit_base_patch16_dinov3.lvd1689m --divide
+  proposals` is the nearest to the reference's code; `--backbone descriptor` runs without weights.
 """
 
 from __future__ import annotations
@@ -12,9 +17,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from .config import ConquerConfig, FeaturesConfig, MineConfig, RecipeName
+from .config import ConquerConfig, DivideConfig, FeaturesConfig, MineConfig, RecipeName, TreeConfig
 
 DINO_S16: Final = "timm:vit_small_patch16_224.dino"
+DINO_B8: Final = "timm:vit_base_patch8_224.dino"
 
 _RECIPES: Final[dict[RecipeName, MineConfig]] = {
     "default": MineConfig(),
@@ -22,6 +28,13 @@ _RECIPES: Final[dict[RecipeName, MineConfig]] = {
         recipe="leaves",
         features=FeaturesConfig(backbone=DINO_S16),
         conquer=ConquerConfig(costs=tuple(replace(cost, features=0.5) for cost in ConquerConfig().costs)),
+    ),
+    "unsamv2": MineConfig(
+        recipe="unsamv2",
+        features=FeaturesConfig(backbone=DINO_B8),
+        divide=DivideConfig(cuts=3, min_area_fraction=0.05, min_given_fraction=0.05, remainder=False),
+        conquer=ConquerConfig(graph="patches"),
+        tree=TreeConfig(duplicate_iou=0.8, max_masks=1000, loose=False),
     ),
 }
 

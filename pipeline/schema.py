@@ -226,14 +226,14 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, SEAL: sha256_of(canonical_json({name: record[name] for name in record if name != SEAL}))}
 
 
-def load_json(data: bytes, *, where: str) -> Any:
+def load_json(data: bytes, *, where: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Parses JSON from outside: bounded size, depth (the parser's own limit), no NaN, no duplicate keys.
 
     Raises:
         SchemaError: with `where` in its message.
     """
-    if len(data) > MAX_JSON_BYTES:
-        raise SchemaError(f"{where}: JSON of {len(data)} bytes is larger than the limit of {MAX_JSON_BYTES}")
+    if len(data) > max_bytes:
+        raise SchemaError(f"{where}: JSON of {len(data)} bytes is larger than the limit of {max_bytes}")
 
     def refuse_constant(name: str) -> Any:
         raise SchemaError(f"{where}: JSON holds {name}, only finite numbers are allowed")

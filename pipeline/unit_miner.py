@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from . import faults
 from .annotations import parse_sa1b
 from .config import MineConfig
-from .environment import device_name, numeric_environment
+from .environment import device_name, fix_threads, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
 from .images import ImageHeader, decode_rgb, read_header
 from .mill import ImageInput, Mill, MinedImage
+from .proposals import Proposals
 from .rle import Rle
 from .schema import FailureRow, Sample
 from .sources import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
@@ -33,6 +34,8 @@ class MiningSpec:
     """Samples of one batch; None lets the mill choose."""
     proposals: str | None = None
     """Path of the `--proposals` file."""
+    checkpoint: str | None = None
+    """Path of the backbone's weights."""
     memory_fraction: float = 1.0
     """Share of the GPU's memory this process may take."""
 
@@ -87,7 +90,7 @@ class UnitMiner:
 
     def environment(self) -> dict[str, object]:
         """Of this process, with its device."""
-        return {**numeric_environment(), "device": device_name()}
+        return {**numeric_environment(), "device": device_name(), **self._mill.environment()}
 
     def open(self, unit: UnitSpec) -> int:
         """Makes a unit the one in hand and returns its number of samples."""
@@ -199,11 +202,22 @@ def require_upright(header: ImageHeader, read: InputSample) -> None:
 
 
 def make_mill(spec: MiningSpec) -> Mill:
-    """The mill of a run; loads weights."""
+    """The mill of a run; loads weights and proposals, and checks that they are those of the plan."""
     if spec.memory_fraction < 1.0:
         limit_gpu_memory(spec.memory_fraction)
-    options = {} if spec.batch_size is None else {"batch_size": spec.batch_size}
-    return Mill(spec.config, device=spec.device, **options)
+    proposals = None
+    if spec.proposals is not None:
+        proposals = Proposals.read(spec.proposals, sha256=spec.config.divide.proposals_sha256)
+    mill = Mill(
+        spec.config,
+        device=spec.device,
+        batch_size=spec.batch_size,
+        checkpoint=spec.checkpoint,
+        proposals=proposals,
+    )
+    if spec.config.features.backbone != "descriptor":
+        fix_threads()  # of torch, which is loaded only now
+    return mill
 
 
 def limit_gpu_memory(fraction: float) -> None:

@@ -21,17 +21,16 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import LayerName
 from ..errors import InputError
 from ..masks import Atoms
 from ..torch_compat import ensure_torchvision
-
-LayerName = Literal["auto", "key", "final"]
 
 PREFIX: Final = "timm:"
 GPU_BATCH: Final = 16
@@ -147,34 +146,38 @@ class Backbone:
             # One hook for the model's life: the reference registers another one at every pass.
             projection.register_forward_hook(lambda module, inputs, output: self._keys.append(output))
 
-    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    def __call__(self, images: Sequence[NDArray[np.uint8]], *, fixed_batch: bool = True) -> list[NDArray[np.float32]]:
         """Patch features of some images of one size.
 
         Args:
             images: each (H, W, 3) uint8, RGB, H and W multiples of `patch_px`.
+            fixed_batch: every pass has `batch_size` images, whatever came along. False for images that belong
+                together anyway (crops of one photograph): the last pass is filled up to a power of two only.
 
         Returns:
             For each (H / patch_px, W / patch_px, depth) float32, rows from the top.
         """
         found: list[NDArray[np.float32]] = []
         for start in range(0, len(images), self.batch_size):
-            found += self._pass(images[start : start + self.batch_size])
+            some = images[start : start + self.batch_size]
+            size = self.batch_size if fixed_batch else min(1 << (len(some) - 1).bit_length(), self.batch_size)
+            found += self._pass(some, size)
         return found
 
-    def normalised(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """(batch_size, 3, H, W) float32 as the model expects it: RGB, its own mean and deviation; filled with zeros."""
+    def normalised(self, images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.float32]:
+        """(size, 3, H, W) float32 as the model expects it: RGB, its own mean and deviation; filled up with zeros."""
         pixels = (np.stack(images).astype(np.float32) / 255.0 - self._mean) / self._std
-        batch = np.zeros((self.batch_size, 3, *pixels.shape[1:3]), dtype=np.float32)
+        batch = np.zeros((size, 3, *pixels.shape[1:3]), dtype=np.float32)
         batch[: len(images)] = pixels.transpose(0, 3, 1, 2)
         return batch
 
-    def _pass(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    def _pass(self, images: Sequence[NDArray[np.uint8]], size: int) -> list[NDArray[np.float32]]:
         import torch
 
         rows, columns = (side // self.patch_px for side in images[0].shape[:2])
         half = self.precision != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.precision, enabled=half):
-            tokens = self._model.forward_features(torch.from_numpy(self.normalised(images)).to(self.device))
+            tokens = self._model.forward_features(torch.from_numpy(self.normalised(images, size)).to(self.device))
             if self.layer == "key":
                 if not self._keys:
                     raise InputError("the backbone's last block does not compute keys as one projection; use `final`")

@@ -179,7 +179,7 @@ def test_channels_are_rgb(tmp_path: Path) -> None:
     backbone = Backbone(DINO_S16, checkpoint, device="cpu", architecture=SMALL)
     red = np.zeros((32, 32, 3), dtype=np.uint8)
     red[:, :, 0] = 255
-    batch = backbone.normalised([red])
+    batch = backbone.normalised([red], 1)
     assert batch.shape == (1, 3, 32, 32)
     assert batch[0, :, 5, 5] == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], abs=1e-5)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import masks
+from pipeline import masks, rle
 
 
 @given(st.integers(0, 7).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))
@@ -63,3 +63,37 @@ def test_suppression_is_idempotent_and_leaves_no_pair_above_the_limit(drawn: np.
     overlap = masks.iou(remaining)
     np.fill_diagonal(overlap, 0)
     assert (overlap <= limit).all()
+
+
+partitions = arrays(np.int32, (9, 11), elements=st.integers(0, 3)).map(lambda a: np.unique(a, return_inverse=True)[1])
+
+
+@given(partitions, st.integers(0, 6).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))
+@settings(deadline=None, max_examples=60)
+def test_a_partition_is_cut_further_by_masks(labels: np.ndarray, drawn: np.ndarray) -> None:
+    labels = labels.reshape(9, 11).astype(np.int32)
+    atoms, members, base = masks.cut_atoms(labels, [masks.BoxMask.of(mask) for mask in drawn])
+    assert np.array_equal(members[:, atoms.labels], drawn)
+    assert np.array_equal(base[atoms.labels], labels)
+    assert (atoms.area_px > 0).all()
+    key = labels + 4 * (drawn * 2 ** np.arange(len(drawn))[:, None, None]).sum(axis=0)
+    assert len(atoms) == np.unique(key).size  # the largest regions that no border crosses, and no smaller ones
+
+
+def test_a_box_holds_its_mask_to_the_last_row_and_column() -> None:
+    """6.1.7: the reference takes the last row and column of a box for the first ones outside."""
+    mask = np.zeros((8, 9), dtype=np.bool_)
+    mask[2:8, 3:9] = True
+    box = masks.BoxMask.of(mask, top=10, left=20)
+    assert (box.top, box.left, box.bottom, box.right, box.area_px) == (12, 23, 18, 29, 36)
+    assert np.array_equal(masks.BoxMask.of(mask).full(8, 9), mask)
+    assert masks.BoxMask.of(np.zeros((4, 4), dtype=np.bool_)).area_px == 0
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.floats(0.2, 1.0))
+@settings(deadline=None, max_examples=100)
+def test_masks_are_sampled_at_the_centres_of_a_grid(mask: np.ndarray, scale: float) -> None:
+    grid = tuple(max(round(side * scale), 1) for side in mask.shape)
+    found = masks.sampled(rle.runs_of(rle.encode(mask)), mask.shape, (grid[0], grid[1]))
+    rows, columns = (((2 * np.arange(g) + 1) * s) // (2 * g) for g, s in zip(grid, mask.shape, strict=True))
+    assert np.array_equal(found.full(*grid), mask[np.ix_(rows, columns)])
