@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
-from ..base_models import Size, build_base, install_state, read_state
+from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state
 from ..checkpoint import find_checkpoint, read_checkpoint
 from .controls import JITTER_RADIUS
 from .intervals import Interval
@@ -30,26 +32,45 @@ class CheckpointModel:
         path: a checkpoint file of `train`, or a SAM-2 checkpoint as Meta publishes it.
         base: the base's weights for an adapter's checkpoint; None: where they were when it was trained.
         device: cpu, cuda, cuda:N.
+        video: a predictor of videos.
     """
 
     path: str
     base: str | None
     device: str
+    video: bool = False
 
     def __call__(self) -> Any:
-        """`GranularPredictor`, or sam2's own predictor for weights without a dial."""
-        if is_granular(Path(self.path)):
-            from ..predictor import GranularPredictor
+        """Our predictor, or sam2's own for weights without a dial."""
+        if not is_granular(Path(self.path)):
+            model = load_sam2(Path(self.path), video=self.video).to(self.device)
+            return model if self.video else sam2_predictor(model)
+        if self.video:
+            from ..video import GranularVideoPredictor
 
-            return GranularPredictor.load(self.path, self.device, base=self.base)
-        from sam2.sam2_image_predictor import SAM2ImagePredictor
+            return GranularVideoPredictor.load(self.path, self.device, base=self.base)
+        from ..predictor import GranularPredictor
 
-        return SAM2ImagePredictor(load_sam2(Path(self.path)).to(self.device))
+        return GranularPredictor.load(self.path, self.device, base=self.base)
 
     def sha256(self) -> str:
         """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
         with Path(self.path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sam2_predictor(model: Any) -> Any:
+    """sam2's own image predictor on a model of any input size (its own table of sizes is 1,024's)."""
+    from pipeline.torch_compat import ensure_torchvision
+
+    ensure_torchvision()
+    with warnings.catch_warnings():  # sam2's transform scripts itself, which torch has come to dislike
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+        predictor = SAM2ImagePredictor(model)
+    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    return predictor
 
 
 def load_model(options: ScoreOptions) -> CheckpointModel:
@@ -104,15 +125,26 @@ def sam2_size(state: Mapping[str, Any], *, where: str) -> Size:
     return _TRUNK[found]
 
 
-def load_sam2(path: Path) -> Any:
-    """A `sam2` model in evaluation mode with the weights of a file, of the size that they have.
+def build_own(size: Size, image_size: int, *, video: bool) -> Any:
+    """A model of sam2's own classes, random weights."""
+    from hydra.utils import instantiate
+
+    config = base_config(size, image_size, video=video)
+    if video:
+        config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    return instantiate(config, _recursive_=True).eval()
+
+
+def load_sam2(path: Path, *, video: bool = False) -> Any:
+    """A `sam2` model in evaluation mode with the weights of a file, of the size that they have; with `video` sam2's own
+    `SAM2VideoPredictor`.
 
     Raises:
         InputError: weights of another model.
     """
     state = read_state(path)
     size = sam2_size(state, where=str(path))
-    model = build_base(size, 256 if size == "micro" else 1024)
+    model = build_own(size, DEFAULT_IMAGE_SIZE[size], video=video)
     install_state(model, state, where=str(path), size=size)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -141,7 +173,16 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
     claim_output(options, weights_sha256=identity)
     settings = model_options(options)
     wanted = model_tasks(tasks, split)
-    found = measure_model(split, predictor, wanted, settings, output, identity=f"{options.benchmark.name} {identity}")
+    videos = replace(predictor, video=True) if isinstance(predictor, CheckpointModel) else None
+    found = measure_model(
+        split,
+        predictor,
+        wanted,
+        settings,
+        output,
+        identity=f"{__version__} {options.benchmark.name} {identity}",
+        video_predictor=videos,
+    )
     return Scored(
         metrics={name: as_metric(interval) for name, interval in found.metrics.items()},
         rows=found.rows,

@@ -59,8 +59,8 @@ def next_click(
         The click, or None when no wrong pixel is left that was not clicked yet. (RITM then clicks at the upper left.)
     """
     counted = np.ones(truth.shape, dtype=np.bool_) if ignore is None else ~ignore
-    missing = _inner_distance_px(truth & ~predicted & counted)
-    surplus = _inner_distance_px(~truth & predicted & counted)
+    missing = _squared_distance_px(truth & ~predicted & counted)
+    surplus = _squared_distance_px(~truth & predicted & counted)
     for click in clicked:
         missing[click.y, click.x] = surplus[click.y, click.x] = 0
     positive = bool(missing.max() > surplus.max())
@@ -71,15 +71,17 @@ def next_click(
     return Click(x=int(x), y=int(y), positive=positive)
 
 
-def _inner_distance_px(mask: BoolArray) -> NDArray[np.float32]:
-    """Distances to the nearest pixel outside, 0 outside; computed in the mask's bounding box, which changes nothing."""
-    distance = np.zeros(mask.shape, dtype=np.float32)
+def _squared_distance_px(mask: BoolArray) -> NDArray[np.float64]:
+    """Squared distances to the nearest pixel outside, 0 outside; computed in the mask's bounding box, which changes
+    nothing. They are whole numbers, and OpenCV's last bit is not the same in every call: rounded, ties are ties."""
+    squared = np.zeros(mask.shape)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size:
         box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         padded = np.pad(mask[box], 1).astype(np.uint8)
-        distance[box] = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return distance
+        distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        squared[box] = np.rint(distance.astype(np.float64) ** 2)
+    return squared
 
 
 def simulate(
@@ -131,7 +133,7 @@ def jittered_first_clicks(truth: BoolArray, count: int, *, radius: float, seed: 
     """
     first = next_click(np.zeros(truth.shape, dtype=np.bool_), truth)
     assert first is not None, "an empty object has no click"
-    reach = radius * float(_inner_distance_px(truth)[first.y, first.x])
+    reach = radius * float(np.sqrt(_squared_distance_px(truth)[first.y, first.x]))
     ys, xs = np.nonzero(truth)
     near = (ys - first.y) ** 2 + (xs - first.x) ** 2 <= reach * reach
     ys, xs = ys[near], xs[near]

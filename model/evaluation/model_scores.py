@@ -155,8 +155,8 @@ def image_rows(
 
 
 def _clicked(image: EvalImage, truth: GroundTruth, options: ModelOptions) -> list[int]:
-    """Positions of the objects that get clicks: the view `interactive` if there is one, else all that are scored."""
-    indices = truth.views.get("interactive", truth.scored)
+    """Positions of the objects that get clicks: the view `parts` if there is one, else all that are scored."""
+    indices = truth.views.get("parts", truth.scored)
     kept = [index for index in indices if not truth.objects[index].crowd and truth.objects[index].area_px > 0]
     limit = options.objects_per_image
     if limit is None or len(kept) <= limit:
@@ -385,8 +385,8 @@ def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
         noc: `clicks` and one line for each column, mean IoU after so many clicks (held once the target is reached);
         iou_by_granularity: `granularity`, `part`, `whole` over the pairs that were clicked, and `object` of the sweep;
         area_by_granularity: `granularity`, `median`, `low`, `high` (quartiles of the area's share of the image);
-        recall_by_masks: for each variant of the benchmark's own view `VARIANT.masks` and `VARIANT.recall`, at 1, 10,
-        100 and 1,000 masks.
+        recall_by_masks: for some variants (`_DRAWN`) of the benchmark's own view `VARIANT.masks` and `VARIANT.recall`,
+        at 1, 10, 100 and 1,000 masks.
     """
     curves: dict[str, dict[str, list[float]]] = {}
     by_task: dict[str, list[Row]] = {}
@@ -420,6 +420,10 @@ def _mean_list(rows: Sequence[Row], name: str) -> list[float]:
     return found
 
 
+_DRAWN: Final = ("pooled", "pooled_raw", "single:0.10", "single:0.50", "single:1.00", "own", "best_of_3", "ten_grids")
+"""Variants in the plot of recall against masks."""
+
+
 def _recall_by_masks(by_task: Mapping[str, list[Row]]) -> dict[str, list[float]]:
     objects = by_task.get("whole", [])
     if not objects:
@@ -428,8 +432,10 @@ def _recall_by_masks(by_task: Mapping[str, list[Row]]) -> dict[str, list[float]]
     own = [row for row in objects if row["view"] == view]
     lines: dict[str, list[float]] = {}
     masks = _columns(by_task.get("whole_image", []))
-    for name, counts in masks.items():
-        variant = name.removesuffix(".masks")
+    for variant in _DRAWN:
+        if f"{variant}.masks" not in masks:
+            continue
+        counts = masks[f"{variant}.masks"]
         limits = (1, 10, 100, 1000)
         lines[f"{variant}.masks"] = [float(np.minimum(counts, limit).mean()) for limit in limits]
         lines[f"{variant}.recall"] = [

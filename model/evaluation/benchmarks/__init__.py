@@ -9,12 +9,21 @@ from pipeline.errors import InputError
 from ..bsds import BENCHMARKS as BSDS
 from ..records import Benchmark
 from .ade20k import BENCHMARKS as ADE20K
+from .berkeley import BENCHMARKS as BERKELEY
 from .coco_style import BENCHMARKS as COCO_STYLE
+from .davis import BENCHMARKS as DAVIS
 from .folder import BENCHMARKS as FOLDER
+from .grabcut import BENCHMARKS as GRABCUT
+from .paco import BENCHMARKS as PACO
+from .partimagenet import BENCHMARKS as PARTIMAGENET
+from .pascal_part import BENCHMARKS as PASCAL_PART
 from .sa1b import BENCHMARKS as SA1B
+from .sbd import BENCHMARKS as SBD
 
+_WHOLE_IMAGE: Final = (*COCO_STYLE[:2], *ADE20K, COCO_STYLE[2], *SA1B, *PARTIMAGENET, *PACO)
+_CLICKS: Final = (*GRABCUT, *BERKELEY, *SBD, *DAVIS, *PASCAL_PART)
 BENCHMARKS: Final[dict[str, Benchmark]] = {
-    each.name: each for each in (*COCO_STYLE[:2], *ADE20K, COCO_STYLE[2], *SA1B, *BSDS, *COCO_STYLE[3:], *FOLDER)
+    each.name: each for each in (*_WHOLE_IMAGE, *_CLICKS, *BSDS, *COCO_STYLE[3:], *FOLDER)
 }
 """Name -> entry, in the order in which `--list` shows them."""
 

@@ -144,7 +144,7 @@ def read_style(
     Raises:
         InputError: the file is not in COCO's style, or a photograph of it is missing.
     """
-    record = _load(annotations)
+    record = load_record(annotations)
     by_image: defaultdict[int, list[Record]] = defaultdict(list)
     try:
         for annotation in record["annotations"]:
@@ -249,7 +249,12 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         raise InputError(f"{where}: expected polygons or run lengths of {height} x {width} ({error})") from error
 
 
-def _load(path: Path) -> Any:
+def load_record(path: Path) -> Any:
+    """The JSON of an annotation file, with its lists `images` and `annotations`.
+
+    Raises:
+        InputError: missing, damaged, or without them.
+    """
     try:
         with existing(path).open("rb") as file:
             record = json.load(file)

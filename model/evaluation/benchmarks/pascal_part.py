@@ -1,0 +1,103 @@
+"""PascalPart: parts of Pascal VOC's objects.
+
+Source: Chen, Mottaghi, Liu, Fidler, Urtasun, Yuille, "Detect what you can", CVPR 2014 (`trainval.tar.gz`), on the
+photographs of VOC 2010. Licence: annotations for research, photographs under Flickr's terms. Splits: the 10,103 images
+of VOC 2010's trainval, by the lists of VOC (`Main`) or GraCo's `part_val.txt`; clicks until IoU 0.85. GraCo scores a
+random tenth of the (object, part) pairs, UnSAMv2 and this reader all of them. Layout: `Annotations_Part/NAME.mat`
+(`anno.objects` with `class`, `mask`, `parts` of `part_name`, `mask`), and VOC's `JPEGImages/NAME.jpg` and
+`ImageSets/Main/SPLIT.txt`, in the same folder or its `VOCdevkit/VOC2010`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import rle as rle_codec
+from pipeline.errors import InputError
+
+from ..layout import existing, first_folder, load_mat, read_lines
+from ..records import Benchmark, EvalImage, GroundTruth, Split
+from .part_objects import Annotated, parts_of_objects
+
+
+def read_pascal_part(root: Path, split: str) -> Split:
+    """One sample for each photograph of the list that has part annotations.
+
+    Raises:
+        InputError: the list, the annotations or a photograph is missing.
+    """
+    annotations = first_folder(root, ("", "trainval"), holding="Annotations_Part") / "Annotations_Part"
+    voc = first_folder(root, ("", "VOCdevkit/VOC2010", "VOC2010"), holding="JPEGImages")
+    listed = voc / "ImageSets" / "Main"
+    named = listed / f"part_{split}.txt" if (listed / f"part_{split}.txt").is_file() else listed / f"{split}.txt"
+    names = read_lines(named)
+    there = [name for name in names if (annotations / f"{name}.mat").is_file()]
+    if not there:
+        raise InputError(f"{annotations / (names[0] if names else 'NAME')}.mat: missing; none of {named} is annotated")
+    images = [
+        EvalImage(
+            name=name,
+            path=existing(voc / "JPEGImages" / f"{name}.jpg"),
+            load=partial(load_parts, annotations / f"{name}.mat"),
+        )
+        for name in there
+    ]
+    left = len(names) - len(there)
+    notes = (f"{left} of the {len(names)} images of {named.name} have no part annotations",) if left else ()
+    return Split(images=tuple(images), notes=notes)
+
+
+def load_parts(path: Path) -> GroundTruth:
+    """Every part of every object of one photograph, left and right ones apart, as annotated.
+
+    Raises:
+        InputError: not the official structure.
+    """
+    try:
+        entries = load_mat(path)["anno"]["objects"][0, 0]
+        objects, size = [], (0, 0)
+        for number, entry in enumerate(entries.ravel()):
+            mask = np.asarray(entry["mask"], dtype=bool)
+            size = mask.shape
+            parts = _parts(entry["parts"])
+            if mask.any():
+                name = f"{_text(entry['class'])}.{number}"
+                objects.append(Annotated(name=name, mask=rle_codec.encode(mask), parts=parts))
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: expected `anno.objects` of structs with class, mask and parts ({error})") from error
+    return parts_of_objects(objects, height=size[0], width=size[1])
+
+
+def _parts(entries: Any) -> list[tuple[str, Any]]:
+    found = []
+    for entry in np.asarray(entries).ravel():
+        mask = np.asarray(entry["mask"], dtype=bool)
+        if mask.any():
+            found.append((_text(entry["part_name"]), rle_codec.encode(mask)))
+    return found
+
+
+def _text(value: Any) -> str:
+    return str(np.asarray(value).ravel()[0])
+
+
+BENCHMARKS: Final = (
+    Benchmark(
+        name="pascalpart",
+        title="PascalPart, parts of Pascal VOC's objects",
+        source="trainval.tar.gz of Pascal-Part and VOC 2010's trainval; Chen et al., CVPR 2014",
+        licence="annotations for research; photographs under Flickr's terms",
+        splits=("val", "train"),
+        objects="trainval 10,103 images; every (object, part) of the split",
+        layout="Annotations_Part/NAME.mat; VOC 2010's JPEGImages/NAME.jpg, ImageSets/Main/SPLIT.txt",
+        read=read_pascal_part,
+        tasks=("interactive",),
+        target_iou=0.85,
+        label_rule="part",
+        published="pascalpart",
+    ),
+)

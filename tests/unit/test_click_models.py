@@ -1,0 +1,233 @@
+"""The face over predictors: the same answers as the predictors give one prompt at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from model.base_models import build_base
+from model.evaluation.checkpoint_scores import sam2_predictor
+from model.evaluation.click_models import GranularClicks, PlainClicks, Sam2Clicks, as_click_model
+from model.evaluation.clicker import Click, simulate
+from model.evaluation.interactive import ClickedObject, Run, click_columns, runs_of, simulate_objects
+from model.evaluation.model_options import ModelOptions
+from model.loading import new_model
+from model.predictor import GranularPredictor
+from pipeline.errors import InputError
+
+SIZE = (60, 90)
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def granular() -> GranularPredictor:
+    return GranularPredictor(new_model("micro", "full", 64, init="scratch", seed=0).eval())
+
+
+@pytest.fixture(scope="module")
+def sam2() -> Any:
+    torch.manual_seed(0)
+    base = build_base("micro", 64)
+    return sam2_predictor(base)
+
+
+POINTS = np.array([[[10.0, 20.0], [50.0, 40.0]], [[80.0, 5.0], [33.0, 44.0]], [[0.0, 0.0], [89.0, 59.0]]])
+LABELS = np.array([[1, 0], [1, 1], [1, 0]], dtype=np.int32)
+G = np.array([0.1, 0.55, 1.0])
+
+
+def test_the_granular_predictor_in_batches(granular: GranularPredictor, image: NDArray[np.uint8]) -> None:
+    model = as_click_model(granular)
+    assert isinstance(model, GranularClicks)
+    model.set_image(image)
+    answers = model.answer(POINTS, LABELS, G)
+    refined = model.answer(POINTS, LABELS, G, answers.mask_inputs())
+    for index in range(3):
+        masks, iou, logits = granular.predict(
+            point_coords=POINTS[index], point_labels=LABELS[index], granularity=float(G[index])
+        )
+        assert np.array_equal(answers.masks()[index], np.reshape(masks, SIZE))
+        assert answers.iou[index] == pytest.approx(float(np.ravel(iou)[0]), abs=1e-5)
+        again, _, _ = granular.predict(
+            point_coords=POINTS[index],
+            point_labels=LABELS[index],
+            granularity=float(G[index]),
+            mask_input=np.reshape(logits, (1, 16, 16)),
+        )
+        assert np.array_equal(refined.masks()[index], np.reshape(again, SIZE))
+    own = model.answer(POINTS, LABELS, None)
+    assert not np.allclose(own.logits, answers.logits)
+    assert model.answer_multimask(POINTS, LABELS).masks().shape == (9, *SIZE)
+    assert np.array_equal(answers.masks(np.array([2, 0])), answers.masks()[[2, 0]])
+
+
+def test_sam2s_own_predictor(sam2: Any, image: NDArray[np.uint8]) -> None:
+    model = as_click_model(sam2)
+    assert isinstance(model, Sam2Clicks)
+    assert not model.takes_granularity
+    model.set_image(image)
+    answers = model.answer(POINTS, LABELS, None)
+    refined = model.answer(POINTS, LABELS, None, answers.mask_inputs())
+    several = model.answer_multimask(POINTS, LABELS)
+    for index in range(3):
+        masks, iou, logits = sam2.predict(POINTS[index], LABELS[index], multimask_output=False)
+        assert np.array_equal(answers.masks()[index], masks[0] > 0)
+        assert answers.iou[index] == pytest.approx(float(iou[0]), abs=1e-5)
+        assert answers.logits is not None
+        assert np.allclose(answers.logits[index], logits[0], atol=1e-4)
+        again, _, _ = sam2.predict(POINTS[index], LABELS[index], mask_input=logits, multimask_output=False)
+        assert np.array_equal(refined.masks()[index], again[0] > 0)
+        three, iou3, _ = sam2.predict(POINTS[index], LABELS[index], multimask_output=True)
+        assert np.array_equal(several.masks()[3 * index : 3 * index + 3], three > 0)
+        assert several.iou[3 * index : 3 * index + 3] == pytest.approx(iou3, abs=1e-5)
+
+
+def test_the_plain_face_over_sam2_agrees_with_its_own(sam2: Any, image: NDArray[np.uint8]) -> None:
+    own, plain = as_click_model(sam2), PlainClicks(sam2)
+    assert (plain.takes_granularity, plain.answers_without, plain.multimask) == (False, True, 3)
+    for model in (own, plain):
+        model.set_image(image)
+    first, second = own.answer(POINTS, LABELS, None), plain.answer(POINTS, LABELS, None)
+    assert np.array_equal(first.masks(), second.masks())
+    one = own.answer(POINTS, LABELS, None, first.mask_inputs())
+    other = plain.answer(POINTS, LABELS, None, second.mask_inputs())
+    assert np.array_equal(one.masks(), other.masks())
+    assert np.array_equal(own.answer_multimask(POINTS, LABELS).masks(), plain.answer_multimask(POINTS, LABELS).masks())
+
+
+def test_what_a_plain_predictor_can_do_is_read_from_its_signature() -> None:
+    class Dial:
+        def set_image(self, image: Any) -> None: ...
+
+        def predict(
+            self, point_coords: Any, point_labels: Any, granularity: float = 0.5, mask_input: Any = None
+        ) -> Any:
+            return np.zeros(SIZE, dtype=bool), 0.5, None
+
+    class MustHave(Dial):
+        def predict(self, point_coords: Any, point_labels: Any, *, granularity: float, **more: Any) -> Any:  # type: ignore[override]
+            assert "mask_input" not in more or more["mask_input"] is not None
+            return np.ones((1, *SIZE), dtype=bool), [0.5], np.zeros((1, 8, 8), dtype=np.float32)
+
+    dial, must = PlainClicks(Dial()), PlainClicks(MustHave())
+    assert (dial.takes_granularity, dial.answers_without, dial.multimask) == (True, True, 0)
+    assert (must.takes_granularity, must.answers_without) == (True, False)
+    must.set_image(np.zeros((*SIZE, 3), dtype=np.uint8))
+    answers = must.answer(POINTS, LABELS, G)
+    assert must.answer(POINTS, LABELS, G, answers.mask_inputs()).masks().all()
+    with pytest.raises(InputError, match="set_image"):
+        as_click_model(object())
+
+
+def test_stability_is_sams(granular: GranularPredictor, image: NDArray[np.uint8]) -> None:
+    from sam2.utils.amg import calculate_stability_score
+
+    model = as_click_model(granular)
+    model.set_image(image)
+    answers = model.answer(POINTS, LABELS, G)
+    assert answers.logits is not None
+    expected = calculate_stability_score(torch.from_numpy(answers.logits), 0.0, 1.0).numpy()
+    assert answers.stability() == pytest.approx(np.nan_to_num(expected))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The lock-step
+
+
+class Disks:
+    """Disks around the positive clicks less those around the negative ones, larger with g; where it was told an earlier
+    answer it grows a little, so that feeding back shows."""
+
+    def set_image(self, image: Any) -> None: ...
+
+    def predict(self, point_coords: Any, point_labels: Any, *, granularity: float, mask_input: Any = None) -> Any:
+        y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+        mask = np.zeros(SIZE, dtype=bool)
+        bonus = 0.0 if mask_input is None else float(mask_input.max())
+        for (px, py), label in zip(point_coords, point_labels, strict=True):
+            disk = (x - px) ** 2 + (y - py) ** 2 <= (4 + 12 * granularity + bonus) ** 2
+            mask = mask | disk if label else mask & ~disk
+        return mask, 0.7, np.full((4, 4), bonus + 0.5, dtype=np.float32)
+
+
+def subjects() -> list[tuple[NDArray[np.bool_], NDArray[np.bool_] | None]]:
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    ring = ((x - 45) ** 2 + (y - 30) ** 2 <= 25**2) & ((x - 45) ** 2 + (y - 30) ** 2 > 9**2)
+    bar = (y > 20) & (y < 30) & (x < 70)
+    return [(ring, None), (bar, x < 12), ((x - 20) ** 2 + (y - 20) ** 2 <= 81, None)]
+
+
+def alone(truth: NDArray[np.bool_], ignore: NDArray[np.bool_] | None, run: Run, options: ModelOptions) -> Any:
+    """The same run by `clicker.simulate`, one prompt after the other."""
+    model = Disks()
+    previous: list[Any] = [None]
+
+    def predict(clicks: Any) -> NDArray[np.bool_]:
+        points = np.array([[click.x, click.y] for click in clicks])
+        labels = np.array([int(click.positive) for click in clicks])
+        mask, _, logits = model.predict(points, labels, granularity=run.granularity or 0.0, mask_input=previous[0])
+        previous[0] = logits[None]
+        found: NDArray[np.bool_] = mask
+        return found
+
+    return simulate(
+        predict, truth, ignore=ignore, target_iou=options.target_iou, max_clicks=options.max_clicks, first=run.first
+    )
+
+
+def test_in_lock_step_as_one_by_one() -> None:
+    options = ModelOptions(label_rule="containment", target_iou=0.85)
+    model = as_click_model(Disks())
+    model.set_image(np.zeros((*SIZE, 3), dtype=np.uint8))
+    objects = []
+    for number, (truth, ignore) in enumerate(subjects()):
+        columns = runs_of(model, options, truth, label=0.3, shuffled=0.7, seed=[number])
+        objects.append(ClickedObject(truth=truth, ignore=ignore, columns=columns))
+    together = simulate_objects(model, objects, options)
+    shortened = 0
+    for subject, runs in zip(objects, together, strict=True):
+        apart = {run: alone(subject.truth, subject.ignore, run, options) for run in runs}
+        for run, found in runs.items():
+            count = len(found.ious)
+            assert apart[run].ious[:count] == pytest.approx(found.ious)
+            assert apart[run].clicks[:count] == found.clicks
+            shortened += count < len(apart[run].ious)
+        for names in subject.columns.values():
+            if len(names) == 1:
+                assert apart[names[0]] == runs[names[0]]  # a column of its own is never given up
+        # Giving runs up changes no number of any column, the best for each number included.
+        expected = click_columns(subject.columns, apart, options)
+        assert click_columns(subject.columns, runs, options) == expected
+    assert shortened > 5
+
+
+def test_the_oracle_takes_the_fewest_clicks_then_the_best_first_mask() -> None:
+    from model.evaluation.clicker import Trajectory
+
+    options = ModelOptions()
+    click = Click(x=0, y=0, positive=True)
+
+    def run(*ious: float) -> Trajectory:
+        return Trajectory(ious=ious, clicks=(click,) * len(ious))
+
+    runs = {
+        Run(0.1): run(0.6, 0.86, 0.95),
+        Run(0.2): run(0.5, 0.92),
+        Run(0.3): run(0.7, 0.91),
+        Run(0.4): run(0.84, 0.6),
+    }
+    row = click_columns({"oracle": tuple(runs)}, runs, options)
+    assert row["oracle.granularity"] == 0.3
+    assert (row["oracle.noc_80"], row["oracle.noc_90"], row["oracle.iou_1"]) == (2.0, 2.0, 0.7)
+    assert (row["oracle_plain.noc_80"], row["oracle_plain.noc_90"], row["oracle_plain.iou_1"]) == (1.0, 2.0, 0.84)
+    assert row["oracle.ious"] == [0.7, *[0.91] * 19]
+    parts = click_columns({"label": (Run(0.1),)}, runs, ModelOptions(target_iou=0.85))
+    assert {name for name in parts if "noc" in name} == {"label.noc_80", "label.noc_85"}

@@ -1,0 +1,97 @@
+"""Copies removed, overlaps counted and grids laid as the plain definitions say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model.evaluation.controls import click_grid, moved_grids, shuffled_labels
+from model.evaluation.pairs import mask_between, masks_iou
+from model.evaluation.records import EvalObject, GroundTruth, encode_all, iou_with
+from model.evaluation.whole_image import Candidates, Objects, packed
+from pipeline import rle
+
+Masks = NDArray[np.bool_]
+
+
+def rectangles(random: np.random.Generator, count: int, size: tuple[int, int] = (30, 41)) -> Masks:
+    masks = np.zeros((count, *size), dtype=bool)
+    for mask in masks:
+        y, x, h, w = random.integers(1, 20, 4)
+        mask[y : y + h, x : x + w] = True
+    return masks
+
+
+def candidates(masks: Masks, score: NDArray[np.float64]) -> Candidates:
+    return Candidates(
+        score=score, iou=np.zeros((len(masks), 1)), bits=packed(masks), cells=masks.sum(axis=(1, 2), dtype=np.int64)
+    )
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.9])
+def test_copies_go_as_defined(limit: float) -> None:
+    random = np.random.default_rng(4)
+    masks = rectangles(random, 150)
+    masks = np.concatenate([masks, masks[:40], np.roll(masks[40:60], 1, axis=2)])
+    score = np.round(random.random(len(masks)), 1)  # ties
+    kept: list[int] = []
+    for index in np.argsort(-score, kind="stable"):
+        if all(masks_iou(masks[index][None], masks[other])[0] < limit for other in kept):
+            kept.append(int(index))
+    found = candidates(masks, score).without_copies(limit)
+    assert np.array_equal(found.bits, packed(masks[kept]))
+    assert np.array_equal(found.score, score[kept])
+    assert np.array_equal(found.best(7).bits, packed(masks[kept[:7]]))
+
+
+def test_overlaps_from_atoms_are_cocos() -> None:
+    random = np.random.default_rng(8)
+    people = rectangles(random, 12)
+    people[3] = people[2]  # two people drew the same region
+    objects = tuple(
+        EvalObject(id=str(i), mask=rle.encode(mask), area_px=int(mask.sum()), crowd=i % 5 == 4)
+        for i, mask in enumerate(people)
+    )
+    truth = GroundTruth(height=30, width=41, objects=objects)
+    masks = rectangles(random, 20)
+    masks[7] = False
+    found = Objects.of(truth).iou_with(masks)
+    assert found == pytest.approx(iou_with(encode_all(list(masks)), objects), abs=1e-12)
+
+
+def test_grids() -> None:
+    grid = click_grid(40, 60, 4)
+    assert grid[:2].tolist() == [[7.5, 5.0], [22.5, 5.0]]
+    moved = moved_grids(40, 60, 4, 10, [0])
+    assert np.array_equal(moved[0], grid)
+    assert len({each.tobytes() for each in moved}) == 10
+    for each in moved:
+        assert (np.abs(each - grid) <= [7.5, 5.0]).all()
+        assert (each >= 0).all()
+        assert (each <= [59, 39]).all()
+    assert all(np.array_equal(a, b) for a, b in zip(moved, moved_grids(40, 60, 4, 10, [0]), strict=True))
+
+
+def test_shuffled_labels_stay_with_nobody() -> None:
+    labels = [0.1, None, 0.4, 1.0, 0.7]
+    dealt = shuffled_labels(labels, [3])
+    assert dealt[1] is None
+    assert sorted(each for each in dealt if each is not None) == [0.1, 0.4, 0.7, 1.0]
+    assert all(a != b for a, b in zip(labels, dealt, strict=True) if a is not None)
+    assert shuffled_labels([0.5, None], [3]) == [None, None]
+
+
+def test_the_best_single_mask_between_part_and_whole_cannot_pass() -> None:
+    whole = np.zeros((60, 60), dtype=bool)
+    whole[5:55, 5:55] = True
+    for side in (12, 20, 24, 34):
+        part = np.zeros_like(whole)
+        part[8 : 8 + side, 8 : 8 + side] = True
+        middle = mask_between(part, whole)
+        assert (part <= middle).all()
+        assert (middle <= whole).all()
+        ratio = part.sum() / whole.sum()
+        both = [masks_iou(middle[None], each)[0] for each in (part, whole)]
+        assert both == pytest.approx([ratio**0.5, ratio**0.5], abs=0.01)
+    assert mask_between(whole, whole) is whole
