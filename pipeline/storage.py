@@ -71,6 +71,10 @@ class Storage(Protocol):
         """Moves a complete, synced file from `scratch` to its final name; a file of that name is replaced."""
         ...
 
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a local file to a name; readers see it whole, and until then what was there."""
+        ...
+
     def remove(self, name: str) -> None:
         """Removes a file; no error if it is gone already."""
         ...
@@ -226,6 +230,21 @@ class LocalStorage:
             os.replace(path, final)
             sync_directory(final.parent)
 
+    def upload(self, path: Path, name: str) -> None:
+        final, folder = self.path(name), self.root / SCRATCH
+        with explained("write", final):
+            folder.mkdir(exist_ok=True)
+            temporary = folder / f"put.{secrets.token_hex(8)}"
+            try:
+                shutil.copyfile(path, temporary)
+                with temporary.open("rb") as stream:
+                    sync_file(stream.fileno())
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, final)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_directory(final.parent)
+
     def remove(self, name: str) -> None:
         with explained("remove", self.path(name)):
             self.path(name).unlink(missing_ok=True)
@@ -357,6 +376,10 @@ class FsspecStorage:
         with explained("write", f"{self.location}/{name}"):
             self._fs.put_file(str(path), self._name(name))
         path.unlink()
+
+    def upload(self, path: Path, name: str) -> None:
+        with explained("write", f"{self.location}/{name}"):
+            self._fs.put_file(str(path), self._name(name))
 
     def remove(self, name: str) -> None:
         with explained("remove", f"{self.location}/{name}"), contextlib.suppress(FileNotFoundError):

@@ -90,6 +90,9 @@ class VersionStorage:
     def publish(self, path: Path, name: str) -> None:
         raise self._read_only()
 
+    def upload(self, path: Path, name: str) -> None:
+        raise self._read_only()
+
     def remove(self, name: str) -> None:
         raise self._read_only()
 

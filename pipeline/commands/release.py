@@ -12,22 +12,33 @@ def command(
     directory: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DIR]", help="A run, complete; left out with --append for a version that only takes out."
+            metavar="[DIR]",
+            help="A run, complete. Left out with --append for a version that only takes out, and to push what stands.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
         str, typer.Option(help="The release's folder: new, empty, or with --append one that stands.")
     ] = ...,  # type: ignore[assignment]
     name: Annotated[
-        str, typer.Option(help="Of the dataset: letters, digits, - _ . and one / as the Hub has them.")
-    ] = ...,  # type: ignore[assignment]
-    version: Annotated[str, typer.Option(help="Of this release, as in 1.0.0.")] = ...,  # type: ignore[assignment]
-    license: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Of the whole, as an SPDX identifier, or `other`; refused if it cannot cover a source's terms."
+            help="Of the dataset: letters, digits, - _ . and one / as the Hub has them. Needed, but to push again.",
+            show_default=False,
         ),
-    ] = ...,  # type: ignore[assignment]
+    ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="Of this release, as in 1.0.0. Needed, but to push again.", show_default=False),
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the whole, as an SPDX identifier, or `other`; refused if it cannot cover its sources. Needed, "
+            "but to push again.",
+            show_default=False,
+        ),
+    ] = None,
     date: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +104,17 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make a release that stands (its only version) again [default: off].")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Then send it to a folder, s3://BUCKET/PREFIX (or another store), hf://OWNER/NAME; the same command "
+            "resumes. Credentials come from the environment [default: stay here].",
+        ),
+    ] = None,
+    push_dry_run: Annotated[
+        bool, typer.Option("--push-dry-run", help="Tell every call of the push and make none [default: off].")
+    ] = False,
     max_failed_fraction: Annotated[
         float,
         typer.Option(
@@ -126,7 +148,7 @@ def command(
     from ..configure import licenses_of
     from ..console import ProgressBar, print_json
     from ..errors import InputError
-    from ..release.build import build_release, open_output
+    from ..release.build import build_release, open_output, standing_version
     from ..release.dates import check_date
     from ..release.options import check_name, pairs_of, read_text, remove_kinds
     from ..release.records import ReleaseOptions
@@ -134,53 +156,91 @@ def command(
     from ..release.splits import parse_splits
     from ..versions import check_version_name
 
-    if directory is None and not append:
-        raise InputError("DIR: give the run to release; only with --append can it be left out")
+    if directory is None and not append and push is None:
+        raise InputError("DIR: give the run to release; it can be left out only with --append or --push")
     if purge and not (append and exclude):
         raise InputError("--purge goes with --append and --exclude FILE: it deletes what older versions keep of them")
-    options = ReleaseOptions(
-        name=check_name(name),
-        version=check_version_name(version),
-        license=license,
-        date=None if date is None else check_date(date),
-        source_licenses=licenses_of(source_license or ()),
-        source_terms=pairs_of("--source-terms", source_terms or ()),
-        proposals_license=proposals_license,
-        splits={} if splits is None else parse_splits(splits),
-        split_key=split_key,
-        against=tuple(against or ()),
-        duplicates=duplicates,
-        remove=remove_kinds(remove or (), against=bool(against), duplicates=duplicates, splits=splits is not None),
-        max_failed_fraction=max_failed_fraction,
-        description=None if description is None else read_text("--description", description),
-        people=people,
-        workers=workers or min(8, os.cpu_count() or 1),
-        gallery_images=gallery_images,
-    )
-    run = None if directory is None else CommittedRun.open(directory)
-    with ProgressBar("release", None if run is None else run.units_total, unit="shards") as progress:
-        manifest = build_release(
-            run,
-            open_output(output),
-            options,
-            append=append,
-            overwrite=overwrite,
-            exclusions=None if exclude is None else read_exclusions(exclude),
-            purge=purge,
-            on_piece=progress.update,
+    if push_dry_run and push is None:
+        raise InputError("--push-dry-run goes with --push TARGET")
+    folder = open_output(output)
+    manifest = None if push is None or overwrite else standing_version(folder, name, version)
+    if manifest is None:
+        if name is None or version is None or license is None or (directory is None and not append):
+            raise InputError("a release needs DIR, --name, --version and --license")
+        options = ReleaseOptions(
+            name=check_name(name),
+            version=check_version_name(version),
+            license=license,
+            date=None if date is None else check_date(date),
+            source_licenses=licenses_of(source_license or ()),
+            source_terms=pairs_of("--source-terms", source_terms or ()),
+            proposals_license=proposals_license,
+            splits={} if splits is None else parse_splits(splits),
+            split_key=split_key,
+            against=tuple(against or ()),
+            duplicates=duplicates,
+            remove=remove_kinds(remove or (), against=bool(against), duplicates=duplicates, splits=splits is not None),
+            max_failed_fraction=max_failed_fraction,
+            description=None if description is None else read_text("--description", description),
+            people=people,
+            workers=workers or min(8, os.cpu_count() or 1),
+            gallery_images=gallery_images,
         )
+        run = None if directory is None else CommittedRun.open(directory)
+        with ProgressBar("release", None if run is None else run.units_total, unit="shards") as progress:
+            manifest = build_release(
+                run,
+                folder,
+                options,
+                append=append,
+                overwrite=overwrite,
+                exclusions=None if exclude is None else read_exclusions(exclude),
+                purge=purge,
+                on_piece=progress.update,
+            )
     result: dict[str, Any] = {"output": output, **{field: manifest[field] for field in _RESULT}}
     result |= {"shards": len(manifest["shards"]), "duplicates": manifest["duplicates"]["counts"]}
-    result["changes"] = manifest["versions"][-1]["changes"]
+    result |= {"changes": manifest["versions"][-1]["changes"], "push": None}
+    if push is not None:
+        result["push"] = _push(folder, push, dry_run=push_dry_run)
     if json:
         print_json(result)
     else:
         print(
             f"{output}: {result['name']} {result['version']}, {result['samples']:,} images, {result['masks']:,} masks "
-            "in "
-            f"{result['shards']:,} shards, digest {result['digest'][:16]}"
+            f"in {result['shards']:,} shards, digest {result['digest'][:16]}"
         )
+        if result["push"] is not None:
+            print(_push_text(result["push"]))
     return 0
 
 
 _RESULT = ("name", "version", "date", "license", "samples", "masks", "failures", "digest")
+
+
+def _push(folder: Any, target: str, *, dry_run: bool) -> dict[str, Any]:
+    """Checks the release by its sums, then sends it."""
+    import dataclasses
+
+    from ..console import ProgressBar
+    from ..errors import InputError
+    from ..release.push import push_release
+    from ..release.verify import verify_release
+
+    problem = next(iter(verify_release(folder)), None)
+    if problem is not None:
+        raise InputError(f"{folder.location}: not pushed, for it is damaged: {problem}; `grainmill verify` tells all")
+    with ProgressBar("push", None, unit="files") as progress:
+        report = push_release(
+            folder, target, dry_run=dry_run, on_file=lambda done, total: progress.update(done, f"of {total}")
+        )
+    return {**dataclasses.asdict(report), "dry_run": dry_run}
+
+
+def _push_text(report: dict[str, Any]) -> str:
+    if report["dry_run"]:
+        return "\n".join([f"would push to {report['target']}:", *(f"  {call}" for call in report["calls"])])
+    return (
+        f"{report['target']}: {len(report['sent']):,} files sent ({report['sent_bytes'] / 2**20:,.1f} MiB), "
+        f"{report['standing']:,} were there, {len(report['removed']):,} deleted"
+    )

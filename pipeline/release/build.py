@@ -92,6 +92,10 @@ def build_release(
         StorageError: the disk is full, for example.
     """
     previous = _previous(output, options, append=append, overwrite=overwrite)
+    if isinstance(run, ReleasedRun):
+        raise InputError(
+            f"{run.location}: is a release already; give the run, or --append without DIR for a new version"
+        )
     commits = [] if run is None else require_releasable(run, max_failed_fraction=options.max_failed_fraction)
     entry = None if run is None else run_record(run, commits, options)
     if previous is not None and entry is not None:
@@ -119,6 +123,14 @@ def build_release(
         withdraw(output, manifest)
     for line in selection.exclusions.unmet:
         note(f"--exclude: nothing in this release is named by {line!r}")
+    return manifest
+
+
+def standing_version(output: LocalStorage, name: str | None, version: str | None) -> dict[str, Any] | None:
+    """The release that stands in a folder, if it is the one that is asked for (None asks for any)."""
+    manifest = read_manifest(output)
+    if manifest is None or name not in (None, manifest["name"]) or version not in (None, manifest["version"]):
+        return None
     return manifest
 
 

@@ -1,0 +1,492 @@
+"""A release reaches a folder, an S3 server and a Hub of the test's own: in order, resumed, retried, without secrets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.index import ShardIndex
+from pipeline.cli import main
+from pipeline.committed import CommittedRun
+from pipeline.release import push as push_module
+from pipeline.release.push import PushError, files_in_order, push_release
+from pipeline.release.verify import verify_release
+from pipeline.storage import LocalStorage, StorageError, open_storage
+from pipeline.versions import open_dataset
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
+
+SECRET = "s3cr3t-not-to-be-written"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses between tries are noted, not slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(push_module.time, "sleep", slept.append)
+    return slept
+
+
+def problems(location: str) -> list[str]:
+    return [str(problem) for problem in verify_release(open_dataset(location), deep=True)]
+
+
+def release_of(folder: Path) -> LocalStorage:
+    storage = open_storage(folder)
+    assert isinstance(storage, LocalStorage)
+    return storage
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_manifest_goes_last_and_descriptions_before_it(drawn_release: Path) -> None:
+    storage = release_of(drawn_release)
+    names = files_in_order(storage, json.loads((drawn_release / "manifest.json").read_bytes()))
+    assert set(names) == set(files(drawn_release))
+    assert names[-4:] == ["machines.json", "SHA256SUMS", "versions/1.0.0/manifest.json", "manifest.json"]
+    described = min(names.index(name) for name in ("README.md", "croissant.json", "statistics.json"))
+    assert max(names.index(name) for name in names if name.endswith((".tar", ".parquet", ".svg"))) < described
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders
+
+
+def test_a_folder_gets_an_equal_copy(drawn_release: Path, tmp_path: Path) -> None:
+    report = push_release(release_of(drawn_release), str(tmp_path / "there"))
+    assert files(tmp_path / "there") == files(drawn_release)
+    assert len(report.sent) == len(files(drawn_release))
+    again = push_release(release_of(drawn_release), str(tmp_path / "there"))
+    assert (again.sent, again.standing) == ([], len(report.sent))
+
+
+def test_a_push_that_died_goes_on(drawn_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before each of its files in turn: no manifest until all is there, and nothing is sent twice."""
+    storage, real = release_of(drawn_release), LocalStorage.upload
+    sent: list[str] = []
+
+    def dying(self: LocalStorage, path: Path, name: str) -> None:
+        if len(sent) % 5 == 4:
+            sent.append("died")
+            raise KeyboardInterrupt
+        real(self, path, name)
+        sent.append(name)
+
+    monkeypatch.setattr(LocalStorage, "upload", dying)
+    deaths = 0
+    while True:
+        try:
+            push_release(storage, str(tmp_path / "there"))
+            break
+        except KeyboardInterrupt:
+            deaths += 1
+            assert not (tmp_path / "there" / "manifest.json").exists()
+    assert deaths > 3
+    whole = [name for name in sent if name != "died"]
+    assert len(whole) == len(set(whole))
+    assert problems(str(tmp_path / "there")) == []
+
+
+def test_failures_are_tried_again_with_growing_pauses(
+    drawn_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pauses: list[float]
+) -> None:
+    real, failed = LocalStorage.upload, []
+
+    def flaky(self: LocalStorage, path: Path, name: str) -> None:
+        if name.endswith(".tar") and failed.count(name) < 3:
+            failed.append(name)
+            raise StorageError("503 Slow Down")
+        real(self, path, name)
+
+    monkeypatch.setattr(LocalStorage, "upload", flaky)
+    push_release(release_of(drawn_release), str(tmp_path / "there"))
+    assert problems(str(tmp_path / "there")) == []
+    assert len(no_pauses) == 9
+    for position in range(0, 9, 3):
+        first, second, third = no_pauses[position : position + 3]
+        assert 0.7 < first < 1.3
+        assert 1.4 < second < 2.6
+        assert 2.9 < third < 5.1
+
+
+def test_it_ends_with_one_message_if_it_never_works(
+    drawn_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pauses: list[float]
+) -> None:
+    def broken(self: LocalStorage, path: Path, name: str) -> None:
+        raise StorageError("no route")
+
+    monkeypatch.setattr(LocalStorage, "upload", broken)
+    with pytest.raises(PushError, match=r"after 6 tries: no route; the same command goes on from here"):
+        push_release(release_of(drawn_release), str(tmp_path / "there"))
+    assert len(no_pauses) == 5
+    assert not (tmp_path / "there" / "manifest.json").exists()
+
+
+def test_a_folder_with_other_things_and_the_release_itself_are_refused(drawn_release: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("mine", encoding="utf-8")
+    for target in (tmp_path, drawn_release):
+        assert main(["release", "--output", str(drawn_release), "--push", str(target)]) == 2
+
+
+def test_a_damaged_release_is_not_pushed(
+    drawn_release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn_release, tmp_path / "rel")
+    shard = next((tmp_path / "rel" / "shards").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert main(["release", "--output", str(tmp_path / "rel"), "--push", str(tmp_path / "there")]) == 2
+    assert f"damaged: shards/{shard.name}" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_new_version_replaces_the_old_one_there(
+    drawn_release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(drawn_release, tmp_path / "rel")
+    there = tmp_path / "there"
+    push_release(release_of(tmp_path / "rel"), str(there))
+    row = CommittedRun.open(drawn_release).samples(next(CommittedRun.open(drawn_release).commits())).to_pylist()[0]
+    (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
+    command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
+    command += [
+        "--license",
+        "CC-BY-4.0",
+        "--append",
+        "--exclude",
+        str(tmp_path / "out.txt"),
+        "--push",
+        str(there),
+        "--json",
+    ]
+    assert main(command) == 0
+    pushed = json.loads(capsys.readouterr().out)["push"]
+    assert any(name.startswith("shards/") for name in pushed["removed"])
+    assert problems(str(there)) == []
+    assert problems(str(there / "versions" / "1.0.0")) == []
+    assert files(there) == files(tmp_path / "rel")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# S3
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket on a real S3-compatible server on loopback, spoken to by the real s3fs."""
+    import boto3
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    patch = pytest.MonkeyPatch()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        patch.setenv(name, value)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="datasets")
+    fsspec.config.conf.setdefault("s3", {})["endpoint_url"] = endpoint
+    try:
+        yield "s3://datasets"
+    finally:
+        fsspec.config.conf.pop("s3", None)
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.stop()
+        patch.undo()
+
+
+@pytest.fixture(scope="module")
+def pushed(s3: str, drawn_release: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`drawn_release` on S3, by the command."""
+    target = f"{s3}/team/drawn"
+    assert main(["release", "--output", str(drawn_release), "--push", target, "--json"]) == 0
+    return target
+
+
+def test_s3_holds_the_release_and_verifies(
+    pushed: str, drawn_release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert problems(pushed) == []
+    assert main(["verify", pushed, "--deep"]) == 0
+    there = open_storage(pushed)
+    assert {name: there.read_bytes(name) for name in files(drawn_release)} == files(drawn_release)
+    assert main(["release", "--output", str(drawn_release), "--push", pushed, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])["push"]
+    assert (again["sent"], again["standing"]) == ([], len(files(drawn_release)))
+
+
+def test_s3_is_read_by_url_like_a_folder(pushed: str, drawn_release: Path, tmp_path: Path) -> None:
+    """Statistics, training's loader, a gallery's page: all take the URL."""
+    here, there = CommittedRun.open(drawn_release), CommittedRun.open(pushed)
+    assert here.totals() == there.totals()
+    index = ShardIndex.open(pushed)
+    assert index.digest == ShardIndex.open(drawn_release).digest
+    assert index.load(3).image.shape == ShardIndex.open(drawn_release).load(3).image.shape
+    assert len(ShardIndex.open(f"{pushed}/versions/1.0.0")) == 7
+    assert main(["stats", pushed]) == 0
+    assert main(["export", pushed, "--to", "coco", "--output", str(tmp_path / "coco")]) == 0
+    assert main(["view", pushed, "--output", str(tmp_path / "report.html")]) == 0
+
+
+def test_s3_shards_are_mined_from_by_url(pushed: str, tmp_path: Path) -> None:
+    """The released tars are an input like any others: seven images, each with its bytes' sha256."""
+    from pipeline import sources
+
+    specs = sources.parse_inputs([f"again={pushed}/shards"])
+    units = list(sources.plan_units(specs, samples_per_shard=4, limit=None))
+    found = []
+    for unit in units:
+        with sources.UnitReader(unit, specs) as reader:
+            found += [reader.read(number).sha256 for number in range(len(reader))]
+    run = CommittedRun.open(pushed)
+    assert sorted(found) == sorted(
+        row["source_sha256"] for commit in run.commits() for row in run.samples(commit).to_pylist()
+    )
+
+
+def test_no_secret_is_written_anywhere(pushed: str, drawn_release: Path) -> None:
+    for name, data in files(drawn_release).items():
+        assert SECRET.encode() not in data, name
+        assert b"s3://" not in data, name
+
+
+def test_a_bucket_that_is_not_there_is_one_message(
+    s3: str, drawn_release: Path, capsys: pytest.CaptureFixture[str], no_pauses: list[float]
+) -> None:
+    assert main(["release", "--output", str(drawn_release), "--push", "s3://nowhere/x"]) == 1
+    assert "s3://nowhere/x" in capsys.readouterr().err
+    assert no_pauses == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Hub
+
+
+class Hub:
+    """As much of the Hub's interface as its client needs to make a repository, list, upload, commit and tag."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.objects: dict[str, bytes] = {}
+        self.commits: list[tuple[str, list[str], list[str]]] = []
+        self.tags: list[str] = []
+        self.tokens: set[str] = set()
+        self.fail_next = 0
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if "Transfer-Encoding" in self.headers:
+                    body = self.chunks()
+                hub.tokens.add(self.headers.get("Authorization", ""))
+                status, value = hub.respond(self.command, self.path, body, f"http://{self.headers['Host']}")
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_POST = do_PUT = answer
+
+            def chunks(self) -> bytes:
+                found = b""
+                while size := int(self.rfile.readline(), 16):
+                    found += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return found
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def respond(self, method: str, path: str, body: bytes, host: str) -> tuple[int, Any]:
+        if self.fail_next and "/commit/" in path:
+            self.fail_next -= 1
+            return 503, {"error": "slow down"}
+        if path == "/api/repos/create":
+            return 200, {"url": f"{host}/datasets/team/drawn", "id": "team/drawn"}
+        if path == "/api/validate-yaml":
+            return 200, {"errors": [], "warnings": []}
+        if "/tree/" in path:
+            return 200, [self.entry(name) for name in sorted(self.files)]
+        if "/preupload/" in path:
+            asked = json.loads(body)["files"]
+            return 200, {"files": [self.mode(each["path"]) for each in asked]}
+        if path.endswith("/info/lfs/objects/batch"):
+            asked = json.loads(body)["objects"]
+            actions = {"upload": {"href": ""}}
+            objects = []
+            for each in asked:
+                known = each["oid"] in self.objects
+                actions = {"upload": {"href": f"{host}/objects/{each['oid']}", "header": {}}}
+                objects.append({**each, "authenticated": True, **({} if known else {"actions": actions})})
+            return 200, {"transfer": "basic", "objects": objects}
+        if path.startswith("/objects/"):
+            self.objects[path.rsplit("/", 1)[1]] = body
+            return 200, {}
+        if "/commit/" in path:
+            return 200, self.commit([json.loads(line) for line in body.splitlines()], host)
+        if "/tag/" in path:
+            self.tags.append(json.loads(body)["tag"])
+            return 200, {}
+        return 404, {"error": f"{method} {path}"}
+
+    def mode(self, name: str) -> dict[str, Any]:
+        large = name.endswith((".tar", ".parquet", ".jpg"))
+        return {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
+
+    def entry(self, name: str) -> dict[str, Any]:
+        data = self.files[name]
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        found: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": blob}
+        if self.mode(name)["uploadMode"] == "lfs":
+            sha256 = hashlib.sha256(data).hexdigest()
+            found["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 130}
+        return found
+
+    def commit(self, lines: list[dict[str, Any]], host: str) -> dict[str, Any]:
+        added, deleted = [], []
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.files[value["path"]] = self.objects[value["oid"]]
+            else:
+                del self.files[value["path"]]
+                deleted.append(value["path"])
+                continue
+            added.append(value["path"])
+        self.commits.append((lines[0]["value"]["summary"], added, deleted))
+        return {"commitUrl": f"{host}/datasets/team/drawn/commit/{0:040}", "commitOid": "0" * 40}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    server = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def test_the_hub_gets_data_first_and_what_describes_it_in_the_last_commit(
+    hub: Hub, drawn_release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pipeline.release.push_hub as push_hub
+
+    monkeypatch.setattr(push_hub, "FILES_PER_COMMIT", 7)
+    assert main(["release", "--output", str(drawn_release), "--push", "hf://team/drawn", "--json"]) == 0
+    assert hub.files == files(drawn_release)
+    assert len(hub.commits) > 3
+    assert {"README.md", "manifest.json", "SHA256SUMS", "croissant.json"} <= set(hub.commits[-1][1])
+    assert not any(name in ("README.md", "manifest.json") for _, added, _ in hub.commits[:-1] for name in added)
+    assert hub.tags == ["v1.0.0"]
+    assert {token for token in hub.tokens if token} == {f"Bearer {SECRET}"}
+    captured = capsys.readouterr()
+    assert SECRET not in captured.out + captured.err
+    assert not any(SECRET.encode() in data for data in hub.files.values())
+    before = len(hub.commits)
+    report = push_release(release_of(drawn_release), "hf://team/drawn")
+    assert (report.sent, report.standing, len(hub.commits)) == ([], len(files(drawn_release)), before)
+
+
+def test_the_hub_is_tried_again_when_it_is_busy(
+    hub: Hub, drawn_release: Path, no_pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.utils._http as client
+
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    hub.fail_next = 2
+    push_release(release_of(drawn_release), "hf://datasets/team/drawn")
+    assert hub.files == files(drawn_release)
+
+
+def test_a_new_version_takes_away_what_it_does_not_have(hub: Hub, drawn_release: Path, tmp_path: Path) -> None:
+    push_release(release_of(drawn_release), "hf://team/drawn")
+    shutil.copytree(drawn_release, tmp_path / "rel")
+    row = CommittedRun.open(drawn_release).samples(next(CommittedRun.open(drawn_release).commits())).to_pylist()[0]
+    (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
+    command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
+    command += [
+        "--license",
+        "CC-BY-4.0",
+        "--append",
+        "--exclude",
+        str(tmp_path / "out.txt"),
+        "--push",
+        "hf://team/drawn",
+    ]
+    assert main(command) == 0
+    assert hub.files == files(tmp_path / "rel")
+    assert hub.tags == ["v1.0.0", "v2.0.0"]
+    assert any(name.startswith("shards/") for name in hub.commits[-1][2])
+
+
+def test_a_dry_run_tells_every_call_and_makes_none(
+    hub: Hub, drawn_release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["release", "--output", str(drawn_release), "--push", "hf://team/drawn", "--push-dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"create_repo team/drawn .*list_repo_tree .*create_commit 'Data .*create_tag v1.0.0", said, re.DOTALL
+    )
+    assert all(f"add {name}\n" in said + "\n" for name in files(drawn_release))
+    assert (hub.commits, hub.tokens) == ([], set())
+
+
+@pytest.mark.parametrize("target", ["hf://drawn", "hf://team/drawn/more", "ftp://x/y", "s3://user:word@b/x", "a::b"])
+def test_targets_that_are_not_allowed(target: str, drawn_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert main(["release", "--output", str(drawn_release), "--push", target]) == 2
+
+
+def test_the_hub_needs_a_token_from_the_environment(
+    drawn_release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert main(["release", "--output", str(drawn_release), "--push", "hf://team/drawn"]) == 2
+    assert "set HF_TOKEN in the environment" in capsys.readouterr().err
+
+
+def test_making_and_pushing_in_one_command_resumes(
+    drawn_run: Path, tmp_path: Path, write_drawn_run: Callable[..., Path]
+) -> None:
+    command = ["release", str(drawn_run), "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "1.0.0"]
+    command += ["--license", "CC-BY-4.0", "--push", str(tmp_path / "there")]
+    assert main(command) == 0
+    (tmp_path / "there" / "manifest.json").unlink()
+    assert main(command) == 0  # as it stands, and pushed to its end
+    assert problems(str(tmp_path / "there")) == []
