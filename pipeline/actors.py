@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import queue
+import secrets
 import shutil
 import signal
 import sys
@@ -157,12 +158,16 @@ class RayPool:
         self._metrics: RunMetrics | None = None
         self.descriptions: dict[int, dict[str, Any]] = {}
         """Of workers that are ready, by their number."""
-        # Ray's driver prints what it hears of dead workers; standard output belongs to the result.
+        # Ray prints what happens to workers on standard output, which belongs to the one object of `--json`.
         self._stdout = contextlib.ExitStack()
         self._stdout.enter_context(contextlib.redirect_stdout(sys.stderr))
         self._own_ray = not ray.is_initialized()
         if self._own_ray:
-            self._connect(options)
+            try:
+                self._connect(options)
+            except InputError:
+                self._stdout.close()
+                raise
         self._check_gpus(options)
         methods = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
         self._class = ray.remote(**methods, concurrency_groups={"control": 1})(_with_control_group())
@@ -180,6 +185,8 @@ class RayPool:
                 ray.init(address=options.ray_address, **quiet)
             else:
                 self._temporary = Path(tempfile.mkdtemp(prefix="gm-ray-"))
+                # Ray guards a new cluster by a token, and would save one in the user's home if it had none.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
                     address="local",
                     num_cpus=max(options.workers or 1, os.cpu_count() or 1),
@@ -306,11 +313,13 @@ class RayPool:
         self._asking.discard(worker)
 
     def close(self) -> None:
-        for worker in list(self._actors):
-            self.stop_worker(worker)
-        if self._own_ray:
-            self._disconnect()
-        self._stdout.close()
+        try:
+            for worker in list(self._actors):
+                self.stop_worker(worker)
+            if self._own_ray:
+                self._disconnect()
+        finally:
+            self._stdout.close()
 
     def _disconnect(self) -> None:
         started = psutil.Process().children(recursive=True) if self._temporary is not None else []

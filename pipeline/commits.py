@@ -175,13 +175,19 @@ class CommitLog:
         streams: list[Iterator[tuple[int, int, bytes | None]]] = [
             self._compacted_rows(rank, name) for rank, name in enumerate(self._compacted())
         ]
-        streams.append((unit, len(streams), None) for unit in self._single_units())
+        streams.append((unit, len(streams), data) for unit, data in self._single_records())
         last = -1
         for unit, _, data in heapq.merge(*streams, key=lambda row: row[:2]):
             if unit == last:
                 continue  # a later record of a unit that is decided
             last = unit
             yield self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+
+    def _single_records(self, units: list[int] | None = None) -> Iterator[tuple[int, bytes | None]]:
+        """Units with single records, ascending, and the bytes; None if a driver has compacted it since."""
+        units = self._single_units() if units is None else units
+        for unit, (_, data) in zip(units, self._storage.read_many([_single_name(unit) for unit in units]), strict=True):
+            yield unit, data
 
     def totals(self) -> dict[str, int]:
         """units, samples, masks, failures over all commits, without parsing compacted records."""
@@ -194,9 +200,9 @@ class CommitLog:
                 if unit not in compacted:
                     compacted.add(unit)
                     _add(totals, samples, masks, failures)
-        for unit in self._single_units():
+        for unit, data in self._single_records():
             if unit not in compacted:
-                commit = self._read_single(unit)
+                commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
                 _add(totals, commit.samples, commit.masks, commit.failures)
         return totals
 
@@ -212,9 +218,9 @@ class CommitLog:
         names = self._compacted()
         known = {unit for name in names for unit in self._units_of(name)}
         rows = []
-        for unit in units:
+        for unit, data in self._single_records(units):
             if unit not in known:
-                commit = self._read_single(unit)
+                commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
                 counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
                 rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
         number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from .commits import Commit
+from .commits import Commit, CommitLog
 from .errors import GrainmillError
 from .scheduler import STRAGGLER_FACTOR, STRAGGLER_FLOOR_S, Assignment, Scheduler, UnitLostTooOftenError
 from .sources import UnitSpec
@@ -34,6 +34,23 @@ class Listener(Protocol):
     def noted(self, text: str) -> None: ...
 
     def workers_ready(self, count: int) -> None: ...
+
+
+class DriverCommits:
+    """Commits what workers report, then passes it on; for stores where the first of two writers does not win.
+
+    Safe for one driver: workers of a lost attempt report to nobody, so they can commit nothing.
+    """
+
+    def __init__(self, listener: Listener, log: CommitLog) -> None:
+        self._listener, self._log = listener, log
+        self.progressed, self.noted = listener.progressed, listener.noted
+        self.workers_ready = listener.workers_ready
+
+    def committed(self, commit: Commit) -> None:
+        if not self._log.create(commit):
+            commit = self._log.read(commit.unit) or commit
+        self._listener.committed(commit)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,13 @@
 
 - points of the commit protocol: `planned`, `attempt-started`, `shard-written`, `published`, `before-commit`,
   `committed`, `before-manifest`, `manifest`; WHERE is the unit's number (any unit without it);
-- `sample`: when a sample is about to be mined; WHERE is a part of its source's URI.
+- `sample`: when a sample is about to be mined; WHERE is a part of its source's URI;
+- `batch`: when a batch is about to be mined; WHERE is its number of samples.
 
-Actions: `kill` (SIGKILL, as a power cut or an out-of-memory kill), `abort`, `hang`, `eat` (memory without end),
-`raise`, `pause` (makes the file `GATE.PID`, then waits until the file named by `GRAINMILL_FAULT_GATE` exists). With
-`GRAINMILL_FAULT_ONCE` set to a directory, each fault acts once only. Without the variable `reach` costs one dictionary
-look-up.
+Actions: `kill` (SIGKILL, as a power cut or an out-of-memory kill), `abort`, `hang`, `eat` (memory without end), `raise`,
+`gpu-memory` (the exception that torch raises when a GPU is full), `pause` (makes the file `GATE.PID`, then waits until
+the file named by `GRAINMILL_FAULT_GATE` exists). With `GRAINMILL_FAULT_ONCE` set to a directory, each fault acts once
+only. Without the variable `reach` costs one dictionary look-up.
 """
 
 from __future__ import annotations
@@ -46,11 +47,17 @@ def _may_act(fault: str) -> bool:
     return True
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as `torch.OutOfMemoryError`, which the child knows by its name."""
+
+
 def _act(action: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "abort":
         os.abort()
+    elif action == "gpu-memory":
+        raise OutOfMemoryError("raised by GRAINMILL_FAULT")
     elif action == "raise":
         raise RuntimeError("raised by GRAINMILL_FAULT")
     elif action == "eat":

@@ -18,14 +18,14 @@ from .config import MineConfig, config_hash
 from .console import note
 from .environment import differences, numeric_environment
 from .errors import TooManyFailuresError
-from .executors import ExecutorName, PoolOptions, make_pool, run_inline, run_pool
+from .executors import DriverCommits, ExecutorName, Listener, PoolOptions, make_pool, run_inline, run_pool
 from .lease import Lease
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
 from .plan import Plan, config_record, create_plan, extend_plan, open_plan, require_equal_config
 from .report import RunReport
 from .sources import SourceSpec, UnitSpec, check_unchanged, plan_units
-from .storage import Storage, open_storage
+from .storage import Storage, offers_conditional_puts, open_storage
 from .unit_miner import MiningSpec
 from .worker import RunSpec
 
@@ -62,7 +62,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
         ConfigMismatchError, InputError, OutputBusyError, StorageError: before or while it mines.
         TooManyFailuresError: at the end, when more samples failed than allowed; the commits stand.
     """
-    storage = open_storage(options.output, create=True)
+    storage = open_output(options.output)
     check_output(storage, overwrite=options.overwrite)
     with Lease(storage):
         if options.overwrite:
@@ -84,6 +84,15 @@ def mine(options: MineOptions) -> dict[str, Any]:
     result = report.result(manifest)
     check_failures(result, options.max_failed_fraction)
     return result
+
+
+def open_output(location: str) -> Storage:
+    """The output, with commits by this one driver if its store cannot let the first of two writers win."""
+    storage = open_storage(location, create=True)
+    if offers_conditional_puts(storage):
+        return storage
+    note(f"{storage.location}: no conditional puts there; this driver writes all commits itself, so it must be alone")
+    return open_storage(location, conditional_puts=False)
 
 
 def dry_run(options: MineOptions) -> dict[str, Any]:
@@ -164,12 +173,14 @@ def run_units(
         environment=plan.environment,
         sample_timeout_s=options.sample_timeout_s,
         memory_limit_bytes=options.memory_limit_bytes,
+        commits_by_driver=not getattr(storage, "conditional_puts", True),
     )
+    listener: Listener = DriverCommits(report, CommitLog(storage)) if run.commits_by_driver else report
     if options.executor == "inline":
-        run_inline(units, run, storage, report)
+        run_inline(units, run, storage, listener)
         return
     with contextlib.closing(make_pool(options.executor, run, options.pool)) as pool:
-        run_pool(units, pool, report, options.pool, pending=pending)
+        run_pool(units, pool, listener, options.pool, pending=pending)
 
 
 def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[str, Any]:

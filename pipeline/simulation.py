@@ -289,7 +289,8 @@ class SimulatedPool:
         self._end(worker)
 
     def leave_out(self, node: str) -> bool:
-        if int(node) not in self._on_node or len(self._on_node) - len(self._left_out) < 2:
+        present = set(self._on_node) - self._left_out
+        if int(node) not in present or len(present) < 2:
             return False
         self._left_out.add(int(node))
         self._free = collections.deque(each for each in self._free if each != int(node))

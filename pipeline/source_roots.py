@@ -13,11 +13,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from .errors import InputError
 from .source_tars import printable
-from .storage import scheme_of
+from .storage import remote_file_system, retrying, scheme_of
+
+READ_AHEAD_BYTES: Final = 2**20
+"""Of a remote container that is scanned: one request for many headers or rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +153,8 @@ class _RemoteRoot:
     """Any fsspec file system: listed once, read by ranges."""
 
     def __init__(self, location: str) -> None:
-        import fsspec
-
-        self._fs, path = fsspec.core.url_to_fs(location)
+        self._fs, path = remote_file_system(location)
+        self._pattern: str | None
         self._location = location
         if glob.has_magic(path):
             parts: list[str] = []
@@ -166,7 +168,7 @@ class _RemoteRoot:
 
     def walk(self) -> Iterator[ListedFile]:
         try:
-            details = self._details()
+            details = retrying(f"list {self._location}", self._details)
         except OSError as error:
             raise InputError(f"{self._location}: cannot be listed ({error})") from error
         if not details:
@@ -198,12 +200,51 @@ class _RemoteRoot:
 
     def stat(self, raw: str) -> tuple[int, str] | None:
         try:
-            return self._fingerprint(self._fs.info(self._path(raw)))
+            return self._fingerprint(retrying(f"look at {self._where(raw)}", lambda: self._fs.info(self._path(raw))))
         except FileNotFoundError:
             return None
 
+    def _where(self, raw: str) -> str:
+        return f"{self._location} {raw}".rstrip()
+
     def open(self, raw: str) -> BinaryIO:
-        return io.BufferedReader(self._fs.open(self._path(raw), "rb", block_size=2**20))
+        found = self.stat(raw)
+        if found is None:
+            raise FileNotFoundError(f"{self._where(raw)} is missing")
+        return io.BufferedReader(_RangedFile(self, raw, found[0]), buffer_size=READ_AHEAD_BYTES)
 
     def read_range(self, raw: str, offset: int, size: int) -> bytes:
-        return bytes(self._fs.cat_file(self._path(raw), start=offset, end=offset + size))
+        path = self._path(raw)
+        return retrying(
+            f"read {self._where(raw)}", lambda: bytes(self._fs.cat_file(path, start=offset, end=offset + size))
+        )
+
+
+class _RangedFile(io.RawIOBase):
+    """A remote file by ranged reads, each of them repeated until it is answered."""
+
+    def __init__(self, root: _RemoteRoot, raw: str, size: int) -> None:
+        self._root, self._raw, self._size, self._position = root, raw, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), self._size - self._position)
+        if size <= 0:
+            return 0
+        data = self._root.read_range(self._raw, self._position, size)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -36,6 +37,8 @@ from .source_roots import ListedFile, Root, open_root
 from .source_tars import TarEnd, TarMember, name_problem, scan_tar
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+READERS: Final = 8
+"""Threads that read ahead from a remote source: enough to hide some tens of milliseconds of latency a request."""
 MAX_SAMPLE_BYTES: Final = 2 * 2**30
 """A member or file larger than this is refused before it is read (`too_large`)."""
 
@@ -478,6 +481,8 @@ class UnitReader:
         self._root = open_root(self._source.location)
         self._parquet: dict[str, ParquetRows] = {}
         self._checked: set[str] = set()
+        self._ahead: dict[int, Future[InputSample]] = {}
+        self._readers: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -488,6 +493,10 @@ class UnitReader:
         self.close()
 
     def close(self) -> None:
+        if self._readers is not None:
+            self._readers.shutdown(wait=True, cancel_futures=True)
+            self._readers = None
+        self._ahead.clear()
         for rows in self._parquet.values():
             rows.close()
         self._parquet.clear()
@@ -503,7 +512,38 @@ class UnitReader:
         """Rows that belong to no entry: none, since cut containers have an entry of their own."""
         return []
 
+    def prefetch(self, positions: Iterable[int], *, max_bytes: int) -> None:
+        """Begins to read samples that `read` will be asked for, from a remote source; does nothing for a local one.
+
+        Args:
+            positions: in the order in which they will be read.
+            max_bytes: of samples read ahead; one at least, whatever its size.
+        """
+        if "://" not in self._source.location:
+            return
+        planned = 0
+        for position in positions:
+            entry = self._unit.entries[position]
+            planned += entry.size + entry.json_size
+            if planned > max_bytes and self._ahead:
+                return
+            if position in self._ahead or entry.path.lower().endswith(".parquet"):
+                continue  # rows of a table come one after the other, from one reader
+            if self._readers is None:
+                self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="grainmill-read")
+            self._ahead[position] = self._readers.submit(self._read, position)
+
     def read(self, position: int) -> InputSample:
+        """Reads one sample, or takes it from what was read ahead.
+
+        Raises:
+            SampleFailureError: it cannot be read, or is planned as a failure.
+            InputError: the file is not the one that was planned.
+        """
+        ahead = self._ahead.pop(position, None)
+        return self._read(position) if ahead is None else ahead.result()
+
+    def _read(self, position: int) -> InputSample:
         """Reads one sample.
 
         Raises:

@@ -8,16 +8,19 @@ plain put. Locations come from the command line, so schemes are an allow-list, a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import errno
 import os
+import random
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from .errors import GrainmillError, InputError
@@ -40,6 +43,10 @@ class Storage(Protocol):
     """As given by the user, without credentials; for messages."""
 
     def read_bytes(self, name: str) -> bytes: ...
+
+    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        """(name, bytes) of many small files in order, None for one that is missing; many at once where it pays."""
+        ...
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`; StorageError if the file is shorter."""
@@ -88,12 +95,13 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(location: str | os.PathLike[str], *, create: bool = False) -> Storage:
+def open_storage(location: str | os.PathLike[str], *, create: bool = False, conditional_puts: bool = True) -> Storage:
     """Opens a folder or a URL of an allowed scheme.
 
     Args:
         location: a path, or `SCHEME://…` with a scheme of `SCHEMES`.
         create: make the folder if it is missing (object stores have none to make).
+        conditional_puts: False for an object store that does not honour them; see `offers_conditional_puts`.
 
     Raises:
         InputError: a scheme that is not allowed, a chain or a pipe, credentials in the URL, a missing folder.
@@ -104,7 +112,7 @@ def open_storage(location: str | os.PathLike[str], *, create: bool = False) -> S
     if scheme is None or scheme == "file":
         path = Path(text if scheme is None else urlsplit(text).path)
         return LocalStorage(path, create=create)
-    return FsspecStorage(text)
+    return FsspecStorage(text, conditional_puts=conditional_puts)
 
 
 def scheme_of(location: str) -> str | None:
@@ -153,6 +161,15 @@ class LocalStorage:
     def read_bytes(self, name: str) -> bytes:
         with explained("read", self.path(name)):
             return self.path(name).read_bytes()
+
+    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        for name in names:
+            try:
+                yield name, self.path(name).read_bytes()
+            except FileNotFoundError:
+                yield name, None
+            except OSError:
+                yield name, self.read_bytes(name)  # says what is wrong
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         path = self.path(name)
@@ -302,43 +319,155 @@ def explained(action: str, path: Path | str) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------------------
 # Object stores
 
+ATTEMPTS: Final = 8
+"""Of one request. With the waits below some half a minute, longer than a store's ordinary hiccup."""
+FIRST_WAIT_S: Final = 0.1
+LONGEST_WAIT_S: Final = 10.0
+READ_TIMEOUT_S: Final = 60
+CONNECT_TIMEOUT_S: Final = 10
+PART_BYTES: Final = 64 * 2**20
+"""Of a multipart upload; files below twice this size go up in one request."""
+MANY: Final = 128
+"""Small files read at once."""
+_DEFINITIVE: Final = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_TRANSPORTS: Final = ("aiohttp", "aiobotocore", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
+"""Packages whose exceptions mean that a request failed, though they are no OSError."""
+_HOPELESS: Final = ("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ParamValidationError")
+
+_Value = TypeVar("_Value")
+
+
+def retrying(what: str, request: Callable[[], _Value], *, attempts: int = ATTEMPTS) -> _Value:
+    """Repeats a request to a store until it is answered; waits twice as long each time, give or take a half.
+
+    The random part keeps a thousand workers that failed together from coming back together.
+
+    Args:
+        what: action and place, for the message.
+        request: may be done twice without harm.
+
+    Raises:
+        FileNotFoundError, FileExistsError: as the store says; these are answers.
+        StorageError: no rights, or no answer after all attempts.
+    """
+    for attempt in range(attempts):
+        try:
+            return request()
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except _DEFINITIVE as error:
+            raise StorageError(f"cannot {what}: {error}") from error
+        except Exception as error:
+            if not _is_transient(error):
+                raise StorageError(f"cannot {what}: {type(error).__name__}: {error}") from error
+            if attempt == attempts - 1:
+                raise StorageError(
+                    f"cannot {what}: {attempts} attempts failed, the last with {type(error).__name__}: {error}; "
+                    "run the same command again when the store answers"
+                ) from error
+            wait_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
+            time.sleep(wait_s * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def _is_transient(error: Exception) -> bool:
+    if type(error).__name__ in _HOPELESS:
+        return False
+    package = type(error).__module__.split(".")[0]
+    return isinstance(error, OSError | EOFError | TimeoutError | asyncio.TimeoutError) or package in _TRANSPORTS
+
+
+def remote_file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL and the path in it. Listings are never cached: others write there as well.
+
+    Raises:
+        InputError: the driver of this scheme is not installed.
+    """
+    import fsspec
+
+    scheme_of(url)
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith("s3://"):
+        options["config_kwargs"] = {"read_timeout": READ_TIMEOUT_S, "connect_timeout": CONNECT_TIMEOUT_S}
+    try:
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options))
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: no driver for this scheme ({error}); install the extra that brings it") from error
+
 
 class FsspecStorage:
-    """A prefix of an object store, by fsspec. Stores without conditional puts are refused at the first commit."""
+    """A prefix of an object store, by fsspec. S3 is tested; GCS and Azure go the same way, untested.
 
-    def __init__(self, url: str) -> None:
-        import fsspec
+    Every request is repeated with back-off until it is answered. What is on its way up lies in a local temporary
+    folder: the files of one unit for each worker, and at the end the merged index for the driver.
 
+    Args:
+        url: of the prefix.
+        conditional_puts: whether the store honours puts that must not replace anything. Without them `write_new`
+            looks first and then puts, which is safe for one writer only.
+    """
+
+    def __init__(self, url: str, *, conditional_puts: bool = True) -> None:
         self.location = url.rstrip("/")
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.location, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"{url}: no driver for this scheme ({error}); install the extra that brings it") from error
+        self.conditional_puts = conditional_puts
+        self.part_bytes = PART_BYTES
+        self._fs, self._root = remote_file_system(self.location)
 
     def _name(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"{name!r}: expected a name inside {self.location}")
         return f"{self._root}/{name}"
 
+    def _missing(self, name: str, error: FileNotFoundError) -> StorageError:
+        found = StorageError(f"cannot read {self.location}/{name}: it is missing")
+        found.__cause__ = error
+        return found
+
     def read_bytes(self, name: str) -> bytes:
-        with explained("read", f"{self.location}/{name}"):
-            return bytes(self._fs.cat_file(self._name(name)))
+        path = self._name(name)
+        try:
+            return retrying(f"read {self.location}/{name}", lambda: bytes(self._fs.cat_file(path)))
+        except FileNotFoundError as error:
+            raise self._missing(name, error) from error
+
+    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        for first in range(0, len(names), MANY):
+            some = names[first : first + MANY]
+            paths = [self._name(each) for each in some]
+            found = retrying(
+                f"read {len(some)} files of {self.location}",
+                lambda paths=paths: self._fs.cat(paths, on_error="return"),  # type: ignore[misc]
+            )
+            for name, path in zip(some, paths, strict=True):
+                value = found.get(path)
+                if isinstance(value, FileNotFoundError):
+                    yield name, None
+                else:
+                    yield name, value if isinstance(value, bytes) else self.read_bytes(name)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
-        with explained("read", f"{self.location}/{name}"):
-            data = bytes(self._fs.cat_file(self._name(name), start=offset, end=offset + size))
+        path = self._name(name)
+        try:
+            data = retrying(
+                f"read {self.location}/{name}",
+                lambda: bytes(self._fs.cat_file(path, start=offset, end=offset + size)),
+            )
+        except FileNotFoundError as error:
+            raise self._missing(name, error) from error
         if len(data) != size:
             raise StorageError(f"{self.location}/{name}: expected {size} bytes at offset {offset}, found {len(data)}")
         return data
 
     def exists(self, name: str) -> bool:
-        return bool(self._fs.isfile(self._name(name)))
+        return self.size(name) is not None
 
     def size(self, name: str) -> int | None:
+        path = self._name(name)
         try:
-            return int(self._fs.info(self._name(name))["size"])
+            info = retrying(f"look at {self.location}/{name}", lambda: self._fs.info(path))
         except FileNotFoundError:
             return None
+        return int(info["size"]) if info["type"] == "file" else None
 
     def modified(self, name: str) -> datetime.datetime | None:
         try:
@@ -349,45 +478,99 @@ class FsspecStorage:
         return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
     def list(self, folder: str) -> list[str]:
-        with explained("list", f"{self.location}/{folder}"):
-            try:
-                entries: list[dict[str, Any]] = self._fs.ls(self._name(folder), detail=True)
-            except FileNotFoundError:
-                return []
+        path = self._name(folder)
+        try:
+            entries: list[dict[str, Any]] = retrying(
+                f"list {self.location}/{folder}", lambda: self._fs.ls(path, detail=True)
+            )
+        except FileNotFoundError:
+            return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
 
     def write_new(self, name: str, data: bytes) -> bool:
+        path = self._name(name)
+        if not self.conditional_puts:
+            if self.exists(name):
+                return self.read_bytes(name) == data
+            self.put_atomic(name, data)
+            return True
         try:
-            with explained("write", f"{self.location}/{name}"):
-                self._fs.pipe_file(self._name(name), data, mode="create")
-        except StorageError as error:
-            if isinstance(error.__cause__, FileExistsError):
-                return False
-            if self.exists(name) and self.read_bytes(name) == data:  # the answer was lost, not the write
-                return True
-            raise
+            retrying(f"write {self.location}/{name}", lambda: self._fs.pipe_file(path, data, mode="create"))
+        except FileExistsError:
+            # Taken by another, or by an earlier try of this very call whose answer was lost: the bytes tell.
+            return self.read_bytes(name) == data
         return True
 
     def put_atomic(self, name: str, data: bytes) -> None:
-        with explained("write", f"{self.location}/{name}"):
-            self._fs.pipe_file(self._name(name), data)
+        path = self._name(name)
+        retrying(f"write {self.location}/{name}", lambda: self._fs.pipe_file(path, data))
 
     def publish(self, path: Path, name: str) -> None:
-        with explained("write", f"{self.location}/{name}"):
-            self._fs.put_file(str(path), self._name(name))
-        path.unlink()
+        remote = self._name(name)
+        options = {"chunksize": self.part_bytes} if self._is_s3 else {}
+        retrying(f"write {self.location}/{name}", lambda: self._fs.put_file(str(path), remote, **options))
+        with explained("remove", path):
+            path.unlink()
 
     def upload(self, path: Path, name: str) -> None:
         with explained("write", f"{self.location}/{name}"):
             self._fs.put_file(str(path), self._name(name))
 
     def remove(self, name: str) -> None:
-        with explained("remove", f"{self.location}/{name}"), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._name(name))
+        path = self._name(name)
+        with contextlib.suppress(FileNotFoundError):
+            retrying(f"remove {self.location}/{name}", lambda: self._fs.rm_file(path))
 
     def scratch(self, name: str) -> Path:
         with explained("create", tempfile.gettempdir()):
             return Path(tempfile.mkdtemp(prefix=f"grainmill-{name}."))
 
     def clean_scratch(self) -> None:
-        """Nothing to do: scratch folders lie on the machines that made them and are removed with each attempt."""
+        """Ends multipart uploads that were never finished: they are invisible, and paid for.
+
+        Scratch folders lie on the machines that made them and are removed with each attempt.
+        """
+        for key, upload in self.unfinished_uploads():
+            with contextlib.suppress(FileNotFoundError):
+                retrying(
+                    f"end an upload to {self.location}",
+                    lambda key=key, upload=upload: self._fs.call_s3(  # type: ignore[misc]
+                        "abort_multipart_upload", Bucket=self._bucket, Key=key, UploadId=upload
+                    ),
+                )
+
+    def unfinished_uploads(self) -> Sequence[tuple[str, str]]:
+        """(key, upload) of multipart uploads under this prefix that are neither complete nor ended; S3 only."""
+        if not self._is_s3:
+            return []
+        prefix = self._root.split("/", 1)[1] + "/" if "/" in self._root else ""
+        found = retrying(
+            f"list the uploads to {self.location}",
+            lambda: self._fs.call_s3("list_multipart_uploads", Bucket=self._bucket, Prefix=prefix),
+        )
+        return [(each["Key"], each["UploadId"]) for each in found.get("Uploads", [])]
+
+    @property
+    def _is_s3(self) -> bool:
+        return self.location.startswith("s3://")
+
+    @property
+    def _bucket(self) -> str:
+        return str(self._root.split("/", 1)[0])
+
+
+def offers_conditional_puts(storage: Storage) -> bool:
+    """Whether two writers of one name cannot both succeed there; asks the store by trying it.
+
+    A store may refuse such puts, or take them and ignore the condition: both mean no.
+    """
+    if not isinstance(storage, FsspecStorage):
+        return True
+    name = f"{SCRATCH}/probe-{secrets.token_hex(8)}"
+    try:
+        first, second = storage.write_new(name, b"first"), storage.write_new(name, b"second")
+    except (StorageError, NotImplementedError, ValueError):
+        return False
+    finally:
+        storage.remove(name)
+    return first and not second

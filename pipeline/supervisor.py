@@ -23,7 +23,7 @@ from .errors import FailureReason, GrainmillError
 from .processes import Peer
 from .schema import FailureRow
 from .sources import SampleIdentity, UnitReader, UnitSpec
-from .unit_miner import BatchResult, MiningSpec, failure_row
+from .unit_miner import BatchResult, MiningSpec, UnitRepeatError, failure_row
 
 START_TIMEOUT_S: Final = 900.0
 """For imports, weights and the compilation of kernels in a fresh child."""
@@ -71,12 +71,13 @@ class SupervisedSamples:
         self._held: dict[int, SampleIdentity] = {}
         self._environment: dict[str, Any] = {}
         self._batch_size = 1
-        self._notes: list[str] = []
+        self._memory_note: str | None = None
+        """Stands in the commits of every unit from the one on that did not fit: they all have smaller batches."""
 
     # What `worker.Samples` asks for
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
-        self._unit, self._held, self._notes = unit, {}, []
+        self._unit, self._held = unit, {}
         self._reopen()
         first = 0
         while first < self._count:
@@ -92,7 +93,7 @@ class SupervisedSamples:
         return self._environment
 
     def notes(self) -> list[str]:
-        return self._notes
+        return [self._memory_note] if self._memory_note else []
 
     def close(self) -> None:
         if self._child is not None:
@@ -236,19 +237,21 @@ class SupervisedSamples:
         raise self._killed_too_often([position])
 
     def _halve(self, positions: list[int], message: str) -> BatchResult:
-        """The GPU was too small for the batch: half of it from here on, and the commit says so."""
+        """The GPU was too small for the batch: the whole unit again in batches of half the size.
+
+        The whole unit, because the shape of its batches is part of what decides its bytes.
+
+        Raises:
+            UnitRepeatError: unless the batch was a single sample, which is then alone to blame.
+        """
         if len(positions) == 1:
             return self._alone(positions[0])
         half = max(self._batch_size // 2, 1)
-        self._notes.append(f"the GPU ran out of memory at batch size {self._batch_size}, repeated at {half}")
+        self._memory_note = f"the GPU ran out of memory at batch size {self._batch_size}; repeated at {half}"
         self._spec = with_batch_size(self._spec, half)
-        self._reopen()
-        parts = [self._mine(positions[first : first + half]) for first in range(0, len(positions), half)]
-        seconds: dict[str, float] = {}
-        for part in parts:
-            for stage, spent_s in part.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent_s
-        return BatchResult(results=[row for part in parts for row in part.results], seconds=seconds)
+        self._batch_size = half
+        self.close()
+        raise UnitRepeatError(f"{self._memory_note} ({message})")
 
     def _identity(self, position: int) -> SampleIdentity:
         """Of a sample that kills: as the child noted it, or as planned if it died while it read the bytes."""

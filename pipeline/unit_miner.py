@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from . import faults
 from .annotations import parse_sa1b
@@ -20,6 +21,11 @@ from .proposals import Proposals
 from .rle import Rle
 from .schema import FailureRow, Sample
 from .sources import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
+
+PREFETCH_BYTES: Final = 64 * 2**20
+"""Of source images that a worker holds before it needs them."""
+PREFETCH_SAMPLES: Final = 16
+"""And their number, at least that of the next batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,10 @@ class MiningSpec:
     """Path of the backbone's weights."""
     memory_fraction: float = 1.0
     """Share of the GPU's memory this process may take."""
+
+
+class UnitRepeatError(Exception):
+    """The unit in hand must begin again from its first sample, because something that shapes its bytes has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +131,8 @@ class UnitMiner:
             positions: within the unit; one batch at most.
             holding: told each sample before anything native touches it.
         """
+        faults.reach("batch", str(len(positions)))
+        self._read_ahead(positions)
         seconds: dict[str, float] = {}
         results: dict[int, MinedSample | FailureRow] = {}
         batch: list[tuple[int, InputSample, ImageInput, tuple[str, int]]] = []
@@ -145,6 +157,14 @@ class UnitMiner:
                 for stage, spent_s in answer.seconds.items():
                     seconds[stage] = seconds.get(stage, 0.0) + spent_s
         return BatchResult(results=[results[position] for position in positions], seconds=seconds)
+
+    def _read_ahead(self, positions: Sequence[int]) -> None:
+        """From a remote source: this batch at once, and the next samples while this one is mined."""
+        assert self._reader is not None
+        last = positions[-1] + 1 + max(PREFETCH_SAMPLES, len(positions))
+        self._reader.prefetch(
+            [*positions, *range(positions[-1] + 1, min(last, len(self._reader)))], max_bytes=PREFETCH_BYTES
+        )
 
     def _read(self, position: int, seconds: dict[str, float]) -> InputSample:
         assert self._reader is not None

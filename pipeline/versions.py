@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +65,11 @@ class VersionStorage:
 
     def read_bytes(self, name: str) -> bytes:
         return self._root.read_bytes(self.place(name))
+
+    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+        found = self._root.read_many([self.place(name) for name in names])
+        for name, (_, data) in zip(names, found, strict=True):
+            yield name, data
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self._root.read_range(self.place(name), offset, size)

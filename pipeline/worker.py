@@ -21,7 +21,7 @@ from .errors import GrainmillError
 from .schema import FailureRow
 from .sources import SampleIdentity, UnitSpec
 from .storage import Storage
-from .unit_miner import BatchResult, MinedSample, MiningSpec, UnitMiner, failure_row
+from .unit_miner import BatchResult, MinedSample, MiningSpec, UnitMiner, UnitRepeatError, failure_row
 from .writer import Outputs, ShardWriter
 
 
@@ -38,6 +38,8 @@ class RunSpec:
     sample_timeout_s: float
     memory_limit_bytes: int
     """Of a child's resident memory."""
+    commits_by_driver: bool = False
+    """The store has no puts that must not replace anything: workers only report, the one driver commits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def mine_unit(
     *,
     on_progress: Callable[[UnitProgress], None] | None = None,
 ) -> Commit:
-    """Makes one attempt at a unit and returns the commit that decides it: this attempt's, or that of one before.
+    """Makes an attempt at a unit and returns the commit that decides it: this attempt's, or that of one before.
 
     Raises:
         GrainmillError: what ends the run, such as a full disk or a source that changed.
@@ -87,6 +89,17 @@ def mine_unit(
     standing = log.read_single(unit.unit)
     if standing is not None:  # committed by a worker that died before it could say so
         return standing
+    while True:
+        try:
+            return _attempt(unit, run, storage, samples, on_progress or (lambda progress: None))
+        except UnitRepeatError:
+            continue  # in smaller batches; the commit will say so
+
+
+def _attempt(
+    unit: UnitSpec, run: RunSpec, storage: Storage, samples: Samples, on_progress: Callable[[UnitProgress], None]
+) -> Commit:
+    log = CommitLog(storage)
     attempt = secrets.token_hex(6)
     started_s = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -94,10 +107,9 @@ def mine_unit(
         faults.reach("attempt-started", str(unit.unit))
         for batch in samples.results(unit):
             _write_batch(writer, batch, seconds)
-            if on_progress:
-                on_progress(
-                    UnitProgress(unit=unit.unit, samples=writer.samples, masks=writer.masks, failures=writer.failed)
-                )
+            on_progress(
+                UnitProgress(unit=unit.unit, samples=writer.samples, masks=writer.masks, failures=writer.failed)
+            )
         for row in samples.extra_failures():
             writer.fail(row)
         outputs = _finish(writer, storage, unit, seconds)
@@ -113,6 +125,8 @@ def mine_unit(
             notes=[*samples.notes(), *differences(run.environment, environment)],
         )
         faults.reach("before-commit", str(unit.unit))
+        if run.commits_by_driver:
+            return commit
         if not log.create(commit):
             return log.read(unit.unit) or commit
         faults.reach("committed", str(unit.unit))

@@ -1,0 +1,90 @@
+"""How requests to a store are repeated, without a store: what is tried again, what is an answer, how long it waits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.storage import FsspecStorage, StorageError, offers_conditional_puts, open_storage, retrying
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that would have been slept."""
+    slept: list[float] = []
+    monkeypatch.setattr("pipeline.storage.time.sleep", slept.append)
+    return slept
+
+
+def failing(times: int, error: Exception) -> Callable[[], str]:
+    attempts = itertools.count()
+
+    def request() -> str:
+        if next(attempts) < times:
+            raise error
+        return "answer"
+
+    return request
+
+
+def test_a_request_is_repeated_with_growing_waits(waits: list[float]) -> None:
+    assert retrying("read x", failing(5, OSError("reset"))) == "answer"
+    assert len(waits) == 5
+    for number, slept in enumerate(waits):
+        assert 0.5 * 0.1 * 2**number <= slept <= 1.5 * 0.1 * 2**number
+
+
+def test_waits_differ_from_one_worker_to_the_next(waits: list[float]) -> None:
+    for _ in range(20):
+        retrying("read x", failing(1, TimeoutError()))
+    assert len(set(waits)) == 20
+
+
+@pytest.mark.parametrize("answer", [FileNotFoundError("gone"), FileExistsError("taken")])
+def test_answers_are_not_repeated(answer: OSError, waits: list[float]) -> None:
+    with pytest.raises(type(answer)):
+        retrying("read x", failing(3, answer))
+    assert waits == []
+
+
+@pytest.mark.parametrize("error", [PermissionError("no rights"), ValueError("a defect of ours")])
+def test_what_no_repetition_mends_ends_at_once(error: Exception, waits: list[float]) -> None:
+    with pytest.raises(StorageError, match="cannot read x"):
+        retrying("read x", failing(1, error))
+    assert waits == []
+
+
+def test_no_answer_at_all_says_what_to_do(waits: list[float]) -> None:
+    with pytest.raises(
+        StorageError, match=r"8 attempts failed, the last with OSError: 500; run the same command again"
+    ):
+        retrying("write s3://b/x", failing(100, OSError("500")))
+    assert len(waits) == storage.ATTEMPTS - 1
+    assert sum(waits) < 60
+
+
+def test_missing_credentials_are_told_at_once(waits: list[float]) -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    with pytest.raises(StorageError, match="NoCredentialsError"):
+        retrying("read x", failing(1, botocore.NoCredentialsError()))
+    assert waits == []
+
+
+def test_a_local_folder_lets_the_first_writer_win(tmp_path: Path) -> None:
+    assert offers_conditional_puts(open_storage(tmp_path))
+
+
+def test_one_writer_without_conditional_puts() -> None:
+    store = open_storage("memory://one-writer", conditional_puts=False)
+    assert isinstance(store, FsspecStorage)
+    assert store.write_new("commits/0.json", b"a")
+    assert not store.write_new("commits/0.json", b"b")
+    assert store.read_bytes("commits/0.json") == b"a"
+    assert list(store.read_many(["commits/0.json", "commits/1.json"])) == [
+        ("commits/0.json", b"a"),
+        ("commits/1.json", None),
+    ]
