@@ -16,7 +16,7 @@ from typing import Any, Literal
 from .errors import InputError
 from .schema import FORMAT, LABELS_VERSION, canonical_json, sha256_of
 
-RecipeName = Literal["default", "leaves", "unsamv2"]
+RecipeName = Literal["default", "default-1000", "leaves", "unsamv2"]
 DivideName = Literal["maskcut", "proposals", "union"]
 RefineName = Literal["guided", "none"]
 GranularityName = Literal["instance-minmax", "instance-relative"]

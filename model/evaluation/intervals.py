@@ -78,7 +78,7 @@ def bootstrap(
     np.add.at(sums, index, np.where(known, values, 0.0))
     np.add.at(counts, index, known)
     means = _ratio(sums.sum(axis=0), counts.sum(axis=0))
-    drawn = _ratio(*(_draws(len(names), resamples, seed) @ each for each in (sums, counts)))
+    drawn = _ratio(*(draws(len(names), resamples, seed) @ each for each in (sums, counts)))
     low, high = (np.full(len(every), np.nan), np.full(len(every), np.nan))
     defined = np.isfinite(drawn).any(axis=0)
     if defined.any():
@@ -100,7 +100,7 @@ def _ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _draws(images: int, resamples: int, seed: int) -> FloatArray:
+def draws(images: int, resamples: int, seed: int) -> FloatArray:
     """(R, I): how often each image was drawn in each resample."""
     if not images:
         return np.zeros((resamples, 0))

@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import InputError
 
 from . import published
+from .intervals import RESAMPLES, draws
 from .metrics import IOU_THRESHOLDS, MAX_DETECTIONS, match_detections, recall_best, recall_one_to_one
 from .mined import MaskSet, MinedRow, load_masks, match_mined
 from .parts import each_item
@@ -255,15 +256,6 @@ def _column_ratio(answers: list[dict[str, Any]], view: str, column: str) -> Rati
     )
 
 
-RESAMPLES: Final = 1000
-
-
-def _resampled(images: int, seed: int) -> NDArray[np.float64]:
-    """(1000, I): how often each image stands in each resample."""
-    random = np.random.default_rng(seed)
-    return random.multinomial(images, np.full(images, 1 / images), size=RESAMPLES).astype(np.float64)
-
-
 def _over(ratio: Ratio, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     below = weights @ ratio[1]
     return np.divide(weights @ ratio[0], below, out=np.full(len(below), np.nan), where=below > 0)
@@ -274,14 +266,14 @@ def interval(ratio: Ratio, seed: int) -> Metric:
     value = _over(ratio, np.ones((1, len(ratio[0]))))[0]
     if np.isnan(value):
         return Metric(value=None)
-    resampled = _over(ratio, _resampled(len(ratio[0]), seed))
+    resampled = _over(ratio, draws(len(ratio[0]), RESAMPLES, seed))
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Metric(value=float(value), low=float(low), high=float(high))
 
 
 def paired(ours: Ratio, theirs: Ratio, seed: int) -> Metric:
     """The difference of two metrics of the same images; every resample is of the same images on both sides."""
-    weights = _resampled(len(ours[0]), seed)
+    weights = draws(len(ours[0]), RESAMPLES, seed)
     point = np.ones((1, len(ours[0])))
     value = (_over(ours, point) - _over(theirs, point))[0]
     if np.isnan(value):

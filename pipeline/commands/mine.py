@@ -28,8 +28,9 @@ def command(
     recipe: Annotated[
         str,
         typer.Option(
-            help="default, leaves or unsamv2. Default `default`: it measures best on people's segments; unsamv2 is "
-            "the paper's constants and scope.",
+            help="default, default-1000, leaves or unsamv2. Default `default`: it measures best on people's segments "
+            "at 300 masks an image; default-1000 finds more with up to 1,000; unsamv2 is the paper's constants and "
+            "scope.",
             rich_help_panel=MINED,
         ),
     ] = "default",
