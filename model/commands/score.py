@@ -191,7 +191,7 @@ def command(
         points_per_side=points_per_side,
         pred_iou_threshold=pred_iou_threshold,
         stability_threshold=stability_threshold,
-        peers=checked_peers(peer or [], data, chosen, entry.matching == "best" or entry.name == "bsds-g"),
+        peers=checked_peers(peer or [], data, chosen, entry.several_people),
         limit=limit,
         seed=seed,
         workers=workers or default_workers(checkpoint, device),

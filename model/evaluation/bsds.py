@@ -249,6 +249,7 @@ BENCHMARKS: Final = (
         read=read_bsds500,
         label_rule="containment",
         matching="best",
+        several_people=True,
     ),
     Benchmark(
         name="bsds-g",
@@ -261,5 +262,6 @@ BENCHMARKS: Final = (
         layout=_LAYOUT,
         read=read_bsds_g,
         label_rule="containment",
+        several_people=True,
     ),
 )

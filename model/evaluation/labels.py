@@ -217,7 +217,7 @@ def _assemble(
     histograms = {subject: _histograms(answers) for subject, answers in subjects.items()}
     details["granularity"] = {subject: found for subject, found in histograms.items() if found}
     first = subjects[main]
-    counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum())}
+    counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum()), **_crowds(first)}
     tables: dict[str, list[dict[str, Any]]] = {"recall": _recall_table(ratios, metrics, main)}
     tables |= _view_table(ratios)
     if main == LABELS:
@@ -246,6 +246,13 @@ def _ratios(answers: list[dict[str, Any]]) -> dict[str, Ratio]:
         pairs = np.array([answer["sums"][name] for answer in answers], dtype=np.float64)
         found[name] = (pairs[:, 0], pairs[:, 1])
     return found
+
+
+def _crowds(answers: list[dict[str, Any]]) -> dict[str, int]:
+    """Regions of the first view that are ignored, if there are any."""
+    view = next(iter(answers[0]["rows"]))
+    count = sum(each is None for answer in answers for each in answer["rows"][view]["best_iou"])
+    return {"crowds": count} if count else {}
 
 
 def _column_ratio(answers: list[dict[str, Any]], view: str, column: str) -> Ratio:

@@ -136,6 +136,8 @@ class Benchmark:
     label_rule: LabelRule = "whole"
     matching: Literal["one-to-one", "best"] = "one-to-one"
     """COCO's matching, or (several people drew the same region) the best IoU of each object."""
+    several_people: bool = False
+    """Several people drew each image, so that they can be scored against each other."""
     published: str | None = None
     """Key in `published.py`; None where the paper has no number."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -13,11 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
 from model.evaluation import parts, peers, plots
 from model.evaluation.labels import interval, paired
-from model.evaluation.mined import match_mined
+from model.evaluation.mined import load_masks, match_mined
 from model.evaluation.published import published_for
 from model.evaluation.records import EvalImage, EvalObject, GroundTruth, iou_with
 from model.evaluation.scores import ScoreOptions
@@ -238,6 +243,58 @@ def test_masks_of_another_size_are_refused(
     flags = ["score", "--benchmark", "folder", "--data", str(tmp_path), "--masks", str(drawn_run)]
     assert cli.main([*flags, "--output", str(tmp_path / "s"), "--workers", "1"]) == 2
     assert "(20, 30)" in capsys.readouterr().err
+
+
+def test_the_command_agrees_with_pycocotools(
+    drawn_run: Path, drawn_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shifted copies of mined masks, crowds, an image that was not mined: every AR equals class-agnostic COCOeval."""
+    (tmp_path / "images").mkdir()
+    names = ["b.jpg", "c.png", "z-late.png"]
+    for name in names:
+        shutil.copy(drawn_folder / name, tmp_path / "images" / name)
+    Image.new("RGB", (50, 40)).save(tmp_path / "images/new.png")
+    truth: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    results = []
+    matches = match_mined(str(drawn_run), [eval_image(tmp_path / "images" / name) for name in [*names, "new.png"]])
+    for number, (name, row) in enumerate(zip([*names, "new.png"], matches.rows, strict=True)):
+        masks = [] if row is None else [rle.decode(each) for each in load_masks(row).rles]
+        height, width = (40, 50) if row is None else (row.height, row.width)
+        truth["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+        objects = [np.roll(mask, (number, k), axis=(0, 1)) for k, mask in enumerate(masks)] or [np.ones((40, 50), bool)]
+        for k, mask in enumerate(objects):
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1, "image_id": number, "category_id": 1, "iscrowd": int(k == 3),
+                    "segmentation": dict(rle.encode(mask)), "area": float(mask.sum()), "bbox": [0, 0, 1, 1],
+                }
+            )  # fmt: skip
+        for rank, mask in enumerate(masks):
+            results.append(
+                {"image_id": number, "category_id": 1, "segmentation": dict(rle.encode(mask)), "score": 1 - rank / 100}
+            )
+    (tmp_path / "annotations.json").write_text(json.dumps(truth))
+    record = score(
+        capsys, "--benchmark", "coco-json", "--data", tmp_path, "--masks", drawn_run, "--output", tmp_path / "s",
+        "--workers", 1,
+    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO()
+        theirs.dataset = copy.deepcopy(truth)
+        theirs.createIndex()
+        evaluation = COCOeval(theirs, theirs.loadRes(results), "segm")
+        evaluation.params.useCats, evaluation.params.maxDets = 0, [1, 10, 100, 1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    recall = evaluation.eval["recall"][:, 0]
+    for area, size in enumerate(("", "_small", "_medium", "_large")):
+        for limit, shown in enumerate((1, 10, 100, 1000)):
+            value = record["metrics"][f"AR{shown}{size}"]["value"]
+            expected = recall[:, area, limit]
+            assert (value is None) == bool((expected < 0).any())
+            assert value is None or abs(value - expected.mean()) < 1e-9
+    assert record["dataset"] == record["dataset"] | {"images": 4, "objects": 13, "crowds": 3}
+    assert 0.3 < record["metrics"]["AR10"]["value"] < 0.95
 
 
 # ---------------------------------------------------------------------------------------------------------------------
