@@ -13,7 +13,8 @@ downloaded: `images/SPLIT/N.jpg`, `groundTruth/SPLIT/N.mat` (`groundTruth`, a ce
   `coarse`, `middle` and `fine` are the segments of a third of the people each, by how many they drew, pooled in the
   same way.
 
-Nothing is written: the benchmark is built from the annotations each time.
+Objects: train 22,537 segments (17,317 of at least 64 px), val 10,698 (8,475), test 23,192 (17,898). Clicks end at IoU
+0.90. Nothing is written: the benchmark is built from the annotations each time.
 """
 
 from __future__ import annotations

@@ -187,13 +187,13 @@ def write_objects(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Canonical enough to diff: sorted keys, two spaces, no NaN. Atomic."""
+def write_json(path: Path, value: Any, *, sort: bool = True) -> None:
+    """Two spaces, no NaN; keys sorted unless their order means something. Atomic."""
     import json
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(
-        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        json.dumps(value, indent=2, sort_keys=sort, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     os.replace(temporary, path)
 

@@ -350,6 +350,29 @@ def test_people_are_scored_against_the_others() -> None:
     assert iou.max(axis=0).tolist() == [1, 1, 1, 1, 0.5, 1]  # nobody else drew `top`; the left half has IoU 0.5 with it
 
 
+def test_people_on_a_drawn_bsds_g(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first view is the core set, whatever the alphabet says; the others have rows and columns of their own."""
+    coarse = np.ones((40, 60), dtype=np.uint16)
+    coarse[:, 30:] = 2
+    fine = coarse.copy()
+    fine[:12, :30] = 3
+    cells = np.empty((1, 3), dtype=object)
+    for person, segments in enumerate((fine, coarse, fine)):
+        cells[0, person] = {"Segmentation": segments}
+    (tmp_path / "images/val").mkdir(parents=True)
+    (tmp_path / "groundTruth/val").mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "images/val/12.jpg")
+    savemat(tmp_path / "groundTruth/val/12.mat", {"groundTruth": cells})
+    record = score(capsys, "--benchmark", "bsds-g", "--data", tmp_path, "--peer", "people", "--output", tmp_path / "s")
+    # Core: both halves and the upper left piece of 360 px, which two people drew. The left half was drawn whole by one;
+    # the others have 840 px of it, IoU 0.7: found at 0.50 to 0.70, that is at 5 of 10 thresholds.
+    assert record["dataset"]["objects"] == 3
+    assert record["metrics"]["AR1000"]["value"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert record["metrics"]["coarse.AR1000"]["value"] == pytest.approx((0.5 + 1) / 2)
+    rows = pq.read_table(tmp_path / "s/objects.parquet").to_pandas()
+    assert list(dict.fromkeys(rows["view"])) == ["core", "extended", "coarse", "middle", "fine"]
+
+
 def test_ucm_is_read_at_odd_rows_and_columns(tmp_path: Path) -> None:
     height, width = 20, 30
     ucm = np.zeros((2 * height + 1, 2 * width + 1))
