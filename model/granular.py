@@ -197,7 +197,7 @@ class GranularSam2(nn.Module):
                 high_res_features=list(features.high_res),
             )
             return Decoded(logits_NMHW=masks, iou_NM=iou, token_NMC=tokens, object_N1=objects)
-        return self._decode_granular(features, sparse, dense, granularity_N)
+        return self.decode_prompts(features, sparse, dense, granularity_N)
 
     @contextmanager
     def dialled(self, granularity: float | None) -> Iterator[None]:
@@ -222,7 +222,7 @@ class GranularSam2(nn.Module):
             features = ImageFeatures(embedding_BCHW=image_embeddings, high_res=tuple(high_res_features))
             count = len(sparse_prompt_embeddings)
             values = granularity_tensor(granularity, count, image_embeddings.device)
-            found = self._decode_granular(features, sparse_prompt_embeddings, dense_prompt_embeddings, values)
+            found = self.decode_prompts(features, sparse_prompt_embeddings, dense_prompt_embeddings, values)
             return found.logits_NMHW, found.iou_NM, found.token_NMC, found.object_N1
 
         decoder.forward = forward  # an attribute of this instance, in front of the class's method
@@ -231,17 +231,23 @@ class GranularSam2(nn.Module):
         finally:
             del decoder.forward
 
-    def _decode_granular(
-        self, features: ImageFeatures, sparse: Tensor, dense: Tensor, granularity_N: Tensor
-    ) -> Decoded:
+    def decode_prompts(self, features: ImageFeatures, sparse: Tensor, dense: Tensor, granularity_N: Tensor) -> Decoded:
+        """The granular answer to N prompts that sam2's prompt encoder has encoded.
+
+        Args:
+            features: N rows.
+            sparse: (N, T, C) prompt tokens.
+            dense: (N, C, H, W), or one row for all.
+            granularity_N: in [0.1, 1.0].
+        """
         decoder = self.base.sam_mask_decoder
         prompt = torch.cat([sparse, self.granularity_encoder(granularity_N).to(sparse.dtype)], dim=1)
         output = torch.cat(
             [decoder.obj_score_token.weight, decoder.iou_token.weight, self.mask_token, decoder.mask_tokens.weight[1:]]
         )
-        tokens = torch.cat([output[None].expand(len(prompt), -1, -1), prompt], dim=1)
+        tokens = torch.cat([output[None].expand(prompt.shape[0], -1, -1), prompt], dim=1)
         source = features.embedding_BCHW + dense
-        position = self.base.sam_prompt_encoder.get_dense_pe().expand(len(prompt), -1, -1, -1)
+        position = self.base.sam_prompt_encoder.get_dense_pe().expand(prompt.shape[0], -1, -1, -1)
         with lora_active(self._lora):
             answer, source_flat = decoder.transformer(source, position, tokens)
         upscaled = _upscale(decoder, source_flat.transpose(1, 2).reshape(source.shape), features.high_res)

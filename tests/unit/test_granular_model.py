@@ -223,7 +223,7 @@ def test_at_the_start_the_mask_token_is_sams_own(adapter: str) -> None:
     sparse, dense = model.base.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
     no_token = torch.zeros(2, 0, sparse.shape[-1])
     model.granularity_encoder.forward = lambda g: no_token
-    decoded = model._decode_granular(features, sparse, dense, torch.full((2,), 0.5))
+    decoded = model.decode_prompts(features, sparse, dense, torch.full((2,), 0.5))
     masks, iou, _, _ = model.base.sam_mask_decoder.predict_masks(
         image_embeddings=features.embedding_BCHW,
         image_pe=model.base.sam_prompt_encoder.get_dense_pe(),
