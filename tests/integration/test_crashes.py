@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def test_a_kill_at_each_step_of_the_protocol(
     killed = run_mine(small_photographs, tmp_path / "out", "--executor", "inline", GRAINMILL_FAULT=fault)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = CommitLog(open_storage(tmp_path / "out")).committed(6)
+    assert begun_units(tmp_path / "out") == ({2} if name not in ("planned", "committed") and unit else set())
     assert sum(before) == {"planned": 0, "committed": 3}.get(name, 2 if unit else 6)
     result = mined(small_photographs, tmp_path / "out")
     assert result["digest"] == undisturbed_digest
@@ -100,14 +102,17 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], time
 def test_two_attempts_at_once_leave_one_commit(
     small_photographs: Path, tmp_path: Path, start_mine: Start, undisturbed_digest: str
 ) -> None:
-    """Two drivers whose lease failed them: both stop before every commit, then race."""
+    """Two drivers, the first asleep while the second takes its lease: both stop before a commit, then race."""
     output, gate = tmp_path / "out", tmp_path / "gate"
     fault = {"GRAINMILL_FAULT": "before-commit:pause:0", "GRAINMILL_FAULT_GATE": str(gate)}
     drivers = []
     for _ in range(2):
         drivers.append(start_mine(small_photographs, output, "--executor", "inline", **fault))
         wait_for(lambda: gate.with_name(f"gate.{drivers[-1].pid}").exists(), drivers[-1])
-        (output / "lease.json").unlink()
+        if len(drivers) == 1:
+            drivers[0].send_signal(signal.SIGSTOP)
+            (output / "lease.json").unlink()
+    drivers[0].send_signal(signal.SIGCONT)
     gate.touch()
     ends = [driver.communicate(timeout=120) for driver in drivers]
     finished = [json.loads(out) for out, _ in ends if out]
@@ -136,12 +141,20 @@ def test_many_threads_race_for_one_commit(tmp_path: Path) -> None:
     assert storage.read_bytes("commits/00000000.json") == b"%d" % won[0] * 1000
 
 
+def begun_units(output: Path) -> set[int]:
+    """Units of which an attempt has left something behind and that are not committed: what will be done again."""
+    found = {path.name for folder in ("tmp", "shards", "index", "failures") for path in (output / folder).glob("*")}
+    numbers = {int(match[1]) for name in found if (match := re.match(r"(?:samples-|masks-)?(\d{8})[-.]", name))}
+    return {unit for unit in numbers if not (output / "commits" / f"{unit:08d}.json").exists()}
+
+
 def kill_at_random(
     seed: int, kills: int, source: Path, output: Path, start_mine: Start, *flags: str, longest_s: float
 ) -> list[str]:
     """Kills a child, a worker, the driver or its whole group, again and again; returns what was killed."""
     generator = random.Random(seed)
-    log = []
+    log: list[str] = []
+    workers_killed = 0
     process = start_mine(source, output, *flags)
     while len(log) < kills:
         time.sleep(generator.uniform(0.02, longest_s))
@@ -163,10 +176,14 @@ def kill_at_random(
             else:
                 continue
             log.append(target)
+            workers_killed += target == "worker"
         if target in ("driver", "group"):
-            process.communicate(timeout=30)
-            _, alive = psutil.wait_procs(family, timeout=10)
+            process.communicate(timeout=60)
+            _, alive = psutil.wait_procs(family, timeout=30)
             assert not alive, f"{target} was killed and {alive} stayed"
+            # One unit in each worker's hands, and one that each worker killed since the driver's start had begun.
+            assert len(begun_units(output)) <= 2 + workers_killed, log
+            workers_killed = 0
             process = start_mine(source, output, *flags)
     out, err = process.communicate(timeout=120)
     if process.returncode == 0:
