@@ -49,6 +49,9 @@ class ProgressBar:
         self._done = 0
         self._detail = ""
         self._started_s = self._last_line_s = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        """Steps done and time of the first update: what was done before, and the start-up, tell nothing of the rest."""
+        self._printed = -1
         self._rich: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
@@ -73,12 +76,16 @@ class ProgressBar:
     ) -> None:
         if self._rich:
             self._rich.stop()
-        elif self._done and kind is None:
+        elif self._done != max(self._printed, 0) and kind is None:
             self._print_line()
 
     def update(self, done: int, detail: str = "") -> None:
         """Sets the steps done so far and a few words such as rates."""
         self._done, self._detail = done, detail
+        if self._first is None:
+            self._first = (done, time.monotonic())
+            if self._rich:
+                self._rich.reset(self._task, completed=done, detail=detail)
         if self._rich:
             self._rich.update(self._task, completed=done, detail=detail)
         elif time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S:
@@ -86,10 +93,12 @@ class ProgressBar:
 
     def _print_line(self) -> None:
         self._last_line_s = time.monotonic()
+        self._printed = self._done
         total = "?" if self._total is None else str(self._total)
         elapsed_s = self._last_line_s - self._started_s
         left = ""
-        if self._total and 0 < self._done < self._total:
-            left = f", about {elapsed_s / self._done * (self._total - self._done):.0f} s left"
+        if self._total and self._first and self._first[0] < self._done < self._total:
+            step_s = (self._last_line_s - self._first[1]) / (self._done - self._first[0])
+            left = f", about {step_s * (self._total - self._done):.0f} s left"
         detail = f", {self._detail}" if self._detail else ""
         note(f"{self._title}: {self._done}/{total} {self._unit}{detail}, {elapsed_s:.0f} s{left}")

@@ -50,6 +50,7 @@ class RunReport:
     def workers_ready(self, count: int) -> None:
         if self._first_s is None:
             self._first_s = time.monotonic()
+            self._bar.update(self._already, "the first worker is ready")
 
     def progressed(self, progress: UnitProgress) -> None:
         self._open[progress.unit] = progress
@@ -83,8 +84,12 @@ class RunReport:
         elapsed_s = max(time.monotonic() - (self._first_s or self._started_s), 1e-3)
         rate = (samples + failures) / elapsed_s
         per_image = f"{masks / samples:.0f} masks/image" if samples else "no masks yet"
-        already = self._before["samples"] + self._before["failures"]
-        self._bar.update(already + samples + failures, f"{rate:.2f} images/s, {per_image}, {failures} failed")
+        self._bar.update(self._already + samples + failures, f"{rate:.2f} images/s, {per_image}, {failures} failed")
+
+    @property
+    def _already(self) -> int:
+        """Input samples done before this call."""
+        return self._before["samples"] + self._before["failures"]
 
     # What the caller asks
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +78,36 @@ def test_stats_of_a_run(drawn_run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert stats["images_per_second"] == pytest.approx(7 / 3, abs=1e-5)
     assert main(["stats", str(drawn_run)]) == 0
     assert "published" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_the_bar_is_live_on_a_terminal(small_photographs: Path, tmp_path: Path) -> None:
+    """The real command with its standard error on a terminal; a bad file among the photographs."""
+    shutil.copytree(small_photographs, tmp_path / "in")
+    (tmp_path / "in" / "a-text.jpg").write_text("no image")
+    ours, theirs = os.openpty()
+    command = [
+        sys.executable, "-m", "pipeline", "mine", "--input", f"in={tmp_path / 'in'}", "--output",
+        str(tmp_path / "out"), "--executor", "inline", "--samples-per-shard", "2", "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal reads as an error
+        while data := os.read(ours, 65536):
+            seen += data
+    os.close(ours)
+    assert process.stdout is not None
+    with process.stdout:
+        result = json.loads(process.stdout.read())
+    assert process.wait(60) == 0
+    assert result["samples"] == 11
+    shown = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", seen).decode()
+    for part in (r"\d+/12", r"\d+\.\d\d images/s", r"\d+ masks/image", r"1 failed", r"\d:\d\d:\d\d"):
+        assert re.search(part, shown), part
+    assert seen.count(b"\r") > 1, "it is drawn again in its place"
 
 
 @pytest.mark.slow
