@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ import pyarrow.parquet as pq
 from .errors import SchemaError
 from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, StorageError
-from .writer import OutputFile, Outputs, parquet_bytes
+from .writer import PARQUET_OPTIONS, OutputFile, Outputs, parquet_bytes
 
 FOLDER: Final = "commits"
 COMPACT_AT: Final = 10_000
 """Single records at which a driver compacts; reading that many takes about half a second."""
+COMPACT_ROWS: Final = 512
 _SINGLE: Final = re.compile(r"(\d{8,})\.json")
 _COMPACT: Final = re.compile(r"compact-(\d{8})\.parquet")
 
@@ -217,19 +219,26 @@ class CommitLog:
             return False
         names = self._compacted()
         known = {unit for name in names for unit in self._units_of(name)}
-        rows = []
-        for unit, data in self._single_records(units):
-            if unit not in known:
-                commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
-                counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
-                rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
         number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]
-        data = parquet_bytes(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
+        data = self._compacted_bytes(unit for unit in units if unit not in known)
         if not self._storage.write_new(f"{FOLDER}/compact-{number:08d}.parquet", data):
             return False
         for unit in units:
             self._storage.remove(_single_name(unit))
         return True
+
+    def _compacted_bytes(self, units: Iterator[int]) -> bytes:
+        """A compacted file of single records; `COMPACT_ROWS` of them are held at a time."""
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, COMPACT_SCHEMA, **PARQUET_OPTIONS) as writer:
+            while chosen := list(itertools.islice(units, COMPACT_ROWS)):
+                rows = []
+                for unit, data in self._single_records(chosen):
+                    commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+                    counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
+                    rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
+                writer.write_table(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
+        return sink.getvalue()
 
     def revoke(self, units: set[int]) -> None:
         """Makes units pending again (`--retry-failed`). Only for a driver that is alone."""
@@ -260,8 +269,8 @@ class CommitLog:
         return list(table["unit"].to_pylist())
 
     def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, bytes]]:
-        file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)))
-        for batch in file.iter_batches(batch_size=1024, columns=["unit", "record"]):
+        file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)), pre_buffer=False)
+        for batch in file.iter_batches(batch_size=64, columns=["unit", "record"]):
             for unit, record in zip(batch["unit"].to_pylist(), batch["record"].to_pylist(), strict=True):
                 yield unit, rank, record
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # readers of a run need no sources
 
 PLAN: Final = "plan.json"
 SAMPLES_PER_FILE: Final = 4_000_000
-SAMPLES_PER_GROUP: Final = 4096
+SAMPLES_PER_GROUP: Final = 2048
 """Entries of units held in memory at a time when they are read."""
 
 

@@ -506,8 +506,30 @@ def dataset_digest(shards: Iterable[Sequence[Any]], failures: Iterable[Sequence[
         shards: [unit, sha256, samples, masks] each, for units that have a shard.
         failures: [key, source_uri, member, stage, reason] each, without the message.
     """
-    rows = sorted(([*row] for row in failures), key=lambda row: [item or "" for item in row])
-    return sha256_of(canonical_json([FORMAT, sorted([*row] for row in shards), rows]))
+    digest = DatasetDigest()
+    for row in sorted([*row] for row in shards):
+        digest.add_shard(row)
+    return digest.finish(failures)
+
+
+class DatasetDigest:
+    """`dataset_digest` for shards that come one by one, so that a million of them need no memory."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(b"[" + canonical_json(FORMAT) + b",[")
+        self._last: list[Any] | None = None
+
+    def add_shard(self, row: Sequence[Any]) -> None:
+        """[unit, sha256, samples, masks]; units ascending."""
+        assert self._last is None or self._last < [*row], "shards come in the order of their units"
+        self._hash.update((b"" if self._last is None else b",") + canonical_json([*row]))
+        self._last = [*row]
+
+    def finish(self, failures: Iterable[Sequence[Any]]) -> str:
+        """The digest, with the failures of all units in any order."""
+        rows = sorted(([*row] for row in failures), key=lambda row: [item or "" for item in row])
+        self._hash.update(b"]," + canonical_json(rows) + b"]")
+        return self._hash.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

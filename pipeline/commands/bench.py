@@ -13,6 +13,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "divide": ("pipeline.bench.divide", "one normalised cut of 3,600 patches against SciPy's dense eigensolver"),
     "mine": ("pipeline.bench.mine", "the whole mill: images/s and seconds per stage"),
     "executors": ("pipeline.bench.executors", "Ray against local at equal workers"),
+    "memory": ("pipeline.bench.memory", "the driver's memory against planned units, a worker's over many images"),
 }
 """Name -> (module with `run(options: BenchOptions) -> BenchReport`, one line of help)."""
 
