@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -225,12 +226,16 @@ def small_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_mine() -> Callable[..., subprocess.Popen[str]]:
-    """Starts `grainmill mine` in a process group of its own, with small units; keywords are environment variables."""
+def start_mine() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `grainmill mine` in a process group of its own, with small units; keywords are environment variables.
+
+    What a failed test leaves at work is killed at the end.
+    """
+    started: list[subprocess.Popen[str]] = []
 
     def start(source: Path, output: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "pipeline", "mine", "--input", f"in={source}", "--output", str(output)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--samples-per-shard", "2", "--json", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -238,8 +243,14 @@ def start_mine() -> Callable[..., subprocess.Popen[str]]:
             env={**os.environ, **environment},
             start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.fixture(scope="session")

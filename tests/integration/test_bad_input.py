@@ -8,8 +8,10 @@ import os
 import pickle
 import re
 import struct
+import subprocess
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from pipeline.committed import CommittedRun
 from pipeline.configure import MineFlags, mine_options
 from pipeline.errors import InputError
 from pipeline.mine import mine
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Canary:
@@ -211,6 +215,30 @@ def test_malformed_annotations_are_rows_of_their_samples(tmp_path: Path) -> None
     mine(mine_options(flags))
     expected = {f"sa_{number}.jpg": "bad_annotation" for number in range(2, 7)}
     assert outcomes(tmp_path / "out") == {**expected, "sa_1.jpg": None, "sa_7.jpg": None}
+
+
+@pytest.mark.slow
+def test_a_photograph_of_sixty_megapixels_is_mined_within_its_memory(tmp_path: Path, run_mine: Run) -> None:
+    """9,000 x 6,667 pixels within 1.5 GiB of a worker's child, which is killed as soon as it takes more."""
+    import cv2
+    import skimage
+
+    photograph = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
+    large = cv2.resize(photograph, (9000, 6667), interpolation=cv2.INTER_CUBIC)
+    (tmp_path / "in").mkdir()
+    assert cv2.imwrite(str(tmp_path / "in" / "large.jpg"), large, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    done = run_mine(
+        tmp_path / "in", tmp_path / "out", "--executor", "local", "--workers", "1", "--worker-memory-gib", "1.5"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["samples"], result["failures"]) == (1, 0), result
+    run = CommittedRun.open(tmp_path / "out")
+    (row,) = run.samples(next(run.commits())).to_pylist()
+    sample = run.read_sample(row)
+    assert (sample.width, sample.height) == (9000, 6667)
+    assert len(sample.annotations) > 50
+    assert sample.annotations[0].segmentation["size"] == [6667, 9000]
 
 
 def test_no_code_unpickles_or_extracts(repository: Path) -> None:
