@@ -8,9 +8,9 @@
 - `batch`: when a batch is about to be mined; WHERE is its number of samples.
 
 Actions: `kill` (SIGKILL, as a power cut or an out-of-memory kill), `abort`, `hang`, `eat` (memory without end),
-`raise`, `gpu-memory` (the exception that torch raises when a GPU is full), `pause` (makes the file `GATE.PID`, then waits until
-the file named by `GRAINMILL_FAULT_GATE` exists). With `GRAINMILL_FAULT_ONCE` set to a directory, each fault acts once
-only. Without the variable `reach` costs one dictionary look-up.
+`raise`, `gpu-memory` (the exception that torch raises when a GPU is full), `pause` (makes the file `GATE.PID`, then
+waits until the file named by `GRAINMILL_FAULT_GATE` exists). With `GRAINMILL_FAULT_ONCE` set to a directory, each fault
+acts once only. Without the variable `reach` costs one dictionary look-up.
 """
 
 from __future__ import annotations
