@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from .errors import SchemaError
 from .schema import FORMAT, canonical_json, load_json, sealed
@@ -164,7 +166,7 @@ class CommitLog:
         """One byte for each planned unit, 1 if it is committed."""
         done = bytearray(total)
         for name in self._compacted():
-            for unit in pq.read_table(io.BytesIO(self._storage.read_bytes(name)), columns=["unit"])["unit"].to_pylist():
+            for unit in self._units_of(name):
                 if unit < total:
                     done[unit] = 1
         for unit in self._single_units():
@@ -218,9 +220,9 @@ class CommitLog:
         if len(units) < at:
             return False
         names = self._compacted()
-        known = {unit for name in names for unit in self._units_of(name)}
+        known = np.concatenate([np.empty(0, dtype=np.int64), *map(self._units_of, names)])
         number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]
-        data = self._compacted_bytes(unit for unit in units if unit not in known)
+        data = self._compacted_bytes(iter(np.setdiff1d(np.array(units, dtype=np.int64), known).tolist()))
         if not self._storage.write_new(f"{FOLDER}/compact-{number:08d}.parquet", data):
             return False
         for unit in units:
@@ -264,9 +266,9 @@ class CommitLog:
     def _compacted(self) -> list[str]:
         return [f"{FOLDER}/{name}" for name in self._storage.list(FOLDER) if _COMPACT.fullmatch(name)]
 
-    def _units_of(self, name: str) -> list[int]:
+    def _units_of(self, name: str) -> NDArray[np.int64]:
         table = pq.read_table(io.BytesIO(self._storage.read_bytes(name)), columns=["unit"])
-        return list(table["unit"].to_pylist())
+        return np.asarray(table["unit"].to_numpy(), dtype=np.int64)
 
     def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, bytes]]:
         file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)), pre_buffer=False)
