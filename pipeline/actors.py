@@ -59,8 +59,13 @@ QUIET: Final = {
     "GLOG_minloglevel": "3",
 }
 """Set for every driver: Ray's notices would drown ours. Its own log files stay as they are."""
-QUIET_PRIVATE: Final = {"RAY_enable_open_telemetry": "0", "RAY_enable_metrics_collection": "0"}
-"""And for a Ray that we start, which nobody scrapes."""
+PRIVATE: Final = {
+    "RAY_enable_open_telemetry": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",
+}
+"""And for a Ray that we start: nobody scrapes it, and its workers are the job (Ray would put them behind everything else
+on the machine, at niceness 15; local workers are not)."""
 
 
 class MiningActor:
@@ -176,7 +181,7 @@ class RayPool:
 
     def _connect(self, options: PoolOptions) -> None:
         private = options.ray_address is None
-        for name, value in (QUIET | (QUIET_PRIVATE if private else {})).items():
+        for name, value in (QUIET | (PRIVATE if private else {})).items():
             os.environ.setdefault(name, value)
         on_sigterm = signal.getsignal(signal.SIGTERM)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
