@@ -64,8 +64,8 @@ PRIVATE: Final = {
     "RAY_enable_metrics_collection": "0",
     "RAY_worker_niceness": "0",
 }
-"""And for a Ray that we start: nobody scrapes it, and its workers are the job (Ray would put them behind everything else
-on the machine, at niceness 15; local workers are not)."""
+"""And for a Ray that we start: nobody scrapes it, and its workers are the job (Ray would put them behind everything
+else on the machine, at niceness 15; local workers are not)."""
 
 
 class MiningActor:
