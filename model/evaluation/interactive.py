@@ -110,7 +110,8 @@ def click_columns(columns: Mapping[str, tuple[Run, ...]], runs: Mapping[Run, Tra
         For each column NAME: `NAME.noc_80`, `.noc_85`, `.noc_90` (as far as the target goes), `.failed` (1.0 if the
         target took all clicks or was not reached), `.iou_1`, and the list `.ious`, IoU after each click, the last one
         held to the end. Columns that are a best of several also have `NAME_plain.noc_T` and `NAME_plain.iou_1`, the
-        best run for each number by itself, and `NAME.granularity` where runs differ in it.
+        best run for each number by itself, and `NAME.granularity` where runs differ in it. `constant:G.iou_1` for each
+        g of the oracle's ten: the best of them over all objects is the strongest model without a dial.
     """
     row: dict[str, float | list[float]] = {}
     for name, candidates in columns.items():
@@ -127,6 +128,7 @@ def click_columns(columns: Mapping[str, tuple[Run, ...]], runs: Mapping[Run, Tra
             chosen = candidates[best].granularity
             if chosen is not None and len({run.granularity for run in candidates}) > 1:
                 row[f"{name}.granularity"] = chosen
+                row |= {f"constant:{run.granularity:.2f}.iou_1": _first(runs[run]) for run in candidates}
     return row
 
 

@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 
 from . import published
 from .intervals import RESAMPLES, draws
+from .mask_pairs import pair_sums
 from .metrics import IOU_THRESHOLDS, MAX_DETECTIONS, match_detections, recall_best, recall_one_to_one
 from .mined import MaskSet, MinedRow, load_masks, match_mined
 from .parts import each_item
@@ -183,6 +184,8 @@ def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> dic
         sums["instances_per_image"] = (int(instance.sum()), 1)
         sums["instance_recall"] = (int(match.any(axis=0).sum()), len(wholes))
         sums["instance_precision"] = (int(match.any(axis=1).sum()), int(instance.sum()))
+    if truth.pairs:
+        sums |= pair_sums(masks.rles[: MAX_DETECTIONS[-1]], iou[: MAX_DETECTIONS[-1]], truth)
     return {"sums": {name: list(value) for name, value in sums.items()}, **bins}
 
 
@@ -220,6 +223,7 @@ def _assemble(
     counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum()), **_crowds(first)}
     tables: dict[str, list[dict[str, Any]]] = {"recall": _recall_table(ratios, metrics, main)}
     tables |= _view_table(ratios)
+    tables |= _pair_table(ratios, metrics, main)
     if main == LABELS:
         tables |= _label_tables(metrics, histograms[LABELS])
     return Scored(
@@ -370,6 +374,19 @@ def _view_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[dic
         cells = {name.removesuffix(".AR1000"): interval(found[name], 0).value for name in views}
         rows.append({"masks": subject, **cells})
     return {"AR1000 by view of the ground truth": rows}
+
+
+def _pair_table(
+    ratios: Mapping[str, Mapping[str, Ratio]], metrics: Mapping[str, Metric], main: str
+) -> dict[str, list[dict[str, Any]]]:
+    titles = {"pair_success_50": "success@0.5", "pair_success_70": "success@0.7"}
+    rows = []
+    for subject, found in ratios.items():
+        prefix = "" if subject == main else f"{subject}."
+        cells = {title: str(metrics[prefix + name]) for name, title in titles.items() if name in found}
+        if cells:
+            rows.append({"masks": subject, **cells, "pairs": int(found["pair_success_50"][1].sum())})
+    return {"part and whole under one click, the masks there as a dial": rows} if rows else {}
 
 
 def _label_tables(metrics: Mapping[str, Metric], found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

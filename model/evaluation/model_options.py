@@ -38,6 +38,8 @@ class ModelOptions:
     max_clicks: int = MAX_CLICKS
     objects_per_image: int | None = None
     """At most so many objects of an image get clicks, drawn by the seed; None: all."""
+    disjoint_objects: bool = False
+    """Those drawn do not overlap, as GraCo's protocol for SA-1B has it."""
     points_per_side: int = 32
     """Clicks a side of the whole-image grid; 32 is SAM-2's own."""
     pred_iou_threshold: float = 0.0

@@ -159,10 +159,21 @@ def _clicked(image: EvalImage, truth: GroundTruth, options: ModelOptions) -> lis
     indices = truth.views.get("parts", truth.scored)
     kept = [index for index in indices if not truth.objects[index].crowd and truth.objects[index].area_px > 0]
     limit = options.objects_per_image
-    if limit is None or len(kept) <= limit:
-        return list(kept)
-    random = np.random.default_rng(seed_of(options.seed, "objects", image.name))
-    return sorted(random.choice(np.array(kept), limit, replace=False).tolist())
+    if not options.disjoint_objects and (limit is None or len(kept) <= limit):
+        return kept
+    order = np.random.default_rng(seed_of(options.seed, "objects", image.name)).permutation(np.array(kept, dtype=int))
+    taken = np.zeros((truth.height, truth.width), dtype=np.bool_)
+    chosen: list[int] = []
+    for index in order.tolist():
+        if limit is not None and len(chosen) == limit:
+            break
+        if options.disjoint_objects:
+            mask = rle_codec.decode(truth.objects[index].mask)
+            if (mask & taken).any():
+                continue
+            taken |= mask
+        chosen.append(index)
+    return sorted(chosen)
 
 
 def _identity(task: str, image: str, truth: GroundTruth, index: int) -> Row:
@@ -298,6 +309,7 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("oracle", "best_of_3"),
         ("oracle", "best_of_10_clicks"),
         ("label", "ignored"),
+        ("label", "constant"),
         ("label", "shuffled"),
         ("label", "own"),
     ),
@@ -319,7 +331,7 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
 
     Names: `interactive.COLUMN.{noc_T,nof_T,iou_1}`; `sweep.`, `pairs.`, `video.` likewise; for whole images
     `whole.VIEW.VARIANT.ar_K` (with `_small`, `_medium`, `_large`) and `whole.VARIANT.masks_per_image`. NoF is a count.
-    `pairs.constant.*` is the best of the ten constant g, chosen on these very pairs.
+    `interactive.constant.*` and `pairs.constant.*` are the best of the ten constant g, chosen on these very objects.
     """
     metrics: dict[str, Interval] = {}
     groups: dict[tuple[str, str | None], list[Row]] = {}
@@ -327,6 +339,10 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
         groups.setdefault((row["task"], row.get("view")), []).append(row)
     for (task, view), members in groups.items():
         columns = {name: values for name, values in _columns(members).items() if np.isfinite(values).any()}
+        for metric in ("iou_1", "pair_success_50", "pair_success_70"):
+            best = best_constant(columns, metric)
+            if best is not None:
+                columns[f"constant.{metric}"] = columns[best]
         pairs = _difference_pairs(task, columns)
         found = bootstrap(
             [row["image"] for row in members], columns, resamples=options.resamples, seed=options.seed, pairs=pairs
@@ -334,11 +350,6 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
         prefix = task if view is None else f"{task}.{view}"
         for name, interval in found.items():
             _add(metrics, prefix, name, interval, options)
-    constants = [row for row in rows if row["task"] == "pairs"]
-    for column in ("pair_success_50", "pair_success_70"):
-        best = best_constant(constants, column)
-        if best is not None and f"pairs.{best}" in metrics:
-            metrics[f"pairs.constant.{column}"] = metrics[f"pairs.{best}"]
     return metrics
 
 

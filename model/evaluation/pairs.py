@@ -100,12 +100,11 @@ def _named(name: str, columns: Mapping[str, float]) -> dict[str, float | list[fl
     return {f"{name}.{key}": value for key, value in columns.items()}
 
 
-def best_constant(rows: Sequence[Mapping[str, object]], column: str) -> str | None:
-    """The constant g (its column's name) with the highest mean of `column` over the rows; None without a dial."""
+def best_constant(columns: Mapping[str, FloatArray], metric: str) -> str | None:
+    """The constant g (its column's name) with the highest mean of a metric; None without a dial."""
     means: dict[str, float] = {}
     for granularity in GRANULARITIES:
-        name = f"constant:{granularity:.2f}.{column}"
-        values = np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
-        if np.isfinite(values).any():
-            means[name] = float(np.nanmean(values))
+        name = f"constant:{granularity:.2f}.{metric}"
+        if name in columns and np.isfinite(columns[name]).any():
+            means[name] = float(np.nanmean(columns[name]))
     return max(means, key=lambda name: means[name]) if means else None

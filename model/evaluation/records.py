@@ -138,6 +138,8 @@ class Benchmark:
     """COCO's matching, or (several people drew the same region) the best IoU of each object."""
     several_people: bool = False
     """Several people drew each image, so that they can be scored against each other."""
+    clicked_per_image: int | None = None
+    """Only so many objects of an image get clicks, drawn at random and without overlaps (SA-1B: 5); None: all."""
     published: str | None = None
     """Key in `published.py`; None where the paper has no number."""
 

@@ -142,6 +142,7 @@ def test_clicks_of_a_model_that_knows_the_truth(knowing: ModelScores) -> None:
         assert value(knowing, f"interactive.{column}.iou_1") == 1.0, column
         assert value(knowing, f"interactive.{column}.noc_90") == 1.0, column
         assert value(knowing, f"interactive.{column}.nof_90") == 0.0, column
+    assert value(knowing, "interactive.constant.iou_1") == 1.0  # small g and few things under a click: no dial needed
     assert knowing.metrics["interactive.label.iou_1"].objects == 9  # what has no label is not in the column
     assert knowing.metrics["interactive.oracle.iou_1"].objects == 12
     assert knowing.counts["clicked_objects_without_label"] == 3
@@ -298,6 +299,16 @@ def test_limit_seed_and_chosen_objects(split: Split, tmp_path: Path) -> None:
         for seed in range(1, 4)
     ]
     assert any(each != chosen(found) for each in drawn)
+
+
+def test_objects_drawn_for_clicks_do_not_overlap_where_the_protocol_says_so(split: Split, tmp_path: Path) -> None:
+    tasks: tuple[ModelTask, ...] = ("interactive",)
+    for seed in range(4):
+        found = scored(split, KnowsTheTruth(), tmp_path / f"{seed}", tasks, disjoint_objects=True, seed=seed)
+        for image in ("0", "1", "2"):
+            chosen = {row["object"] for row in found.rows if row["image"] == image}
+            assert "3" in chosen  # it overlaps with none
+            assert chosen in ({"0", "3"}, {"1", "2", "3"})  # the whole, or its two parts
 
 
 def test_whole_objects_have_no_shuffled_label(split: Split, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.evaluation.clicker import Click
 from model.evaluation.controls import click_grid, moved_grids, shuffled_labels
+from model.evaluation.mask_pairs import contain, pair_sums
 from model.evaluation.pairs import mask_between, masks_iou
-from model.evaluation.records import EvalObject, GroundTruth, encode_all, iou_with
+from model.evaluation.records import EvalObject, GroundTruth, PartOf, encode_all, iou_with
 from model.evaluation.whole_image import Candidates, Objects, packed
 from pipeline import rle
 
@@ -95,3 +97,34 @@ def test_the_best_single_mask_between_part_and_whole_cannot_pass() -> None:
         both = [masks_iou(middle[None], each)[0] for each in (part, whole)]
         assert both == pytest.approx([ratio**0.5, ratio**0.5], abs=0.01)
     assert mask_between(whole, whole) is whole
+
+
+def test_masks_that_hold_a_click() -> None:
+    random = np.random.default_rng(6)
+    masks = rectangles(random, 30)
+    masks[3], masks[4] = True, False
+    clicks = [Click(x=int(x), y=int(y), positive=True) for x, y in random.integers(0, 30, (40, 2))]
+    found = contain(encode_all(list(masks)), clicks)
+    assert np.array_equal(found, [[mask[click.y, click.x] for click in clicks] for mask in masks])
+
+
+def test_a_set_of_masks_passes_the_pair_test_with_a_smaller_and_a_larger_mask_under_the_click() -> None:
+    whole, part, beside = np.zeros((3, 60, 60), dtype=bool)
+    whole[5:55, 5:55] = True
+    part[8:28, 8:28] = True
+    beside[30:50, 30:50] = True
+    objects = tuple(
+        EvalObject(id=str(i), mask=rle.encode(mask), area_px=int(mask.sum()))
+        for i, mask in enumerate((whole, part, beside))
+    )
+    pairs = tuple(PartOf(part=i, whole=0, area_ratio=0.16, granularity=0.1) for i in (1, 2))
+    truth = GroundTruth(height=60, width=60, objects=objects, pairs=pairs)
+
+    def sums(*masks: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
+        rles = encode_all(list(masks))
+        return pair_sums(rles, iou_with(rles, objects), truth)
+
+    assert sums(whole, part, beside) == {"pair_success_50": (2, 2), "pair_success_70": (2, 2)}
+    assert sums(part, whole) == {"pair_success_50": (1, 2), "pair_success_70": (1, 2)}
+    assert sums(whole) == sums(part, beside) == sums() == {"pair_success_50": (0, 2), "pair_success_70": (0, 2)}
+    assert sums(mask_between(part, whole))["pair_success_50"] == (0, 2)  # one mask for both does not pass

@@ -68,6 +68,7 @@ BENCHMARKS: Final = (
         layout="[FOLDER/]sa_N.jpg, sa_N.json",
         read=read_sa1b,
         label_rule="containment",
+        clicked_per_image=5,
         published="sa1b",
     ),
 )
