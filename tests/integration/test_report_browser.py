@@ -192,7 +192,9 @@ def test_nothing_is_fetched_and_nothing_fails(page: Any, browser: Any, report: P
     urls = [each["request"]["url"] for each in sent if each["documentURL"] == report.as_uri()]
     assert report.as_uri() in urls
     assert {url.split(":")[0] for url in urls if url != report.as_uri()} == {"data"}
-    assert browser.get_log("browser") == []
+    # What these tests read back from the canvas is their own doing, and Chromium says that it is slow.
+    said = [entry for entry in browser.get_log("browser") if "getImageData" not in entry["message"]]
+    assert said == []
 
 
 def test_the_page_suits_a_narrow_window(page: Any) -> None:
