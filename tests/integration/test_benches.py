@@ -70,10 +70,11 @@ def test_the_executors_bench(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_drivers_peak_does_not_grow_with_planned_units() -> None:
-    from pipeline.bench.memory import MOST_DRIVER_GROWTH_MIB, driver_peaks_mib
+    from pipeline.bench.memory import MOST_DRIVER_GROWTH, MOST_FIXED_MIB, driver_peaks_mib
 
-    few, many = driver_peaks_mib(10), driver_peaks_mib(12_000)  # past the number at which commits are compacted
-    assert many["end"] - few["end"] <= MOST_DRIVER_GROWTH_MIB
+    few, filled, many = (driver_peaks_mib(units)["end"] for units in (10, 11_000, 33_000))
+    assert filled - few <= MOST_FIXED_MIB
+    assert many / filled - 1 <= MOST_DRIVER_GROWTH
 
 
 @pytest.mark.slow
