@@ -1,0 +1,149 @@
+"""The image predictor: SAM-2's arguments and shapes, batches of images and of prompts, refinement, clear errors."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.loading import new_model
+from model.predictor import GranularPredictor
+from pipeline.errors import InputError
+from pipeline.torch_compat import ensure_torchvision
+
+SIDE = 128
+LOW = SIDE // 4
+
+
+def photograph(height: int, width: int, seed: int = 5) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> GranularPredictor:
+    """Random weights with loud attention and a loud dial."""
+    model = new_model("micro", "full", SIDE, init="scratch", seed=6).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
+                parameter *= 6
+            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
+                parameter *= 2
+    return GranularPredictor(model)
+
+
+def test_arguments_are_sam2s_and_granularity() -> None:
+    ensure_torchvision()
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    ours = list(inspect.signature(GranularPredictor.predict).parameters)
+    own = list(inspect.signature(SAM2ImagePredictor.predict).parameters)
+    assert ours[:5] == own[:5] == ["self", "point_coords", "point_labels", "box", "mask_input"]
+    assert ours[5] == "granularity"
+    assert set(own) - set(ours) == {"normalize_coords"}
+
+
+def test_shapes(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
+    one = predictor.predict([[10, 20]], [1], granularity=0.5)
+    assert [each.shape for each in one] == [(1, 50, 90), (1,), (1, LOW, LOW)]
+    assert [each.dtype for each in one] == [np.bool_, np.float32, np.float32]
+    several = predictor.predict([[10, 20], [5, 5]], [1, 0], granularity=[0.1, 0.5, 1.0])
+    assert [each.shape for each in several] == [(3, 50, 90), (3,), (3, LOW, LOW)]
+    own = predictor.predict(box=[5, 5, 40, 40], multimask_output=True)
+    assert [each.shape for each in own] == [(3, 50, 90), (3,), (3, LOW, LOW)]
+    logits = predictor.predict([[10, 20]], [1], granularity=0.5, return_logits=True)[0]
+    assert logits.dtype == np.float32
+    assert ((logits > 0) == one[0]).all()
+
+
+def test_one_pass_at_several_granularities_is_several_passes(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
+    together = predictor.predict([[10, 20]], [1], granularity=torch.tensor([0.2, 0.9]), return_logits=True)
+    for place, granularity in enumerate((0.2, 0.9)):
+        alone = predictor.predict([[10, 20]], [1], granularity=granularity, return_logits=True)
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_allclose(one[place], other[0], atol=1e-4)
+    assert np.abs(together[0][0] - together[0][1]).max() > 1e-2
+
+
+def test_one_granularity_for_each_of_many_prompts(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
+    points = np.array([[[10, 20], [60, 5]], [[80, 40], [3, 3]], [[44, 25], [90, 50]]], dtype=np.float32)
+    labels = np.array([[1, 0], [1, 1], [1, 0]])
+    boxes = np.array([[0, 0, 30, 30], [60, 20, 90, 50], [20, 10, 70, 45]], dtype=np.float32)
+    masks, ious, logits = predictor.predict_many(points, labels, [0.1, 0.6, 1.0], boxes=boxes)
+    assert (masks.shape, ious.shape, logits.shape) == ((3, 50, 90), (3,), (3, LOW, LOW))
+    for place, granularity in enumerate((0.1, 0.6, 1.0)):
+        _, iou, low = predictor.predict(points[place], labels[place], boxes[place], granularity=granularity)
+        np.testing.assert_allclose(logits[place], low[0], atol=1e-4)
+        assert ious[place] == pytest.approx(iou[0], abs=1e-5)
+
+
+def test_batches_of_images_of_different_sizes(predictor: GranularPredictor) -> None:
+    images = [photograph(50, 90), photograph(70, 40, seed=6)]
+    predictor.set_image_batch(images)
+    assert predictor.sizes == [(50, 90), (70, 40)]
+    points = [[[10, 20]], [[30, 60], [2, 2]]]
+    labels = [[1], [1, 0]]
+    masks, ious, logits = predictor.predict_batch(points, labels, granularity_batch=[0.3, [0.2, 1.0]])
+    assert [each.shape for each in masks] == [(1, 50, 90), (2, 70, 40)]
+    single = GranularPredictor(predictor.model)
+    for place, (image, granularity) in enumerate(zip(images, (0.3, [0.2, 1.0]), strict=True)):
+        single.set_image(image)
+        _, iou, low = single.predict(points[place], labels[place], granularity=granularity)
+        np.testing.assert_allclose(logits[place], low, atol=1e-4)
+        np.testing.assert_allclose(ious[place], iou, atol=1e-5)
+    with pytest.raises(InputError, match="expected 2 values of box, one an image, found 1"):
+        predictor.predict_batch(box_batch=[[0, 0, 5, 5]])
+
+
+def test_coordinates_are_pixels_of_the_photograph(predictor: GranularPredictor) -> None:
+    """The same place in an empty picture of another size and shape is the same prompt; another place is not."""
+    answers = []
+    for (height, width), point in (((64, 96), (24, 16)), ((32, 192), (48, 8)), ((64, 96), (80, 50))):
+        predictor.set_image(np.full((height, width, 3), 120, dtype=np.uint8))
+        answers.append(predictor.predict([point], [1], granularity=0.5)[2])
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+    assert np.abs(answers[0] - answers[2]).max() > 0.1 * np.abs(answers[0]).max()
+
+
+def test_logits_refine_an_answer(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
+    _, _, first = predictor.predict([[10, 20]], [1], granularity=0.5)
+    assert np.abs(first).max() <= 32
+    again = predictor.predict([[10, 20]], [1], mask_input=first, granularity=0.5, return_logits=True)
+    assert again[0].shape == (1, 50, 90)
+    assert np.abs(again[2] - first).max() > 1e-3
+    flat = predictor.predict([[10, 20]], [1], mask_input=first[0], granularity=0.5, return_logits=True)
+    np.testing.assert_array_equal(flat[0], again[0])
+    from_mask_alone = predictor.predict(mask_input=first, granularity=0.5)
+    assert from_mask_alone[0].shape == (1, 50, 90)
+
+
+def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None:
+    with pytest.raises(InputError, match="set_image first"):
+        GranularPredictor(predictor.model).predict([[1, 1]], [1])
+    predictor.set_image(photograph(50, 90))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "expected points, a box or a mask"),
+        ({"point_coords": [[[1, 1]]]}, "one prompt's points"),
+        ({"point_coords": [[1, 1]], "point_labels": [1, 0]}, "expected points .* and labels"),
+        ({"point_coords": [[1, 1]], "point_labels": [7]}, "expected labels 1"),
+        ({"point_coords": [[1, float("nan")]]}, "not a finite number"),
+        ({"box": [1, 2, 3]}, "expected one box x0, y0, x1, y1, found 3"),
+        ({"point_coords": [[1, 1]], "mask_input": np.zeros((1, 9, 9))}, r"expected mask inputs \(N, 32, 32\)"),
+        ({"point_coords": [[1, 1]], "granularity": 0.5, "multimask_output": True}, "leave the granularity out"),
+        ({"point_coords": [[1, 1]], "image": 1}, "image 1 of 1"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(InputError, match=message):
+            predictor.predict(**arguments)
+    with pytest.raises(InputError, match="1 boxes and points for 2 prompts"):
+        predictor.predict_many(np.ones((2, 1, 2)), np.ones((2, 1)), 0.5, boxes=np.array([[0, 0, 5, 5]]))
+    for image in (np.zeros((5, 5), dtype=np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), dtype=np.uint8)):
+        with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8 RGB"):
+            predictor.set_image(image)
