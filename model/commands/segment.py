@@ -95,8 +95,8 @@ def command(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Masks that the model thinks less of are left out of --everything. Default: 0.8, SAM-2's; 0.5 for "
-            "micro, which is less sure of itself.",
+            help="Masks that the model thinks less of are left out of --everything. Default: 0.8, SAM-2's; 0.25 "
+            "for micro, which is less sure of itself.",
             rich_help_panel=POINTING,
         ),
     ] = None,
@@ -105,7 +105,7 @@ def command(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Likewise, by how little the mask changes under another threshold. Default: 0.95, SAM-2's; 0.5 for "
+            help="Likewise, by how little the mask changes under another threshold. Default: 0.95, SAM-2's; 0.6 for "
             "micro.",
             rich_help_panel=POINTING,
         ),

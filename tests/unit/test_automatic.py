@@ -89,6 +89,7 @@ def test_no_two_masks_are_copies(found: list[FoundMask]) -> None:
     iou = shared / (areas[:, None] + areas[None] - shared)
     assert iou[np.triu_indices(len(found), k=1)].max() <= LENIENT.max_iou
     assert min(areas) >= LENIENT.min_area_px
+    assert max(areas) <= 0.9 * 96 * 64
 
 
 def rank(each: FoundMask) -> tuple[int, float, str]:
@@ -155,6 +156,17 @@ def test_thresholds_and_limits_hold(predictor: GranularPredictor, image: Any, fo
     assert sorted(each.score for each in best) == pytest.approx(scores[-4:])
     none = find_everything(predictor, image, dataclasses.replace(LENIENT, min_predicted_iou=1.0))
     assert none == []
+
+
+def test_a_mask_of_nearly_the_whole_image_is_no_object(image: Any) -> None:
+    """Unless it is alone: a decoder that answers everything everywhere leaves one mask."""
+    model = new_model("micro", "full", 128, init="scratch", seed=6).eval()
+    with torch.no_grad():
+        model.hypernetwork.layers[-1].weight.zero_()
+        model.hypernetwork.layers[-1].bias.fill_(1.0)
+        model.base.sam_mask_decoder.output_upscaling[-2].bias.fill_(50.0)
+    everywhere = find_everything(GranularPredictor(model), image, LENIENT)
+    assert [each.area_px for each in everywhere] == [96 * 64]
 
 
 def test_stability_is_the_iou_of_two_thresholds() -> None:
