@@ -150,6 +150,18 @@ class GranularSam2(nn.Module):
         """The decoder's LoRA layers."""
         return list(self._lora)
 
+    @contextmanager
+    def at_image_size(self, image_size: int) -> Iterator[None]:
+        """Inside, photographs of another size are taken: positions are relative, so the same weights serve."""
+        prompts = self.base.sam_prompt_encoder
+        before = prompts.input_image_size, prompts.image_embedding_size
+        prompts.input_image_size = (image_size, image_size)
+        prompts.image_embedding_size = (image_size // 16, image_size // 16)
+        try:
+            yield
+        finally:
+            prompts.input_image_size, prompts.image_embedding_size = before
+
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def encode(self, images_B3HW: Tensor) -> ImageFeatures:

@@ -41,6 +41,12 @@ class ExampleSettings:
     clicks: int
     """Decoder passes: the first click and the corrections."""
     augmentation: Augmentation
+    coarse_images: int = 0
+    """Positions below it are seen at half the size, which costs a quarter."""
+
+    def size_at(self, position: int) -> int:
+        """Pixels a side at a position."""
+        return self.image_size // 2 if position < self.coarse_images else self.image_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +83,11 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
     """Draws view and prompts of one position."""
     rng = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), position]))
     height, width = sample.image.shape[:2]
-    view = draw_view(rng, height, width, settings.image_size, settings.augmentation)
+    size = settings.size_at(position)
+    view = draw_view(rng, height, width, size, settings.augmentation)
     eligible = true_masks(sample, view)
     if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
-        view = whole_view(height, width, settings.image_size)
+        view = whole_view(height, width, size)
         eligible = np.ones(len(sample.rles), dtype=bool)
     prompts = draw_prompts(
         rng,
@@ -177,7 +184,7 @@ class Examples(Dataset[Example]):
         try:
             sample = self._load(row)
         except BadSampleError as error:
-            size = self.settings.image_size
+            size = self.settings.size_at(position)
             blank = np.zeros((size, size, 3), dtype=np.uint8)
             key = str(self.index.row(row)["key"])
             draws = np.zeros((0, self.settings.clicks - 1))

@@ -16,7 +16,7 @@ from .adapters import ADAPTERS, Adapter, lora_layers
 from .base_models import SIZES, Size, install_state, load_base_weights, state_sha256
 from .checkpoint import Checkpoint, read_checkpoint
 from .granular import GranularSam2
-from .scratch import tie_cross_attention
+from .scratch import start_from_clicks
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -40,7 +40,7 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
     torch.manual_seed(seed)
     model = GranularSam2(size, adapter, image_size)
     if init == SCRATCH:
-        tie_cross_attention(model.base.sam_mask_decoder.transformer)
+        start_from_clicks(model)
         return model
     if _is_granular(init):
         start = read_checkpoint(init)

@@ -52,9 +52,19 @@ def accumulate_gradients(
     Returns:
         The values named by `SUMS`.
     """
-    examples = [each for each in examples if each.count]
-    if not examples:
-        return [0.0] * len(SUMS)
+    sums = [0.0] * len(SUMS)
+    seen = [each for each in examples if each.count]
+    for size in sorted({each.image.shape[0] for each in seen}):
+        with model.at_image_size(size):
+            part = _accumulate(model, [each for each in seen if each.image.shape[0] == size], config, prompts_in_step)
+        sums = [one + other for one, other in zip(sums, part, strict=True)]
+    return sums
+
+
+def _accumulate(
+    model: GranularSam2, examples: Sequence[Example], config: TrainConfig, prompts_in_step: float
+) -> list[float]:
+    """`accumulate_gradients` of examples of one size, each with a prompt."""
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
     with torch.set_grad_enabled(config.adapter == "full"), autocast:

@@ -134,7 +134,10 @@ class _Run:
             self.trainable, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
         self.validation = Validation.open(
-            options.data, config, images=options.validation_images if ranks.is_first else 0
+            options.data,
+            config,
+            images=options.validation_images if ranks.is_first else 0,
+            apart=options.validation_data,
         )
         if saved is not None:
             self._restore(saved)

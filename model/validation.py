@@ -1,11 +1,13 @@
-"""How a model does on held-out photographs while it trains: does the dial work, and is the label's g the right one.
+"""How a model does on photographs it does not train on, while it trains: does the dial work, and is the label's g right.
 
-Every number that could flatter stands beside its control: the label's g beside the best single g, beside the labels'
-g shuffled between objects, beside the best of ten (an oracle). All at the resolution of the model's input, one click.
+Every number that could flatter stands beside its control: the label's g beside the best single g (chosen on photographs
+of the training data), beside the labels' g shuffled between objects, beside the best of ten (an oracle). One click
+each, drawn first, then one of the masks under it, all alike; everything at the resolution of the model's input.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +21,9 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.schema import sha256_of
 
+from .evaluation.metrics import spearman, sweep_columns
 from .granular import GranularSam2
-from .index import ShardIndex, filter_rows
+from .index import LoadedSample, ShardIndex, filter_rows
 from .loader import Example, ExampleSettings, make_example
 from .pictures import contact_sheet, write_png
 from .step import normalised
@@ -30,42 +33,77 @@ from .views import NO_AUGMENTATION
 GRANULARITIES: Final = tuple(round(0.1 * k, 1) for k in range(1, 11))
 PICTURED: Final = (0.1, 0.3, 0.5, 0.7, 1.0)
 PICTURES: Final = 4
-_PROMPTS_PER_IMAGE: Final = 12
+CLICKS_PER_IMAGE: Final = 12
+RESAMPLES: Final = 1000
+_CLICK_SEED: Final = 7
+_SHUFFLE_SEED: Final = 11
+_SWEEP_MEANS: Final = ("end_iou", "violation_rate", "nesting", "distinct_masks", "components")
+
+Columns = dict[str, NDArray[np.float64]]
+"""Of one photograph: one value for each of its M clicks; `sweep_iou` is (M, 10)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Held-out photographs with fixed clicks, always the same for a data set."""
+    """Photographs with fixed clicks, always the same for a data set."""
 
     images: tuple[Example, ...]
+    chosen_on: tuple[Example, ...] = ()
+    """Photographs of the training data, on which the best single g is chosen."""
 
     @classmethod
-    def open(cls, directory: str, config: TrainConfig, *, images: int) -> Validation:
-        """The first `images` of the held-out share, in the order of their keys' hashes; none if there is no share.
+    def open(cls, directory: str, config: TrainConfig, *, images: int, apart: str | None = None) -> Validation:
+        """The first `images` of what is not trained on, in the order of their keys' hashes; none if all is.
+
+        Args:
+            directory: the training data.
+            config: of the run.
+            images: at most.
+            apart: other shards to validate on, instead of a held-out share.
 
         Raises:
-            InputError: a share is held out, but no sample falls into it.
+            InputError: a share is held out, but no sample falls into it; or `apart` holds the training data.
         """
-        if not images or not config.holdout:
+        if not images or not (config.holdout or apart):
             return cls(images=())
-        index = ShardIndex.open(directory)
-        rows = filter_rows(index, min_masks=config.min_masks, holdout=config.holdout, held_out=True)
+        trained = ShardIndex.open(directory)
+        trained_rows = filter_rows(trained, min_masks=config.min_masks, holdout=config.holdout, held_out=False)
+        index = ShardIndex.open(apart) if apart else trained
+        share = config.holdout if not apart else 0.0
+        rows = filter_rows(index, min_masks=config.min_masks, holdout=share, held_out=not apart)
         if not len(rows):
-            raise InputError(f"--holdout {config.holdout}: no sample of {directory} falls into it; hold out more")
-        settings = ExampleSettings(
-            image_size=config.image_size,
-            masks_per_image=_PROMPTS_PER_IMAGE,
-            masks_per_click=1,
-            balance=0.5,
-            clicks=1,
-            augmentation=NO_AUGMENTATION,
+            raise InputError(
+                f"--holdout {config.holdout}: no sample of {directory} falls into it; hold out more"
+                if not apart
+                else f"--validation-data {apart}: none of {len(index)} samples has {config.min_masks} masks"
+            )
+        if apart and set(np.array(index.sample_keys())[rows]) & set(np.array(trained.sample_keys())[trained_rows]):
+            raise InputError(f"--validation-data {apart}: it holds samples of --data {directory}; validate on others")
+        return cls(
+            images=_fixed_examples(index, rows, images, config.image_size),
+            chosen_on=_fixed_examples(trained, trained_rows, images, config.image_size),
         )
-        keys = index.sample_keys()
-        chosen = sorted(rows.tolist(), key=lambda row: sha256_of(keys[row].encode()))[:images]
-        return cls(images=tuple(make_example(index.load(row), row, seed=7, settings=settings) for row in chosen))
 
 
-@torch.no_grad()
+def _fixed_examples(index: ShardIndex, rows: NDArray[np.int64], images: int, image_size: int) -> tuple[Example, ...]:
+    keys = index.sample_keys()
+    chosen = sorted(rows.tolist(), key=lambda row: sha256_of(keys[row].encode()))[:images]
+    return tuple(fixed_example(index.load(row), image_size) for row in chosen)
+
+
+def fixed_example(sample: LoadedSample, image_size: int, *, clicks: int = CLICKS_PER_IMAGE) -> Example:
+    """The whole photograph with clicks that depend on its key alone."""
+    settings = ExampleSettings(
+        image_size=image_size,
+        masks_per_image=clicks,
+        masks_per_click=1,
+        balance=0.0,
+        clicks=1,
+        augmentation=NO_AUGMENTATION,
+    )
+    return make_example(sample, int(sha256_of(sample.key.encode())[:8], 16), seed=_CLICK_SEED, settings=settings)
+
+
 def validate(model: GranularSam2, validation: Validation, *, pictures: Path | None, step: int) -> dict[str, Any]:
     """Measures a model in evaluation mode.
 
@@ -76,45 +114,109 @@ def validate(model: GranularSam2, validation: Validation, *, pictures: Path | No
         step: in the pictures' names.
 
     Returns:
-        1-IoU `iou_label_g`, `iou_best_fixed_g` (with `best_fixed_g`, chosen here), `iou_shuffled_g`, `iou_best_of_10`;
-        `area_spearman` of mask area against g, median over clicks; `iou_low_high` of the masks at g 0.1 and 1.0;
-        `iou_error`, predicted against true IoU at the label's g; `clicks`, `images`.
+        What `dial_figures` returns.
     """
-    rng = np.random.default_rng(11)
-    at_label, at_shuffled, sweeps, areas, low_high, errors = [], [], [], [], [], []
-    for number, example in enumerate(validation.images):
-        if not example.count:
-            continue
-        target = example.masks()
-        masks, _ = sweep(model, example, np.array(GRANULARITIES))
-        sweeps.append(_iou(masks, target[:, None]))
-        areas.append(masks.sum(axis=(2, 3)))
-        low_high.append(_iou(masks[:, 0], masks[:, -1]))
-        label = example.granularity.astype(np.float64)
-        both, predicted = _at(model, example, np.stack([label, rng.permutation(label)], axis=1))
-        iou = _iou(both, target[:, None])
-        at_label.append(iou[:, 0])
-        at_shuffled.append(iou[:, 1])
-        errors.append(np.abs(predicted[:, 0] - iou[:, 0]))
-        if pictures is not None and number < PICTURES:
-            _picture(masks[0], example, pictures / f"step-{step:08d}-{number}.png")
-    if not at_label:
-        raise InputError("validation: no mask lies in the held-out images")
-    every = np.concatenate(sweeps)
-    fixed = every.mean(axis=0)
-    ranks = [_spearman(np.array(GRANULARITIES), area) for area in np.concatenate(areas)]
+    fixed = best_fixed_g(measure_clicks(model, validation.chosen_on)) if validation.chosen_on else None
+    columns = measure_clicks(model, validation.images)
+    if pictures is not None:
+        for number, example in enumerate(validation.images[:PICTURES]):
+            if example.count:
+                masks, _ = sweep(model, example, np.array(PICTURED))
+                _picture(masks[0], example, pictures / f"step-{step:08d}-{number}.png")
+    return dial_figures(columns, fixed_g=fixed)
+
+
+def best_fixed_g(images: Sequence[Columns]) -> float:
+    """The one granularity of ten that does best over all clicks."""
+    return GRANULARITIES[int(np.concatenate([each["sweep_iou"] for each in images]).mean(axis=0).argmax())]
+
+
+def dial_figures(images: Sequence[Columns], *, fixed_g: float | None = None, seed: int = 0) -> dict[str, Any]:
+    """The figures of a set of photographs, from `measure_clicks`.
+
+    Args:
+        images: one entry for each photograph.
+        fixed_g: the best single granularity, chosen elsewhere; None: chosen here, which flatters it.
+        seed: of the intervals' resampling.
+
+    Returns:
+        1-IoU `iou_label_g`, `iou_best_fixed_g` (`best_fixed_g`, `fixed_g_chosen_elsewhere`), `iou_shuffled_g`,
+        `iou_best_of_10`; `gain_over_fixed_g` and `gain_over_shuffled_g`, paired, each `{value, low, high}` with a 95 %
+        interval over photographs; `area_spearman` of mask area against g, median over clicks, and
+        `area_spearman_shuffled` with g permuted; `iou_low_high` of the masks at g 0.1 and 1.0, `area_violations`,
+        `nesting`, `distinct_masks`, `components`, see `metrics.sweep_columns`; `iou_error`, predicted against true
+        IoU at the label's g; `clicks`, `images`.
+    """
+    chosen = best_fixed_g(images) if fixed_g is None else fixed_g
+    column = GRANULARITIES.index(chosen)
+    joined = {name: np.concatenate([each[name] for each in images]) for name in images[0]}
+    fixed = joined["sweep_iou"][:, column]
+    means = {name: float(np.nanmean(joined[name])) for name in _SWEEP_MEANS}
     return {
-        "iou_label_g": float(np.concatenate(at_label).mean()),
-        "iou_best_fixed_g": float(fixed.max()),
-        "best_fixed_g": GRANULARITIES[int(fixed.argmax())],
-        "iou_shuffled_g": float(np.concatenate(at_shuffled).mean()),
-        "iou_best_of_10": float(every.max(axis=1).mean()),
-        "area_spearman": float(np.median(ranks)),
-        "iou_low_high": float(np.concatenate(low_high).mean()),
-        "iou_error": float(np.concatenate(errors).mean()),
-        "clicks": len(every),
-        "images": len(at_label),
+        "iou_label_g": float(joined["label_iou"].mean()),
+        "iou_best_fixed_g": float(fixed.mean()),
+        "best_fixed_g": chosen,
+        "fixed_g_chosen_elsewhere": fixed_g is not None,
+        "iou_shuffled_g": float(joined["shuffled_iou"].mean()),
+        "iou_best_of_10": float(joined["sweep_iou"].max(axis=1).mean()),
+        "gain_over_fixed_g": paired_gain([each["label_iou"] - each["sweep_iou"][:, column] for each in images], seed),
+        "gain_over_shuffled_g": paired_gain([each["label_iou"] - each["shuffled_iou"] for each in images], seed),
+        "area_spearman": float(np.median(joined["spearman"])),
+        "area_spearman_shuffled": float(np.median(joined["spearman_shuffled"])),
+        "iou_low_high": means["end_iou"],
+        "area_violations": means["violation_rate"],
+        "nesting": means["nesting"],
+        "distinct_masks": means["distinct_masks"],
+        "components": means["components"],
+        "iou_error": float(joined["iou_error"].mean()),
+        "clicks": len(fixed),
+        "images": len(images),
     }
+
+
+def paired_gain(differences: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]:
+    """Mean over all clicks of a paired difference, with the 95 % percentile interval of resampled photographs."""
+    sums = np.array([each.sum() for each in differences])
+    counts = np.array([each.size for each in differences])
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"value": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}
+
+
+def measure_clicks(model: GranularSam2, examples: Sequence[Example]) -> list[Columns]:
+    """Each click at ten granularities, at its label's and at another object's.
+
+    Raises:
+        InputError: no example has a click.
+    """
+    examples = [each for each in examples if each.count]
+    if not examples:
+        raise InputError("validation: no mask lies in its images")
+    rng = np.random.default_rng(_SHUFFLE_SEED)
+    labels = np.concatenate([each.granularity for each in examples]).astype(np.float64)
+    others = np.split(rng.permutation(labels), np.cumsum([each.count for each in examples])[:-1])
+    g = np.array(GRANULARITIES)
+    measured = []
+    for example, other in zip(examples, others, strict=True):
+        grid = np.broadcast_to(g, (example.count, len(g)))
+        asked = np.concatenate([example.granularity[:, None].astype(np.float64), other[:, None], grid], axis=1)
+        masks, predicted = _at(model, example, asked)
+        iou = _iou(masks, example.masks()[:, None])
+        swept = [sweep_columns(each[2:], g) for each in masks]
+        areas = masks[:, 2:].sum(axis=(2, 3)).astype(np.float64)
+        measured.append(
+            {
+                "label_iou": iou[:, 0],
+                "shuffled_iou": iou[:, 1],
+                "sweep_iou": iou[:, 2:],
+                "iou_error": np.abs(predicted[:, 0] - iou[:, 0]),
+                "spearman": np.array([each["spearman"] for each in swept]),
+                "spearman_shuffled": np.array([spearman(rng.permutation(g), area) for area in areas]),
+                **{name: np.array([each[name] for each in swept]) for name in _SWEEP_MEANS},
+            }
+        )
+    return measured
 
 
 def sweep(
@@ -124,6 +226,7 @@ def sweep(
     return _at(model, example, np.broadcast_to(granularities, (example.count, len(granularities))))
 
 
+@torch.no_grad()
 def _at(
     model: GranularSam2, example: Example, granularity_MG: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -145,11 +248,10 @@ def _at(
 
 
 def _picture(masks_GHW: NDArray[np.bool_], example: Example, path: Path) -> None:
-    chosen = [GRANULARITIES.index(g) for g in PICTURED]
     sheet = contact_sheet(
         example.image,
-        [masks_GHW[each] for each in chosen],
-        [f"g = {GRANULARITIES[each]}" for each in chosen],
+        list(masks_GHW),
+        [f"g = {g}" for g in PICTURED],
         points_xy=example.points[:1],
         labels=np.ones(1, dtype=np.int64),
         width_px=min(320, example.image.shape[1]),
@@ -161,15 +263,3 @@ def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64
     """Over the last two axes, broadcast over the others; 1 where both are empty."""
     union = (one | other).sum(axis=(-2, -1))
     return np.where(union > 0, (one & other).sum(axis=(-2, -1)) / np.maximum(union, 1), 1.0)
-
-
-def _spearman(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Rank correlation, ties by mean ranks; 0 where one side is constant."""
-    rank_x, rank_y = _ranks(x), _ranks(y)
-    spread = float(rank_x.std() * rank_y.std())
-    return float(((rank_x - rank_x.mean()) * (rank_y - rank_y.mean())).mean() / spread) if spread > 0 else 0.0
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], dtype=np.float64)

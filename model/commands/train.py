@@ -57,6 +57,15 @@ def command(
             rich_help_panel=LEARNED,
         ),
     ] = None,
+    coarse_images: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="So many photographs are seen at half the size first. Default 0; 4000 from scratch, where the first "
+            "half of the steps costs a quarter that way.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
     masks_per_image: Annotated[
         int | None,
         typer.Option(
@@ -79,7 +88,8 @@ def command(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share of masks drawn by granularity bin first, since most labels are small parts. Default 0.5.",
+            help="Share of masks drawn by granularity bin first, since most labels are small parts. Default 0.5; 0.25 "
+            "from scratch.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -105,7 +115,7 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Steps in all, the length of the cosine. Default 15000, the paper's; 1000 from scratch.",
+            help="Steps in all, the length of the cosine. Default 15000, the paper's; 2000 from scratch.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -210,6 +220,15 @@ def command(
     validation_images: Annotated[
         int, typer.Option(min=1, help="Images validated at most. Default 16: seconds.", rich_help_panel=RUN)
     ] = 16,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Validate on these shards instead of a held-out share. Default: on the held-out share, if there is "
+            "one.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     log_every: Annotated[
         int, typer.Option(min=1, help="Steps between lines of metrics.jsonl. Default 10.", rich_help_panel=RUN)
     ] = 10,
@@ -259,6 +278,7 @@ def command(
         init or ("scratch" if size == "micro" else f"sam2.1_hiera_{size}"),
         cast(Any, adapter),
         image_size=image_size,
+        coarse_images=coarse_images,
         masks_per_image=masks_per_image,
         masks_per_click=masks_per_click,
         balance=balance,
@@ -289,6 +309,7 @@ def command(
         keep=keep,
         validate_every=validate_every,
         validation_images=validation_images,
+        validation_data=validation_data,
         log_every=log_every,
         time_limit_s=time_limit_s,
         on_bad_sample=on_bad_sample,
