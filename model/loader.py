@@ -8,6 +8,7 @@ whether that stops the run.
 from __future__ import annotations
 
 import collections
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -208,6 +209,9 @@ def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Ite
     """Examples of the positions, in their order, prepared by `workers` processes ahead of need (0: in this one)."""
     if workers == 0:
         return (examples[position] for position in positions)
+    # Forked from a server that has torch loaded, not from this process with its threads: each starts in a moment.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["model.loader"])
     loader: DataLoader[Example] = DataLoader(
         examples,
         sampler=_Given(positions),
@@ -215,7 +219,7 @@ def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Ite
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=4,
-        multiprocessing_context="spawn",
+        multiprocessing_context=context,
         worker_init_fn=_begin_worker,
     )
     return iter(loader)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psutil
 import torch
@@ -39,12 +38,12 @@ from .granular import GranularSam2
 from .loader import Example, Examples, stream
 from .loading import checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
+from .pictures import Rgb, write_png
 from .ranks import Ranks
+from .run_log import METRICS, RunLog
 from .step import SUMS, accumulate_gradients
-from .train_config import RunOptions, TrainConfig, expect_same_config
+from .train_config import RunOptions, TrainConfig, resumed_config
 from .validation import Validation, validate
-
-METRICS: Final = "metrics.jsonl"
 
 
 @dataclass
@@ -115,6 +114,7 @@ class _Run:
                 f"does not divide by --micro-batch-size {self.micro}"
             )
         saved = self._saved()
+        config = self.config
         self.examples = Examples(
             options.data,
             config.example_settings(),
@@ -141,6 +141,7 @@ class _Run:
         )
         if saved is not None:
             self._restore(saved)
+        self.log: RunLog | None = None
         self.started_s = time.monotonic()
 
     # -- resuming and saving ---------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class _Run:
         if not exists:
             raise InputError(f"{self.output}: --resume needs a checkpoint, found none; leave --resume out to start")
         saved = read_checkpoint(self.output)
-        expect_same_config(json.loads(json.dumps(saved.record["config"])), self.config, where=str(saved.path))
+        self.config = resumed_config(saved.record["config"], self.config, where=str(saved.path))
         return saved
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -222,11 +223,10 @@ class _Run:
     def run(self) -> dict[str, Any]:
         config, progress = self.config, self.progress
         self._train_mode()
-        if self.ranks.is_first:
-            self.output.mkdir(parents=True, exist_ok=True)
-            _forget_after(self.output / METRICS, progress.step)
+        self.log = RunLog(self.output, progress.step) if self.ranks.is_first else None
         examples = stream(self.examples, self._positions(), workers=self.options.workers)
-        saved_step = progress.step
+        started = saved_step = validated_step = progress.step
+        validates = bool(config.holdout or self.options.validation_data)
         stopped = ""
         validation: dict[str, Any] | None = None
         with ProgressBar("train", config.steps, unit="steps") as bar:
@@ -234,17 +234,20 @@ class _Run:
                 metrics = self._step(examples)
                 if self.ranks.is_first:
                     self._report(bar, metrics)
-                if self.options.validate_every and progress.step % self.options.validate_every == 0:
-                    validation = self._validate()
+                every = self.options.validate_every
+                if validates and every and progress.step % every == 0:
+                    validation, validated_step = self._validate(), progress.step
                 if progress.step % self.options.save_every == 0 or progress.step == config.steps:
                     self._save(must=progress.step == config.steps)
                     saved_step = progress.step
                 stopped = self._agree_to_stop()
         if saved_step != progress.step:
             self._save(must=True)
-        if not stopped and self.validation.images and validation is None:
+        if validates and not stopped and progress.step > max(started, validated_step):
             validation = self._validate()
         self.ranks.wait()
+        if self.log is not None:
+            self.log.close()
         return self._summary(stopped, validation)
 
     def _positions(self) -> Iterator[int]:
@@ -345,8 +348,8 @@ class _Run:
     def _report(self, bar: ProgressBar, metrics: dict[str, Any]) -> None:
         self.progress.last_metrics = metrics
         if metrics["step"] % self.options.log_every == 0 or metrics["step"] == self.config.steps:
-            with (self.output / METRICS).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(metrics, sort_keys=True) + "\n")
+            assert self.log is not None
+            self.log.metrics(metrics)
         bar.update(
             metrics["step"],
             f"loss {metrics['loss']:.3f}, IoU {metrics['iou']:.3f}, {metrics['images_per_second']:.1f} images/s, "
@@ -354,19 +357,23 @@ class _Run:
         )
 
     def _validate(self) -> dict[str, Any] | None:
-        """Measures the held-out images on the first rank, keeps the best step, draws pictures."""
+        """Measures the photographs that are not trained on, on the first rank, and keeps the best step."""
         found: dict[str, Any] | None = None
-        if self.ranks.is_first and self.validation.images:
+        if self.log is not None:
             self.model.eval()
-            found = validate(self.model, self.validation, pictures=self.output / "pictures", step=self.progress.step)
+            found = validate(self.model, self.validation, show=self._show)
             self._train_mode()
-            with (self.output / "validation.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": self.progress.step, **found}, sort_keys=True) + "\n")
+            self.log.validation({"step": self.progress.step, **found})
             if self.progress.best_score is None or found["iou_label_g"] > self.progress.best_score:
                 self.progress.best_step, self.progress.best_score = self.progress.step, found["iou_label_g"]
                 self._save()
         self.ranks.wait()
         return found
+
+    def _show(self, number: int, picture: Rgb) -> None:
+        assert self.log is not None
+        write_png(self.output / "pictures" / f"step-{self.progress.step:08d}-{number}.png", picture)
+        self.log.picture(f"validation/{number}", picture, self.progress.step)
 
     def _summary(self, stopped: str, validation: dict[str, Any] | None) -> dict[str, Any]:
         return {
@@ -403,18 +410,6 @@ def describe(config: TrainConfig) -> dict[str, Any]:
     """What `--dry-run` tells: parameters, by count of the model as built."""
     model = GranularSam2(config.size, config.adapter, config.image_size)
     return {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drops metrics of steps past the checkpoint that a run goes on from; they will be measured again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # a line cut by a crash
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _memory_mib(device: torch.device) -> float:

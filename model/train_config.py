@@ -122,6 +122,10 @@ class RunOptions:
     report: list[str] = field(default_factory=list)
 
 
+COARSE_SHARE: Final = 0.7
+"""Of the steps, at most, at half the size: the rest learns what it cannot show."""
+
+
 def paper_recipe(size: Size) -> dict[str, Any]:
     """Fine-tuning as in arXiv 2511.13714: 15,000 steps of 4 photographs, 30 masks each, 1 click and 3 corrections.
 
@@ -151,19 +155,19 @@ def micro_recipe(size: Size) -> dict[str, Any]:
     """From scratch on two processor cores, in minutes."""
     return {
         "image_size": DEFAULT_IMAGE_SIZE[size],
-        "coarse_images": 4_000,
+        "coarse_images": 5_040,
         "masks_per_image": 16,
         "masks_per_click": 2,
         "balance": 0.25,
         "clicks": 1,
         "global_batch_size": 4,
-        "steps": 2_000,
+        "steps": 1_800,
         "learning_rate": 1e-3,
         "final_learning_rate": 1e-5,
         "warmup_steps": 30,
         "weight_decay": 0.01,
         "gradient_norm_limit": 1.0,
-        "loss": LossWeights(focal=0.0, cross_entropy=0.5, dice=1.0, iou=0.2, object_score=0.05),
+        "loss": LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0, iou=0.2, object_score=0.05),
         "loss_stride": 2,
         "augmentation": Augmentation(),
     }
@@ -182,15 +186,24 @@ def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) ->
     # A learning rate given below the recipe's final one, or a short run, must still make a schedule.
     values["final_learning_rate"] = min(values["final_learning_rate"], values["learning_rate"])
     values["warmup_steps"] = min(values["warmup_steps"], max(1, values["steps"] // 10))
+    steps_at_half_size = min(
+        values["coarse_images"] // values["global_batch_size"], int(COARSE_SHARE * values["steps"])
+    )
+    values["coarse_images"] = steps_at_half_size * values["global_batch_size"]
     return TrainConfig(size=size, init=init, adapter=adapter or ("full" if init == SCRATCH else "paper"), **values)
 
 
-def expect_same_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> None:
+def resumed_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> TrainConfig:
     """Checks that a run goes on as it began. Only the batch size may change: the order of samples does not hang on it.
+
+    Returns:
+        `now`; after a change of the batch size with the photographs at half size that the run began with.
 
     Raises:
         ConfigMismatchError: with the values that differ.
     """
+    if saved.get("global_batch_size") != now.global_batch_size:
+        now = dataclasses.replace(now, coarse_images=int(saved["coarse_images"]))
     current = now.to_json()
     different = [
         f"{name}: {saved.get(name)!r} there, {current[name]!r} now"
@@ -199,3 +212,4 @@ def expect_same_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -
     ]
     if different:
         raise ConfigMismatchError(f"{where}: it holds a run with another configuration ({'; '.join(different)})")
+    return now

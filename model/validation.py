@@ -1,4 +1,4 @@
-"""How a model does on photographs it does not train on, while it trains: does the dial work, and is the label's g right.
+"""How a model does on photographs it does not train on, while it trains: does the dial work, is the label's g right.
 
 Every number that could flatter stands beside its control: the label's g beside the best single g (chosen on photographs
 of the training data), beside the labels' g shuffled between objects, beside the best of ten (an oracle). One click
@@ -7,9 +7,8 @@ each, drawn first, then one of the masks under it, all alike; everything at the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +24,7 @@ from .evaluation.metrics import spearman, sweep_columns
 from .granular import GranularSam2
 from .index import LoadedSample, ShardIndex, filter_rows
 from .loader import Example, ExampleSettings, make_example
-from .pictures import contact_sheet, write_png
+from .pictures import Rgb, contact_sheet
 from .step import normalised
 from .train_config import TrainConfig
 from .views import NO_AUGMENTATION
@@ -104,25 +103,25 @@ def fixed_example(sample: LoadedSample, image_size: int, *, clicks: int = CLICKS
     return make_example(sample, int(sha256_of(sample.key.encode())[:8], 16), seed=_CLICK_SEED, settings=settings)
 
 
-def validate(model: GranularSam2, validation: Validation, *, pictures: Path | None, step: int) -> dict[str, Any]:
+def validate(
+    model: GranularSam2, validation: Validation, *, show: Callable[[int, Rgb], None] | None = None
+) -> dict[str, Any]:
     """Measures a model in evaluation mode.
 
     Args:
         model: on its device.
         validation: with at least one image.
-        pictures: folder for contact sheets of the first images, one click at five granularities; None: none.
-        step: in the pictures' names.
+        show: gets a number and a contact sheet of each of the first images, one click at five granularities.
 
     Returns:
         What `dial_figures` returns.
     """
     fixed = best_fixed_g(measure_clicks(model, validation.chosen_on)) if validation.chosen_on else None
     columns = measure_clicks(model, validation.images)
-    if pictures is not None:
+    if show is not None:
         for number, example in enumerate(validation.images[:PICTURES]):
             if example.count:
-                masks, _ = sweep(model, example, np.array(PICTURED))
-                _picture(masks[0], example, pictures / f"step-{step:08d}-{number}.png")
+                show(number, five_granularities(model, example))
     return dial_figures(columns, fixed_g=fixed)
 
 
@@ -247,16 +246,17 @@ def _at(
     return masks, iou
 
 
-def _picture(masks_GHW: NDArray[np.bool_], example: Example, path: Path) -> None:
-    sheet = contact_sheet(
+def five_granularities(model: GranularSam2, example: Example, click: int = 0) -> Rgb:
+    """One click of an example at `PICTURED` granularities, side by side."""
+    masks, _ = sweep(model, example, np.array(PICTURED))
+    return contact_sheet(
         example.image,
-        list(masks_GHW),
+        list(masks[click]),
         [f"g = {g}" for g in PICTURED],
-        points_xy=example.points[:1],
+        points_xy=example.points[click : click + 1],
         labels=np.ones(1, dtype=np.int64),
         width_px=min(320, example.image.shape[1]),
     )
-    write_png(path, sheet)
 
 
 def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -1,0 +1,365 @@
+"""Training on real shards: resuming gives the same numbers, several processes act as one, what goes wrong says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import train as train_module
+from model.checkpoint import CheckpointWriteError, checkpoint_steps, read_checkpoint
+from model.index import ShardIndex
+from model.order import Order
+from model.train import train
+from model.train_config import RunOptions, TrainConfig, make_config
+from pipeline.errors import ConfigMismatchError, GrainmillError, InputError
+
+FLAGS = {
+    "image-size": 64, "coarse-images": 4, "masks-per-image": 4, "global-batch-size": 2, "steps": 6, "min-masks": 1,
+}  # fmt: skip
+
+
+def config(**changes: Any) -> TrainConfig:
+    """Six steps of two small views; the first two at half the size."""
+    values: dict[str, Any] = {
+        **{name.replace("-", "_"): value for name, value in FLAGS.items()},
+        "order": Order(),
+        "seed": 0,
+        "holdout": 0.0,
+        "precision": "fp32",
+        "clicks": 2,
+    }
+    return make_config("micro", "scratch", None, **{**values, **changes})
+
+
+def options(data: Path, output: Path, **changes: Any) -> RunOptions:
+    return RunOptions(
+        **{
+            "data": str(data),
+            "output": str(output),
+            "threads": 1,
+            "log_every": 1,
+            "save_every": 2,
+            "keep": 9,
+            **changes,
+        }
+    )
+
+
+def lines(output: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+
+
+def numbers(output: Path) -> list[tuple[float, ...]]:
+    """What each step computed."""
+    return [tuple(line[name] for name in ("step", "loss", "iou", "gradient_norm")) for line in lines(output)]
+
+
+def weights(output: Path) -> dict[str, Tensor]:
+    return read_checkpoint(output).tensors
+
+
+def go_back_to(output: Path, step: int) -> None:
+    """As if the run had died after this checkpoint and before the next."""
+    for number, path in checkpoint_steps(output).items():
+        if number > step:
+            path.unlink()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps that nothing disturbed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    summary = train(config(), options(drawn_run, output))
+    assert summary["step"] == 6
+    assert summary["stopped"] is None
+    return output
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_resumed_run_gives_the_numbers_of_one_that_never_stopped(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path, step: int
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed, output)
+    go_back_to(output, step)
+    with (output / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "loss": 1')  # a line that the crash cut
+    train(config(), options(drawn_run, output, resume=True))
+    assert numbers(output) == numbers(undisturbed)
+    resumed = weights(output)
+    for name, value in weights(undisturbed).items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_run_leaves_metrics_and_tensorboard(undisturbed: Path) -> None:
+    assert [line["step"] for line in lines(undisturbed)] == [1, 2, 3, 4, 5, 6]
+    expected = {"loss", "iou", "images_per_second", "wait_share", "memory_mib", "learning_rate", "skipped", "position"}
+    assert expected <= set(lines(undisturbed)[0])
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(undisturbed / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert [value for _, value in found] == pytest.approx([line["loss"] for line in lines(undisturbed)])
+
+
+def test_checkpoints_hold_all_that_resuming_needs(undisturbed: Path) -> None:
+    saved = read_checkpoint(undisturbed)
+    assert set(saved.record) >= {"config", "loader", "progress", "step", "size", "adapter", "image_size"}
+    assert saved.record["loader"]["next_position"] == 12
+    assert saved.group("model")
+    moments = {name.split(".")[0] for name in saved.group("optimizer")}
+    assert moments == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_another_batch_size_goes_on_at_the_next_position(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed, output)
+    go_back_to(output, 4)
+    train(config(global_batch_size=4), options(drawn_run, output, resume=True))
+    assert lines(output)[-1]["position"] == 8 + 2 * 4
+    assert "going on at position 8" in capsys.readouterr().err
+
+
+def test_other_data_another_configuration_and_nothing_to_resume_are_errors(
+    drawn_run: Path, undisturbed: Path, write_drawn_run: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed, output)
+    with pytest.raises(InputError, match="--resume goes on with it"):
+        train(config(), options(drawn_run, output))
+    other = write_drawn_run(tmp_path / "other", units=2)
+    with pytest.raises(InputError, match="of other data: dataset_digest"):
+        train(config(), options(other, output, resume=True))
+    with pytest.raises(ConfigMismatchError, match=r"learning_rate: 0\.001 there, 0\.002 now"):
+        train(config(learning_rate=2e-3), options(drawn_run, output, resume=True))
+    with pytest.raises(InputError, match="--resume needs a checkpoint, found none"):
+        train(config(), options(drawn_run, tmp_path / "nothing", resume=True))
+
+
+def test_a_run_in_batches_of_parts_gives_nearly_the_same_numbers(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    train(config(), options(drawn_run, tmp_path / "run", micro_batch_size=1))
+    for ours, whole in zip(numbers(tmp_path / "run"), numbers(undisturbed), strict=True):
+        assert ours == pytest.approx(whole, rel=2e-3, abs=2e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_keys(drawn_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(GrainmillError, match="the batch held ") as error:
+        train(config(learning_rate=1e30), options(drawn_run, tmp_path / "run"))
+    keys = set(ShardIndex.open(drawn_run).sample_keys())
+    named = str(error.value).split("the batch held ")[1].split(". The last")[0].split(", ")
+    assert len(named) == 2
+    assert set(named) <= keys
+
+
+# -- validation and pictures -------------------------------------------------------------------------------------------
+
+
+def test_validation_draws_pictures_and_keeps_the_best(drawn_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    summary = train(
+        config(holdout=0.4), options(drawn_run, output, validate_every=2, save_every=6, keep=1, validation_images=2)
+    )
+    found = lines(output, "validation.jsonl")
+    assert [line["step"] for line in found] == [2, 4, 6]
+    assert summary["validation"]["iou_label_g"] == found[-1]["iou_label_g"]
+    assert found[-1]["fixed_g_chosen_elsewhere"]
+    gain = found[-1]["gain_over_fixed_g"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert gain["value"] == pytest.approx(found[-1]["iou_label_g"] - found[-1]["iou_best_fixed_g"])
+    from PIL import Image
+
+    pictures = sorted((output / "pictures").glob("*.png"))
+    assert len(pictures) == 6
+    with Image.open(pictures[0]) as picture:
+        assert picture.width == 6 * 64  # the click, and five granularities
+    best = max(found, key=lambda line: line["iou_label_g"])["step"]
+    assert set(checkpoint_steps(output)) == {best, 6}
+
+
+def test_validating_on_what_is_trained_on_is_refused(drawn_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it holds samples of --data"):
+        train(config(), options(drawn_run, tmp_path / "run", validation_data=str(drawn_run)))
+
+
+# -- checkpoints and disks ---------------------------------------------------------------------------------------------
+
+
+def test_only_the_newest_checkpoints_stay(drawn_run: Path, tmp_path: Path) -> None:
+    train(config(), options(drawn_run, tmp_path / "run", save_every=1, keep=2))
+    assert sorted(checkpoint_steps(tmp_path / "run")) == [5, 6]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_training_goes_on_without_space_for_a_checkpoint_and_says_so(
+    drawn_run: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The limit on a file's size is the system's own; it makes the same write fail that a full disk would."""
+    real, limit = train_module.write_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write(path: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        if path.name != "step-00000004.safetensors":
+            return real(path, record, tensors)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        try:
+            real(path, record, tensors)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    monkeypatch.setattr(train_module, "write_checkpoint", write)
+    output = tmp_path / "run"
+    train(config(), options(drawn_run, output))
+    assert sorted(checkpoint_steps(output)) == [2, 6]
+    assert not list((output / "checkpoints").glob(".*"))
+    assert numbers(output) == numbers(undisturbed)
+    said = capsys.readouterr().err
+    assert "step-00000004.safetensors: could not be written" in said
+    assert "training goes on, the last good checkpoint stands" in said
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(drawn_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(CheckpointWriteError, match="could not be written"):
+        train(config(steps=1), options(drawn_run, output))
+
+
+# -- bad samples -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def damaged_run(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A copy with one byte of one sample's masks changed; also its key and shard."""
+    directory = tmp_path_factory.mktemp("damaged") / "out"
+    shutil.copytree(drawn_run, directory)
+    row = ShardIndex.open(directory).row(3)
+    data = bytearray((directory / row["shard"]).read_bytes())
+    data[row["json_offset"] + row["json_size"] // 2] ^= 0x55
+    (directory / row["shard"]).write_bytes(bytes(data))
+    return directory, row["key"], row["shard"]
+
+
+def test_a_bad_sample_stops_the_run_and_names_shard_and_key(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
+    directory, key, shard = damaged_run
+    with pytest.raises(GrainmillError, match="--on-bad-sample skip") as error:
+        train(config(), options(directory, tmp_path / "run"))
+    assert key in str(error.value)
+    assert shard in str(error.value)
+
+
+def test_bad_samples_are_skipped_and_counted_if_asked(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
+    summary = train(config(steps=7), options(damaged_run[0], tmp_path / "run", on_bad_sample="skip"))
+    assert summary["step"] == 7
+    assert summary["skipped"] == 2  # seven samples, two epochs
+
+
+# -- the real command --------------------------------------------------------------------------------------------------
+
+
+def flags(data: Path, output: Path, *more: str) -> list[str]:
+    given = [f"--{name}={value}" for name, value in FLAGS.items()]
+    return [
+        "train", "--data", str(data), "--output", str(output), "--size", "micro", "--init", "scratch", "--clicks", "2",
+        "--threads", "1", "--log-every", "1", "--save-every", "2", "--keep", "9", "--json", *given, *more,
+    ]  # fmt: skip
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=dict(os.environ)
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
+    deadline_s = time.monotonic() + 240
+    while time.monotonic() < deadline_s and process.poll() is None:
+        path = output / "metrics.jsonl"
+        if path.exists() and len(path.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step}: {process.communicate()}")
+
+
+@pytest.mark.slow
+def test_kills_anywhere_and_resuming_give_the_undisturbed_numbers(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "pipeline", *flags(drawn_run, output)]
+    for step in (2, 3, 5):
+        process = start([*command, "--resume"] if checkpoint_steps(output) else command)
+        wait_for_step(process, output, step)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not checkpoint_steps(output):  # killed before the first one: such a run starts anew
+            shutil.rmtree(output)
+    process = start([*command, "--resume"] if checkpoint_steps(output) else command)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out)["step"] == 6
+    assert numbers(output) == numbers(undisturbed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_exits_130(drawn_run: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "pipeline", *flags(drawn_run, output, "--save-every", "100")]
+    process = start(command)
+    wait_for_step(process, output, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    if json.loads(out)["step"] < 6:
+        assert process.returncode == 130, err
+        assert json.loads(out)["stopped"] == "interrupted"
+    saved = checkpoint_steps(output)
+    assert list(saved) == [json.loads(out)["step"]]
+    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    assert json.loads(finished.stdout)["step"] == 6
+    assert numbers(output) == numbers(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_even_when_one_has_nothing(
+    damaged_run: tuple[Path, str, str], tmp_path: Path
+) -> None:
+    """Batches of two over two ranks: where the damaged sample is drawn, its rank joins with nothing."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config(), options(damaged_run[0], one, on_bad_sample="skip"))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline",
+        *flags(damaged_run[0], two, "--device", "cpu", "--on-bad-sample", "skip"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] >= 1
+    for ours, alone in zip(numbers(two), numbers(one), strict=True):
+        assert ours == pytest.approx(alone, rel=5e-3, abs=5e-3)
+    resumed = dataclasses.replace(options(damaged_run[0], two, on_bad_sample="skip"), resume=True)
+    go_back_to(two, 4)
+    train(config(), resumed)  # what two ranks saved, one goes on with
+    assert numbers(two)[-1] == pytest.approx(numbers(one)[-1], rel=5e-3, abs=5e-3)

@@ -1,0 +1,265 @@
+"""The loader: every rank, worker and cut sees its own share of one sequence; views keep what granularity means."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.index import BadSampleError, LoadedSample, ShardIndex, filter_rows
+from model.loader import Example, Examples, ExampleSettings, make_example, stream
+from model.order import Order, batch_positions
+from model.prompts import draw_prompts
+from model.views import NO_AUGMENTATION, Augmentation, draw_view, true_masks, view_image, view_mask, whole_view
+from pipeline import rle
+from pipeline.errors import InputError, SchemaError
+
+SETTINGS = ExampleSettings(
+    image_size=32, masks_per_image=4, masks_per_click=2, balance=0.5, clicks=2, augmentation=Augmentation()
+)
+BATCH = 4
+RANKS = (1, 2, 4)
+
+
+def examples_of(directory: Path, settings: ExampleSettings = SETTINGS, order: Order | None = None) -> Examples:
+    return Examples(str(directory), settings, seed=3, order=order or Order(), min_masks=1, holdout=0.0)
+
+
+def identity(example: Example) -> tuple[object, ...]:
+    """Everything in an example, comparable."""
+    arrays = (example.image, example.points, example.granularity, example.masks_packed, example.correction_draws)
+    return (example.position, example.key, example.problem, *(array.tobytes() for array in arrays))
+
+
+def positions_from(batch: int, batches: int, *, rank: int, ranks: int) -> Iterator[int]:
+    for number in range(batch, batches):
+        yield from batch_positions(number * BATCH, global_batch_size=BATCH, rank=rank, ranks=ranks)
+
+
+@pytest.fixture(scope="module")
+def one_sequence(drawn_run: Path) -> list[tuple[object, ...]]:
+    """Seven batches of four: four epochs of seven samples, read one position after the other."""
+    examples = examples_of(drawn_run)
+    assert len(examples) == 7
+    return [identity(examples[position]) for position in range(7 * BATCH)]
+
+
+def read(directory: Path, *, ranks: int, workers: int, cut: int, batches: int) -> list[tuple[object, ...]]:
+    """What `ranks` ranks see from a cut on, put together batch by batch."""
+    share = BATCH // ranks
+    seen = []
+    for rank in range(ranks):
+        examples = examples_of(directory)
+        positions = positions_from(cut, batches, rank=rank, ranks=ranks)
+        seen.append([identity(each) for each in stream(examples, positions, workers=workers)])
+    batched = [
+        [each for rank in range(ranks) for each in seen[rank][share * number : share * (number + 1)]]
+        for number in range(batches - cut)
+    ]
+    return list(itertools.chain.from_iterable(batched))
+
+
+@pytest.mark.parametrize(("ranks", "cut"), [(ranks, cut) for ranks in RANKS for cut in range(7)])
+def test_any_ranks_and_any_cut_give_the_one_sequence(
+    drawn_run: Path, one_sequence: list[tuple[object, ...]], ranks: int, cut: int
+) -> None:
+    assert read(drawn_run, ranks=ranks, workers=0, cut=cut, batches=7) == one_sequence[cut * BATCH :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_worker_processes_change_nothing_at_any_cut(
+    drawn_run: Path, one_sequence: list[tuple[object, ...]], ranks: int, workers: int
+) -> None:
+    for cut in range(2):  # a small epoch: two batches of four hold all seven samples
+        found = read(drawn_run, ranks=ranks, workers=workers, cut=cut, batches=2)
+        assert found == one_sequence[cut * BATCH : 2 * BATCH]
+
+
+def test_an_epoch_holds_every_sample_once_and_every_rank_as_many(one_sequence: list[tuple[object, ...]]) -> None:
+    keys = [each[1] for each in one_sequence]
+    for epoch in range(4):
+        assert len(set(keys[7 * epoch : 7 * epoch + 7])) == 7
+    for ranks in RANKS:
+        shares = {len(list(positions_from(0, 7, rank=rank, ranks=ranks))) for rank in range(ranks)}
+        assert shares == {7 * BATCH // ranks}
+
+
+def test_a_state_names_its_data(drawn_run: Path, write_drawn_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    state = examples_of(drawn_run).state(12)
+    state.expect_same_data(examples_of(drawn_run).state(0), where="here")
+    other = write_drawn_run(tmp_path / "other", units=2)
+    with pytest.raises(InputError, match="of other data: dataset_digest"):
+        state.expect_same_data(examples_of(other).state(0), where="here")
+
+
+def test_a_run_still_going_on_can_be_read(write_drawn_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    index = ShardIndex.open(write_drawn_run(tmp_path / "part", units=1))
+    assert not index.complete
+    assert 0 < len(index) < 7
+
+
+def test_shares_held_out_are_apart_and_hang_on_the_key_alone(drawn_run: Path) -> None:
+    index = ShardIndex.open(drawn_run)
+    kept = filter_rows(index, min_masks=1, holdout=0.4, held_out=False)
+    held = filter_rows(index, min_masks=1, holdout=0.4, held_out=True)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(7))
+    assert 0 < len(held) < 7
+    with pytest.raises(InputError, match="nothing to train on"):
+        Examples(str(drawn_run), SETTINGS, seed=0, order=Order(), min_masks=99, holdout=0.0)
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def damaged(run: Path, target: Path, *, at: str) -> tuple[Path, str, str]:
+    """A copy of a run with one byte of one sample changed; also its key and shard."""
+    shutil.copytree(run, target)
+    row = ShardIndex.open(run).row(2)
+    shard = target / row["shard"]
+    data = bytearray(shard.read_bytes())
+    data[row[f"{at}_offset"] + row[f"{at}_size"] // 2] ^= 0x55
+    shard.write_bytes(bytes(data))
+    return target, row["key"], row["shard"]
+
+
+def test_masks_that_do_not_match_name_shard_and_key(drawn_run: Path, tmp_path: Path) -> None:
+    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="json")
+    with pytest.raises(BadSampleError, match="do not match the index's sha256") as error:
+        ShardIndex.open(directory).load(2)
+    assert key in str(error.value)
+    assert shard in str(error.value)
+
+
+def test_a_bad_sample_keeps_its_position_and_says_why(drawn_run: Path, tmp_path: Path) -> None:
+    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="json")
+    whole, broken = examples_of(drawn_run), examples_of(directory)
+    for position in range(7):
+        example = broken[position]
+        if example.key == key:
+            assert example.count == 0
+            assert example.problem is not None
+            assert key in example.problem
+            assert shard in example.problem
+        else:
+            assert identity(example) == identity(whole[position])
+
+
+def test_directories_without_commits_or_of_another_format_are_refused(drawn_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"neither manifest\.json nor a commit"):
+        ShardIndex.open(tmp_path)
+    directory = tmp_path / "newer"
+    shutil.copytree(drawn_run, directory)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps({**manifest, "format": "grainmill/2"}))
+    with pytest.raises(SchemaError, match="format is 'grainmill/2', this version reads 'grainmill/1'"):
+        ShardIndex.open(directory)
+
+
+def test_an_index_file_that_does_not_match_is_refused(drawn_run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(drawn_run, directory)
+    name = json.loads((directory / "manifest.json").read_text())["index"]["samples"]["name"]
+    data = bytearray((directory / name).read_bytes())
+    data[len(data) // 2] ^= 0x55
+    (directory / name).write_bytes(bytes(data))
+    with pytest.raises(InputError, match="sha256 is"):
+        ShardIndex.open(directory)
+
+
+def test_runs_without_images_are_refused(write_drawn_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    directory = write_drawn_run(tmp_path / "masks-only", images=False)
+    with pytest.raises(InputError, match="--no-images"):
+        examples_of(directory)
+
+
+# -- views and prompts -------------------------------------------------------------------------------------------------
+
+
+def drawn_sample(run: Path) -> LoadedSample:
+    return ShardIndex.open(run).load(0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, seed: int) -> None:
+    """A mask painted into the photograph and then viewed is where the viewed mask is."""
+    sample = drawn_sample(drawn_run)
+    height, width = sample.image.shape[:2]
+    painted = np.where(rle.decode(sample.rles[1])[:, :, None], 255, 0).astype(np.uint8).repeat(3, axis=2)
+    how = Augmentation(rotation_deg=25.0, shear_deg=20.0, crop_probability=1.0)
+    view = draw_view(np.random.default_rng(seed), height, width, 128, how)
+    seen, mask = view_image(painted, view)[:, :, 0] > 127, view_mask(sample.rles[1], view)
+    outside = view.source < 0
+    union = ((seen | mask) & ~outside).sum()
+    assert union == 0 or ((seen & mask) & ~outside).sum() / union > 0.9
+
+
+def test_a_crop_drops_instances_of_which_it_keeps_less_than_nine_tenths(drawn_run: Path) -> None:
+    sample = drawn_sample(drawn_run)
+    height, width = sample.image.shape[:2]
+    dropped = kept = 0
+    for seed in range(60):
+        how = Augmentation(crop_probability=1.0, crop_min_scale=0.4, flip_probability=0.5)
+        view = draw_view(np.random.default_rng(seed), height, width, 64, how)
+        stays = true_masks(sample, view)
+        x0, y0, x1, y1 = view.box_xyxy
+        for number, instance in enumerate(sample.instance_id):
+            share = rle.decode(sample.rles[instance])[y0:y1, x0:x1].sum() / sample.area_px[instance]
+            assert stays[number] == (share >= 0.9)
+        dropped, kept = dropped + int((~stays).sum()), kept + int(stays.sum())
+    assert dropped
+    assert kept
+
+
+def test_a_view_that_breaks_every_whole_shows_the_photograph_uncropped(drawn_run: Path) -> None:
+    sample = drawn_sample(drawn_run)
+    how = Augmentation(crop_probability=1.0, crop_min_scale=0.05, brightness=0, contrast=0, saturation=0)
+    settings = dataclasses.replace(SETTINGS, augmentation=how)
+    for position in range(20):
+        assert make_example(sample, position, seed=0, settings=settings).count > 0
+
+
+def test_clicks_lie_on_their_masks_and_one_click_has_several(drawn_run: Path) -> None:
+    sample = drawn_sample(drawn_run)
+    view = whole_view(*sample.image.shape[:2], 96)
+    prompts = draw_prompts(
+        np.random.default_rng(0),
+        sample,
+        view,
+        np.ones(len(sample.rles), bool),
+        count=40,
+        masks_per_click=3,
+        balance=0.5,
+    )
+    for (x, y), mask in zip(prompts.points.astype(int), prompts.masks, strict=True):
+        assert mask[y, x]
+    by_click: dict[tuple[float, float], set[int]] = {}
+    for (x, y), number in zip(prompts.points.tolist(), prompts.mask_id.tolist(), strict=True):
+        by_click.setdefault((x, y), set()).add(number)
+    assert max(len(each) for each in by_click.values()) == 3  # whole, part, part of the part
+    assert {float(g) for g in prompts.granularity} <= {float(g) for g in sample.granularity}
+
+
+def test_balance_draws_small_granularities_more_often() -> None:
+    """Nine of ten masks under the click have one granularity; balance makes the tenth as frequent as the nine."""
+    from model.prompts import _choose
+
+    granularity = np.array([0.95] * 9 + [0.15], dtype=np.float32)
+    draws = np.random.default_rng(1).random((4000, 3))
+    uniform = np.mean([_choose(granularity, each, 0.0) == 9 for each in draws])
+    balanced = np.mean([_choose(granularity, each, 1.0) == 9 for each in draws])
+    assert 0.07 < uniform < 0.13
+    assert 0.46 < balanced < 0.54
+
+
+def test_the_first_positions_are_seen_at_half_the_size(drawn_run: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, coarse_images=3, augmentation=NO_AUGMENTATION)
+    examples = examples_of(drawn_run, settings)
+    assert [examples[position].image.shape[0] for position in range(5)] == [16, 16, 16, 32, 32]
