@@ -94,6 +94,7 @@ class MiningActor:
             self._samples.start()
         except GrainmillError as error:
             return "failed", error
+        self._ended_s = time.perf_counter()
         return "ready", self.describe()
 
     def mine(self, unit: UnitSpec) -> tuple[str, Any]:
@@ -101,7 +102,12 @@ class MiningActor:
         self._log.started(unit)
         try:
             commit = mine_unit(
-                unit, self._run, self._storage, LoggedSamples(self._samples, self._log), on_progress=self._note
+                unit,
+                self._run,
+                self._storage,
+                LoggedSamples(self._samples, self._log),
+                on_progress=self._note,
+                waited_s=time.perf_counter() - self._ended_s,
             )
         except GrainmillError as error:
             self._log.failed(unit, error)
@@ -110,6 +116,7 @@ class MiningActor:
             self._log.failed(unit, error)
             return "failed", GrainmillError(f"a worker failed unexpectedly:\n{traceback.format_exc()}")
         self._progress = None
+        self._ended_s = time.perf_counter()
         self._log.committed(commit)
         self._metrics.committed(unit, commit)
         return "done", commit.record
@@ -148,6 +155,7 @@ class RayPool:
 
     def __init__(self, run: RunSpec, options: PoolOptions) -> None:
         self._gpus = options.gpus_per_worker
+        self._cpus = options.cpus_per_worker
         share = min(self._gpus, 1.0) if self._gpus else 1.0
         self._run = dataclasses.replace(run, mining=dataclasses.replace(run.mining, memory_fraction=share))
         self._temporary: Path | None = None
@@ -174,7 +182,7 @@ class RayPool:
                 self._stdout.close()
                 raise
         self._check_gpus(options)
-        methods = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
+        methods = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
         self._class = ray.remote(**methods, concurrency_groups={"control": 1})(_with_control_group())
         if options.ray_address is not None:
             self._metrics = RunMetrics()
@@ -194,7 +202,7 @@ class RayPool:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
                     address="local",
-                    num_cpus=max(options.workers or 1, os.cpu_count() or 1),
+                    num_cpus=max((options.workers or 1) * options.cpus_per_worker, os.cpu_count() or 1),
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
                     _temp_dir=str(self._temporary),
@@ -293,7 +301,7 @@ class RayPool:
         return self._room
 
     def _room_on(self, resources: dict[str, float]) -> int:
-        cores = int(resources.get("CPU", 0.0))
+        cores = int(resources.get("CPU", 0.0)) // self._cpus
         return min(cores, int(resources.get("GPU", 0.0) / self._gpus + 1e-9)) if self._gpus else cores
 
     def report(self, states: dict[str, int]) -> None:

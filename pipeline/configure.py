@@ -45,6 +45,7 @@ class MineFlags:
     ray_address: str | None = None
     workers: int | None = None
     gpus_per_worker: float = 0.0
+    cpus_per_worker: int = 1
     batch_size: int | None = None
     sample_timeout_s: float = 300.0
     unit_timeout_s: float | None = None
@@ -70,7 +71,11 @@ def mine_options(flags: MineFlags) -> MineOptions:
         _one_of("--retry-failed", reason, FAILURE_REASONS)
     if flags.overwrite and (flags.extend or flags.retry_failed):
         raise InputError("--overwrite starts anew; it does not go with --extend or --retry-failed")
-    here = 1 if flags.executor == "inline" else flags.workers or default_workers(flags.gpus_per_worker)
+    here = (
+        1
+        if flags.executor == "inline"
+        else flags.workers or default_workers(flags.gpus_per_worker, flags.cpus_per_worker)
+    )
     workers = flags.workers if flags.ray_address is not None else here
     config, checkpoint = resolved(flags)
     return MineOptions(
@@ -82,6 +87,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
             workers=workers,
             unit_timeout_s=flags.unit_timeout_s,
             gpus_per_worker=flags.gpus_per_worker,
+            cpus_per_worker=flags.cpus_per_worker,
             ray_address=flags.ray_address,
         ),
         batch_size=flags.batch_size,
@@ -186,11 +192,11 @@ def licenses_of(values: Sequence[str]) -> dict[str, str]:
     return licenses
 
 
-def default_workers(gpus_per_worker: float) -> int:
-    """One worker for each processor this process may use, or for each share of a GPU."""
+def default_workers(gpus_per_worker: float, cpus_per_worker: int = 1) -> int:
+    """One worker for each processor this process may use (or so many of them), or for each share of a GPU."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus_per_worker == 0:
-        return processors
+        return max(processors // cpus_per_worker, 1)
     devices = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     count = len(devices) or len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
     return max(int(count / gpus_per_worker), 1)

@@ -62,6 +62,7 @@ class PoolOptions:
     unit_timeout_s: float | None = None
     """A unit in a worker's hands for longer costs that worker its life, and goes to another."""
     gpus_per_worker: float = 0.0
+    cpus_per_worker: int = 1
     ray_address: str | None = None
     straggler_factor: float | None = STRAGGLER_FACTOR
     straggler_floor_s: float = STRAGGLER_FLOOR_S
@@ -198,7 +199,7 @@ class _Driver:
         self._next_look_s = now_s + self.LOOK_S
         wanted = self._options.workers
         if wanted is None:
-            wanted = self._pool.room() or 0
+            wanted = max(self._pool.room() or 0, 1)  # one that waits for a node tells a cluster to grow
         while self._started < wanted:
             self._pool.start_worker()
             self._started += 1

@@ -6,6 +6,7 @@ and one `("done", record)` or `("failed", GrainmillError)`.
 
 from __future__ import annotations
 
+import time
 import traceback
 
 from .errors import GrainmillError
@@ -29,9 +30,15 @@ def main() -> None:
         samples.start()
         connection.send(("ready", None))
         while True:
+            ended_s = time.perf_counter()
             unit = connection.recv()
             commit = mine_unit(
-                unit, run, storage, samples, on_progress=lambda progress: connection.send(("progress", progress))
+                unit,
+                run,
+                storage,
+                samples,
+                on_progress=lambda progress: connection.send(("progress", progress)),
+                waited_s=time.perf_counter() - ended_s,
             )
             connection.send(("done", commit.record))
     except GrainmillError as error:

@@ -11,6 +11,7 @@ parts.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,14 @@ class MinedImage:
 
 
 @dataclass(frozen=True)
+class BatchFeatures:
+    """Of one image of a batch: (h, w, d) patch features, None where the mill needs none, and its share of the time."""
+
+    grid: PatchGrid | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Given:
     """A mask from outside, at the image's own size."""
 
@@ -126,6 +135,7 @@ class Mill:
         cv2.setNumThreads(1)
         self.config, self._proposals = config, proposals
         self._backbone = None
+        self._one_at_a_time = threading.Lock()
         if config.features.backbone != "descriptor":
             self._backbone = load_backbone(config, checkpoint, device=device, batch_size=batch_size)
         self.batch_size = batch_size or (1 if self._backbone is None else self._backbone.batch_size)
@@ -146,19 +156,24 @@ class Mill:
 
         An image without any mask is the failure `no_masks`.
         """
+        return [self.finish(image, features) for image, features in zip(batch, self.features(batch), strict=True)]
+
+    def features(self, batch: Sequence[ImageInput]) -> list[BatchFeatures]:
+        """The first half of `mine`: what is computed for a batch at once, on a GPU where there is one."""
         began_s = time.perf_counter()
         grids: Sequence[PatchGrid | None] = [None] * len(batch)
-        if self._backbone is not None or self.config.conquer.graph == "patches":
+        if batch and (self._backbone is not None or self.config.conquer.graph == "patches"):
             side = backbones.nearest_multiple(self.config.features.side_px, self._patch_px)
             grids = self._patches([backbones.squashed(image.rgb, side, side) for image in batch], fixed=True)
         each_s = (time.perf_counter() - began_s) / max(len(batch), 1)
-        answers: list[MinedImage | SampleFailureError] = []
-        for image, grid in zip(batch, grids, strict=True):
-            try:
-                answers.append(self._mine_one(image, grid, _Clock({"features": each_s})))
-            except SampleFailureError as error:
-                answers.append(error)
-        return answers
+        return [BatchFeatures(grid, each_s) for grid in grids]
+
+    def finish(self, image: ImageInput, features: BatchFeatures) -> MinedImage | SampleFailureError:
+        """The second half, of one image: everything else. Several threads may be in it."""
+        try:
+            return self._mine_one(image, features.grid, _Clock({"features": features.seconds}))
+        except SampleFailureError as error:
+            return error
 
     def _mine_one(self, image: ImageInput, grid: PatchGrid | None, clock: _Clock) -> MinedImage:
         height, width = image.rgb.shape[:2]
@@ -266,7 +281,8 @@ class Mill:
     def _patches(self, images: Sequence[Rgb], *, fixed: bool) -> list[PatchGrid]:
         """Patch features of images of one size."""
         if self._backbone is not None:
-            return self._backbone(images, fixed_batch=fixed)
+            with self._one_at_a_time:
+                return self._backbone(images, fixed_batch=fixed)
         return [patch_features(each, self.config.features, seed=self.config.seed) for each in images]
 
     def _patch_candidates(

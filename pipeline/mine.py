@@ -166,6 +166,7 @@ def run_units(
             sources=options.sources,
             device=options.device,
             batch_size=options.batch_size,
+            cpus=options.pool.cpus_per_worker,
             proposals=options.proposals,
             checkpoint=options.checkpoint,
         ),

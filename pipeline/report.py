@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from .commits import COMPACT_AT, Commit
 from .console import ProgressBar, note
 from .plan import Plan
+from .stats import busiest_side
 from .worker import UnitProgress
 
 
@@ -31,6 +32,7 @@ class RunReport:
         self._samples = self._masks = self._failures = 0
         self._reasons: collections.Counter[str] = collections.Counter()
         self._seconds: collections.Counter[str] = collections.Counter()
+        self._busiest_s = 0.0
         self._open: dict[int, UnitProgress] = {}
         self._first_s: float | None = None
         self._last_s = 0.0
@@ -65,6 +67,8 @@ class RunReport:
         self._reasons.update(commit.reasons)
         for stage, spent_s in commit.seconds.items():
             self._seconds[stage] += spent_s  # type: ignore[assignment]
+        device = str(commit.record["environment"].get("device", "cpu"))
+        self._busiest_s += busiest_side(commit.seconds, device=device)
         self._last_s = time.monotonic()
         for line in commit.record["notes"]:
             self.noted(f"unit {commit.unit}: {line}", once=line)
@@ -84,7 +88,9 @@ class RunReport:
         elapsed_s = max(time.monotonic() - (self._first_s or self._started_s), 1e-3)
         rate = (samples + failures) / elapsed_s
         per_image = f"{masks / samples:.0f} masks/image" if samples else "no masks yet"
-        self._bar.update(self._already + samples + failures, f"{rate:.2f} images/s, {per_image}, {failures} failed")
+        ceiling = f", {self._busiest_s / self._seconds['wall']:.0%} of ceiling" if self._seconds["wall"] else ""
+        shown = f"{rate:.2f} images/s{ceiling}, {per_image}, {failures} failed"
+        self._bar.update(self._already + samples + failures, shown)
 
     @property
     def _already(self) -> int:

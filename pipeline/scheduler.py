@@ -90,8 +90,9 @@ class Scheduler:
         self._straggler_factor, self._straggler_floor_s = straggler_factor, straggler_floor_s
         self._requeued: collections.deque[UnitSpec] = collections.deque()
         self._workers: dict[int, _Worker] = {}
-        self._room: list[dict[int, None]] = [{} for _ in range(in_flight)]
-        """Workers by the length of their queues, those that have waited longest first."""
+        self._room: list[collections.OrderedDict[int, None]] = [collections.OrderedDict() for _ in range(in_flight)]
+        """Workers by the length of their queues, those that have waited longest first. (The first key of a plain dict
+        is found by passing over all that were deleted before it.)"""
         self._holders: dict[int, list[int]] = {}
         """Workers that hold a unit which is not done; usually one, two for a straggler."""
         self._losses: collections.Counter[int] = collections.Counter()

@@ -72,7 +72,7 @@ class SimulationResult:
     second_attempts: int
     """Started because a unit took far too long."""
     driver_us_per_unit: float
-    """Of the real driver's time, all its work on a unit together."""
+    """Processor time of the real driver, all its work on a unit together."""
     driver_busy_share: float
     """Of the simulated time: at 1 the driver is what limits."""
     driver_units_per_second: float
@@ -124,9 +124,9 @@ def simulate_run(
         seed=seed,
     )
     counter = _Counter(answer.units, on_unit)
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     run_pool(_units(answer.units, samples), pool, counter, PoolOptions(workers=None), clock=lambda: pool.now_s)
-    driver_s = time.perf_counter() - began_s - pool.own_s
+    driver_s = time.process_time() - began_s - pool.own_s
     run_s = max(pool.now_s, 1e-9)
     busy_share = driver_s / run_s
     loads = {
@@ -226,7 +226,7 @@ class SimulatedPool:
     ) -> None:
         self.now_s = 0.0
         self.own_s = 0.0
-        """Real seconds spent in here: the simulation's, not the driver's."""
+        """Processor seconds spent in here: the simulation's, not the driver's."""
         self.nodes_lost = self.units_again = self.second_attempts = self.workers_total = 0
         self._workers_per_node, self._unit_s, self._startup_s = workers_per_node, unit_s, startup_s
         self._gets_per_unit, self._conditions = gets_per_unit, conditions
@@ -236,6 +236,8 @@ class SimulatedPool:
         self._workers: dict[int, _SimulatedWorker] = {}
         self._free: collections.deque[int] = collections.deque()
         """A node's number for each worker it still has room for."""
+        self._waiting: collections.deque[int] = collections.deque()
+        """Workers for which there is no room."""
         self._on_node: dict[int, set[int]] = {}
         self._left_out: set[int] = set()
         self._done = bytearray(units)
@@ -251,18 +253,24 @@ class SimulatedPool:
         return len(self._workers) + len(self._free)
 
     def start_worker(self) -> int:
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         number = self.workers_total
         self.workers_total += 1
+        if self._free:
+            self._place(number)
+        else:
+            self._waiting.append(number)
+        self.own_s += time.process_time() - began_s
+        return number
+
+    def _place(self, number: int) -> None:
         node = self._free.popleft()
         self._workers[number] = _SimulatedWorker(node)
         self._on_node[node].add(number)
         self._at(self.now_s + self._startup_s * self._random.uniform(0.8, 1.5), "ready", number)
-        self.own_s += time.perf_counter() - began_s
-        return number
 
     def submit(self, assignment: Assignment) -> None:
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         self.second_attempts += assignment.again
         worker = self._workers.get(assignment.worker)
         if worker is not None:
@@ -270,10 +278,10 @@ class SimulatedPool:
             if len(worker.queue) == 1:
                 self._idle_s += self.now_s - worker.idle_since_s
                 self._begin(assignment.worker, worker)
-        self.own_s += time.perf_counter() - began_s
+        self.own_s += time.process_time() - began_s
 
     def wait(self, timeout_s: float) -> list[Event]:
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         until_s = self.now_s + timeout_s
         events: list[Event] = []
         while not events:
@@ -282,7 +290,7 @@ class SimulatedPool:
                 break
             self.now_s, _, kind, number = heapq.heappop(self._heap)
             events = self._happens(kind, number)
-        self.own_s += time.perf_counter() - began_s
+        self.own_s += time.process_time() - began_s
         return events
 
     def stop_worker(self, worker: int) -> None:
@@ -318,6 +326,8 @@ class SimulatedPool:
         self._nodes_made += 1
         self._on_node[node] = set()
         self._free.extend([node] * self._workers_per_node)
+        while self._waiting and self._free:
+            self._place(self._waiting.popleft())
         if self._conditions.node_losses_per_hour > 0:
             life_s = self._random.expovariate(self._conditions.node_losses_per_hour / 3600)
             self._at(self.now_s + life_s, "node-lost", node)

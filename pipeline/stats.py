@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .committed import CommittedRun
 from .errors import EMPTY_REASONS
@@ -23,6 +24,10 @@ GRANULARITY_BINS: Final = 9
 
 PUBLISHED_GRANULARITY_PERCENT: Final = (59.8, 23.4, 7.8, 3.1, 2.2, 1.6, 1.0, 0.69, 0.40)
 """UnSAMv2's own masks in the same nine bins, percent (arXiv 2511.13714, Fig. 4); other images than ours."""
+
+IDLE: Final = "idle"
+"""Not a stage: what of a worker's time no stage accounts for."""
+GPU_STAGES: Final = frozenset({"features"})
 
 PUBLISHED_MASKS_PER_IMAGE: Final = 112
 """UnSAMv2's mean over 6,000 SA-1B images (arXiv 2511.13714)."""
@@ -54,6 +59,10 @@ class RunStatistics:
     wall_s: float = 0.0
     """Whole seconds of all units, reading and waiting among them."""
     megapixels: float = 0.0
+    image_bytes: int = 0
+    label_bytes: int = 0
+    busiest_s: float = 0.0
+    """Seconds of the side of each unit that could not have been shorter: see `busiest_side`."""
 
     def add_samples(self, table: pa.Table) -> None:
         """Counts rows of `schema.SAMPLES_SCHEMA`."""
@@ -62,6 +71,8 @@ class RunStatistics:
         self.instances += int(_column(table, "num_instances").sum())
         pixels = _column(table, "width").astype(np.int64) * _column(table, "height")
         self.megapixels += float(pixels.sum()) / 1e6
+        self.image_bytes += int(pc.sum(table.column("image_size")).as_py() or 0)
+        self.label_bytes += int(_column(table, "json_size").sum())
 
     def add_masks(self, table: pa.Table) -> None:
         """Counts rows of `schema.MASKS_SCHEMA`."""
@@ -71,9 +82,10 @@ class RunStatistics:
         self.depth.update(_column(table, "depth").tolist())
         self.origins.update(table.column("origin").to_pylist())
 
-    def add_unit(self, *, seconds: Mapping[str, float], failures: Mapping[str, int]) -> None:
+    def add_unit(self, *, seconds: Mapping[str, float], failures: Mapping[str, int], device: str = "cpu") -> None:
         """Counts one commit: its seconds per stage (`wall` is the whole unit's, no stage), its failures by reason."""
         self.units += 1
+        self.busiest_s += busiest_side(seconds, device=device)
         self.failures_by_reason.update(failures)
         for stage, spent_s in seconds.items():
             if stage == "wall":
@@ -88,6 +100,9 @@ class RunStatistics:
         self.instances += other.instances
         self.units += other.units
         self.wall_s += other.wall_s
+        self.image_bytes += other.image_bytes
+        self.label_bytes += other.label_bytes
+        self.busiest_s += other.busiest_s
         self.megapixels += other.megapixels
         for ours, theirs in (
             (self.failures_by_reason, other.failures_by_reason),
@@ -103,6 +118,18 @@ class RunStatistics:
             counted.update(added)
         for stage, spent_s in other.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent_s
+
+    def profile(self) -> dict[str, Any] | None:
+        """What `grainmill plan --profile` reads: means of one image; None while nothing is mined."""
+        if not self.samples or not self.total_seconds:
+            return None
+        stages = {stage: spent_s for stage, spent_s in sorted(self.seconds.items()) if stage != IDLE}
+        return {
+            "seconds_per_image": {stage: _ratio(spent_s, self.samples) for stage, spent_s in stages.items()},
+            "image_bytes": _ratio(self.image_bytes, self.samples),
+            "label_bytes": _ratio(self.label_bytes, self.samples),
+            "masks_per_image": _ratio(self.masks, self.samples),
+        }
 
     @property
     def failures(self) -> int:
@@ -148,11 +175,25 @@ class RunStatistics:
             "wall_seconds": round(self.wall_s, 6),
             "seconds_per_image": _ratio(total_s, self.samples),
             "images_per_second": _ratio(self.samples, worker_s),
+            "ceiling_images_per_second": _ratio(self.samples, self.busiest_s),
+            "ceiling_share": _ratio(min(self.busiest_s, worker_s), worker_s),
+            "profile": self.profile(),
             "megapixels": round(self.megapixels, 6),
         }
 
 
 _QUANTILES: Final = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
+
+
+def busiest_side(seconds: Mapping[str, float], *, device: str) -> float:
+    """Seconds that a unit would take if a worker never waited: the measured ceiling.
+
+    On a processor one thread does all stages one after the other, so it is their sum. On a GPU the rest runs beside
+    its stages, so it is theirs alone: the ceiling is the backbone's own rate.
+    """
+    stages = {stage: spent_s for stage, spent_s in seconds.items() if stage not in (IDLE, "wall")}
+    on_gpu = sum(spent_s for stage, spent_s in stages.items() if stage in GPU_STAGES)
+    return on_gpu if device != "cpu" and on_gpu else sum(stages.values())
 
 
 def granularity_bins(granularity: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -176,7 +217,11 @@ def collect(run: CommittedRun, *, on_unit: Callable[[int], None] | None = None) 
     """
     statistics = RunStatistics()
     for number, commit in enumerate(run.commits(), start=1):
-        statistics.add_unit(seconds=commit.seconds, failures=commit.reasons)
+        statistics.add_unit(
+            seconds=commit.seconds,
+            failures=commit.reasons,
+            device=str(commit.record["environment"].get("device", "cpu")),
+        )
         statistics.add_samples(run.samples(commit))
         statistics.add_masks(run.masks(commit))
         if on_unit is not None:

@@ -6,7 +6,8 @@ Reads, decodes and mines by position and answers with finished samples or failur
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +17,7 @@ from .config import MineConfig
 from .environment import device_name, fix_threads, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
 from .images import ImageHeader, decode_rgb, read_header
-from .mill import ImageInput, Mill, MinedImage
+from .mill import BatchFeatures, ImageInput, Mill, MinedImage
 from .proposals import Proposals
 from .rle import Rle
 from .schema import FailureRow, Sample
@@ -44,6 +45,8 @@ class MiningSpec:
     """Path of the backbone's weights."""
     memory_fraction: float = 1.0
     """Share of the GPU's memory this process may take."""
+    cpus: int = 1
+    """Cores for decoding, conquer and the rest, beside batches on a GPU."""
 
 
 class UnitRepeatError(Exception):
@@ -80,6 +83,37 @@ def failure_row(identity: SampleIdentity, stage: FailureStage, reason: FailureRe
     )
 
 
+@dataclass
+class _Decoded:
+    """One sample, read and decoded, or why not."""
+
+    position: int
+    identity: SampleIdentity
+    seconds: dict[str, float] = field(default_factory=dict)
+    sample: tuple[int, InputSample, ImageInput, tuple[str, int]] | None = None
+    failure: FailureRow | None = None
+
+
+@dataclass
+class _Prepared:
+    """A batch, ready for the second half of the mill."""
+
+    batch: list[tuple[int, InputSample, ImageInput, tuple[str, int]]] = field(default_factory=list)
+    """Position, bytes, picture, (extension, EXIF orientation)."""
+    failed: dict[int, MinedSample | FailureRow] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    features: list[BatchFeatures] = field(default_factory=list)
+
+
+def _identity_of(read: InputSample) -> SampleIdentity:
+    return SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
+
+
+def _add(seconds: dict[str, float], more: Mapping[str, float]) -> None:
+    for stage, spent_s in more.items():
+        seconds[stage] = seconds.get(stage, 0.0) + spent_s
+
+
 class UnitMiner:
     """Holds the mill, and the unit in hand.
 
@@ -93,6 +127,12 @@ class UnitMiner:
         self._mill = make_mill(spec)
         self._mill.warm_up()
         self._reader: UnitReader | None = None
+        self._ahead: dict[tuple[int, ...], Future[_Prepared]] = {}
+        """The next batch, while the one before it is finished."""
+        self._pool = self._front = None
+        if spec.cpus > 1 and self._mill.batch_size > 1:
+            self._pool = ThreadPoolExecutor(spec.cpus, thread_name_prefix="grainmill-cpu")
+            self._front = ThreadPoolExecutor(1, thread_name_prefix="grainmill-next")
 
     @property
     def batch_size(self) -> int:
@@ -110,6 +150,10 @@ class UnitMiner:
 
     def close(self) -> None:
         """Lets go of the unit in hand."""
+        for future in self._ahead.values():
+            future.cancel()
+            wait([future])
+        self._ahead.clear()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -127,36 +171,74 @@ class UnitMiner:
     def mine(self, positions: Sequence[int], *, holding: Callable[[int, SampleIdentity], None]) -> BatchResult:
         """Mines some samples of the unit in hand.
 
+        With `cpus` above one and batches, the next batch is read, decoded and goes through the backbone while a pool
+        finishes the images of this one, so that neither the GPU nor the cores wait long for the other. The answers are
+        the same.
+
         Args:
             positions: within the unit; one batch at most.
             holding: told each sample before anything native touches it.
         """
         faults.reach("batch", str(len(positions)))
         self._read_ahead(positions)
-        seconds: dict[str, float] = {}
-        results: dict[int, MinedSample | FailureRow] = {}
-        batch: list[tuple[int, InputSample, ImageInput, tuple[str, int]]] = []
-        for position in positions:
-            identity = self.identity(position)
-            holding(position, identity)
-            try:
-                read = self._read(position, seconds)
-                identity = SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
-                holding(position, identity)  # now with the key that the bytes give
-                faults.reach("sample", identity.source_uri)
-                batch.append((position, read, *self._decode(read, seconds)))
-            except SampleFailureError as error:
-                results[position] = failure_row(identity, error.stage, error.reason, error.message)
-        answers = self._mill.mine([image for _, _, image, _ in batch]) if batch else []
-        for (position, read, image, (ext, orientation)), answer in zip(batch, answers, strict=True):
+        ahead = self._ahead.pop(tuple(positions), None)
+        prepared = self._prepare(positions, holding) if ahead is None else ahead.result()
+        if ahead is not None:
+            for position, read, _, _ in prepared.batch:
+                holding(position, _identity_of(read))
+        self._begin_next(positions)
+        finish = map if self._pool is None else self._pool.map
+        answers = list(finish(self._mill.finish, [image for _, _, image, _ in prepared.batch], prepared.features))
+        results, seconds = dict(prepared.failed), dict(prepared.seconds)
+        for (position, read, image, (ext, orientation)), answer in zip(prepared.batch, answers, strict=True):
             if isinstance(answer, SampleFailureError):
-                identity = SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
-                results[position] = failure_row(identity, answer.stage, answer.reason, answer.message)
+                results[position] = failure_row(_identity_of(read), answer.stage, answer.reason, answer.message)
             else:
                 results[position] = self._finished(read, image, answer, ext, orientation)
-                for stage, spent_s in answer.seconds.items():
-                    seconds[stage] = seconds.get(stage, 0.0) + spent_s
+                _add(seconds, answer.seconds)
         return BatchResult(results=[results[position] for position in positions], seconds=seconds)
+
+    def _prepare(self, positions: Sequence[int], holding: Callable[[int, SampleIdentity], None]) -> _Prepared:
+        """Reads, decodes and computes the features of a batch."""
+        prepared = _Prepared()
+
+        def decoded(position: int) -> _Decoded:
+            found = _Decoded(position, self.identity(position))
+            if self._pool is None:
+                holding(position, found.identity)
+            try:
+                read = self._read(position, found.seconds)
+                found.identity = _identity_of(read)
+                if self._pool is None:
+                    holding(position, found.identity)  # now with the key that the bytes give
+                faults.reach("sample", read.source_uri)
+                found.sample = (position, read, *self._decode(read, found.seconds))
+            except SampleFailureError as error:
+                found.failure = failure_row(found.identity, error.stage, error.reason, error.message)
+            return found
+
+        if self._pool is not None:  # threads of the pool must not talk to whoever watches this process
+            for position in positions:
+                holding(position, self.identity(position))
+        for found in (map if self._pool is None else self._pool.map)(decoded, positions):
+            _add(prepared.seconds, found.seconds)
+            if found.sample is not None:
+                prepared.batch.append(found.sample)
+            else:
+                assert found.failure is not None
+                prepared.failed[found.position] = found.failure
+        prepared.features = self._mill.features([image for _, _, image, _ in prepared.batch])
+        return prepared
+
+    def _begin_next(self, positions: Sequence[int]) -> None:
+        """Starts with the next batch, if this one is full: a single sample that may kill is never mixed with others."""
+        assert self._reader is not None
+        size = self.batch_size
+        if self._front is None or len(positions) < size:
+            return
+        following = range(positions[-1] + 1, min(positions[-1] + 1 + size, len(self._reader)))
+        if following:
+            self._ahead[tuple(following)] = self._front.submit(self._prepare, following, lambda *held: None)
 
     def _read_ahead(self, positions: Sequence[int]) -> None:
         """From a remote source: this batch at once, and the next samples while this one is mined."""

@@ -79,8 +79,17 @@ def mine_unit(
     samples: Samples,
     *,
     on_progress: Callable[[UnitProgress], None] | None = None,
+    waited_s: float = 0.0,
 ) -> Commit:
     """Makes an attempt at a unit and returns the commit that decides it: this attempt's, or that of one before.
+
+    Args:
+        unit: what to mine.
+        run: the run it belongs to.
+        storage: of the output.
+        samples: who mines them.
+        on_progress: hears how far it is.
+        waited_s: since this worker's last unit ended; counts as `idle`, and into the `wall` seconds.
 
     Raises:
         GrainmillError: what ends the run, such as a full disk or a source that changed.
@@ -91,13 +100,18 @@ def mine_unit(
         return standing
     while True:
         try:
-            return _attempt(unit, run, storage, samples, on_progress or (lambda progress: None))
+            return _attempt(unit, run, storage, samples, on_progress or (lambda progress: None), waited_s)
         except UnitRepeatError:
             continue  # in smaller batches; the commit will say so
 
 
 def _attempt(
-    unit: UnitSpec, run: RunSpec, storage: Storage, samples: Samples, on_progress: Callable[[UnitProgress], None]
+    unit: UnitSpec,
+    run: RunSpec,
+    storage: Storage,
+    samples: Samples,
+    on_progress: Callable[[UnitProgress], None],
+    waited_s: float,
 ) -> Commit:
     log = CommitLog(storage)
     attempt = secrets.token_hex(6)
@@ -113,7 +127,10 @@ def _attempt(
         for row in samples.extra_failures():
             writer.fail(row)
         outputs = _finish(writer, storage, unit, seconds)
-        seconds["wall"] = time.perf_counter() - started_s
+        wall_s = time.perf_counter() - started_s
+        # What no stage accounts for: waiting for the next unit, for the child, for the store to answer.
+        seconds["idle"] = waited_s + max(wall_s - sum(seconds.values()), 0.0)
+        seconds["wall"] = waited_s + wall_s
         environment = samples.environment()
         commit = make_commit(
             outputs,

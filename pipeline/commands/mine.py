@@ -151,6 +151,15 @@ def command(
             rich_help_panel=RUN,
         ),
     ] = 0.0,
+    cpus_per_worker: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Cores on which a worker decodes, conquers and encodes while its GPU works. Default 1: without a GPU "
+            "more workers gain more.",
+            rich_help_panel=RUN,
+        ),
+    ] = 1,
     batch_size: Annotated[
         int | None,
         typer.Option(

@@ -59,7 +59,9 @@ def _text(statistics: dict[str, Any]) -> str:
         for stage, spent_s in statistics["seconds"].items()
     ]
     rate = statistics["images_per_second"]
-    lines.append(f"  {'-' if rate is None else f'{rate:.2f}'} images per second of one worker")
+    ceiling, reached = statistics["ceiling_images_per_second"], statistics["ceiling_share"]
+    limit = "" if not ceiling else f", {reached:.0%} of the {ceiling:.2f} that its stages allow when it never waits"
+    lines.append(f"  {'-' if rate is None else f'{rate:.2f}'} images per second of one worker{limit}")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,8 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+
+from pipeline.metrics import METRICS
 
 
 def scripts(repository: Path) -> list[Path]:
@@ -99,3 +102,81 @@ def test_images_run_as_nobody_special(repository: Path) -> None:
             if line.startswith("FROM "):
                 assert ":" in line, f"{path.name}: {line} is not pinned"
                 assert not line.endswith(":latest")
+
+
+def test_the_dashboard_shows_metrics_that_exist(repository: Path) -> None:
+    dashboard = json.loads((repository / "infra/monitoring/grafana.json").read_text(encoding="utf-8"))
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for text in expressions for name in re.findall(r"ray_(grainmill_\w+)", text)}
+    assert named == set(METRICS), "a metric that nobody exports, or one that nobody shows"
+    for text in expressions:
+        for name, labels in re.findall(r"by \((\w+)\) \(rate\(ray_(\w+)", text):
+            assert name in METRICS[labels][1], f"{text}: {labels} has no label {name}"
+        for name in re.findall(r"ray_(grainmill_\w+)", text):
+            counts = METRICS[name][0] == "counter"
+            assert (f"rate(ray_{name}[" in text) == counts, f"{text}: a rate of a gauge, or a counter without one"
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_prometheus_keeps_what_the_dashboard_needs(repository: Path) -> None:
+    scrape = yaml.safe_load((repository / "infra/monitoring/prometheus.yaml").read_text(encoding="utf-8"))
+    (job,) = scrape["scrape_configs"]
+    (rule,) = job["metric_relabel_configs"]
+    assert rule["action"] == "keep"
+    assert all(re.fullmatch(rule["regex"], f"ray_{name}") for name in METRICS)
+
+
+def ray_start_flags(repository: Path) -> set[str]:
+    """Every flag that some file here gives to `ray start`, as a parameter of a manifest or on a command line."""
+    found = set()
+    for path in (repository / "infra").rglob("*"):
+        if path.suffix in {".yaml", ".sbatch"}:
+            text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+            for line in re.findall(r"ray start ([^\n]*)", text):
+                found |= set(re.findall(r"--[a-z][a-z-]+", line))
+    for manifest in manifests(repository):
+        if manifest["apiVersion"] == "ray.io/v1":
+            spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+            for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+                found |= {f"--{name}" for name in group["rayStartParams"]}
+    return found
+
+
+def test_flags_of_ray_start_exist(repository: Path) -> None:
+    from ray.scripts.scripts import start
+
+    known = {option for parameter in start.params for option in parameter.opts}
+    found = ray_start_flags(repository)
+    assert {"--head", "--address", "--num-cpus"} <= found
+    assert found <= known
+
+
+def test_every_cluster_is_guarded_by_a_token(repository: Path) -> None:
+    for name in ("ray/aws.yaml", "ray/gcp.yaml"):
+        cluster = yaml.safe_load((repository / "infra" / name).read_text(encoding="utf-8"))
+        assert "--env RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
+        assert "~/.ray/auth_token" in cluster["file_mounts"]
+    for manifest in manifests(repository):
+        if manifest["apiVersion"] == "ray.io/v1":
+            for template in pod_templates(manifest["spec"]):
+                for container in template["spec"]["containers"]:
+                    variables = {each["name"]: each for each in container["env"]}
+                    assert variables["RAY_AUTH_MODE"]["value"] == "token"
+                    assert "secretKeyRef" in variables["RAY_AUTH_TOKEN"]["valueFrom"]
+    assert "export RAY_AUTH_MODE RAY_AUTH_TOKEN" in (repository / "infra/slurm/mine.sbatch").read_text(encoding="utf-8")
+
+
+def test_versions_agree(repository: Path) -> None:
+    pinned = re.search(r"^ray==(\S+)$", (repository / "constraints.txt").read_text(encoding="utf-8"), re.M)
+    assert pinned is not None
+    for manifest in manifests(repository):
+        if manifest["apiVersion"] == "ray.io/v1":
+            spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+            assert spec["rayVersion"] == pinned.group(1)
+
+
+def test_the_readme_lists_every_file(repository: Path) -> None:
+    readme = (repository / "infra/README.md").read_text(encoding="utf-8")
+    for path in (repository / "infra").rglob("*"):
+        if path.is_file() and path.suffix not in {".pyc"} and path.name not in {"README.md", "make_venv.sh"}:
+            assert f"`{path.relative_to(repository / 'infra')}`" in readme, path

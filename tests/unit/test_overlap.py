@@ -1,0 +1,77 @@
+"""Batches of a unit on two sides at once: the same samples in the same order, and the next batch begun in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import MineConfig
+from pipeline.mill import BatchFeatures, ImageInput, Mill
+from pipeline.sources import parse_inputs, plan_units
+from pipeline.unit_miner import BatchResult, MinedSample, MiningSpec, UnitMiner
+
+
+def mined(folder: Path, *, cpus: int, batch_size: int) -> list[BatchResult]:
+    sources = parse_inputs([f"in={folder}"])
+    unit = next(plan_units(sources, samples_per_shard=50, limit=None))
+    miner = UnitMiner(MiningSpec(config=MineConfig(), sources=sources, batch_size=batch_size, cpus=cpus))
+    count = miner.open(unit)
+    held: list[int] = []
+    thread = threading.get_ident()
+
+    def holding(position: int, identity: object) -> None:
+        assert threading.get_ident() == thread, "only the main thread talks to the supervisor"
+        held.append(position)
+
+    results = [
+        miner.mine(range(first, min(first + batch_size, count)), holding=holding)
+        for first in range(0, count, batch_size)
+    ]
+    miner.close()
+    assert set(held) == set(range(count))
+    return results
+
+
+def samples(results: Sequence[BatchResult]) -> list[object]:
+    return [each.sample if isinstance(each, MinedSample) else each for batch in results for each in batch.results]
+
+
+def test_a_pool_gives_the_samples_of_one_thread(small_photographs: Path, tmp_path: Path) -> None:
+    for path in small_photographs.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "p02.jpg").write_bytes(b"no image")
+    alone = samples(mined(tmp_path, cpus=1, batch_size=3))
+    assert samples(mined(tmp_path, cpus=3, batch_size=3)) == alone
+    assert samples(mined(tmp_path, cpus=3, batch_size=1)) == alone
+    assert len(alone) == 11
+    assert sum(not hasattr(each, "annotations") for each in alone) == 1
+
+
+def test_the_next_batch_is_begun_while_this_one_is_finished(
+    small_photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`finish` of the first batch waits until `features` of the second has run; without overlap it waits in vain."""
+    batches: list[int] = []
+    second = threading.Event()
+    features, finish = Mill.features, Mill.finish
+
+    def watched_features(self: Mill, batch: Sequence[ImageInput]) -> list[BatchFeatures]:
+        if batch and batch[0].source_uri != "warm-up":
+            batches.append(len(batch))
+            if len(batches) == 2:
+                second.set()
+        return features(self, batch)
+
+    def waiting_finish(self: Mill, image: ImageInput, found: BatchFeatures) -> object:
+        if image.source_uri != "warm-up":
+            assert second.wait(30), "the second batch is not begun before the first is finished"
+        return finish(self, image, found)
+
+    monkeypatch.setattr(Mill, "features", watched_features)
+    monkeypatch.setattr(Mill, "finish", waiting_finish)
+    results = mined(small_photographs, cpus=2, batch_size=4)
+    assert batches == [4, 4, 3]
+    assert len(samples(results)) == 11
