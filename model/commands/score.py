@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-PEERS = ("people", "ucm", "slic", "felzenszwalb")
+PEERS = ("people", "ucm", "ucm-tree", "slic", "felzenszwalb")
 WHAT = "What is measured"
 HOW = "How (limit and seed change numbers, workers do not)"
 
@@ -107,9 +107,9 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="|".join(PEERS),
-            help="Also measure what needs no training: people against each other, gPb-UCM files beside the "
-            "images, SLIC merging, Felzenszwalb; repeat it for several, or `all` for those that the data allows. "
-            "Default: none, they take their time.",
+            help="Also measure what needs no training: people against each other, gPb-UCM files beside the images (ten "
+            "thresholds, or the whole tree), SLIC merging, Felzenszwalb; repeat it for several, or `all` for those "
+            "that the data allows. Default: none, they take their time.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -247,7 +247,8 @@ def checked_peers(given: list[str], data: Path, split: str, several_people: bool
     from pipeline.errors import InputError
 
     if given == ["all"]:
-        allowed = {"people": several_people, "ucm": ucm_folder(data, split) is not None}
+        ucm = ucm_folder(data, split) is not None
+        allowed = {"people": several_people, "ucm": ucm, "ucm-tree": ucm}
         return tuple(name for name in PEERS if allowed.get(name, True))
     for each in given:
         if each not in PEERS:
@@ -256,8 +257,8 @@ def checked_peers(given: list[str], data: Path, split: str, several_people: bool
             raise InputError(
                 "--peer people: this benchmark has one annotation of each image; bsds500 and bsds-g have more"
             )
-        if each == "ucm" and ucm_folder(data, split) is None:
-            raise InputError(f"--peer ucm: {data / 'ucm2' / split}: missing; put the gPb-UCM files (N.mat) there")
+        if each in ("ucm", "ucm-tree") and ucm_folder(data, split) is None:
+            raise InputError(f"--peer {each}: {data / 'ucm2' / split}: missing; put the gPb-UCM files (N.mat) there")
     return tuple(dict.fromkeys(given))
 
 

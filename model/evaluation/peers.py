@@ -4,6 +4,8 @@
   annotator out), largest first: as good as a set of masks at human granularities can be.
 - `ucm`: gPb-UCM (Arbelaez et al., TPAMI 2011), whose boundaries were learned from people: 4-connected components of
   `ucm2 <= t` at ten thresholds, read at odd rows and columns, exact copies removed, largest first.
+- `ucm-tree`: the same hierarchy whole, its fair form: every region at every level, ranked by the strength at which it
+  is absorbed into a larger one.
 - `slic`: 600 SLIC superpixels, their mean-Lab graph cut at eight thresholds, largest first.
 - `felzenszwalb`: Felzenszwalb and Huttenlocher's graph segmentation at seven scales, finest first.
 
@@ -26,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.rle import Rle
 
 from .layout import load_mat, read_rgb
+from .metrics import MAX_DETECTIONS
 from .mined import MaskSet
 from .records import EvalImage, GroundTruth
 
@@ -41,20 +44,21 @@ def peer_masks(peer: str, image: EvalImage, truth: GroundTruth, ucm: Path | None
     """The masks of one image.
 
     Args:
-        peer: `people`, `ucm`, `slic` or `felzenszwalb`.
+        peer: `people`, `ucm`, `ucm-tree`, `slic` or `felzenszwalb`.
         image: of the benchmark.
         truth: its annotations; `people` are taken from them.
-        ucm: folder with `NAME.mat` of the split, for `ucm`.
+        ucm: folder with `NAME.mat` of the split, for `ucm` and `ucm-tree`.
 
     Raises:
         InputError: a missing or damaged file.
     """
     if peer == "people":
         return people(truth)
-    if peer == "ucm":
+    if peer in ("ucm", "ucm-tree"):
         if ucm is None:
             raise InputError(f"{image.name}: no folder with gPb-UCM files")
-        return MaskSet(rles=tuple(ucm_masks(ucm / f"{image.path.stem}.mat")))
+        masks = ucm_masks if peer == "ucm" else ucm_tree_masks
+        return MaskSet(rles=tuple(masks(ucm / f"{image.path.stem}.mat")))
     rgb = read_rgb(image.path)
     return MaskSet(rles=tuple(slic_masks(rgb) if peer == "slic" else felzenszwalb_masks(rgb)))
 
@@ -81,17 +85,80 @@ def people(truth: GroundTruth) -> MaskSet:
 
 def ucm_masks(path: Path) -> list[Rle]:
     """Regions of a `ucm2` file (twice the image's size plus one), exact copies removed, largest first."""
+    ucm = _read_ucm(path)
+    maps = []
+    for threshold in UCM_THRESHOLDS:
+        _, labels = cv2.connectedComponents((ucm <= threshold).astype(np.uint8), connectivity=4)
+        maps.append(labels[1::2, 1::2])
+    return _largest_first(_distinct(maps, background=0))
+
+
+def ucm_tree_masks(path: Path) -> list[Rle]:
+    """At most 1,000 regions of all levels of a `ucm2` file, what is absorbed last first; the whole image is none.
+
+    Two regions are one from the level on at which some boundary between them is not above it: single linkage of the
+    finest regions, in which merges at one level are one merge.
+    """
+    ucm = _read_ucm(path)
+    _, labels = cv2.connectedComponents((ucm <= 0).astype(np.uint8), connectivity=4)
+    pixels = labels[1::2, 1::2].astype(np.int64)
+    across, down = ucm[1::2, 2:-1:2], ucm[2:-1:2, 1::2]
+    first = np.concatenate([pixels[:, :-1].ravel(), pixels[:-1].ravel()])
+    second = np.concatenate([pixels[:, 1:].ravel(), pixels[1:].ravel()])
+    level = np.concatenate([across.ravel(), down.ravel()])
+    border = np.flatnonzero(first != second)
+    order = border[np.argsort(level[border], kind="stable")]
+    nodes = _linked(np.stack([first[order], second[order]], axis=1).tolist(), level[order].tolist(), pixels)
+    area_px = np.bincount(pixels.ravel())
+    found = []
+    for absorbed, members in nodes:
+        size = int(area_px[members].sum())
+        if MIN_AREA_PX <= size < pixels.size:
+            found.append((-absorbed, -size, members))
+    found.sort(key=lambda each: each[:2])
+    masks = []
+    for _, _, members in found[: MAX_DETECTIONS[-1]]:
+        chosen = np.zeros(area_px.size, dtype=np.bool_)
+        chosen[members] = True
+        masks.append(rle_codec.encode(chosen[pixels]))
+    return masks
+
+
+def _linked(pairs: list[list[int]], levels: list[float], pixels: NDArray[np.int64]) -> list[tuple[float, list[int]]]:
+    """(level at which it is absorbed, finest regions in it) of every region, from borders by ascending level."""
+    present = np.unique(pixels).tolist()
+    top = {region: region for region in present}
+    members = {region: [region] for region in present}
+    born = dict.fromkeys(present, 0.0)
+    found: list[tuple[float, list[int]]] = []
+
+    def root(region: int) -> int:
+        while top[region] != region:
+            top[region] = top[top[region]]
+            region = top[region]
+        return region
+
+    for (a, b), level in zip(pairs, levels, strict=True):
+        one, other = root(a), root(b)
+        if one == other:
+            continue
+        for side in (one, other):
+            if born[side] < level:  # it stood for a while: a region of its own
+                found.append((level, members[side]))
+        top[other] = one
+        members[one] = members[one] + members[other]
+        born[one] = level
+    return found
+
+
+def _read_ucm(path: Path) -> NDArray[np.float64]:
     try:
         ucm = np.asarray(load_mat(path)["ucm2"], dtype=np.float64)
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: expected an array `ucm2` ({error})") from error
     if ucm.ndim != 2 or ucm.shape[0] % 2 == 0 or ucm.shape[1] % 2 == 0:
         raise InputError(f"{path}: expected `ucm2` of twice the image's size plus one, found {ucm.shape}")
-    maps = []
-    for threshold in UCM_THRESHOLDS:
-        _, labels = cv2.connectedComponents((ucm <= threshold).astype(np.uint8), connectivity=4)
-        maps.append(labels[1::2, 1::2])
-    return _largest_first(_distinct(maps, background=0))
+    return ucm
 
 
 def slic_masks(rgb: NDArray[np.uint8]) -> list[Rle]:

@@ -382,12 +382,23 @@ def test_ucm_is_read_at_odd_rows_and_columns(tmp_path: Path) -> None:
     masks = [rle.decode(each) for each in peers.ucm_masks(tmp_path / "7.mat")]
     assert [int(mask.sum()) for mask in masks] == [600, 400, 200, 120, 80]
     assert np.array_equal(masks[3], rectangle(height, width, 0, 8, 10, 12))
+    tree = [rle.decode(each) for each in peers.ucm_tree_masks(tmp_path / "7.mat")]
+    assert [int(mask.sum()) for mask in tree] == [400, 200, 120, 80]  # what is absorbed at 0.25, then at 0.07
+    assert np.array_equal(tree[1], rectangle(height, width, 0, 0, 10, 20))
     savemat(tmp_path / "8.mat", {"ucm2": ucm[:-1]})
     with pytest.raises(InputError, match="twice"):
         peers.ucm_masks(tmp_path / "8.mat")
     savemat(tmp_path / "9.mat", {"ucm": ucm})
     with pytest.raises(InputError, match="ucm2"):
         peers.ucm_masks(tmp_path / "9.mat")
+
+
+def test_equal_levels_of_a_ucm_are_one_merge(tmp_path: Path) -> None:
+    """Three strips with equal borders: no two of them are ever a region without the third."""
+    ucm = np.zeros((2 * 10 + 1, 2 * 30 + 1))
+    ucm[:, 20] = ucm[:, 40] = 0.5
+    savemat(tmp_path / "1.mat", {"ucm2": ucm})
+    assert [rle.area_px(rle.runs_of(each)) for each in peers.ucm_tree_masks(tmp_path / "1.mat")] == [100, 100, 100]
 
 
 def test_superpixels_are_cut_by_mean_colour() -> None:
