@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from model.base_models import SIZES, build_base
 from model.granular import GranularSam2
 from model.loading import new_model
 from model.predictor import GranularPredictor
+from pipeline import cli
 from pipeline.errors import InputError
 
 PARAMETERS = {"tiny": 38_962_498, "small": 46_060_354, "base_plus": 80_850_178, "large": 224_446_642}
@@ -135,11 +137,34 @@ def test_tiny_at_its_own_size_equals_sam2s_predictor() -> None:
     assert_equal_to_sam2(ours, own)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["small", "base_plus", "large"])
+def test_every_official_size_equals_sam2s_predictor(size: Any) -> None:
+    """At 256 pixels, for the time it takes: weights and code are the same at every image size."""
+    torch.manual_seed(0)
+    model = GranularSam2(size, "lite", 256).eval()
+    train_a_little(model, steps=1)
+    own, ours = own_predictor(model), GranularPredictor(model)
+    own.set_image(photograph(60, 100))
+    ours.set_image(photograph(60, 100))
+    expected = own.predict(np.array([[60.0, 40.0]]), np.array([1]), multimask_output=True, return_logits=True)
+    found = ours.predict([[60, 40]], [1], multimask_output=True, return_logits=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+    assert ours.predict([[60, 40]], [1], granularity=[0.1, 1.0])[0].shape == (2, 60, 100)
+
+
 def test_paper_on_small_trains_exactly_what_the_paper_does() -> None:
     counts = GranularSam2("small", "paper", 256).counts()
     assert counts["trainable_parameters"] == counts["added_parameters"] == 345_760
     assert counts["base_parameters"] == 46_060_354
     assert counts["added_percent"] == 0.7507
+
+
+def test_the_command_shows_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--dry-run", "--size", "small", "--adapter", "paper", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["trainable_parameters"], shown["base_parameters"]) == (345_760, 46_060_354)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
