@@ -390,11 +390,15 @@ class Mill:
         order = np.lexsort((-clusters.members.sum(axis=1), -clusters.similarity))
         shared = intersection_px(clusters.members[order], np.ones(tree.leaves, dtype=np.int64))
         order = order[suppress_duplicates(shared, max_iou=self.config.tree.duplicate_iou)]
+        rows, columns = (enlargement(side, full) for side, full in zip(grid.shape[:2], whole.inside.shape, strict=True))
         found = []
         for place in order:
-            mask = as_masks(clusters.members[place].reshape(1, *grid.shape[:2]), *whole.inside.shape)[0]
-            if (mask & whole.inside).sum() > conquer.min_coverage * mask.sum():
-                box = BoxMask.of(mask, top=whole.top, left=whole.left)
+            cells = BoxMask.of(clusters.members[place].reshape(grid.shape[:2]))
+            first, after = np.searchsorted(rows, [cells.top, cells.bottom])
+            left, right = np.searchsorted(columns, [cells.left, cells.right])
+            mask = cells.inside[np.ix_(rows[first:after] - cells.top, columns[left:right] - cells.left)]
+            if (mask & whole.inside[first:after, left:right]).sum() > conquer.min_coverage * mask.sum():
+                box = BoxMask.of(mask, top=whole.top + int(first), left=whole.left + int(left))
                 found.append((box, int(clusters.level[place]), float(clusters.similarity[place])))
         return found
 

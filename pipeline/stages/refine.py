@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,14 +59,10 @@ class EdgeGuide:
         self.radius_px = max(radius_px, 1)
         self._colours = rgb.astype(np.float32) / np.float32(255)
         self._mean = self._blurred(self._colours)
-        pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
-        products = np.stack([self._colours[..., i] * self._colours[..., j] for i, j in pairs], axis=-1)
-        moments = np.concatenate([self._blurred(products[..., :3]), self._blurred(products[..., 3:])], axis=-1)
-        covariance = np.empty((*rgb.shape[:2], 3, 3), dtype=np.float32)
-        for place, (i, j) in enumerate(pairs):
-            value = moments[..., place] - self._mean[..., i] * self._mean[..., j]
-            covariance[..., i, j] = covariance[..., j, i] = value
-        self._inverse = np.linalg.inv(covariance + REGULARISATION * np.eye(3, dtype=np.float32))
+        red, green, blue = (self._colours[..., channel] for channel in range(3))
+        squares = self._blurred(np.stack([red * red, red * green, red * blue], axis=-1))
+        others = self._blurred(np.stack([green * green, green * blue, blue * blue], axis=-1))
+        self._inverse = _inverse_covariance(self._mean, squares, others)
 
     def refine(self, mask: BoxMask, config: RefineConfig) -> Refined:
         """Moves a mask's border to the image's edges.
@@ -93,14 +90,62 @@ class EdgeGuide:
         return Refined(BoxMask.of(value > 0.5, top=top, left=left), accepted=True)
 
     def _filtered(self, mask: NDArray[np.float32], window: tuple[slice, slice]) -> NDArray[np.float32]:
-        colours, mean = self._colours[window], self._mean[window]
+        colours, mean, inverse = (
+            np.ascontiguousarray(each[window]) for each in (self._colours, self._mean, self._inverse)
+        )
         share = self._blurred(mask)
-        covariance = self._blurred(colours * mask[..., None]) - mean * share[..., None]
-        slope = np.einsum("hwij,hwj->hwi", self._inverse[window], covariance)
-        offset = share - (slope * mean).sum(axis=-1)
-        return np.asarray((self._blurred(slope) * colours).sum(axis=-1) + self._blurred(offset))
+        together = self._blurred(colours * mask[..., None])
+        fit = self._blurred(_linear_fit(mean, inverse, share, together))
+        return np.asarray(_fitted(fit, colours), dtype=np.float32)
 
     def _blurred(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mean over a square window."""
         side = 2 * self.radius_px + 1
         return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101), dtype=np.float32)
+
+
+@numba.njit(cache=True)
+def _inverse_covariance(mean, squares, others):  # type: ignore[no-untyped-def]
+    """Of the colours in each window, regularised: (H, W, 6) float32, rr, rg, rb, gg, gb, bb."""
+    inverse = np.empty((mean.shape[0], mean.shape[1], 6), dtype=np.float32)
+    for y in range(mean.shape[0]):
+        for x in range(mean.shape[1]):
+            r, g, b = np.float64(mean[y, x, 0]), np.float64(mean[y, x, 1]), np.float64(mean[y, x, 2])
+            rr, rg, rb = squares[y, x, 0] - r * r + REGULARISATION, squares[y, x, 1] - r * g, squares[y, x, 2] - r * b
+            gg, gb, bb = others[y, x, 0] - g * g + REGULARISATION, others[y, x, 1] - g * b, others[y, x, 2] - b * b
+            bb += REGULARISATION
+            first, second, third = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+            scale = 1.0 / (rr * first + rg * second + rb * third)
+            inverse[y, x, 0], inverse[y, x, 1], inverse[y, x, 2] = first * scale, second * scale, third * scale
+            inverse[y, x, 3] = (rr * bb - rb * rb) * scale
+            inverse[y, x, 4] = (rg * rb - rr * gb) * scale
+            inverse[y, x, 5] = (rr * gg - rg * rg) * scale
+    return inverse
+
+
+@numba.njit(cache=True)
+def _linear_fit(mean, inverse, share, together):  # type: ignore[no-untyped-def]
+    """Slopes and offset of mask = slope . colour + offset in each window: (h, w, 4) float32."""
+    fit = np.empty((share.shape[0], share.shape[1], 4), dtype=np.float32)
+    for y in range(share.shape[0]):
+        for x in range(share.shape[1]):
+            r, g, b, part = mean[y, x, 0], mean[y, x, 1], mean[y, x, 2], share[y, x]
+            cr, cg, cb = together[y, x, 0] - r * part, together[y, x, 1] - g * part, together[y, x, 2] - b * part
+            ar = inverse[y, x, 0] * cr + inverse[y, x, 1] * cg + inverse[y, x, 2] * cb
+            ag = inverse[y, x, 1] * cr + inverse[y, x, 3] * cg + inverse[y, x, 4] * cb
+            ab = inverse[y, x, 2] * cr + inverse[y, x, 4] * cg + inverse[y, x, 5] * cb
+            fit[y, x, 0], fit[y, x, 1], fit[y, x, 2] = ar, ag, ab
+            fit[y, x, 3] = part - (ar * r + ag * g + ab * b)
+    return fit
+
+
+@numba.njit(cache=True)
+def _fitted(fit, colours):  # type: ignore[no-untyped-def]
+    value = np.empty(fit.shape[:2], dtype=np.float32)
+    for y in range(fit.shape[0]):
+        for x in range(fit.shape[1]):
+            total = fit[y, x, 3]
+            for channel in range(3):
+                total += fit[y, x, channel] * colours[y, x, channel]
+            value[y, x] = total
+    return value
