@@ -153,9 +153,9 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
     from .stages.features import file_sha256, locate_checkpoint, split_backbone
 
     name, file = split_backbone(backbone)
-    if config.recipe == "default":
+    if config.conquer.graph == "leaves" and not any(cost.features for cost in config.conquer.costs):
         raise InputError(
-            f"--recipe default needs no weights and uses none, found --backbone {backbone}; use --recipe leaves"
+            f"--recipe {config.recipe} needs no weights and uses none, found --backbone {backbone}; use --recipe leaves"
         )
     path = locate_checkpoint(name, file)
     features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=file_sha256(path))
