@@ -226,12 +226,7 @@ def _simulate_group(
 def _given_up(subject: ClickedObject, states: Sequence[_State], options: ModelOptions) -> list[_State]:
     """Runs that no column waits for: all of theirs are best-of columns in which another run has reached the target."""
     won = {state.run for state in states if state.ious and state.ious[-1] >= options.target_iou}
-    waiting = {
-        run
-        for runs in subject.columns.values()
-        if len(runs) == 1 or not won.intersection(runs)
-        for run in runs
-    }  # fmt: skip
+    waiting = {run for runs in subject.columns.values() if not won.intersection(runs) for run in runs}
     return [state for state in states if state.run not in waiting]
 
 
