@@ -141,8 +141,18 @@ class _Unit:
 def image_rows(
     model: ClickModel, image: EvalImage, truth: GroundTruth, tasks: Sequence[ModelTask], options: ModelOptions
 ) -> list[Row]:
-    """All rows of one image; the encoder runs once."""
-    model.set_image(read_rgb(image.path))
+    """All rows of one image; the encoder runs once.
+
+    Raises:
+        InputError: the photograph is not of the annotations' size.
+    """
+    rgb = read_rgb(image.path)
+    if rgb.shape[:2] != (truth.height, truth.width):
+        raise InputError(
+            f"{image.path}: {rgb.shape[1]} x {rgb.shape[0]} pixels, its annotations are for {truth.width} x "
+            f"{truth.height}; put the photograph there that was annotated"
+        )
+    model.set_image(rgb)
     clicked = _clicked(image, truth, options)
     rows: list[Row] = []
     if "interactive" in tasks:

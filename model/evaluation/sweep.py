@@ -141,9 +141,9 @@ def sweep_image(
     for index in sorted({*clicked, *parts}):
         each = truth.objects[index]
         mask = rle_codec.decode(each.mask)
-        if not mask.any():
-            continue
         ignore = None if each.ignore is None else rle_codec.decode(each.ignore)
+        if not (mask if ignore is None else mask & ~ignore).any():
+            continue
         found = click_masks(model, mask, options, seed=seed_of(options.seed, "jitter", image, each.id), ignore=ignore)
         if index in clicked:
             shuffle = seed_of(options.seed, "sweep", image, each.id)

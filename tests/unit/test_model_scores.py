@@ -336,6 +336,29 @@ def test_wrong_models_and_tasks_are_told(split: Split, tmp_path: Path) -> None:
         ModelOptions(fixed=(0.05,))
 
 
+def test_a_photograph_of_another_size_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "0.png")
+    image = EvalImage(name="0", path=tmp_path / "0.png", load=partial(load, 0))
+    with pytest.raises(InputError, match="96 x 65 pixels, its annotations are for 96 x 64"):
+        scored(Split(images=(image,)), KnowsTheTruth(), tmp_path)
+
+
+def test_objects_that_are_empty_or_ignored_get_no_click(split: Split, tmp_path: Path) -> None:
+    def with_nothing(number: int) -> GroundTruth:
+        truth = load(number)
+        empty = rle.encode(np.zeros((HEIGHT, WIDTH), dtype=bool))
+        more = (
+            EvalObject(id="empty", mask=empty, area_px=9),
+            EvalObject(id="ignored", mask=truth.objects[3].mask, area_px=AREAS[3], ignore=truth.objects[3].mask),
+        )
+        return GroundTruth(height=HEIGHT, width=WIDTH, objects=truth.objects + more)
+
+    image = EvalImage(name="0", path=split.images[0].path, load=partial(with_nothing, 0))
+    found = scored(Split(images=(image,)), KnowsTheTruth(), tmp_path)
+    for task in ("interactive", "sweep"):
+        assert {row["object"] for row in found.rows if row["task"] == task} == {"0", "1", "2", "3"}
+
+
 def test_the_encoder_runs_once_an_image(split: Split, tmp_path: Path) -> None:
     model = KnowsTheTruth()
     scored(split, model, tmp_path)
