@@ -38,7 +38,9 @@ def command(
         str | None,
         typer.Option(
             metavar="descriptor|timm:NAME[@CHECKPOINT]",
-            help="Features. Default: the recipe's; `descriptor` for the recipe default, because it needs no weights.",
+            help="Features. Default: the recipe's: `descriptor` for default, because it needs no weights; DINO for "
+            "leaves and unsamv2, which take any timm transformer. CHECKPOINT is timm's file or the authors' own "
+            "(.safetensors, .pth); without it timm's comes from the hub or its cache. unsamv2 also takes descriptor.",
             rich_help_panel=MINED,
         ),
     ] = None,
@@ -46,7 +48,8 @@ def command(
         str | None,
         typer.Option(
             metavar="maskcut|proposals|union",
-            help="Where instances come from. Default: the recipe's, maskcut, because it needs no other input.",
+            help="Where instances come from: cut from the image itself, the masks of --proposals, or both those and "
+            "the sample's own annotations (SA-1B). Default: the recipe's, maskcut, because it needs no other input.",
             rich_help_panel=MINED,
         ),
     ] = None,
@@ -54,7 +57,8 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="COCO-style masks of a detector, for --divide proposals or union. Default: none.",
+            help="COCO-style masks of a detector, RLE or polygons, found by file name; for --divide proposals or "
+            "union. Those with a score must be above 0.3, the paper's limit. Default: none.",
             rich_help_panel=MINED,
         ),
     ] = None,
@@ -62,8 +66,8 @@ def command(
         str | None,
         typer.Option(
             metavar="guided|none",
-            help="Sharpen patch-level masks to the image's edges. Default: the recipe's, guided: it has no learned "
-            "part and helps.",
+            help="Sharpen masks of a patch grid, and proposals, to the image's edges; masks of leaves are there "
+            "already. Default: the recipe's, guided: it has no learned part and helps.",
             rich_help_panel=MINED,
         ),
     ] = None,

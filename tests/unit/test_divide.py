@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from pipeline.bench.divide import KINDS, dense_cut
+from pipeline.bench.divide import drawn_links as drawn_links_of_bench
 from pipeline.config import DivideConfig
 from pipeline.stages import divide
 from pipeline.stages.divide import as_masks, links_between, mask_cut, normalised_cut, object_of, remainder_regions
@@ -151,3 +153,13 @@ def test_grids_become_masks_of_any_size() -> None:
 def test_the_example_in_the_docstring_holds() -> None:
     found = doctest.testmod(divide, extraglobs={"DivideConfig": DivideConfig})
     assert (found.attempted, found.failed) == (4, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_bench_draws_is_cut_as_the_dense_solver_does(kind: str) -> None:
+    links = drawn_links_of_bench(kind, seed=3, side=18, depth=24)
+    found = normalised_cut(links, eps=EPS, seed=0)
+    values, vectors = dense_cut(links)
+    assert found.value == pytest.approx(values[0], abs=1e-6)
+    if (values[1] - values[0]) / values[0] > 1e-3:
+        assert abs(np.corrcoef(found.vector, vectors[:, 0])[0, 1]) > 0.999
