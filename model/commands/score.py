@@ -70,7 +70,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="For a model: at most so many objects of an image get clicks, drawn by the seed. Default: all.",
+            help="For a model: at most so many objects of an image get clicks, drawn by the seed (the pair test takes "
+            "all pairs). Default: all; for sa1b five that do not overlap, as its protocol has it.",
             rich_help_panel=WHAT,
         ),
     ] = None,

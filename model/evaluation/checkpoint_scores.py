@@ -58,6 +58,15 @@ class CheckpointModel:
         with Path(self.path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
+    def notes(self) -> list[str]:
+        """What of this model a reader of its numbers must know."""
+        if not is_granular(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
+            return []
+        return [
+            "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
+            "own masks and its memory for videos never were trained"
+        ]
+
 
 def sam2_predictor(model: Any) -> Any:
     """sam2's own image predictor on a model of any input size (its own table of sizes is 1,024's)."""
@@ -194,7 +203,11 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
             "objects_of_metrics": {name: interval.objects for name, interval in found.metrics.items()},
         },
         curves=found.curves,
-        notes=[*split.notes, *notes_of(options.benchmark, settings, found)],
+        notes=[
+            *split.notes,
+            *notes_of(options.benchmark, settings, found),
+            *(predictor.notes() if isinstance(predictor, CheckpointModel) else ()),
+        ],
     )
 
 
@@ -386,6 +399,8 @@ def notes_of(benchmark: Benchmark, settings: ModelOptions, found: ModelScores) -
         f"radius of the first, seed {settings.seed}",
     ]
     without = found.counts["clicked_objects_without_label"]
-    if without and benchmark.label_rule == "containment":
+    if settings.label and without == found.counts["clicked_objects"] > 0:
+        notes.append("label: n/a, no clicked object of this benchmark has a g of its own")
+    elif without and benchmark.label_rule == "containment":
         notes.append(f"{without} clicked objects are neither part nor whole: no label, left out of the label columns")
     return notes

@@ -85,6 +85,7 @@ def test_a_checkpoint_with_clicks(
     assert record["details"]["protocol"]["jitter_radius"] == 0.5
     assert record["command"].startswith("grainmill score --benchmark grabcut")
     assert "oracle of 10" in json.dumps(record["published"])
+    assert any("own and best_of_3 say nothing here" in note for note in record["notes"])  # trained from scratch
     rows = pq.read_table(output / "objects.parquet").to_pylist()
     options = ModelOptions(label_rule="whole", fixed=(0.5,))
     again = summarise([{k: v for k, v in row.items() if v is not None} for row in rows], options)
@@ -109,6 +110,25 @@ def test_a_sam2_checkpoint_has_the_controls_alone(
     assert columns(record, "interactive.") == {
         "own", "best_of_3", "best_of_3_plain", "best_of_10_clicks", "best_of_10_clicks_plain",
     }  # fmt: skip
+    assert not any("say nothing" in note for note in record["notes"])
+
+
+def test_a_benchmark_without_labels_says_so(
+    fresh: Path, grabcut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, source in (("images", "data_GT/21077.jpg"), ("masks", "boundary_GT/21077.bmp")):
+        (tmp_path / folder).mkdir()
+        with Image.open(grabcut / source) as image:
+            image.point(lambda value: value if value != 128 else 0).save(tmp_path / folder / "21077.png")
+    record = score(
+        capsys, "--checkpoint", fresh, "--benchmark", "folder", "--data", tmp_path, "--objects-per-image", "1",
+        "--points-per-side", "2", "--granularity", "label", "--granularity", "fixed:0.3", "--workers", "1", "--output",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert "label: n/a" in " ".join(record["notes"])
+    found = columns(record, "interactive.")
+    assert "fixed:0.30" in found
+    assert not {"label", "oracle"} & found
 
 
 def test_sizes_of_sam2_are_read_from_its_weights(sam2_file: Path, tmp_path: Path) -> None:
