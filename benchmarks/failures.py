@@ -27,7 +27,7 @@ import psutil
 
 from benchmarks.raylets import RayCluster, RayNode
 
-PATIENCE_S = 150.0
+PATIENCE_S = 400.0
 """For anything that has to happen; a loaded machine needs most of it."""
 POINTS = ("attempt-started", "shard-written", "published", "before-commit")
 """Where a unit may stand when its node fails."""
@@ -78,9 +78,8 @@ class Arena:
     def nodes(self, cluster: RayCluster, *environments: dict[str, str], cpus: int = 1) -> list[RayNode]:
         """Starts a node for each environment, at the same time."""
         nodes = [cluster.add_node(cpus=cpus, environment=each, wait=False) for each in environments]
+        nodes = [cluster.wait_started(node) for node in nodes]
         self._nodes += nodes
-        for node in nodes:
-            node.wait_started()
         return nodes
 
     def pausing(self, point: str) -> tuple[dict[str, str], Path]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -41,8 +41,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class RayNode:
     """One node. Made by `RayCluster.add_node`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self.log = process, log
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, arguments: tuple[Any, ...]) -> None:
+        self.process, self.log, self.arguments = process, log, arguments
 
     @property
     def pid(self) -> int:
@@ -123,6 +123,7 @@ class RayCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="gmr-", dir="/tmp"))
         self._port = free_port()
         self.nodes: list[RayNode] = []
+        self.dashboard_port: int | None = None
         self.address = f"127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -147,9 +148,21 @@ class RayCluster:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
 
-    def start_head(self, *, cpus: int = 0, gpus: int = 0, environment: Mapping[str, str] | None = None) -> RayNode:
-        """The head; by default without room for workers."""
-        flags = ["--head", f"--port={self._port}", "--include-dashboard=false"]
+    def start_head(
+        self,
+        *,
+        cpus: int = 0,
+        gpus: int = 0,
+        environment: Mapping[str, str] | None = None,
+        dashboard_port: int | None = None,
+    ) -> RayNode:
+        """The head; by default without room for workers, and without the dashboard that takes jobs."""
+        self.dashboard_port = dashboard_port
+        flags = ["--head", f"--port={self._port}"]
+        if dashboard_port is None:
+            flags.append("--include-dashboard=false")
+        else:
+            flags += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
         return self._start(flags, cpus, gpus, environment or {})
 
     def add_node(
@@ -186,10 +199,23 @@ class RayCluster:
                 env={**os.environ, **HEALTH, **self._environment, **environment, **marks},
                 start_new_session=True,
             )
-        node = RayNode(process, log)
+        node = RayNode(process, log, (flags, cpus, gpus, environment))
         self.nodes.append(node)
         if wait:
-            node.wait_started()
+            self.wait_started(node)
+        return node
+
+    def wait_started(self, node: RayNode) -> RayNode:
+        """Returns the node when it runs, or another in its place: Ray gives a raylet half a minute, which a loaded
+        machine does not always keep."""
+        for _ in range(2):
+            try:
+                node.wait_started()
+                return node
+            except RuntimeError:
+                node.kill()
+                node = self._start(*node.arguments, wait=False)
+        node.wait_started()
         return node
 
     def driver_environment(self) -> dict[str, str]:

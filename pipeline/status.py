@@ -5,9 +5,12 @@ So it is quick (under two seconds with ten thousand commits), works while a run 
 
 from __future__ import annotations
 
+import collections
 import json
+import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from .committed import CommittedRun
 from .errors import EMPTY_REASONS
@@ -56,3 +59,49 @@ def _lease(run: CommittedRun) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return lease if isinstance(lease, dict) else None
+
+
+RATE_OVER_S: Final = 120.0
+"""Rates are those of about the last two minutes: long enough for some units, short enough to show a change."""
+
+
+def watch(
+    directory: str,
+    *,
+    interval_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Iterator[dict[str, Any]]:
+    """Looks at a run again and again until it is complete; reads the output directory alone.
+
+    Args:
+        directory: path or URL; the run may be mined on any machine, or on none just now.
+        interval_s: between two looks.
+        clock: seconds that run forward.
+        sleep: waits.
+
+    Yields:
+        What `run_status` gives, with `images_per_second` and `seconds_left` (None while nothing has been committed
+        since the first looks) and `driver`: whether somebody's heartbeat has moved since the last look (None at first).
+    """
+    seen: collections.deque[tuple[float, dict[str, Any]]] = collections.deque()
+    while True:
+        status = run_status(CommittedRun.open(directory))
+        now_s = clock()
+        while len(seen) > 1 and now_s - seen[0][0] > RATE_OVER_S:
+            seen.popleft()
+        status["images_per_second"] = status["seconds_left"] = status["driver"] = None
+        if seen:
+            since_s, before = now_s - seen[0][0], seen[0][1]
+            images = sum(status[name] - before[name] for name in ("samples", "failed"))
+            units = status["committed"] - before["committed"]
+            if units > 0 and since_s > 0:
+                status["images_per_second"] = round(images / since_s, 4)
+                status["seconds_left"] = round(status["pending"] * since_s / units, 1)
+            last = seen[-1][1]["lease"]
+            status["driver"] = status["lease"] is not None and (last is None or last != status["lease"])
+        yield status
+        if status["complete"] and not status["pending"]:
+            return
+        seen.append((now_s, status))
+        sleep(interval_s)

@@ -12,17 +12,54 @@ def command(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
     ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Look again until the run is complete, from any machine. Default: look once."),
+    ] = False,
+    interval_s: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Between two looks of --watch. Default 10: units take minutes, and each look reads all commits.",
+        ),
+    ] = 10.0,
 ) -> None:
     """What is committed, pending and failed. Reads commit records only, so it is quick and works beside a run."""
     from ..committed import CommittedRun
     from ..console import print_json
     from ..status import run_status
 
-    status = run_status(CommittedRun.open(directory))
+    status = _watched(directory, interval_s) if watch else run_status(CommittedRun.open(directory))
     if json:
         print_json(status)
     else:
         print(_text(status))
+
+
+def _watched(directory: str, interval_s: float) -> dict[str, Any]:
+    """Shows a run's progress on standard error until it is complete; returns its last status."""
+    from ..committed import CommittedRun
+    from ..console import ProgressBar
+    from ..status import watch
+
+    status: dict[str, Any] = {}
+    with ProgressBar(directory, CommittedRun.open(directory).units_total, unit="units") as progress:
+        for status in watch(directory, interval_s=interval_s):
+            progress.update(status["committed"], _detail(status))
+    return status
+
+
+def _detail(status: dict[str, Any]) -> str:
+    rate = status["images_per_second"]
+    return ", ".join(
+        [
+            f"{status['samples']:,} samples",
+            f"{status['masks']:,} masks",
+            f"{status['failed']:,} failed",
+            *([] if rate is None else [f"{rate:.2f} images/s", f"{status['seconds_left']:.0f} s left at that rate"]),
+            *(["nobody is mining just now"] if status["driver"] is False and status["pending"] else []),
+        ]
+    )
 
 
 def _text(status: dict[str, Any]) -> str:
