@@ -101,6 +101,11 @@ def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapt
     before = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
     train_a_little(model)
     assert_equal_to_sam2(ours, own)
+    loaded = micro(adapter, seed=9)
+    loaded.load_state_dict(model.state_dict())
+    first_use = GranularPredictor(loaded)  # nothing has been asked of it yet, with a granularity or without
+    first_use.set_image(photograph())
+    assert_equal_to_sam2(first_use, own)
     after = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
     assert np.abs(after - before).max() > 1e-3
 
