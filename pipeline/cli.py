@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
     "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
+    "demo": ("pipeline.commands.demo", "the whole loop on the photographs inside scikit-image"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
 }
 """Command -> (module with a function `command`, one line of help)."""
