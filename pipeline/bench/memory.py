@@ -41,8 +41,8 @@ IMAGES: Final = 1_000
 IMAGE_SIZE: Final = (208, 139)
 FILES_PER_FOLDER: Final = 500
 MOST_FIXED_MIB: Final = 48.0
-"""Buffers of a fixed size fill up between the first and the third: a row group of the plan, the libraries and records of
-a compaction."""
+"""Buffers of a fixed size fill up between the first and the third: a row group of the plan, the records and libraries
+of a compaction."""
 MOST_DRIVER_GROWTH: Final = 0.05
 """Between the third and the last, where there are eight times as many units and nothing more to fill."""
 MOST_WORKER_GROWTH: Final = 0.05

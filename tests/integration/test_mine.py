@@ -62,6 +62,17 @@ def test_local_workers_give_the_bytes_of_inline(small_photographs: Path, tmp_pat
     assert not (tmp_path / "local" / "tmp").exists()
 
 
+def test_hash_seed_locale_zone_and_threads_change_nothing(
+    small_photographs: Path, tmp_path: Path, run_mine: Run, undisturbed_digest: str
+) -> None:
+    done = run_mine(
+        small_photographs, tmp_path / "out", "--executor", "inline", PYTHONHASHSEED="77", LC_ALL="C",
+        TZ="Asia/Tokyo", OMP_NUM_THREADS="2", NUMBA_NUM_THREADS="2", OPENCV_FOR_THREADS_NUM="2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["digest"] == undisturbed_digest
+
+
 def test_the_same_command_again_does_nothing(photographs_copy: Path, tmp_path: Path) -> None:
     first = mined(photographs_copy, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
