@@ -195,8 +195,8 @@ def command(
         typer.Option(
             min=0.01,
             help="A worker that outgrows it is stopped; a sample that does it alone and twice fails as out_of_memory. "
-            "Default: 80 % of this machine's memory divided by the workers, at most 16. The default recipe took 1.1 for "
-            "a photograph of 60 megapixels (measured) and 0.4 for one of 480 x 320.",
+            "Default: 80 % of this machine's memory divided by the workers, at most 16. The default recipe took 1.1 "
+            "for a photograph of 60 megapixels (measured) and 0.4 for one of 480 x 320.",
             rich_help_panel=RUN,
         ),
     ] = None,
