@@ -66,7 +66,7 @@ def run(options: BenchOptions) -> BenchReport:
     ]  # fmt: skip
     return BenchReport(
         name="memory",
-        command=command_of("memory", options),
+        command="grainmill bench memory" + command_of("memory", options).partition(f"--repeats {options.repeats}")[2],
         ratio=None,
         rows=rows,
         checks={
