@@ -94,7 +94,7 @@ class BenchReport:
         lines = [f"$ {self.command}", *table(self.rows), ""]
         if self.ratio is not None:
             bar = "" if self.bar is None else f" (bar: at least {self.bar:g})"
-            lines.append(f"ratio {self.ratio:.1f}{bar}")
+            lines.append(f"ratio {self.ratio:.4g}{bar}")
         lines += [f"{'holds' if holds else 'FAILS'}  {name}" for name, holds in self.checks.items()]
         lines += [f"{name}: {value}" for name, value in self.environment.items()]
         return "\n".join(lines)
