@@ -6,9 +6,12 @@ name, so that training can start on the first shards. Nothing else that may lie 
 
 from __future__ import annotations
 
+import collections
 import io
+import mmap
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,12 +32,14 @@ from pipeline.schema import (
     sample_from_json,
     sha256_of,
 )
-from pipeline.storage import Storage, StorageError
+from pipeline.storage import LocalStorage, Storage, StorageError
 from pipeline.versions import open_dataset
 
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
 )  # fmt: skip
+MAPPED_SHARDS: Final = 64
+"""Local files that one reader keeps mapped."""
 MAX_IMAGE_PIXELS: Final = 400_000_000
 """Above the limit of mining, so that nothing mined is refused; headers are still checked before decoding."""
 
@@ -62,6 +67,16 @@ class LoadedSample:
     area_px: NDArray[np.int64]
     """(n,)."""
 
+    def with_scale(self, min_parts: int) -> NDArray[np.bool_]:
+        """(n,) bool: wholes, and parts of instances that have at least `min_parts`.
+
+        By equation 3 the smallest part of an instance is 0.1, however large it is: with one part or two, their g says
+        nothing about size.
+        """
+        is_whole = self.instance_id == np.arange(len(self.rles))
+        parts = np.bincount(self.instance_id, minlength=len(self.rles)) - 1
+        return np.asarray(is_whole | (parts[self.instance_id] >= min_parts), dtype=np.bool_)
+
     @property
     def nbytes(self) -> int:
         return self.image.nbytes + sum(each.nbytes for each in self.ends) + sum(len(r["counts"]) for r in self.rles)
@@ -76,6 +91,7 @@ class ShardIndex:
         self.digest = digest
         """Of the data: the manifest's, or of what was committed when this was opened."""
         self.complete = complete
+        self._places: _Places | None = None
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, columns: tuple[str, ...] = COLUMNS) -> ShardIndex:
@@ -137,6 +153,23 @@ class ShardIndex:
     def sample_keys(self) -> list[str]:
         return self.table.column("key").to_pylist()
 
+    def read_raw(self, number: int) -> tuple[memoryview, memoryview]:
+        """One sample's bytes as they lie in the shard, in one ranged read: the image's, and its masks' JSON.
+
+        Both are views of the shard itself where it is a local file.
+
+        Raises:
+            StorageError: the shard is shorter than the index says.
+        """
+        if self._places is None:
+            self._places, self._ranges = _Places(self.table), _RangeReader(self.storage)
+        shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
+        start = min(image_offset, json_offset)
+        end = max(image_offset + image_size, json_offset + json_size)
+        data = self._ranges.read(shard, start, end - start)
+        image = data[image_offset - start : image_offset - start + image_size]
+        return image, data[json_offset - start : json_offset - start + json_size]
+
     def row(self, number: int) -> dict[str, Any]:
         return {name: self.table.column(name)[number].as_py() for name in COLUMNS}
 
@@ -152,14 +185,12 @@ class ShardIndex:
         if row["image_offset"] is None:
             raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         try:
-            data = self.storage.read_range(row["shard"], row["json_offset"], row["json_size"])
+            picture, record = self.read_raw(number)
+            data = bytes(record)
             if sha256_of(data) != row["json_sha256"]:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
             sample = sample_from_json(data, where=where)
-            image = decode_rgb(
-                self.storage.read_range(row["shard"], row["image_offset"], row["image_size"]),
-                max_pixels=MAX_IMAGE_PIXELS,
-            )
+            image = decode_rgb(bytes(picture), max_pixels=MAX_IMAGE_PIXELS)
             ends = tuple(np.cumsum(rle_codec.runs_of(mask.segmentation)) for mask in sample.annotations)
         except SampleFailureError as error:
             raise BadSampleError(f"{where}: {error}") from error
@@ -177,6 +208,55 @@ class ShardIndex:
             instance_id=np.array([mask.instance_id for mask in sample.annotations], dtype=np.int64),
             area_px=np.array([mask.area for mask in sample.annotations], dtype=np.int64),
         )
+
+
+class _RangeReader:
+    """Ranged reads that copy nothing where the shards are local files: these are mapped into memory, some at a time.
+
+    Committed shards are never changed in place (their name holds their sha256), so a mapping stays true.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._maps: collections.OrderedDict[str, memoryview] = collections.OrderedDict()
+
+    def read(self, name: str, offset: int, size: int) -> memoryview:
+        """Exactly `size` bytes."""
+        if not isinstance(self._storage, LocalStorage):
+            return memoryview(self._storage.read_range(name, offset, size))
+        mapped = self._maps.get(name)
+        if mapped is None:
+            mapped = self._maps[name] = self._map(self._storage.path(name))
+            if len(self._maps) > MAPPED_SHARDS:
+                self._maps.popitem(last=False)
+        if offset + size > len(mapped):
+            return memoryview(self._storage.read_range(name, offset, size))  # which says what is missing
+        return mapped[offset : offset + size]
+
+    @staticmethod
+    def _map(path: Path) -> memoryview:
+        try:
+            with path.open("rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise StorageError(f"{path}: could not be read ({error})") from error
+
+
+class _Places:
+    """Where each sample lies, as plain arrays: looking a row up in an Arrow table costs more than reading it."""
+
+    def __init__(self, table: pa.Table) -> None:
+        shards = table.column("shard").combine_chunks().dictionary_encode()
+        self._names: list[str] = shards.dictionary.to_pylist()
+        self._shard = shards.indices.to_numpy()
+        self._numbers = [
+            table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+            for name in ("image_offset", "image_size", "json_offset", "json_size")
+        ]
+
+    def of(self, number: int) -> tuple[str, int, int, int, int]:
+        image_offset, image_size, json_offset, json_size = (int(column[number]) for column in self._numbers)
+        return self._names[self._shard[number]], image_offset, image_size, json_offset, json_size
 
 
 def filter_rows(index: ShardIndex, *, min_masks: int, holdout: float, held_out: bool) -> NDArray[np.int64]:

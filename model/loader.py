@@ -42,6 +42,8 @@ class ExampleSettings:
     clicks: int
     """Decoder passes: the first click and the corrections."""
     augmentation: Augmentation
+    min_parts: int = 0
+    """Parts that an instance must have for its parts to be drawn; wholes always are."""
     coarse_images: int = 0
     """Positions below it are seen at half the size, which costs a quarter."""
 
@@ -86,10 +88,11 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
     height, width = sample.image.shape[:2]
     size = settings.size_at(position)
     view = draw_view(rng, height, width, size, settings.augmentation)
-    eligible = true_masks(sample, view)
+    scaled = sample.with_scale(settings.min_parts)
+    eligible = true_masks(sample, view) & scaled
     if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
         view = whole_view(height, width, size)
-        eligible = np.ones(len(sample.rles), dtype=bool)
+        eligible = scaled
     prompts = draw_prompts(
         rng,
         sample,

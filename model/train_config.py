@@ -34,6 +34,8 @@ class TrainConfig:
     """Prompts drawn in one view of one photograph."""
     masks_per_click: int
     """Masks drawn under the same click, so that only g tells them apart."""
+    min_parts: int
+    """Parts that an instance must have for its parts to be drawn; see `LoadedSample.with_scale`."""
     balance: float
     """Share of masks drawn by granularity bin first; see `prompts.draw_prompts`."""
     clicks: int
@@ -85,6 +87,7 @@ class TrainConfig:
             masks_per_image=self.masks_per_image,
             masks_per_click=self.masks_per_click,
             balance=self.balance,
+            min_parts=self.min_parts,
             clicks=self.clicks,
             augmentation=self.augmentation,
             coarse_images=self.coarse_images,
@@ -136,6 +139,7 @@ def paper_recipe(size: Size) -> dict[str, Any]:
         "coarse_images": 0,
         "masks_per_image": 30,
         "masks_per_click": 1,
+        "min_parts": 0,
         "balance": 0.5,
         "clicks": 4,
         "global_batch_size": 4,
@@ -155,13 +159,14 @@ def micro_recipe(size: Size) -> dict[str, Any]:
     """From scratch on two processor cores, in minutes."""
     return {
         "image_size": DEFAULT_IMAGE_SIZE[size],
-        "coarse_images": 5_040,
+        "coarse_images": 2_520,
         "masks_per_image": 16,
         "masks_per_click": 2,
+        "min_parts": 5,
         "balance": 0.25,
         "clicks": 1,
         "global_batch_size": 4,
-        "steps": 1_800,
+        "steps": 900,
         "learning_rate": 1e-3,
         "final_learning_rate": 1e-5,
         "warmup_steps": 30,

@@ -96,7 +96,8 @@ def pairwise_intersection_px(rles: Sequence[Rle]) -> NDArray[np.int64]:
     if count == 0:
         return np.zeros((0, 0), dtype=np.int64)
     encoded = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
-    areas = coco_mask.area(encoded).astype(np.float64)
+    # One by one: pycocotools 2 counts the masks of a list in eight bits.
+    areas = np.array([int(coco_mask.area(each)) for each in encoded], dtype=np.float64)
     iou = coco_mask.iou(encoded, encoded, [0] * count)
     # |A n B| = IoU (|A| + |B|) / (1 + IoU); rounding recovers the integer exactly below 2^40 pixels.
     return np.rint(iou * (areas[:, None] + areas[None, :]) / (1.0 + iou)).astype(np.int64)

@@ -14,6 +14,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "mine": ("pipeline.bench.mine", "the whole mill: images/s and seconds per stage"),
     "executors": ("pipeline.bench.executors", "Ray against local at equal workers"),
     "memory": ("pipeline.bench.memory", "the driver's memory against planned units, a worker's over many images"),
+    "load": ("model.bench.load", "the training loader against webdataset's on the same shards"),
 }
 """Name -> (module with `run(options: BenchOptions) -> BenchReport`, one line of help)."""
 

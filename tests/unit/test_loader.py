@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,3 +265,63 @@ def test_the_first_positions_are_seen_at_half_the_size(drawn_run: Path) -> None:
     settings = dataclasses.replace(SETTINGS, coarse_images=3, augmentation=NO_AUGMENTATION)
     examples = examples_of(drawn_run, settings)
     assert [examples[position].image.shape[0] for position in range(5)] == [16, 16, 16, 32, 32]
+
+
+def test_parts_of_instances_with_few_parts_are_left_out_if_asked(drawn_run: Path) -> None:
+    sample = drawn_sample(drawn_run)  # the first instance has two parts, the others none
+    assert sample.with_scale(2).all()
+    assert sample.with_scale(3).tolist() == [True, False, False, True, True]
+    settings = dataclasses.replace(SETTINGS, masks_per_image=64, min_parts=3)
+    for position in range(8):
+        drawn = make_example(sample, position, seed=0, settings=settings).granularity
+        assert drawn.size
+        assert (drawn == 1.0).all()
+
+
+def test_raw_bytes_are_what_the_shard_holds(drawn_run: Path) -> None:
+    from pipeline.schema import sha256_of
+
+    index = ShardIndex.open(drawn_run)
+    for number in range(len(index)):
+        image, record = index.read_raw(number)
+        row = index.row(number)
+        data = (drawn_run / row["shard"]).read_bytes()
+        assert bytes(image) == data[row["image_offset"] : row["image_offset"] + row["image_size"]]
+        assert sha256_of(bytes(record)) == row["json_sha256"]
+
+
+def test_a_cut_shard_names_itself(drawn_run: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "copy"
+    shutil.copytree(drawn_run, directory)
+    row = ShardIndex.open(directory).row(6)
+    shard = directory / row["shard"]
+    shard.write_bytes(shard.read_bytes()[: row["json_offset"] + 10])
+    with pytest.raises(BadSampleError, match="the file is cut") as error:
+        ShardIndex.open(directory).load(6)
+    assert row["shard"] in str(error.value)
+
+
+def test_the_bench_reads_the_same_bytes_on_both_sides(drawn_run: Path) -> None:
+    from model.bench.load import run
+    from pipeline.bench.report import BenchOptions
+
+    with warnings.catch_warnings():  # webdataset leaves its files to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        report = run(BenchOptions(repeats=1, input=(str(drawn_run),)))
+        gc.collect()
+    assert report.checks["both sides read the same bytes"]
+    assert report.ratio is not None
+    assert report.ratio > 1  # the promise is measured on photographs, on a quiet machine
+    assert [row["side"] for row in report.rows][:2] == ["ours", "webdataset"]
+
+
+def test_shards_on_remote_storage_give_the_same_examples(drawn_run: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(drawn_run), "/loader-test", recursive=True)
+    try:
+        local, remote = examples_of(drawn_run), examples_of("memory://loader-test")  # type: ignore[arg-type]
+        assert [identity(remote[position]) for position in range(7)] == [identity(local[p]) for p in range(7)]
+    finally:
+        memory.rm("/loader-test", recursive=True)

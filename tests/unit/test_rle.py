@@ -71,3 +71,10 @@ def test_pairwise_intersections_are_exact() -> None:
     masks = random.random((12, 40, 30)) < 0.4
     expected = (masks[:, None] & masks[None, :]).sum(axis=(2, 3))
     assert np.array_equal(rle.pairwise_intersection_px([rle.encode(mask) for mask in masks]), expected)
+
+
+def test_intersections_of_more_than_255_masks() -> None:
+    rows = np.arange(300)
+    masks = [np.arange(301)[:, None] <= row for row in rows]
+    found = rle.pairwise_intersection_px([rle.encode(np.repeat(mask, 2, axis=1)) for mask in masks])
+    assert np.array_equal(found, 2 * (np.minimum(rows[:, None], rows[None, :]) + 1))

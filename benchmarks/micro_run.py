@@ -1,0 +1,188 @@
+"""What a micro run learned: does the dial work on new photographs, on the mill's labels and on people's segments.
+
+    python -m benchmarks.micro_run --runs RUN [RUN ...] --train MINED --validation MINED --bsds500 DIR \\
+        --output FILE.json [--images 100] [--recall-images 10] [--curves FILE.png]
+
+Each RUN is the directory of `grainmill train --size micro --init scratch`. For each run the figures of
+`model.validation.dial_figures` stand on two grounds: labels mined from the validation photographs, with the best single
+granularity chosen on the training photographs' labels; and people's segments of the same photographs (at least 32 px,
+those that have a whole or a part among the others; label g by containment), with the best single granularity chosen on
+these very segments, which flatters that control. Recall is by `recall_best` against all people's segments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.automatic import default_config, find_everything
+from model.checkpoint import read_checkpoint
+from model.evaluation.bsds import read_bsds500
+from model.evaluation.layout import read_rgb
+from model.evaluation.metrics import recall_best
+from model.evaluation.records import EvalImage, GroundTruth, iou_with
+from model.granular import GranularSam2
+from model.index import LoadedSample, ShardIndex, filter_rows
+from model.loading import load_granular
+from model.predictor import GranularPredictor
+from model.validation import best_fixed_g, dial_figures, fixed_example, measure_clicks
+from pipeline import rle
+from pipeline.bench.report import environment
+from pipeline.console import ProgressBar
+
+CHOOSING_IMAGES = 40
+"""Of the training data, to choose the best single granularity on."""
+
+
+def mined_samples(directory: str, images: int) -> list[LoadedSample]:
+    """The first samples of mined shards, in their order."""
+    index = ShardIndex.open(directory)
+    rows = filter_rows(index, min_masks=1, holdout=0.0, held_out=False)[:images]
+    return [index.load(int(row)) for row in rows]
+
+
+def people_sample(image: EvalImage, truth: GroundTruth) -> LoadedSample:
+    """People's segments that have a label g, as if they had been mined; each is its own instance."""
+    chosen = [truth.objects[position] for position in truth.scored if truth.objects[position].granularity is not None]
+    masks = tuple(each.mask for each in chosen)
+    return LoadedSample(
+        key=image.name,
+        where=str(image.path),
+        image=read_rgb(image.path),
+        rles=masks,
+        ends=tuple(np.cumsum(rle.runs_of(mask)) for mask in masks),
+        granularity=np.array([each.granularity for each in chosen], dtype=np.float32),
+        instance_id=np.arange(len(masks)),
+        area_px=np.array([each.area_px for each in chosen], dtype=np.int64),
+    )
+
+
+def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict[str, float]:
+    """AR of the student's masks and of the mill's, pooled over all people's segments of some photographs."""
+    index = ShardIndex.open(mined)
+    by_name = {str(key).rsplit("-", 1)[0]: row for row, key in enumerate(index.sample_keys())}
+    predictor = GranularPredictor(model)
+    columns: dict[str, list[np.ndarray]] = {"student": [], "labels": []}
+    counts: dict[str, list[int]] = {"student": [], "labels": []}
+    with ProgressBar("recall", len(images)) as bar:
+        for number, image in enumerate(images):
+            truth = image.load()
+            objects = [truth.objects[position] for position in truth.scored]
+            area = np.array([each.area_px for each in objects], dtype=np.float64)
+            crowd = np.zeros(len(objects), dtype=bool)
+            found = find_everything(predictor, read_rgb(image.path), default_config(model.size))
+            sides = {
+                "student": [each.segmentation for each in found],
+                "labels": list(index.load(by_name[image.name]).rles),
+            }
+            for name, masks in sides.items():
+                columns[name].append(recall_best(iou_with(masks, objects), area, crowd)["recall_1000"])
+                counts[name].append(len(masks))
+            bar.update(number + 1)
+    result = {f"{name}_ar1000": float(np.concatenate(values).mean()) for name, values in columns.items()}
+    return result | {f"{name}_masks_per_image": statistics.mean(each) for name, each in counts.items()}
+
+
+def measure(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one run."""
+    began_s, began_cpu_s = time.monotonic(), time.process_time()
+    checkpoint = read_checkpoint(run)
+    model = load_granular(run)
+    size = model.image_size
+    chosen_on = [fixed_example(each, size) for each in mined_samples(arguments.train, CHOOSING_IMAGES)]
+    fixed = best_fixed_g(measure_clicks(model, chosen_on))
+    labels = [fixed_example(each, size) for each in mined_samples(arguments.validation, arguments.images)]
+    people_images = read_bsds500(Path(arguments.bsds500), "val").images[: arguments.images]
+    people = [fixed_example(people_sample(image, image.load()), size) for image in people_images]
+    found: dict[str, Any] = {
+        "run": run.name,
+        "step": checkpoint.record["step"],
+        "config": checkpoint.record["config"],
+        "mined_labels": dial_figures(measure_clicks(model, labels), fixed_g=fixed),
+        "people": dial_figures(measure_clicks(model, people)),
+    }
+    if arguments.recall_images:
+        found["recall"] = recall(model, arguments.validation, people_images[: arguments.recall_images])
+    found["seconds"] = round(time.monotonic() - began_s, 1)
+    found["cpu_seconds"] = round(time.process_time() - began_cpu_s, 1)
+    return found
+
+
+def reached(figures: dict[str, Any]) -> dict[str, bool]:
+    """The bar, sentence by sentence."""
+    return {
+        "spearman of area against g at least 0.8 in the median over clicks": figures["area_spearman"] >= 0.8,
+        "near 0 when shuffled": abs(figures["area_spearman_shuffled"]) < 0.15,
+        "mean IoU of the masks at g 0.1 and 1.0 at most 0.6": figures["iou_low_high"] <= 0.6,
+        "label g above the best fixed g, interval above 0": figures["gain_over_fixed_g"]["low"] > 0,
+        "label g above shuffled g, interval above 0": figures["gain_over_shuffled_g"]["low"] > 0,
+    }
+
+
+def draw_curves(runs: Sequence[Path], path: Path) -> None:
+    """Loss, IoU and the validation's figures against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
+    for run in runs:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = [line["step"] for line in lines]
+        for axis, name in zip(axes, ("loss", "iou"), strict=False):
+            values = np.array([line[name] for line in lines])
+            width = max(1, len(values) // 25)
+            smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+            axis.plot(steps[width - 1 :], smooth, label=run.name)
+            axis.set(title=f"{name} of the batches, mean of {width} lines", xlabel="step")
+        path_of = run / "validation.jsonl"
+        held = [json.loads(line) for line in path_of.read_text().splitlines()] if path_of.exists() else []
+        for name, style in (("iou_label_g", "-o"), ("iou_best_fixed_g", "--s"), ("iou_shuffled_g", ":^")):
+            axes[2].plot(
+                [each["step"] for each in held], [each[name] for each in held], style, label=f"{run.name} {name}"
+            )
+    axes[2].set(title="1-IoU on validation photographs", xlabel="step")
+    for axis in axes:
+        axis.legend(fontsize=6)
+    figure.savefig(path, dpi=90)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the figures; exit code 1 if the first run misses the bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", type=Path, required=True)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--validation", required=True)
+    parser.add_argument("--bsds500", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--recall-images", type=int, default=0)
+    parser.add_argument("--curves", type=Path)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    load = os.getloadavg()
+    runs = []
+    for run in arguments.runs:
+        found = measure(run, arguments)
+        found["bar"] = reached(found["mined_labels"])
+        runs.append(found)
+        print(json.dumps(found, indent=1), file=sys.stderr)
+        arguments.output.write_text(json.dumps({"runs": runs, "environment": environment(load)}, indent=1) + "\n")
+    if arguments.curves:
+        draw_curves(arguments.runs, arguments.curves)
+    return 0 if all(runs[0]["bar"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

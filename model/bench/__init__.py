@@ -1,0 +1,1 @@
+"""Benches of the student, by `grainmill bench`."""

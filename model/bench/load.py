@@ -1,0 +1,154 @@
+"""`grainmill bench load`: the loader against `webdataset`'s own on the same shards, in one process each.
+
+Bytes: ours reads every sample's image and masks at the places that the index names, in a shuffled order, and touches
+one byte of every 4 KiB; webdataset reads the same tars from front to back, grouped into samples, without decoding.
+
+Decoding: reading, checking the sha256, decoding the photograph, parsing and checking the masks. With augmentation:
+that, and a view, clicks and targets as training draws them. How much of decoding's rate is left is the second promise.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pipeline.bench.report import BenchOptions, BenchReport, environment, interleaved, median_ratio
+from pipeline.errors import InputError
+
+from ..index import ShardIndex
+from ..loader import ExampleSettings, make_example
+from ..order import Order, Sampler
+from ..views import Augmentation
+
+BAR: Final = 4.0
+DECODING_SHARE_BAR: Final = 0.95
+PASSES: Final = 20
+"""Over the data in one timed run of raw reading: a few photographs are read in no time."""
+PAGE_BYTES: Final = 4096
+PHOTOGRAPHS: Final = 12
+
+SETTINGS: Final = ExampleSettings(
+    image_size=256, masks_per_image=16, masks_per_click=2, balance=0.25, clicks=1, augmentation=Augmentation()
+)
+"""As the micro model's recipe."""
+
+
+def run(options: BenchOptions) -> BenchReport:
+    """Times all sides in turn on committed shards (`--input DIR`; by default photographs of scikit-image, mined first).
+
+    Raises:
+        InputError: the directory holds no committed shards.
+    """
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(options.input[0].split("=", 1)[-1]) if options.input else _mined(Path(folder) / "mined")
+        index = ShardIndex.open(directory)
+        count = min(len(index), options.limit or len(index))
+        raw = {
+            "ours": lambda: _read_ours(index, options.seed),
+            "webdataset": lambda: _read_webdataset(directory),
+        }
+        read = {name: side() for name, side in raw.items()}  # warms the page cache, and counts
+        raw_s = interleaved(raw, repeats=options.repeats)
+        decoding_s = interleaved(
+            {
+                "decoding": lambda: _decode(index, count, options.seed, augment=False),
+                "decoding and augmentation": lambda: _decode(index, count, options.seed, augment=True),
+            },
+            repeats=options.repeats,
+        )
+    samples = {**{name: PASSES * len(index) for name in raw}, **dict.fromkeys(decoding_s, count)}
+    seconds = {**raw_s, **decoding_s}
+    rate = {name: samples[name] / statistics.median(times) for name, times in seconds.items()}
+    share = rate["decoding and augmentation"] / rate["decoding"]
+    return BenchReport(
+        name="load",
+        command=f"grainmill bench load --repeats {options.repeats}"
+        + "".join(f" --input {each}" for each in options.input)
+        + (f" --limit {options.limit}" if options.limit else ""),
+        ratio=median_ratio(raw_s, ours="ours", peer="webdataset"),
+        bar=BAR,
+        rows=[
+            {
+                "side": name,
+                "samples": samples[name],
+                "samples_per_s": rate[name],
+                "mb_per_s": rate[name] * read["ours"] / (PASSES * len(index)) / 1e6 if name in raw else None,
+            }
+            for name in seconds
+        ],
+        checks={
+            "both sides read the same bytes": read["ours"] == read["webdataset"],
+            f"augmentation leaves {DECODING_SHARE_BAR:.0%} of decoding's rate ({share:.0%})": share
+            >= DECODING_SHARE_BAR,
+        },
+        details={
+            "samples": len(index),
+            "bytes_per_sample": read["ours"] // (PASSES * len(index)),
+            "passes": PASSES,
+            "augmentation_share": share,
+        },
+        environment=environment(load),
+    )
+
+
+def _read_ours(index: ShardIndex, seed: int) -> int:
+    """Bytes of all samples, shuffled, several times over."""
+    sampler = Sampler(len(index), seed=seed, order=Order())
+    total = 0
+    for position in range(PASSES * len(index)):
+        image, record = index.read_raw(sampler.sample(position))
+        total += len(image) + len(record)
+        sum(image[::PAGE_BYTES])  # bring every page in, as a decoder would
+        sum(record[::PAGE_BYTES])
+    return total
+
+
+def _read_webdataset(directory: Path) -> int:
+    """The same bytes by webdataset's reader, in the shards' order."""
+    import webdataset
+
+    shards = sorted(str(path) for path in (directory / "shards").glob("*.tar"))
+    total = 0
+    for _ in range(PASSES):
+        for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
+            total += sum(len(value) for name, value in sample.items() if not name.startswith("__"))
+    return total
+
+
+def _decode(index: ShardIndex, count: int, seed: int, *, augment: bool) -> int:
+    """Masks of `count` decoded samples, or prompts of as many examples."""
+    sampler = Sampler(len(index), seed=seed, order=Order())
+    made: Callable[[int], int]
+    if augment:
+
+        def made(position: int) -> int:
+            sample = index.load(sampler.sample(position))
+            return make_example(sample, position, seed=seed, settings=SETTINGS).count
+    else:
+
+        def made(position: int) -> int:
+            return len(index.load(sampler.sample(position)).rles)
+
+    return sum(made(position) for position in range(count))
+
+
+def _mined(output: Path) -> Path:
+    """Photographs of the scikit-image package, mined by the real command."""
+    import skimage
+
+    source = Path(skimage.__file__).parent / "data"
+    command = [
+        sys.executable, "-m", "pipeline", "mine", "--input", f"skimage={source}", "--output", str(output),
+        "--executor", "inline", "--limit", str(PHOTOGRAPHS),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"mining scikit-image's photographs failed: {done.stderr.strip()[-500:]}")
+    return output
