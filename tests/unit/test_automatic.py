@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.automatic import AutomaticConfig, as_tree, depths, distinct, find_everything, point_grid, stability_score
-from model.loading import new_model
+from model.granular import GranularSam2
 from model.mask_records import FoundMask
 from model.predictor import GranularPredictor
 from pipeline import rle
@@ -25,7 +25,8 @@ LENIENT = AutomaticConfig(
 @pytest.fixture(scope="module")
 def predictor() -> GranularPredictor:
     """Random weights with loud attention and a loud dial, so that clicks and granularities give different masks."""
-    model = new_model("micro", "full", 128, init="scratch", seed=6).eval()
+    torch.manual_seed(6)
+    model = GranularSam2("micro", "full", 128).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
@@ -160,7 +161,8 @@ def test_thresholds_and_limits_hold(predictor: GranularPredictor, image: Any, fo
 
 def test_a_mask_of_nearly_the_whole_image_is_no_object(image: Any) -> None:
     """Unless it is alone: a decoder that answers everything everywhere leaves one mask."""
-    model = new_model("micro", "full", 128, init="scratch", seed=6).eval()
+    torch.manual_seed(6)
+    model = GranularSam2("micro", "full", 128).eval()
     with torch.no_grad():
         model.hypernetwork.layers[-1].weight.zero_()
         model.hypernetwork.layers[-1].bias.fill_(1.0)
