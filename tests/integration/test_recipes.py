@@ -193,6 +193,7 @@ def test_union_without_a_file_adds_annotations_to_what_is_cut(
     assert {"annotation", "divide"} <= origins(samples)
 
 
+@pytest.mark.slow
 def test_refinement_and_granularity_change_what_they_should(
     run_here: Run, with_annotations: tuple[Path, Path], tmp_path: Path
 ) -> None:
