@@ -441,7 +441,7 @@ def _mean_list(rows: Sequence[Row], name: str) -> list[float]:
     return found
 
 
-_DRAWN: Final = ("pooled", "pooled_raw", "single:0.10", "single:0.50", "single:1.00", "own", "best_of_3", "ten_grids")
+_DRAWN: Final = ("pooled", "single:0.10", "single:0.50", "single:1.00", "own", "best_of_3", "ten_grids")
 """Variants in the plot of recall against masks."""
 
 

@@ -103,4 +103,4 @@ def _kept(folder: Path, item: Named) -> dict[str, Any] | None:
 def _keep(folder: Path, item: Named, answer: dict[str, Any]) -> None:
     from .scores import finite, write_json
 
-    write_json(_path(folder, item), finite({"name": item.name, "answer": answer}), sort=False)
+    write_json(_path(folder, item), finite({"name": item.name, "answer": answer}), sort=False, indent=None)

@@ -187,13 +187,13 @@ def write_objects(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def write_json(path: Path, value: Any, *, sort: bool = True) -> None:
-    """Two spaces, no NaN; keys sorted unless their order means something. Atomic."""
+def write_json(path: Path, value: Any, *, sort: bool = True, indent: int | None = 2) -> None:
+    """Two spaces (None: one line, much faster), no NaN; keys sorted unless their order means something. Atomic."""
     import json
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(
-        json.dumps(value, indent=2, sort_keys=sort, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        json.dumps(value, indent=indent, sort_keys=sort, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     os.replace(temporary, path)
 

@@ -253,14 +253,23 @@ def variants(model: ClickModel, truth: GroundTruth, options: ModelOptions, *, im
     return found
 
 
+_RAW_COLUMNS: Final = ("recall_100", "recall_1000")
+_COLUMNS: Final = (
+    "recall_1", "recall_10", "recall_100", "recall_1000", "recall_1000_small", "recall_1000_medium",
+    "recall_1000_large", "best_iou",
+)  # fmt: skip
+"""What is kept of each object: a table of everything would be megabytes an image."""
+
+
 def whole_image_rows(
     found: dict[str, Candidates], truth: GroundTruth, options: ModelOptions
 ) -> dict[str, list[dict[str, float | str]]]:
     """One row for each object of each view.
 
     Returns:
-        view -> rows with `object` and `VARIANT.recall_K` (and `_small`, `_medium`, `_large`) as in `metrics.py`, and
-        `VARIANT.best_iou`.
+        view -> rows with `object` and `VARIANT.recall_K` as in `metrics.py` (the size classes at 1,000 masks only), and
+        `VARIANT.best_iou`; with copies kept only recall at 100 and at 1,000. What an object does not count for is left
+        out.
     """
     area = np.array([each.area_px for each in truth.objects], dtype=np.float64)
     crowd = np.array([each.crowd for each in truth.objects], dtype=np.bool_)
@@ -275,8 +284,9 @@ def whole_image_rows(
             iou = each.iou[:, members]
             columns = recall(iou, area[members], crowd[members])
             columns["best_iou"] = np.where(crowd[members], np.nan, iou.max(axis=0, initial=0.0))
-            for key, values in columns.items():
-                for row, value in zip(made, values, strict=True):
-                    row[f"{name}.{key}"] = float(value)
+            for key in _RAW_COLUMNS if name.endswith("_raw") else _COLUMNS:
+                for row, value in zip(made, columns[key].tolist(), strict=True):
+                    if value == value:  # not NaN
+                        row[f"{name}.{key}"] = value
         rows[view] = made
     return rows
