@@ -120,4 +120,5 @@ class CommittedRun:
     def _table(self, file: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
         if file is None:
             return schema.empty_table()
-        return pq.read_table(io.BytesIO(self.storage.read_bytes(file["name"])), schema=schema)
+        data = io.BytesIO(self.storage.read_bytes(file["name"]))
+        return pq.read_table(data, schema=schema, use_threads=False)  # a unit's table is small

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.rle import Rle
 from pipeline.schema import Annotation, Sample, sample_from_json, sha256_of
-from pipeline.storage import open_storage
+from pipeline.versions import open_dataset
 
 from ..index import COLUMNS, ShardIndex
 from .layout import existing
@@ -67,7 +67,7 @@ class MinedRow:
 
 @functools.lru_cache(maxsize=4)
 def _storage(location: str) -> Any:
-    return open_storage(location)
+    return open_dataset(location)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "executors": ("pipeline.bench.executors", "Ray against local at equal workers"),
     "memory": ("pipeline.bench.memory", "the driver's memory against planned units, a worker's over many images"),
     "load": ("model.bench.load", "the training loader against webdataset's on the same shards"),
+    "release": ("pipeline.bench.release", "a release of 10,000 shards: seconds and memory"),
 }
 """Name -> (module with `run(options: BenchOptions) -> BenchReport`, one line of help)."""
 

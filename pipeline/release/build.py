@@ -27,9 +27,10 @@ from ..manifest import MergedTable
 from ..plan import config_differences
 from ..schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, sealed
 from ..stats import RunStatistics
-from ..storage import LocalStorage, Storage, open_storage, sync_file
+from ..storage import LocalStorage, Storage, open_storage
 from ..writer import HASH_DIGITS, parquet_bytes
 from . import figures
+from .bulk import make_durable, place, put
 from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .checks import ReleaseRefusedError, label_config, require_license, require_releasable
 from .croissant import croissant
@@ -491,11 +492,10 @@ class MergedTables:
         rows = part.finish()
         with part.path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            sync_file(stream.fileno())
         middle = "" if split is None else f"{split}-"
         name = f"index/{table}-{middle}{sha256[:HASH_DIGITS]}.parquet"
         size = part.path.stat().st_size
-        self._output.publish(part.path, name)
+        place(self._output, part.path, name)
         return {"name": name, "size": size, "sha256": sha256, "rows": rows}
 
 
@@ -506,7 +506,7 @@ def put_table(output: LocalStorage, name: str, rows: list[dict[str, Any]], schem
     data = parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
     record = file_record("", data)
     record["name"] = f"{name}-{record['sha256'][:HASH_DIGITS]}.parquet"
-    output.put_atomic(record["name"], data)
+    put(output, record["name"], data)
     return {**record, "rows": len(rows)}
 
 
@@ -644,7 +644,7 @@ def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOption
     files[SHARDS_CARD] = shards_card_text(draft).encode()
     files[CROISSANT] = _json_text(croissant(draft))
     for name, data in files.items():
-        output.put_atomic(f"{NEXT}/{name}", data)
+        put(output, f"{NEXT}/{name}", data)
     listed = [file_record(name, data) for name, data in files.items()]
     listed += [file_record(name, output.read_bytes(f"{NEXT}/{name}")) for name in gallery]
     return {**draft, "files": sorted(listed, key=lambda each: str(each["name"]))}
@@ -726,8 +726,9 @@ def commit_release(output: LocalStorage, manifest: dict[str, Any], machines: byt
     for file in manifest["files"]:
         staged = output.path(f"{NEXT}/{file['name']}")
         if staged.is_file():
-            output.publish(staged, file["name"])
+            place(output, staged, file["name"])
     data = canonical_json(sealed(manifest))
+    make_durable()
     output.put_atomic(MACHINES, machines)
     output.put_atomic(SUMS, sums_text(manifest, data))
     output.put_atomic(f"versions/{manifest['version']}/{MANIFEST}", data)

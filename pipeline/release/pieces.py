@@ -7,7 +7,6 @@ the same members, in the same order, and gets the name that its new bytes give.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ import pyarrow.compute as pc
 from ..commits import Commit
 from ..committed import CommittedRun
 from ..errors import SampleFailureError, SchemaError
-from ..storage import LocalStorage, Storage, explained, open_storage, sync_file
+from ..storage import LocalStorage, Storage, explained, open_storage
 from ..tar import TarWriter
 from ..unit_check import CHUNK_BYTES
 from ..writer import HASH_DIGITS
+from .bulk import place, scratch_file
 from .duplicates import Signature, signature_of_bytes
 from .reading import ReleasedRun
 
@@ -82,26 +82,19 @@ def copy_shard(source: Storage, shard: dict[str, Any], target: LocalStorage) -> 
     name = shard["name"]
     if target.size(name) == shard["size"] and _sha256_of(target, name) == shard["sha256"]:
         return
-    folder = target.scratch(f"copy.{os.urandom(6).hex()}")
-    path = folder / "shard.tar"
     digest, size = hashlib.sha256(), source.size(name) or 0
-    try:
+    with scratch_file(target) as path:
         with explained("write", path), path.open("xb") as stream:
             for start in range(0, size, CHUNK_BYTES):
                 data = source.read_range(name, start, min(CHUNK_BYTES, size - start))
                 digest.update(data)
                 stream.write(data)
-            stream.flush()
-            sync_file(stream.fileno())
         if digest.hexdigest() != shard["sha256"]:
             raise SchemaError(
                 f"{source.location}/{name}: sha256 is {digest.hexdigest()}, the commit says {shard['sha256']}; "
                 "`grainmill verify` says what is wrong with it"
             )
-        target.publish(path, name)
-    finally:
-        path.unlink(missing_ok=True)
-        folder.rmdir()
+        place(target, path, name)
 
 
 def _sha256_of(storage: LocalStorage, name: str) -> str:
@@ -148,9 +141,7 @@ def cut_shard(storage: Storage, piece: Piece, keep: list[bool], target: LocalSto
     rows = [row for row, kept in zip(piece.samples.to_pylist(), keep, strict=True) if kept]
     if not rows:
         return None
-    folder = target.scratch(f"cut.{os.urandom(6).hex()}")
-    path = folder / "shard.tar"
-    try:
+    with scratch_file(target) as path:
         with explained("write", path), path.open("xb") as stream:
             tar = TarWriter(stream)
             for row in rows:
@@ -160,12 +151,8 @@ def cut_shard(storage: Storage, piece: Piece, keep: list[bool], target: LocalSto
                 record = storage.read_range(row["shard"], row["json_offset"], row["json_size"])
                 row["json_offset"] = tar.add(f"{row['key']}.json", record)
             sha256 = tar.finish()
-            sync_file(stream.fileno())
         name = f"shards/{piece.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
-        target.publish(path, name)
-    finally:
-        path.unlink(missing_ok=True)
-        folder.rmdir()
+        place(target, path, name)
     for row in rows:
         row["shard"] = name
     samples = pa.Table.from_pylist(rows, schema=piece.samples.schema)

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from ..storage import LocalStorage, explained, sync_directory
+from ..storage import LocalStorage, explained
 from .records import MACHINES, MANIFEST, SUMS
 
 
@@ -31,7 +31,6 @@ def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict
                 os.link(source, target)
             except OSError:  # a file system without hard links
                 shutil.copyfile(source, target)
-            sync_directory(target.parent)
 
 
 def sweep(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
