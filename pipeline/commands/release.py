@@ -130,6 +130,10 @@ def command(
             metavar="TEXT", help="What is known of people in the images, for the card [default: that nothing is]."
         ),
     ] = None,
+    card_copy: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Also put the card and its numbers there, as NAME-VERSION [default: no]."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that copy and decode; 0 for one per core, at most 8 [default: 1].")
     ] = 1,
@@ -148,7 +152,7 @@ def command(
     from ..configure import licenses_of
     from ..console import ProgressBar, print_json
     from ..errors import InputError
-    from ..release.build import build_release, open_output, standing_version
+    from ..release.build import build_release, copy_card, open_output, standing_version
     from ..release.dates import check_date
     from ..release.options import check_name, pairs_of, read_text, remove_kinds
     from ..release.records import ReleaseOptions
@@ -201,6 +205,8 @@ def command(
     result: dict[str, Any] = {"output": output, **{field: manifest[field] for field in _RESULT}}
     result |= {"shards": len(manifest["shards"]), "duplicates": manifest["duplicates"]["counts"]}
     result |= {"changes": manifest["versions"][-1]["changes"], "push": None}
+    if card_copy is not None:
+        copy_card(folder, manifest, card_copy)
     if push is not None:
         result["push"] = _push(folder, push, dry_run=push_dry_run)
     if json:

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -25,9 +26,9 @@ from ..console import note
 from ..errors import InputError, SampleFailureError
 from ..manifest import MergedTable
 from ..plan import config_differences
-from ..schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, sealed
+from ..schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json, sealed
 from ..stats import RunStatistics
-from ..storage import LocalStorage, Storage, open_storage
+from ..storage import LocalStorage, Storage, explained, open_storage
 from ..writer import HASH_DIGITS, parquet_bytes
 from . import figures
 from .bulk import make_durable, place, put
@@ -685,8 +686,6 @@ def _machines(
     entry: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Where and how fast the runs were mined: no part of the digest, and no business of the manifest."""
-    from ..schema import load_json
-
     runs = []
     if previous is not None and output.exists(MACHINES):
         runs = load_json(output.read_bytes(MACHINES), where=f"{output.location}/{MACHINES}")["runs"]
@@ -734,6 +733,19 @@ def commit_release(output: LocalStorage, manifest: dict[str, Any], machines: byt
     output.put_atomic(f"versions/{manifest['version']}/{MANIFEST}", data)
     output.put_atomic(MANIFEST, data)
     output.clean_scratch()
+
+
+def copy_card(output: LocalStorage, manifest: dict[str, Any], folder: str) -> None:
+    """Puts `NAME-VERSION.md` and, as `NAME-VERSION.json`, the numbers it was rendered from into a folder."""
+    target = Path(folder)
+    name = f"{manifest['name'].rsplit('/', 1)[-1]}-{manifest['version']}"
+    told = {field: value for field, value in manifest.items() if field != "files"}
+    where = f"{output.location}/{STATISTICS}"
+    record = {"manifest": told, "statistics": load_json(output.read_bytes(STATISTICS), where=where)}
+    with explained("write", target):
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{name}.md").write_bytes(output.read_bytes(CARD))
+        (target / f"{name}.json").write_bytes(_json_text(record))
 
 
 def open_empty_output(path: str) -> LocalStorage:
