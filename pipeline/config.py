@@ -58,6 +58,8 @@ class DivideConfig:
     method: DivideName = "maskcut"
     proposals_sha256: str | None = None
     """Of the `--proposals` file; None without one."""
+    proposals_license: str | None = None
+    """As that file declares it (`info.license`, or its only entry of `licenses`); `release` heeds it."""
     min_proposal_score: float = 0.3
     """Proposals that have a score must be above it (UnSAMv2, tau_conf)."""
     min_given_fraction: float = 0.0

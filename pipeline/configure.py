@@ -115,7 +115,8 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     if flags.divide is not None:
         divide = dataclasses.replace(divide, method=_one_of("--divide", flags.divide, get_args(DivideName)))
     if flags.proposals is not None:
-        divide = dataclasses.replace(divide, proposals_sha256=_checked_proposals(flags.proposals))
+        sha256, terms = _checked_proposals(flags.proposals)
+        divide = dataclasses.replace(divide, proposals_sha256=sha256, proposals_license=terms)
     if flags.proposals is None and divide.method == "proposals":
         raise InputError("--divide proposals needs --proposals FILE, a COCO-style file with masks")
     if flags.proposals is not None and divide.method == "maskcut":
@@ -162,8 +163,8 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
     return features, str(path)
 
 
-def _checked_proposals(path: str) -> str:
-    """sha256 of a file that holds proposals.
+def _checked_proposals(path: str) -> tuple[str, str | None]:
+    """sha256 of a file that holds proposals, and the licence that it declares.
 
     Raises:
         InputError: it does not.
@@ -171,8 +172,7 @@ def _checked_proposals(path: str) -> str:
     from .proposals import Proposals
 
     sha256 = _file_sha256(path)
-    Proposals.read(path, sha256=sha256)
-    return sha256
+    return sha256, Proposals.read(path, sha256=sha256).license
 
 
 def licenses_of(values: Sequence[str]) -> dict[str, str]:

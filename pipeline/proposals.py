@@ -54,6 +54,19 @@ class _Entry:
     score: float | None
 
 
+def _declared_license(record: Any) -> str | None:
+    """`info.license`, else the only entry of `licenses` (several are those of the images, not of the masks)."""
+    if not isinstance(record, dict):
+        return None
+    info, licenses = record.get("info"), record.get("licenses")
+    if isinstance(info, dict) and isinstance(info.get("license"), str) and info["license"].strip():
+        return str(info["license"]).strip()
+    if isinstance(licenses, list) and len(licenses) == 1 and isinstance(licenses[0], dict):
+        name = licenses[0].get("name")
+        return name.strip() if isinstance(name, str) and name.strip() else None
+    return None
+
+
 @dataclass
 class _Image:
     """One image of the file, and its masks."""
@@ -76,6 +89,8 @@ class Proposals:
 
     def __init__(self, record: Any, *, where: str) -> None:
         self._where = where
+        self.license = _declared_license(record)
+        """SPDX identifier or words, as the file says; None if it says nothing."""
         self._images: dict[int | str, _Image] = {}
         try:
             if isinstance(record, dict):

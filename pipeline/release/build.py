@@ -120,7 +120,7 @@ def build_release(
     manifest = describe(output, draft, options)
     retire(output, previous, manifest)
     commit_release(output, manifest, canonical_json(sealed(_machines(output, previous, run, commits, entry))))
-    sweep(output, previous, manifest)
+    sweep(output, manifest)
     if purge:
         withdraw(output, manifest)
     for line in selection.exclusions.unmet:
@@ -223,13 +223,13 @@ def _carried_on(options: ReleaseOptions, previous: dict[str, Any] | None) -> Rel
 
     if previous is None:
         return options
-    shares, key = previous["splits"]["shares"], previous["splits"]["key"]
-    if options.splits and (options.splits != shares or options.split_key != key):
+    shares, key = dict(previous["splits"]["shares"]), previous["splits"]["key"]
+    if options.splits and (list(options.splits.items()) != list(shares.items()) or options.split_key != key):
         raise InputError(f"--splits: the release has {shares or 'none'} with key {key!r}, which a new version keeps")
     card = previous["card"]
     return dataclasses.replace(
         options,
-        splits=dict(shares),
+        splits=shares,
         split_key=key or options.split_key,
         description=options.description or card["description"],
         people=options.people or card["people"],
@@ -268,11 +268,11 @@ def _declared(
     options: ReleaseOptions,
 ) -> list[tuple[str, str]]:
     declared = [(f"the source {each['label']}", each["license"]) for each in known.values() if each["license"]]
-    license = _proposals_license(previous, entry, options)
+    license = proposals_license(previous, entry, options)
     return declared if license is None else [*declared, ("the proposal file", license)]
 
 
-def _proposals_license(
+def proposals_license(
     previous: dict[str, Any] | None, entry: dict[str, Any] | None, options: ReleaseOptions
 ) -> str | None:
     """Terms of the `--proposals` file: as it declares them itself, or as the publisher does."""
@@ -581,13 +581,13 @@ def _draft(
         "config": runs[-1]["config"],
         "runs": runs,
         "sources": [known[label] for label in sorted(known)],
-        "proposals_license": _proposals_license(previous, entry, options),
+        "proposals_license": proposals_license(previous, entry, options),
         "shards": shards,
         "index": {"samples": index["samples"], "masks": index["masks"]},
         "failures_table": put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
         "removed_table": put_table(output, "removed/removed", removed + selection.removed, REMOVED_SCHEMA),
         "splits": {
-            "shares": options.splits,
+            "shares": [[name, share] for name, share in options.splits.items()],  # their order decides
             "key": options.split_key if options.splits else None,
             "files": index["splits"],
             "counts": {name: tables["samples"]["rows"] for name, tables in index["splits"].items()},
@@ -629,8 +629,9 @@ def _holds_images(run: CommittedRun | None, previous: dict[str, Any] | None) -> 
 
 def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
     """Writes figures, examples, statistics, card, changelog and Croissant; returns the manifest with its files."""
+    draft = as_read(draft)
     released = ReleasedRun(output, draft)
-    statistics = statistics_json(count_index(released), draft)
+    statistics = as_read(statistics_json(count_index(released), draft))
     files: dict[str, bytes] = {STATISTICS: canonical_json(statistics)}
     drawn = figures.charts(statistics)
     files |= {f"figures/{name}.svg": text.encode() for name, text in drawn.items()}
@@ -639,7 +640,7 @@ def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOption
         files[f"examples/{number}-{name}.jpg"] = data
         examples.append({"name": f"examples/{number}-{name}.jpg", **described})
     gallery = _write_gallery(released, output, options)
-    draft = {**draft, "charts": list(drawn), "examples": examples, "gallery": bool(gallery)}
+    draft = as_read({**draft, "charts": list(drawn), "examples": examples, "gallery": bool(gallery)})
     files[CARD] = card_text(draft, statistics).encode()
     files[CHANGELOG] = changelog_text(draft).encode()
     files[SHARDS_CARD] = shards_card_text(draft).encode()
@@ -649,6 +650,12 @@ def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOption
     listed = [file_record(name, data) for name, data in files.items()]
     listed += [file_record(name, output.read_bytes(f"{NEXT}/{name}")) for name in gallery]
     return {**draft, "files": sorted(listed, key=lambda each: str(each["name"]))}
+
+
+def as_read(value: dict[str, Any]) -> dict[str, Any]:
+    """A record as a reader will find it, so that nothing rests on an order that JSON does not keep."""
+    found: dict[str, Any] = load_json(canonical_json(value), where="a record of our own")
+    return found
 
 
 def _json_text(value: Any) -> bytes:

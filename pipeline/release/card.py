@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from ..schema import EXTENSIONS, MASKS_SCHEMA, sha256_of
+from ..schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
 from .checks import OTHER
 from .duplicates import MAX_BITS, MAX_COLOUR
 from .records import RELEASED_SAMPLES_SCHEMA
@@ -66,7 +66,7 @@ def card_text(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str
         "members": "`KEY.jpg` (or .png, .webp, .tif, .bmp; the source's bytes, unchanged) and `KEY.json`"
         if images
         else "not contained, only `KEY.json`: join the images with `grainmill join . --images FOLDER --output WITH`",
-        "first_split": next(iter(manifest["splits"]["shares"]), "train"),
+        "first_split": next((name for name, _ in manifest["splits"]["shares"]), "train"),
         "numbers": _numbers(manifest, statistics),
         "made": _made(manifest),
         "sources": _sources(manifest),
@@ -145,7 +145,7 @@ def shards_card_text(manifest: Mapping[str, Any]) -> str:
 def _data_files(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
     files = manifest["splits"]["files"]
     if files:
-        return [{"split": split, "path": tables[table]["name"]} for split, tables in files.items()]
+        return [{"split": name, "path": files[name][table]["name"]} for name, _ in manifest["splits"]["shares"]]
     return [{"split": "train", "path": manifest["index"][table]["name"]}]
 
 
@@ -268,7 +268,7 @@ def _numbers(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
         "The last column is what the paper reports for its own masks (arXiv 2511.13714, Fig. 4), on other images than "
         "these."
     )
-    origins = [f"| {origin} | {count:,} |" for origin, count in statistics["origins"].items() if count]
+    origins = [f"| {name} | {count:,} |" for name in ORIGINS if (count := statistics["origins"][name])]
     parts.append("\n".join(["| origin | masks |", "|---|---|", *origins]))
     parts.append(
         "`divide`: found as a whole; `remainder`: a coherent region that no whole claimed; `conquer`: a part, by "
@@ -344,7 +344,7 @@ def _splits(manifest: Mapping[str, Any]) -> str:
     splits = manifest["splits"]
     if not splits["shares"]:
         return "None: `split` is null in the index. Loaders show everything as `train`."
-    rows = [f"| {name} | {share:g} | {splits['counts'].get(name, 0):,} |" for name, share in splits["shares"].items()]
+    rows = [f"| {name} | {share:g} | {splits['counts'].get(name, 0):,} |" for name, share in splits["shares"]]
     table = "\n".join(["| split | share asked | images |", "|---|---|---|", *rows])
     return (
         f"{table}\n\nAn image's split is a hash of its bytes, keyed by `{splits['key']}`; near-equal images go "

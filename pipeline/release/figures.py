@@ -37,7 +37,7 @@ def charts(statistics: Mapping[str, Any]) -> dict[str, str]:
     per_image = statistics["masks_per_image_histogram"]
     grain_labels = [f"{low:.1f} to {high:.1f}" for low, high in zip(grain["edges"], grain["edges"][1:], strict=False)]
     area_labels = [f"{low:g} to {high:g}" for low, high in zip(area["edges"], area["edges"][1:], strict=False)]
-    depths = list(statistics["depth"].items())
+    depths = sorted(statistics["depth"].items(), key=lambda each: int(each[0]))
     reasons = list(statistics["failures_by_reason"].items())
     made = {
         "masks_per_image": bar_chart("Images by their number of masks", per_image["labels"], per_image["counts"]),

@@ -137,7 +137,7 @@ def join_images(
                 done += commit.samples
                 if on_sample is not None:
                     on_sample(done)
-        index = tables.finish(old["splits"]["shares"])
+        index = tables.finish(dict(old["splits"]["shares"]))
     draft = _draft(old, release, output, shards, index, missing)
     options = ReleaseOptions(
         name=old["name"], version=old["version"], license=old["license"], gallery_images=gallery_images

@@ -29,6 +29,9 @@ CARD: Final = "README.md"
 SHARDS_CARD: Final = "shards/README.md"
 CHANGELOG: Final = "CHANGELOG.md"
 CROISSANT: Final = "croissant.json"
+GALLERY: Final = "gallery.html"
+RESULT_FOLDERS: Final = ("shards", "index", "failures", "duplicates", "removed", "figures", "examples")
+"""Folders in which every file must be named: loaders read them by pattern."""
 STATISTICS: Final = "statistics.json"
 
 ADDED_COLUMNS: Final = (

@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,7 @@ from ..unit_check import DIGEST_COLUMNS, Problem, sample_problems, shard_problem
 from ..verify import VerifyTotals, file_problems, seal_problem
 from ..versions import open_dataset
 from . import figures
-from .build import named_files, sums_text
+from .build import as_read, named_files, sums_text
 from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .croissant import croissant
 from .reading import ReleasedRun
@@ -38,15 +38,13 @@ from .records import (
     MACHINES,
     MANIFEST,
     RELEASED_SAMPLES_SCHEMA,
+    RESULT_FOLDERS,
     SHARDS_CARD,
     STATISTICS,
     SUMS,
 )
 from .removal import REMOVED_SCHEMA
 from .statistics import count_index, statistics_json
-
-RESULT_FOLDERS: Final = ("shards", "index", "failures", "duplicates", "removed", "figures", "examples")
-"""Folders in which every file must be named: loaders read them by pattern."""
 
 
 def release_at(location: str) -> Storage | None:
@@ -309,7 +307,7 @@ def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> It
             message = f"{name} is {manifest[name]!r:.120}, shards and index give {value!r:.120}"
             yield Problem(kind="manifest", file=MANIFEST, message=message)
     yield from _counted_sources(released, manifest)
-    statistics = statistics_json(counted, manifest)
+    statistics = as_read(statistics_json(counted, manifest))
     expected: dict[str, bytes] = {STATISTICS: canonical_json(statistics)}
     expected |= {f"figures/{name}.svg": text.encode() for name, text in figures.charts(statistics).items()}
     expected[CHANGELOG] = changelog_text(manifest).encode()

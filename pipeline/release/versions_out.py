@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from ..storage import LocalStorage, explained
-from .records import MACHINES, MANIFEST, SUMS
+from .records import GALLERY, MACHINES, RESULT_FOLDERS, SUMS
 
 
 def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
@@ -33,16 +33,21 @@ def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict
                 shutil.copyfile(source, target)
 
 
-def sweep(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
-    """Removes what the version before named and the new one does not; it lies in `versions/OLD/` by now."""
-    if previous is None:
-        return
+def sweep(output: LocalStorage, manifest: dict[str, Any]) -> None:
+    """Removes what the new version does not name from folders that loaders read as a whole.
+
+    That is what the version before had (it lies in `versions/OLD/` by now), what this very version had when it was made
+    before, and what a killed release left.
+    """
     from .build import named_files
 
-    kept = {each["name"] for each in named_files(manifest)} | {MANIFEST, SUMS, MACHINES}
-    for each in named_files(previous):
-        if each["name"] not in kept:
-            output.remove(each["name"])
+    kept = {each["name"] for each in named_files(manifest)}
+    for folder in (*RESULT_FOLDERS, "gallery"):
+        for name in output.list(folder):
+            if f"{folder}/{name}" not in kept:
+                output.remove(f"{folder}/{name}")
+    if GALLERY not in kept:
+        output.remove(GALLERY)
 
 
 def withdraw(output: LocalStorage, manifest: dict[str, Any]) -> list[str]:

@@ -90,6 +90,7 @@ def release_command(run: Path, output: Path, *flags: str, license: str = "CC-BY-
         ("mixed", "another configuration than the plan's"),
         ("failed", "1 of 8 samples failed (unsupported_format 1)"),
         ("license", "--license MIT cannot cover the source drawn: CC-BY-SA-4.0 is share-alike"),
+        ("proposals", "--license MIT cannot cover the proposal file: CC-BY-NC-4.0 asks for non-commercial"),
         ("unknown license", "X-1.0 is not a licence whose terms are known here"),
     ],
 )
@@ -102,7 +103,10 @@ def test_what_must_not_be_published_is_refused_with_the_reason(
         path = sorted((run / "commits").iterdir())[1]
         commit = json.loads(path.read_bytes())
         path.write_bytes(canonical_json(sealed({**commit, "config_hash": "0" * 64})))
-    flags = ["--max-failed-fraction", "0.1"] if what == "failed" else []
+    flags = {
+        "failed": ["--max-failed-fraction", "0.1"],
+        "proposals": ["--proposals-license", "CC-BY-NC-4.0"],
+    }.get(what, [])
     code = main(release_command(run, tmp_path / "out", *flags, license="MIT"))
     assert code == 2
     assert reason in capsys.readouterr().err
@@ -116,3 +120,8 @@ def test_a_second_release_needs_a_new_place_or_a_flag(drawn_run: Path, tmp_path:
     assert main(command) == 2
     assert main([*command, "--overwrite"]) == 0
     assert files(tmp_path / "out") == before
+    assert (
+        main([*command, "--overwrite", "--source-terms", "drawn=none", "--no-duplicates", "--gallery-images", "0"]) == 0
+    )
+    assert problems(tmp_path / "out") == []  # nothing of the former one is left
+    assert not (tmp_path / "out" / "gallery.html").exists()

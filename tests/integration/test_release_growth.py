@@ -268,6 +268,7 @@ def test_splits_hold_across_versions_and_copies_go_together(
 ) -> None:
     splits = ["--splits", "train=0.5,val=0.25,test=0.25"]
     assert main(release(copies["run"], tmp_path / "rel", "1.0.0", *splits)) == 0
+    assert problems(tmp_path / "rel") == []
     before = {row["key"]: row["split"] for row in rows_of(tmp_path / "rel")}
     by_name = {key[:-21]: split for key, split in before.items()}
     assert by_name["x-equal"] == by_name["p03"]

@@ -254,3 +254,32 @@ def test_removal_needs_what_it_removes_by() -> None:
     ):
         with pytest.raises(InputError):
             remove_kinds(values, against=against, duplicates=duplicates, splits=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Terms of proposals
+
+
+@pytest.mark.parametrize(
+    ("told", "license"),
+    [
+        ({}, None),
+        ({"info": {"license": "CC-BY-NC-4.0"}}, "CC-BY-NC-4.0"),
+        ({"licenses": [{"id": 1, "name": "CC-BY-SA-4.0", "url": "x"}]}, "CC-BY-SA-4.0"),
+        ({"licenses": [{"id": 1, "name": "A"}, {"id": 2, "name": "B"}]}, None),
+        ({"info": "none", "licenses": "none"}, None),
+    ],
+)
+def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: str | None, tmp_path: Path) -> None:
+    import json
+
+    from pipeline.configure import MineFlags, mine_config
+    from pipeline.release.build import proposals_license
+
+    path = tmp_path / "proposals.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], **told}), encoding="utf-8")
+    config = mine_config(MineFlags(input=["x"], output="y", divide="union", proposals=str(path)))
+    assert config.divide.proposals_license == license
+    entry = {"config": config.to_json()}
+    options = ReleaseOptions(name="n", version="1", license="CC-BY-4.0", proposals_license="MIT")
+    assert proposals_license(None, entry, options) == (license or "MIT")
