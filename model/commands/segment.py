@@ -276,6 +276,7 @@ def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: in
     from model.segment import CLICK_GRANULARITY
     from model.segment_video import VideoObject, track_objects
     from model.video import Frames, GranularVideoPredictor
+    from pipeline.console import note
     from pipeline.errors import InputError
 
     if not objects:
@@ -288,6 +289,8 @@ def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: in
         wanted[number] = VideoObject(prompt=each.prompt, granularity=dial)
     frames = Frames(video)
     predictor = GranularVideoPredictor.load(model.checkpoint, model.where, base=model.base)
+    if predictor.model.adapter == "full":
+        note("a model from scratch has learned still images only: its memory of earlier frames is untrained")
     stem = output / f"{Path(video).stem}.masks"
     content = track_objects(predictor, frames, wanted, frame=frame, folder=stem)
     content["checkpoint"] = model.checkpoint

@@ -138,6 +138,7 @@ def test_a_video_is_tracked_with_one_granularity_an_object(
     )  # fmt: skip
     assert code == 0, err
     assert "segment: 3/3 frames" in err
+    assert "its memory of earlier frames is untrained" in err
     assert found == json.loads((tmp_path / "clip.masks.json").read_text())
     assert {number: each["granularity"] for number, each in found["objects"].items()} == {"1": 0.3, "2": None}
     assert [each["id"] for each in found["images"]] == [0, 1, 2]
