@@ -291,6 +291,7 @@ def test_splits_hold_across_versions_and_copies_go_together(
     assert problems(tmp_path / "rel") == []
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(copies: dict[str, Path], tmp_path: Path) -> None:
     for name, workers in (("one", "1"), ("two", "2")):
         assert main(release(copies["run"], tmp_path / name, "1.0.0", "--workers", workers)) == 0
