@@ -26,12 +26,12 @@ import psutil
 OBJECT_STORE_BYTES = 80 * 2**20
 START_S = 90.0
 HEALTH = {
-    # A stopped node is dead after some three seconds instead of half a minute.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
+    # A stopped node is dead after some ten seconds instead of half a minute; less would kill nodes that are only slow.
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1500",
+    "RAY_health_check_timeout_ms": "2500",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
     "RAY_worker_niceness": "0",  # Ray's 15 starves its workers on a machine that others use as well
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_kill_child_processes_on_worker_exit": "true",

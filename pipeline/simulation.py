@@ -82,7 +82,7 @@ class SimulationResult:
     """Resident, of the driver and the simulation together, after a tenth of the units and at the end."""
     put_share: float
     get_share: float
-    """Of what the store bears, on average."""
+    """Of what the store bears, if nothing else limited; above 1 the run waits for the store."""
     breaks_first: str
     breaks_at_nodes: int
     """Nodes at which the most loaded part would be full, all else equal."""
@@ -129,10 +129,12 @@ def simulate_run(
     driver_s = time.process_time() - began_s - pool.own_s
     run_s = max(pool.now_s, 1e-9)
     busy_share = driver_s / run_s
+    # What the workers would ask for if nothing held them up: above 1, that part is what the run waits for.
+    units_per_s = answer.workers * worker_images_per_s / samples
     loads = {
-        "the driver's own time": busy_share,
-        "puts of the store's prefix": answer.units * PUTS_PER_UNIT / run_s / conditions.put_limit_per_s,
-        "gets of the store's prefix": answer.units * (samples + 2) / run_s / conditions.get_limit_per_s,
+        "the driver's own time": units_per_s * driver_s / answer.units,
+        "puts of the store's prefix": units_per_s * PUTS_PER_UNIT / conditions.put_limit_per_s,
+        "gets of the store's prefix": units_per_s * (samples + 2) / conditions.get_limit_per_s,
     }
     first = max(loads, key=lambda name: loads[name])
     return SimulationResult(
