@@ -279,9 +279,10 @@ def unit_that_hangs(arena: Arena, cluster: RayCluster) -> Outcome:
 
 def random_kills(arena: Arena, cluster: RayCluster) -> Outcome:
     """Children, actors and whole nodes are killed at random moments; another node comes for each that is lost."""
-    nodes = arena.nodes(cluster, {}, {})
+    waiting, gate = arena.pausing(arena.random.choice(POINTS))  # one unit waits, so that the run lasts until the end
+    nodes = arena.nodes(cluster, waiting, waiting)
     driver = arena.driver(cluster)
-    wait_until(lambda: list(arena.output.glob("commits/*.json")) or driver.process.poll() is not None, "a first commit")
+    wait_until(lambda: list(gate.parent.glob("gate.*")), "a unit to be half done")
     for _ in range(3):
         time.sleep(arena.random.uniform(0.0, 1.5))
         if driver.process.poll() is not None:
@@ -298,6 +299,7 @@ def random_kills(arena: Arena, cluster: RayCluster) -> Outcome:
             with contextlib.suppress(psutil.NoSuchProcess):
                 arena.random.choice(found).kill()
         arena.injected.append(f"{target} killed")
+    gate.touch()
     return arena.outcome("random kills", cluster, driver)
 
 
