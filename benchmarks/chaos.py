@@ -23,19 +23,19 @@ from benchmarks.raylets import RayCluster
 from pipeline.bench.report import environment, table
 
 
-def draw_images(folder: Path, count: int = 14) -> Path:
-    """Small images with a few shapes each, different from each other; mined in tenths of a second."""
+def draw_images(folder: Path, count: int = 14, *, scale: int = 1) -> Path:
+    """Small images with a few shapes each, different from each other; mined in hundredths of a second at scale 1."""
     import numpy as np
     from PIL import Image, ImageDraw
 
     folder.mkdir(parents=True)
     generator = np.random.default_rng(11)
     for number in range(count):
-        image = Image.new("RGB", (88, 64), tuple(generator.integers(0, 256, 3).tolist()))
+        image = Image.new("RGB", (88 * scale, 64 * scale), tuple(generator.integers(0, 256, 3).tolist()))
         draw = ImageDraw.Draw(image)
         for _ in range(4):
-            x, y = generator.integers(0, 56, 2).tolist()
-            draw.ellipse((x, y, x + 22, y + 16), fill=tuple(generator.integers(0, 256, 3).tolist()))
+            x, y = (generator.integers(0, 56, 2) * scale).tolist()
+            draw.ellipse((x, y, x + 22 * scale, y + 16 * scale), fill=tuple(generator.integers(0, 256, 3).tolist()))
         image.save(folder / f"c{number:02d}.png")
     return folder
 

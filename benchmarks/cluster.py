@@ -60,7 +60,7 @@ def plain_loop(source: Path) -> float:
 def mined(source: Path, output: Path, flags: tuple[str, ...]) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline", "mine", "--input", f"in={source}", "--output", str(output)]
     done = subprocess.run(
-        [*command, *flags, "--samples-per-shard", "8", "--json"], capture_output=True, text=True, check=True
+        [*command, *flags, "--samples-per-shard", "4", "--json"], capture_output=True, text=True, check=True
     )
     shutil.rmtree(output)
     result: dict[str, Any] = json.loads(done.stdout)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     rates: dict[str, list[float]] = {name: [] for name in ("plain loop", *SIDES)}
     loads, digests = [], set()
     with tempfile.TemporaryDirectory(prefix="grainmill-bench-") as folder:
-        source = draw_images(Path(folder) / "images", options.images)
+        source = draw_images(Path(folder) / "images", options.images, scale=4)
         for _ in range(options.repeats):
             loads.append(round(os.getloadavg()[0], 2))
             rates["plain loop"].append(plain_loop(source))
