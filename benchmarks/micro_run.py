@@ -1,7 +1,7 @@
 """What a micro run learned: does the dial work on new photographs, on the mill's labels and on people's segments.
 
     python -m benchmarks.micro_run --runs RUN [RUN ...] --train MINED --validation MINED --bsds500 DIR \\
-        --output FILE.json [--images 100] [--recall-images 10] [--curves FILE.png]
+        --output FILE.json [--images 100] [--recall-images 10] [--curves FILE.png] [--pictures FILE.png]
 
 Each RUN is the directory of `grainmill train --size micro --init scratch`. For each run the figures of
 `model.validation.dial_figures` stand on two grounds: labels mined from the validation photographs, with the best single
@@ -34,12 +34,15 @@ from model.evaluation.records import EvalImage, GroundTruth, iou_with
 from model.granular import GranularSam2
 from model.index import LoadedSample, ShardIndex, filter_rows
 from model.loading import load_granular
+from model.pictures import contact_sheet, write_png
 from model.predictor import GranularPredictor
-from model.validation import best_fixed_g, dial_figures, fixed_example, measure_clicks
+from model.validation import PICTURED, best_fixed_g, dial_figures, fixed_example, measure_clicks
 from pipeline import rle
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
 
+CLICKS = {"astronaut.png": (230, 130), "coffee.png": (300, 190), "chelsea.png": (200, 130), "rocket.jpg": (320, 200)}
+"""Photographs of scikit-image, and where they are clicked, (x, y) in pixels."""
 CHOOSING_IMAGES = 40
 """Of the training data, to choose the best single granularity on."""
 
@@ -158,6 +161,28 @@ def draw_curves(runs: Sequence[Path], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def draw_pictures(run: Path, path: Path) -> None:
+    """One click at five granularities on photographs of the scikit-image package, which no run trained on."""
+    import skimage
+
+    predictor = GranularPredictor(load_granular(run))
+    rows = []
+    for name, point in CLICKS.items():
+        image = read_rgb(Path(skimage.__file__).parent / "data" / name)
+        predictor.set_image(image)
+        masks = [predictor.predict([point], [1], granularity=g)[0][0] for g in PICTURED]
+        sheet = contact_sheet(
+            image,
+            masks,
+            [f"g = {g}" for g in PICTURED],
+            points_xy=np.array([point], dtype=np.float64),
+            labels=np.ones(1, dtype=np.int64),
+            width_px=200,
+        )
+        rows.append(sheet)
+    write_png(path, np.concatenate(rows))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the figures; exit code 1 if the first run misses the bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--recall-images", type=int, default=0)
     parser.add_argument("--curves", type=Path)
+    parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     load = os.getloadavg()
@@ -181,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.output.write_text(json.dumps({"runs": runs, "environment": environment(load)}, indent=1) + "\n")
     if arguments.curves:
         draw_curves(arguments.runs, arguments.curves)
+    if arguments.pictures:
+        draw_pictures(arguments.runs[0], arguments.pictures)
     return 0 if all(runs[0]["bar"].values()) else 1
 
 
