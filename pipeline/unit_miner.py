@@ -129,9 +129,11 @@ class UnitMiner:
         self._reader: UnitReader | None = None
         self._ahead: dict[tuple[int, ...], Future[_Prepared]] = {}
         """The next batch, while the one before it is finished."""
-        self._pool = self._front = None
+        self._pool = self._decoders = self._front = None
         if spec.cpus > 1 and self._mill.batch_size > 1:
             self._pool = ThreadPoolExecutor(spec.cpus, thread_name_prefix="grainmill-cpu")
+            # Threads of their own: behind the images that are being finished, the next batch would never be begun.
+            self._decoders = ThreadPoolExecutor(spec.cpus, thread_name_prefix="grainmill-decode")
             self._front = ThreadPoolExecutor(1, thread_name_prefix="grainmill-next")
 
     @property
@@ -220,7 +222,7 @@ class UnitMiner:
         if self._pool is not None:  # threads of the pool must not talk to whoever watches this process
             for position in positions:
                 holding(position, self.identity(position))
-        for found in (map if self._pool is None else self._pool.map)(decoded, positions):
+        for found in (map if self._decoders is None else self._decoders.map)(decoded, positions):
             _add(prepared.seconds, found.seconds)
             if found.sample is not None:
                 prepared.batch.append(found.sample)
