@@ -109,7 +109,7 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
         done=Path(release) / "manifest.json",
     )  # fmt: skip
     yield Step("verify: the release from cold, its card's numbers included", ("verify", release, "--deep"))
-    resume = ("--resume",) if any(Path(student).glob("step-*")) else ()
+    resume = ("--resume",) if any(Path(student).glob("checkpoints/*.safetensors")) else ()
     yield Step(
         f"train: a small SAM-2 from scratch, {train_steps} steps, with a granularity dial",
         ("train", "--data", release, "--output", student, "--size", "micro", "--init", "scratch",
