@@ -21,12 +21,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
 from benchmarks.raylets import RayCluster, RayNode
 
+PATIENT: Final = ("--straggler-after-s", "600")
+"""Of scenarios that wait for something else: a second attempt elsewhere would end the run before it happens."""
 PATIENCE_S = 400.0
 """For anything that has to happen; a loaded machine needs most of it."""
 POINTS = ("attempt-started", "shard-written", "published", "before-commit")
@@ -196,9 +198,10 @@ def raylet_killed(arena: Arena, cluster: RayCluster) -> Outcome:
     """A node dies while a unit is in its hands."""
     point = arena.random.choice(POINTS)
     environment, gate = arena.pausing(point)
-    failing, _ = arena.nodes(cluster, environment, {})
-    driver = arena.driver(cluster)
+    (failing,) = arena.nodes(cluster, environment)  # alone at first, so that it has a unit however quick others are
+    driver = arena.driver(cluster, *PATIENT)
     wait_until(lambda: list(gate.parent.glob("gate.*")), f"a unit to reach {point}")
+    arena.nodes(cluster, {})
     if arena.random.random() < 0.5:
         arena.injected.append(f"raylet killed at {point}")
         failing.kill_raylet()
@@ -214,7 +217,7 @@ def node_stopped(arena: Arena, cluster: RayCluster) -> Outcome:
     point = arena.random.choice(POINTS[1:])
     environment, gate = arena.pausing(point)
     stopped, _ = arena.nodes(cluster, environment, {})
-    driver = arena.driver(cluster)
+    driver = arena.driver(cluster, *PATIENT)
     wait_until(lambda: list(gate.parent.glob("gate.*")), f"a unit to reach {point}")
     actor = psutil.Process(int(next(gate.parent.glob("gate.*")).suffix[1:]))
     unit = next(event["unit"] for event in log_events(cluster) if event["pid"] == actor.pid)
@@ -261,7 +264,7 @@ def node_that_kills(arena: Arena, cluster: RayCluster) -> Outcome:
     patient, gate = arena.pausing("attempt-started")  # the other node waits, else it would do everything meanwhile
     arena.nodes(cluster, {"GRAINMILL_FAULT": f"{arena.random.choice(POINTS)}:kill"}, patient)
     arena.injected.append("a node on which every worker dies")
-    driver = arena.driver(cluster, "--workers", "2")
+    driver = arena.driver(cluster, "--workers", "2", *PATIENT)
     driver.wait_for("is left out")
     gate.touch()
     return arena.outcome("failing node", cluster, driver)
@@ -271,7 +274,7 @@ def unit_that_hangs(arena: Arena, cluster: RayCluster) -> Outcome:
     """A unit never ends where it is, near the end of the run."""
     environment, _ = arena.pausing(f"{arena.random.choice(POINTS[:2])}")
     environment["GRAINMILL_FAULT"] = environment["GRAINMILL_FAULT"].replace("pause", "hang")
-    arena.nodes(cluster, environment, {})
+    arena.nodes(cluster, environment, environment)  # the first unit to get there hangs; a fault acts once
     arena.injected.append("a unit that never ends")
     driver = arena.driver(cluster)
     return arena.outcome("straggler", cluster, driver)

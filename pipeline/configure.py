@@ -49,6 +49,7 @@ class MineFlags:
     batch_size: int | None = None
     sample_timeout_s: float = 300.0
     unit_timeout_s: float | None = None
+    straggler_after_s: float = 10.0
     worker_memory_gib: float | None = None
     max_failed_fraction: float = 1.0
     retry_failed: list[str] | None = None
@@ -86,6 +87,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
         pool=PoolOptions(
             workers=workers,
             unit_timeout_s=flags.unit_timeout_s,
+            straggler_floor_s=flags.straggler_after_s,
             gpus_per_worker=flags.gpus_per_worker,
             cpus_per_worker=flags.cpus_per_worker,
             ray_address=flags.ray_address,

@@ -190,6 +190,15 @@ def command(
             rich_help_panel=RUN,
         ),
     ] = None,
+    straggler_after_s: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Near the end a unit that takes three times the median, and at least this long, is started a second "
+            "time elsewhere; the first commit wins. Default 10: below, starting again costs more than waiting.",
+            rich_help_panel=RUN,
+        ),
+    ] = 10.0,
     worker_memory_gib: Annotated[
         float | None,
         typer.Option(
