@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -177,11 +178,26 @@ def run_units(
         commits_by_driver=not getattr(storage, "conditional_puts", True),
     )
     listener: Listener = DriverCommits(report, CommitLog(storage)) if run.commits_by_driver else report
+    if idle := idle_workers_note(plan, options):
+        note(idle)
     if options.executor == "inline":
         run_inline(units, run, storage, listener)
         return
     with contextlib.closing(make_pool(options.executor, run, options.pool)) as pool:
         run_pool(units, pool, listener, options.pool, pending=pending)
+
+
+def idle_workers_note(plan: Plan, options: MineOptions) -> str | None:
+    """What to say when there are fewer units than workers; None if every worker gets one."""
+    workers = options.pool.workers
+    if options.executor == "inline" or workers is None or plan.units_total >= min(workers, plan.samples_total):
+        return None
+    share = math.ceil(plan.samples_total / workers)
+    return (
+        f"{plan.units_total} of {workers} workers will have something to do: the {plan.samples_total} samples make "
+        f"{plan.units_total} units of at most {options.config.samples_per_shard}. --samples-per-shard {share} into "
+        "a new --output keeps all of them busy"
+    )
 
 
 def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.committed import CommittedRun
 from pipeline.configure import MineFlags, mine_options
 from pipeline.errors import ConfigMismatchError, InputError, TooManyFailuresError
 from pipeline.lease import LEASE, OutputBusyError
-from pipeline.mine import dry_run, mine
+from pipeline.mine import dry_run, frozen_plan, idle_workers_note, mine, open_output
 from pipeline.storage import StorageError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,6 +60,25 @@ def test_local_workers_give_the_bytes_of_inline(small_photographs: Path, tmp_pat
     assert files_of(tmp_path / "local") == files_of(tmp_path / "inline")
     assert not (tmp_path / "local" / LEASE).exists()
     assert not (tmp_path / "local" / "tmp").exists()
+
+
+@pytest.mark.parametrize(("samples_per_shard", "workers", "idles"), [(256, 2, True), (3, 2, False), (1, 8, False)])
+def test_more_workers_than_units_are_told_what_keeps_them_busy(
+    photographs_copy: Path, tmp_path: Path, samples_per_shard: int, workers: int, idles: bool
+) -> None:
+    flags = MineFlags(
+        input=[f"in={photographs_copy}"],
+        output=str(tmp_path / "out"),
+        executor="local",
+        workers=workers,
+        samples_per_shard=samples_per_shard,
+    )
+    options = mine_options(flags)
+    note = idle_workers_note(frozen_plan(open_output(options.output), options), options)
+    assert (note is not None) == idles
+    if note is not None:
+        assert "1 of 2 workers" in note
+        assert "--samples-per-shard 3 " in note
 
 
 def test_hash_seed_locale_zone_and_threads_change_nothing(

@@ -1,0 +1,122 @@
+"""People's segments of BSDS500 as committed shards, to train a student on them: the ceiling beside mined labels.
+
+    python -m benchmarks.people_shards --bsds500 DIR --output OUT [--split train]
+
+All people's segments of at least 32 px of an image are candidates for wholes; what becomes instance and part, and each
+mask's granularity, follows by the rules of mined labels (`pipeline.forest`). For measuring only: the annotations' terms
+are research and education, and nobody's segments belong into a run that is called unsupervised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.evaluation.bsds import read_bsds500
+from model.evaluation.records import EvalImage
+from pipeline import plan as plans
+from pipeline import rle
+from pipeline.commits import CommitLog, make_commit
+from pipeline.config import MineConfig
+from pipeline.console import ProgressBar
+from pipeline.forest import Candidates, build_forest
+from pipeline.manifest import write_manifest
+from pipeline.masks import BoxMask, cut_atoms
+from pipeline.schema import Annotation, Sample, make_key, sha256_of
+from pipeline.sources import Entry, SourceSpec, UnitSpec
+from pipeline.storage import open_storage
+from pipeline.writer import ShardWriter
+
+LABEL = "bsds500_people"
+LICENSE = "BSDS500: research and education"
+
+
+def annotations_of(image: EvalImage, config: MineConfig) -> tuple[int, int, tuple[Annotation, ...]]:
+    """Height, width and the tree of an image's segments of at least 32 px."""
+    truth = image.load()
+    boxes = [BoxMask.of(rle.decode(truth.objects[position].mask)) for position in truth.scored]
+    atoms, members, _ = cut_atoms(np.zeros((truth.height, truth.width), dtype=np.int32), boxes)
+    candidates = Candidates(
+        atoms=atoms,
+        members=members,
+        origin=["annotation"] * len(boxes),
+        score=np.full(len(boxes), np.nan),
+        level=[None] * len(boxes),
+        is_whole=np.ones(len(boxes), dtype=np.bool_),
+    )
+    annotations = build_forest(
+        candidates, height=truth.height, width=truth.width, tree=config.tree, granularity=config.granularity
+    )
+    return truth.height, truth.width, annotations
+
+
+def sample_of(image: EvalImage, data: bytes, config: MineConfig) -> Sample:
+    """The record of one photograph."""
+    height, width, annotations = annotations_of(image, config)
+    sha256 = sha256_of(data)
+    name = image.path.name
+    key = make_key(label=LABEL, relative_path=name, member=None, occurrence=0, sha256=sha256)
+    return Sample(
+        key=key,
+        source_uri=f"{LABEL}/{name}",
+        member=None,
+        source_sha256=sha256,
+        license=LICENSE,
+        width=width,
+        height=height,
+        exif_orientation=1,
+        file_name=f"{key}.jpg",
+        annotations=annotations,
+    )
+
+
+def write_shards(images: Sequence[EvalImage], output: str) -> int:
+    """One committed unit of all images; returns its masks."""
+    config = MineConfig(samples_per_shard=len(images))
+    storage = open_storage(output, create=True)
+    entries = tuple(
+        Entry(path=each.path.name, raw=each.path.name, file_size=each.path.stat().st_size, version="1")
+        for each in images
+    )
+    sources = (SourceSpec(label=LABEL, location=str(images[0].path.parent), license=LICENSE),)
+    units = iter([UnitSpec(unit=0, source=0, entries=entries)])
+    plan = plans.create_plan(storage, config, sources, environment={}, units=units)
+    masks = 0
+    with (
+        ShardWriter(storage, unit=0, attempt="people") as writer,
+        ProgressBar("people's segments", len(images)) as progress,
+    ):
+        for number, image in enumerate(images):
+            data = image.path.read_bytes()
+            sample = sample_of(image, data, config)
+            writer.add(sample, data)
+            masks += len(sample.annotations)
+            progress.update(number + 1)
+        outputs = writer.finish()
+        outputs.publish(storage)
+    commit = make_commit(
+        outputs, unit=0, config_hash=plan.config_hash, seconds={}, environment={}, attempt="people", notes=[]
+    )
+    CommitLog(storage).create(commit)
+    write_manifest(storage, plan)
+    return masks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bsds500", type=Path, required=True, help="As downloaded, or `BSDS500/data` of it.")
+    parser.add_argument("--output", required=True, help="Where the shards go.")
+    parser.add_argument("--split", default="train", help="Default train.")
+    options = parser.parse_args(arguments)
+    images = read_bsds500(options.bsds500, options.split).images
+    masks = write_shards(images, options.output)
+    print(f"{options.output}: {len(images)} photographs, {masks} masks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
