@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import GrainmillError
 from pipeline.schema import canonical_json
 
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
 from .loading import MERGED, load_granular
+from .tools import BaseOption, CheckpointArgument, run_tool
 
 
 def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
@@ -51,14 +51,9 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
 
 
 def command(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory.")
-    ],
+    checkpoint: CheckpointArgument,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="CKPT", help="SAM 2.1's weights. Default: where they were when the adapter was trained."),
-    ] = None,
+    base: BaseOption = None,
 ) -> None:
     """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
     print(canonical_json(merge_checkpoint(checkpoint, output, base=base)).decode())
@@ -66,14 +61,7 @@ def command(
 
 def main() -> int:
     """Runs the command; an expected error is one message and its exit code."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
-    try:
-        app()
-    except GrainmillError as error:
-        typer.echo(f"python -m model.merge: {error}", err=True)
-        return error.exit_code
-    return 0
+    return run_tool(command, "model.merge")
 
 
 if __name__ == "__main__":

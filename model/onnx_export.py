@@ -36,6 +36,7 @@ from pipeline.schema import canonical_json
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loading import load_granular
 from .mask_records import write_json
+from .tools import BaseOption, CheckpointArgument, run_tool
 
 ONNX_FORMAT: Final = "grainmill-onnx/1"
 OPSET: Final = 17
@@ -209,14 +210,9 @@ def _difference(found: list[NDArray[np.float32]], expected: tuple[Tensor, ...]) 
 
 
 def command(
-    checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory.")
-    ],
+    checkpoint: CheckpointArgument,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where the three files go. No default.")],
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="CKPT", help="SAM 2.1's weights. Default: where they were when the adapter was trained."),
-    ] = None,
+    base: BaseOption = None,
 ) -> None:
     """Writes the image path as ONNX: encoder.onnx, decoder.onnx with the granularity as an input, about.json."""
     print(canonical_json(export_onnx(load_granular(checkpoint, base=base), output)).decode())
@@ -224,14 +220,7 @@ def command(
 
 def main() -> int:
     """Runs the command; an expected error is one message and its exit code."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
-    try:
-        app()
-    except GrainmillError as error:
-        typer.echo(f"python -m model.onnx_export: {error}", err=True)
-        return error.exit_code
-    return 0
+    return run_tool(command, "model.onnx_export")
 
 
 if __name__ == "__main__":

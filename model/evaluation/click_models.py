@@ -141,12 +141,8 @@ def _batches(count: int, image_size: int, on_cpu: bool) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-class GranularClicks:
-    """`model.predictor.GranularPredictor`, or whatever else has its `predict_logits`."""
-
-    takes_granularity = True
-    answers_without = True
-    multimask = 3
+class _OnImage:
+    """A predictor and the size of the image that it has."""
 
     def __init__(self, predictor: Any) -> None:
         self._predictor = predictor
@@ -155,6 +151,14 @@ class GranularClicks:
     def set_image(self, rgb: NDArray[np.uint8]) -> None:
         self._predictor.set_image(rgb)
         self._size = (rgb.shape[0], rgb.shape[1])
+
+
+class GranularClicks(_OnImage):
+    """`model.predictor.GranularPredictor`, or whatever else has its `predict_logits`."""
+
+    takes_granularity = True
+    answers_without = True
+    multimask = 3
 
     def answer(
         self,
@@ -186,20 +190,12 @@ class GranularClicks:
         return _together([decode(rows) for rows in batches], self._size, 0.0)
 
 
-class Sam2Clicks:
+class Sam2Clicks(_OnImage):
     """sam2's own `SAM2ImagePredictor`: no dial, one mask or three."""
 
     takes_granularity = False
     answers_without = True
     multimask = 3
-
-    def __init__(self, predictor: Any) -> None:
-        self._predictor = predictor
-        self._size = (0, 0)
-
-    def set_image(self, rgb: NDArray[np.uint8]) -> None:
-        self._predictor.set_image(rgb)
-        self._size = (rgb.shape[0], rgb.shape[1])
 
     def answer(
         self,
@@ -230,7 +226,7 @@ class Sam2Clicks:
         return _together(decoded, self._size, float(predictor.mask_threshold))
 
 
-class PlainClicks:
+class PlainClicks(_OnImage):
     """Anything with `set_image(image)` and `predict(point_coords, point_labels, granularity=…, mask_input=…)`.
 
     `predict` returns (masks, predicted IoU, logits) for one prompt: masks (H, W) or (C, H, W), the IoU a number or
@@ -239,8 +235,7 @@ class PlainClicks:
     """
 
     def __init__(self, predictor: Any) -> None:
-        self._predictor = predictor
-        self._size = (0, 0)
+        super().__init__(predictor)
         parameters = inspect.signature(predictor.predict).parameters
         anything = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
         self._takes_mask = anything or "mask_input" in parameters
@@ -249,10 +244,6 @@ class PlainClicks:
         dial = parameters.get("granularity")
         self.answers_without = dial is None or dial.default is not inspect.Parameter.empty
         self.multimask = 3 if self._takes_multimask else 0
-
-    def set_image(self, rgb: NDArray[np.uint8]) -> None:
-        self._predictor.set_image(rgb)
-        self._size = (rgb.shape[0], rgb.shape[1])
 
     def answer(
         self,

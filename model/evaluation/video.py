@@ -71,16 +71,25 @@ class _InFolder:
         self._opened.close()
 
 
-class Sam2Video:
-    """sam2's own `SAM2VideoPredictor`: no dial. Frames are JPEG files."""
+class _Tracker:
+    """A predictor, and its state while frames are open."""
 
-    takes_granularity = False
     answers_without = True
 
     def __init__(self, predictor: Any) -> None:
         self._predictor = predictor
         self._state: Any = None
         self._folder = _InFolder()
+
+    def close(self) -> None:
+        self._state = None
+        self._folder.close()
+
+
+class Sam2Video(_Tracker):
+    """sam2's own `SAM2VideoPredictor`: no dial. Frames are JPEG files."""
+
+    takes_granularity = False
 
     def open(self, frames: Sequence[Path]) -> None:
         self._state = self._predictor.init_state(str(self._folder.fill(frames)))
@@ -94,21 +103,11 @@ class Sam2Video:
         for _, _, logits in self._predictor.propagate_in_video(self._state):
             yield (logits[:, 0] > 0).cpu().numpy()
 
-    def close(self) -> None:
-        self._state = None
-        self._folder.close()
 
-
-class GranularVideo:
+class GranularVideo(_Tracker):
     """`model.video.GranularVideoPredictor`: each object keeps a g of its own."""
 
     takes_granularity = True
-    answers_without = True
-
-    def __init__(self, predictor: Any) -> None:
-        self._predictor = predictor
-        self._state: Any = None
-        self._folder = _InFolder()
 
     def open(self, frames: Sequence[Path]) -> None:
         from ..video import Frames
@@ -122,10 +121,6 @@ class GranularVideo:
             self._predictor.add_points(self._state, 0, number, points, labels, granularity=prompt.granularity)
         for tracked in self._predictor.propagate(self._state):
             yield tracked.masks_NHW
-
-    def close(self) -> None:
-        self._state = None
-        self._folder.close()
 
 
 def _arrays(click: Click) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

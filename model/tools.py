@@ -1,0 +1,38 @@
+"""What the commands of `python -m model.NAME` share: their arguments, and one message for an expected error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import GrainmillError
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(metavar="CKPT", help="SAM 2.1's weights. Default: where they were when the adapter was trained."),
+]
+
+
+def run_tool(command: Callable[..., Any], module: str) -> int:
+    """Runs a module's command.
+
+    Args:
+        command: its function, with typer's annotations.
+        module: its name, for messages.
+
+    Returns:
+        The exit code: 0, or that of an expected error, whose one message is printed.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        app()
+    except GrainmillError as error:
+        typer.echo(f"python -m {module}: {error}", err=True)
+        return error.exit_code
+    return 0
