@@ -13,15 +13,12 @@ import logging
 import os
 import queue
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
 from concurrent.futures import CancelledError, Future
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -34,6 +31,7 @@ from .executors import Event, PoolOptions
 from .logs import LoggedSamples, UnitLog
 from .metrics import RunMetrics, WorkerMetrics
 from .scheduler import Assignment
+from .session_folder import SessionFolder
 from .sources import UnitSpec
 from .storage import open_storage
 from .supervisor import SupervisedSamples
@@ -158,7 +156,7 @@ class RayPool:
         self._cpus = options.cpus_per_worker
         share = min(self._gpus, 1.0) if self._gpus else 1.0
         self._run = dataclasses.replace(run, mining=dataclasses.replace(run.mining, memory_fraction=share))
-        self._temporary: Path | None = None
+        self._temporary: SessionFolder | None = None
         self._actors: dict[int, Any] = {}
         self._nodes: dict[int, str] = {}
         self._answers: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
@@ -197,7 +195,7 @@ class RayPool:
             if not private:
                 ray.init(address=options.ray_address, **quiet)
             else:
-                self._temporary = Path(tempfile.mkdtemp(prefix="gm-ray-"))
+                self._temporary = SessionFolder("gm-ray-")
                 # Ray guards a new cluster by a token, and would save one in the user's home if it had none.
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
@@ -205,7 +203,7 @@ class RayPool:
                     num_cpus=max((options.workers or 1) * options.cpus_per_worker, os.cpu_count() or 1),
                     object_store_memory=OBJECT_STORE_BYTES,
                     include_dashboard=False,
-                    _temp_dir=str(self._temporary),
+                    _temp_dir=str(self._temporary.path),
                     **quiet,
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -342,7 +340,7 @@ class RayPool:
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.remove()
             self._temporary = None
 
 
