@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .feature_cache import FeatureCache
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loader import Example
 from .losses import mask_losses
@@ -39,7 +40,12 @@ def normalised(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Ten
 
 
 def accumulate_gradients(
-    model: GranularSam2, examples: Sequence[Example], config: TrainConfig, *, prompts_in_step: float
+    model: GranularSam2,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    *,
+    prompts_in_step: float,
+    cache: FeatureCache | None = None,
 ) -> list[float]:
     """Adds the gradients of some examples' losses, divided by the prompts of the whole step over all ranks.
 
@@ -48,6 +54,7 @@ def accumulate_gradients(
         examples: a forward pass's worth.
         config: of the run.
         prompts_in_step: over all ranks and all examples of the step, at least 1.
+        cache: where the features of a frozen encoder are kept; None: they are computed each time.
 
     Returns:
         The values named by `SUMS`.
@@ -56,19 +63,28 @@ def accumulate_gradients(
     seen = [each for each in examples if each.count]
     for size in sorted({each.image.shape[0] for each in seen}):
         with model.at_image_size(size):
-            part = _accumulate(model, [each for each in seen if each.image.shape[0] == size], config, prompts_in_step)
+            alike = [each for each in seen if each.image.shape[0] == size]
+            part = _accumulate(model, alike, config, prompts_in_step, cache)
         sums = [one + other for one, other in zip(sums, part, strict=True)]
     return sums
 
 
 def _accumulate(
-    model: GranularSam2, examples: Sequence[Example], config: TrainConfig, prompts_in_step: float
+    model: GranularSam2,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    prompts_in_step: float,
+    cache: FeatureCache | None,
 ) -> list[float]:
     """`accumulate_gradients` of examples of one size, each with a prompt."""
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
     with torch.set_grad_enabled(config.adapter == "full"), autocast:
-        features = model.encode(normalised([each.image for each in examples], device))
+        images = [each.image for each in examples]
+        if config.adapter == "full":
+            features = model.encode(normalised(images, device))
+        else:
+            features = _frozen_features(model, images, device, cache)
     leaves = _leaves(features, trained=config.adapter == "full")
     counts = [each.count for each in examples]
     image_of = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)).to(device)
@@ -103,6 +119,25 @@ def _accumulate(
         _backward_through_encoder(features, leaves)
     sums[5] = float(sum(counts))
     return sums
+
+
+def _frozen_features(
+    model: GranularSam2, images: Sequence[NDArray[np.uint8]], device: torch.device, cache: FeatureCache | None
+) -> ImageFeatures:
+    """What a frozen encoder says of images, read or computed: the same values in the same layout either way.
+
+    On processors each image is encoded alone, because the rounding may hang on how many go together, and how many do
+    hangs on what lies in the cache.
+    """
+
+    def encode(some: Sequence[NDArray[np.uint8]]) -> ImageFeatures:
+        groups = [some] if device.type == "cuda" else [[image] for image in some]
+        parts = [model.encode(normalised(group, device)) for group in groups]
+        levels = zip(*((each.embedding_BCHW, *each.high_res) for each in parts), strict=True)
+        joined = [torch.cat(level).contiguous() for level in levels]
+        return ImageFeatures(embedding_BCHW=joined[0], high_res=tuple(joined[1:]))
+
+    return encode(images) if cache is None else cache.features(images, encode, device)
 
 
 def _leaves(features: ImageFeatures, *, trained: bool) -> ImageFeatures:

@@ -34,6 +34,7 @@ from .checkpoint import (
     step_path,
     write_checkpoint,
 )
+from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
 from .loader import Example, Examples, stream
 from .loading import checkpoint_record, install_trained, new_model, trained_state
@@ -69,7 +70,7 @@ def train(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
         steps, position, skipped, last metrics, validation, checkpoint, seconds, interrupted.
 
     Raises:
-        InputError: data, base or output that do not fit.
+        InputError: data, base or output that do not fit, or features that cannot be kept.
         ConfigMismatchError: `--resume` with another configuration.
         GrainmillError: the loss is not finite, or a sample is bad and `--on-bad-sample` is `stop`.
     """
@@ -115,18 +116,14 @@ class _Run:
             )
         saved = self._saved()
         config = self.config
-        self.examples = Examples(
-            options.data,
-            config.example_settings(),
-            seed=config.seed,
-            order=config.order,
-            min_masks=config.min_masks,
-            holdout=config.holdout,
-        )
+        if options.cache_features is not None:
+            expect_cacheable(config)
+        self.examples = _examples(options.data, config)
         self.progress = Progress()
         self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
+        self.cache = self._open_cache()
         self.trainable_names = self.model.set_trainable()
         named = dict(self.model.named_parameters())
         self.trainable = [named[name] for name in self.trainable_names]
@@ -143,6 +140,20 @@ class _Run:
             self._restore(saved)
         self.log: RunLog | None = None
         self.started_s = time.monotonic()
+
+    def _open_cache(self) -> FeatureCache | None:
+        directory = self.options.cache_features
+        if directory is None:
+            return None
+        cache = FeatureCache.open(directory, self.model, self.record["base"]["sha256"], self.config)
+        if self.ranks.is_first:
+            space = space_needed(directory, self.model, self.config, len(self.examples) - cache.stored())
+            if space["features_bytes"] > space["free_bytes"]:
+                note(
+                    f"--cache-features {directory}: {space['features_bytes'] / 2**30:.1f} GiB are wanted and "
+                    f"{space['free_bytes'] / 2**30:.1f} GiB are free; what does not fit is computed each time"
+                )
+        return cache
 
     # -- resuming and saving ---------------------------------------------------------------------------------------
 
@@ -274,7 +285,11 @@ class _Run:
         sums = [0.0] * len(SUMS)
         for start in range(0, share, self.micro):
             part = accumulate_gradients(
-                self.model, examples[start : start + self.micro], config, prompts_in_step=max(prompts, 1.0)
+                self.model,
+                examples[start : start + self.micro],
+                config,
+                prompts_in_step=max(prompts, 1.0),
+                cache=self.cache,
             )
             sums = [one + other for one, other in zip(sums, part, strict=True)]
         self.ranks.sum_gradients(self.trainable)
@@ -288,6 +303,7 @@ class _Run:
         progress.step += 1
         progress.position += config.global_batch_size
         progress.skipped += skipped
+        features = self._feature_counts()
         seconds = time.perf_counter() - begun_s
         count = max(totals["prompts"], 1.0)
         return {
@@ -301,7 +317,15 @@ class _Run:
             "images_per_second": config.global_batch_size / seconds,
             "wait_share": waited_s / seconds,
             "memory_mib": _memory_mib(self.ranks.device),
+            **features,
         }
+
+    def _feature_counts(self) -> dict[str, int]:
+        """Over all ranks, since this process began; empty without a cache."""
+        if self.cache is None:
+            return {}
+        read, computed, refused = self.ranks.sum(map(float, self.cache.counts()))
+        return {"features_read": int(read), "features_computed": int(computed), "features_refused": int(refused)}
 
     def _bad_samples(self, examples: list[Example]) -> int:
         """Samples of this step that could not be read, over all ranks; stops if that is asked for."""
@@ -353,7 +377,7 @@ class _Run:
         bar.update(
             metrics["step"],
             f"loss {metrics['loss']:.3f}, IoU {metrics['iou']:.3f}, {metrics['images_per_second']:.1f} images/s, "
-            f"waits {metrics['wait_share']:.0%}, {metrics['memory_mib']:.0f} MiB",
+            f"waits {metrics['wait_share']:.0%}, {metrics['memory_mib']:.0f} MiB{told_features(metrics)}",
         )
 
     def _validate(self) -> dict[str, Any] | None:
@@ -406,10 +430,37 @@ def interrupted(summary: dict[str, Any]) -> int | None:
     return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
 
 
-def describe(config: TrainConfig) -> dict[str, Any]:
-    """What `--dry-run` tells: parameters, by count of the model as built."""
+def describe(config: TrainConfig, *, data: str | None = None, cache_features: str | None = None) -> dict[str, Any]:
+    """What `--dry-run` tells: parameters, by count of the model as built; with a cache, what it takes.
+
+    Args:
+        config: of the run.
+        data: its shards; None: what a cache takes is told for one photograph.
+        cache_features: where its cache would lie; None: no cache.
+
+    Raises:
+        InputError: data that cannot be opened, or features that cannot be kept.
+    """
+    if cache_features is not None:
+        expect_cacheable(config)
     model = GranularSam2(config.size, config.adapter, config.image_size)
-    return {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
+    told = {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
+    if cache_features is None:
+        return told
+    images = None if data is None else len(_examples(data, config))
+    space = space_needed(cache_features, model, config, images or 0)
+    return {**told, **space, "features_bytes": space["features_bytes"] if data else None, "images": images}
+
+
+def _examples(data: str, config: TrainConfig) -> Examples:
+    return Examples(
+        data,
+        config.example_settings(),
+        seed=config.seed,
+        order=config.order,
+        min_masks=config.min_masks,
+        holdout=config.holdout,
+    )
 
 
 def _memory_mib(device: torch.device) -> float:

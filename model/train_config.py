@@ -13,9 +13,17 @@ from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SIZES, Size
 from .loader import ExampleSettings
 from .losses import LossWeights
 from .order import Order
-from .views import Augmentation
+from .views import NO_AUGMENTATION, Augmentation
 
 SCRATCH: Final = "scratch"
+
+AUGMENTATIONS: Final[dict[str, Augmentation]] = {
+    "none": NO_AUGMENTATION,
+    "crops": Augmentation(),
+    "paper": Augmentation(rotation_deg=25.0, shear_deg=20.0),
+}
+"""The whole photograph as it is; flips, crops and colours; these with turns and shears, as arXiv 2511.13714's
+configuration has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,8 @@ class RunOptions:
     time_limit_s: float | None = None
     """Stop after this long, saving; None: when the steps are done."""
     on_bad_sample: str = "stop"
+    cache_features: str | None = None
+    """A folder for the features of a frozen encoder; None: they are computed each time."""
     threads: int | None = None
     report: list[str] = field(default_factory=list)
 
@@ -151,7 +161,7 @@ def paper_recipe(size: Size) -> dict[str, Any]:
         "gradient_norm_limit": 1.0,
         "loss": LossWeights(),
         "loss_stride": 2,
-        "augmentation": Augmentation(rotation_deg=25.0, shear_deg=20.0),
+        "augmentation": AUGMENTATIONS["paper"],
     }
 
 
@@ -174,8 +184,19 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "gradient_norm_limit": 1.0,
         "loss": LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0, iou=0.2, object_score=0.05),
         "loss_stride": 2,
-        "augmentation": Augmentation(),
+        "augmentation": AUGMENTATIONS["crops"],
     }
+
+
+def augmentation_named(name: str | None) -> Augmentation | None:
+    """One of `AUGMENTATIONS`; None stays None, the recipe's.
+
+    Raises:
+        InputError: another name.
+    """
+    if name is not None and name not in AUGMENTATIONS:
+        raise InputError(f"--augmentation {name}: expected one of {', '.join(AUGMENTATIONS)}")
+    return None if name is None else AUGMENTATIONS[name]
 
 
 def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:
