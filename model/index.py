@@ -35,6 +35,8 @@ from pipeline.schema import (
 from pipeline.storage import LocalStorage, Storage, StorageError
 from pipeline.versions import open_dataset
 
+from .runs import Runs
+
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
 )  # fmt: skip
@@ -58,8 +60,8 @@ class LoadedSample:
     image: NDArray[np.uint8]
     """(H, W, 3) RGB, upright."""
     rles: tuple[Rle, ...]
-    ends: tuple[NDArray[np.int64], ...]
-    """Of each mask: where each of its runs ends, in column-major pixels; runs begin with background."""
+    runs: Runs
+    """Of all masks."""
     granularity: NDArray[np.float32]
     """(n,) in [0.1, 1.0]."""
     instance_id: NDArray[np.int64]
@@ -79,7 +81,7 @@ class LoadedSample:
 
     @property
     def nbytes(self) -> int:
-        return self.image.nbytes + sum(each.nbytes for each in self.ends) + sum(len(r["counts"]) for r in self.rles)
+        return self.image.nbytes + self.runs.nbytes + sum(len(r["counts"]) for r in self.rles)
 
 
 class ShardIndex:
@@ -191,7 +193,7 @@ class ShardIndex:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
             sample = sample_from_json(data, where=where)
             image = decode_rgb(bytes(picture), max_pixels=MAX_IMAGE_PIXELS)
-            ends = tuple(np.cumsum(rle_codec.runs_of(mask.segmentation)) for mask in sample.annotations)
+            lengths = [rle_codec.runs_of(mask.segmentation) for mask in sample.annotations]
         except SampleFailureError as error:
             raise BadSampleError(f"{where}: {error}") from error
         except (SchemaError, StorageError) as error:
@@ -203,7 +205,7 @@ class ShardIndex:
             where=where,
             image=image,
             rles=tuple(mask.segmentation for mask in sample.annotations),
-            ends=ends,
+            runs=Runs.of(lengths, sample.height, sample.width),
             granularity=np.array([mask.granularity for mask in sample.annotations], dtype=np.float32),
             instance_id=np.array([mask.instance_id for mask in sample.annotations], dtype=np.int64),
             area_px=np.array([mask.area for mask in sample.annotations], dtype=np.int64),

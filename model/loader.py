@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows, filter_sha256
 from .order import LoaderState, Order, Sampler
 from .prompts import Prompts, draw_prompts, no_prompts
-from .views import Augmentation, draw_view, jitter_colours, true_masks, view_image, whole_view
+from .views import Augmentation, draw_view, jitter_colours, true_masks, unpacked, view_image, whole_view
 
 CACHE_BYTES: Final = 256 * 2**20
 """Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
@@ -65,7 +65,7 @@ class Example:
     granularity: NDArray[np.float32]
     """(M,)."""
     masks_packed: NDArray[np.uint8]
-    """(M, R x R / 8): the targets, eight pixels to a byte."""
+    """(M, R, R / 8): the targets, eight pixels to a byte."""
     correction_draws: NDArray[np.float32]
     """(M, clicks - 1) in [0, 1): which wrong pixel each correction clicks."""
     problem: str | None
@@ -77,9 +77,7 @@ class Example:
 
     def masks(self) -> NDArray[np.bool_]:
         """(M, R, R)."""
-        size = self.image.shape[0]
-        bits = np.unpackbits(self.masks_packed, axis=1) if self.count else self.masks_packed
-        return bits.reshape(self.count, size, size).astype(bool)
+        return unpacked(self.masks_packed)
 
 
 def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
@@ -115,7 +113,7 @@ def _example(
         image=image,
         points=prompts.points,
         granularity=prompts.granularity,
-        masks_packed=np.packbits(prompts.masks.reshape(len(prompts.points), image.shape[0] ** 2), axis=1),
+        masks_packed=prompts.masks_packed,
         correction_draws=draws.astype(np.float32),
         problem=problem,
     )

@@ -10,16 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .index import LoadedSample
-from .views import View, view_mask
+from .views import View, unpacked, view_masks
 
 GRANULARITY_BINS: Final = 9
 """Of width 0.1 over [0.1, 1.0], for the balance."""
+_TRIES: Final = 8
+"""Pixels drawn for one click at first: instances cover most of a photograph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +31,23 @@ class Prompts:
 
     points: NDArray[np.float32]
     """(M, 2): (x, y) in pixels of the view."""
-    masks: NDArray[np.bool_]
-    """(M, R, R): the targets; each holds its click."""
+    masks_packed: NDArray[np.uint8]
+    """(M, R, R / 8): the targets, eight pixels to a byte as `np.packbits` does; each holds its click."""
     granularity: NDArray[np.float32]
     """(M,)."""
     mask_id: NDArray[np.int64]
     """(M,): which annotation of the sample."""
+
+    def masks(self) -> NDArray[np.bool_]:
+        """(M, R, R)."""
+        return unpacked(self.masks_packed)
 
 
 def no_prompts(size: int) -> Prompts:
     """Nothing to learn from in this view."""
     return Prompts(
         points=np.zeros((0, 2), np.float32),
-        masks=np.zeros((0, size, size), bool),
+        masks_packed=np.zeros((0, size, size // 8), np.uint8),
         granularity=np.zeros(0, np.float32),
         mask_id=np.zeros(0, np.int64),
     )
@@ -68,51 +75,83 @@ def draw_prompts(
         balance: in [0, 1]; the share of draws that choose among the granularity bins under the click first, and a mask
             of that bin then; the rest choose among the masks alike.
     """
-    covered = np.zeros(view.source.shape, dtype=bool)
-    for instance in np.unique(sample.instance_id[eligible]):
-        covered |= view_mask(sample.rles[instance], view)
-    where = np.flatnonzero(covered)
-    if where.size == 0:
-        return no_prompts(view.size)
     clicks = -(-count // masks_per_click)
-    pixels = where[rng.integers(0, where.size, clicks)]
+    pixels = _covered_pixels(rng, sample, view, eligible, clicks)
+    if pixels.size == 0:
+        return no_prompts(view.size)
     order = rng.random((clicks, masks_per_click, 3))
-    under = _masks_under(sample, eligible, view.source.reshape(-1)[pixels])
-    points, chosen = [], []
-    for click in range(clicks):
-        candidates = np.flatnonzero(under[:, click])
-        for draw in range(min(masks_per_click, candidates.size)):
-            pick = _choose(sample.granularity[candidates], order[click, draw], balance)
-            chosen.append(int(candidates[pick]))
-            points.append((pixels[click] % view.size, pixels[click] // view.size))
-            candidates = np.delete(candidates, pick)
-    chosen, points = chosen[:count], points[:count]
-    decoded = {mask: view_mask(sample.rles[mask], view) for mask in set(chosen)}
+    rows = np.flatnonzero(eligible)
+    under = sample.runs.holds(rows, view.source_of(pixels))
+    picked, of_click = _choose_masks(under, sample.granularity[rows], order, balance)
+    picked, of_click = rows[picked[:count]], of_click[:count]
+    clicked = pixels[of_click]
+    points = np.empty((len(clicked), 2), dtype=np.float32)
+    points[:, 0], points[:, 1] = clicked % view.size, clicked // view.size
+    different = {mask: place for place, mask in enumerate(dict.fromkeys(picked.tolist()))}
+    packed = view_masks(sample.runs, np.array(list(different), dtype=np.int64), view)
     return Prompts(
-        points=np.array(points, dtype=np.float32).reshape(-1, 2),
-        masks=np.stack([decoded[mask] for mask in chosen]),
-        granularity=sample.granularity[chosen],
-        mask_id=np.array(chosen, dtype=np.int64),
+        points=points,
+        masks_packed=packed[[different[mask] for mask in picked.tolist()]],
+        granularity=sample.granularity[picked],
+        mask_id=picked,
     )
 
 
-def _masks_under(sample: LoadedSample, eligible: NDArray[np.bool_], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n, clicks): which masks hold each column-major pixel, from their runs, without decoding them."""
-    under = np.zeros((len(sample.rles), pixels.size), dtype=bool)
-    for mask in np.flatnonzero(eligible):
-        # Run number i ends before ends[i]; odd runs are foreground.
-        under[mask] = np.searchsorted(sample.ends[mask], pixels, side="right") % 2 == 1
-    return under
+def _covered_pixels(
+    rng: np.random.Generator, sample: LoadedSample, view: View, eligible: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """(count,) view pixels v R + u, each drawn alike from those that an instance with an eligible mask covers.
+
+    Pixels are drawn from the whole view and those not covered drawn again, which needs no image of what is covered. If
+    little is, that image is made after all; then nothing may be covered, and the answer is empty.
+    """
+    of_instance = np.zeros(len(eligible), dtype=np.bool_)
+    of_instance[sample.instance_id[eligible]] = True
+    instances = np.flatnonzero(of_instance)
+    candidates = rng.integers(0, view.size**2, _TRIES * count)
+    found = candidates[sample.runs.first_held(instances, view.source_of(candidates), count)]
+    if found.size == count:
+        return found
+    union = np.bitwise_or.reduce(view_masks(sample.runs, instances, view), axis=0)[None]
+    where = np.flatnonzero(unpacked(union))
+    if where.size == 0:
+        return where
+    return np.concatenate([found, where[rng.integers(0, where.size, count - found.size)]])
 
 
-def _choose(granularity: NDArray[np.float32], draws: NDArray[np.float64], balance: float) -> int:
+@numba.njit(cache=True)
+def _choose_masks(under, granularity, draws, balance):  # type: ignore[no-untyped-def]
+    """For each click some different masks under it: their rows and their clicks.
+
+    `under` is (n, clicks) bool, `granularity` (n,), `draws` (clicks, masks for each at most, 3) in [0, 1).
+    """
+    clicks, most = draws.shape[:2]
+    rows, of_click = np.empty(clicks * most, np.int64), np.empty(clicks * most, np.int64)
+    total = 0
+    for click in range(clicks):
+        candidates = np.flatnonzero(under[:, click])
+        left = candidates.size
+        for draw in range(min(most, left)):
+            pick = _choose(granularity[candidates[:left]], draws[click, draw], balance)
+            rows[total], of_click[total] = candidates[pick], click
+            total += 1
+            left -= 1
+            candidates[pick:left] = candidates[pick + 1 : left + 1]
+    return rows[:total], of_click[:total]
+
+
+@numba.njit(cache=True)
+def _choose(granularity, draws, balance):  # type: ignore[no-untyped-def]
     """Which of the candidates, given three numbers in [0, 1)."""
     if draws[0] >= balance:
         return int(draws[2] * granularity.size)
-    bins = np.clip(((granularity - 0.1) * 10).astype(np.int64), 0, GRANULARITY_BINS - 1)
-    filled = np.unique(bins)
-    members = np.flatnonzero(bins == filled[int(draws[1] * filled.size)])
-    return int(members[int(draws[2] * members.size)])
+    bins = np.empty(granularity.size, np.int64)
+    members = np.zeros(GRANULARITY_BINS, np.int64)
+    for i in range(granularity.size):
+        bins[i] = min(max(int((granularity[i] - np.float32(0.1)) * np.float32(10)), 0), GRANULARITY_BINS - 1)
+        members[bins[i]] += 1
+    chosen = np.flatnonzero(members)[int(draws[1] * np.count_nonzero(members))]
+    return np.flatnonzero(bins == chosen)[int(draws[2] * members[chosen])]
 
 
 def correction_clicks(predicted_NHW: Tensor, target_NHW: Tensor, draws_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,22 +8,27 @@ means. Every random choice comes from the generator that is handed in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import cv2
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
 from .index import LoadedSample
+from .runs import Runs
 
 KEPT_FRACTION: Final = 0.9
 """Of an instance, that a view must keep for its masks to stay in it (the containment of the labels)."""
 _BORDER_RGB: Final = (124, 116, 104)
 """ImageNet's mean colour, where a turned view leaves the photograph."""
+_GREY: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +64,73 @@ NO_AUGMENTATION: Final = Augmentation(
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A square view of R x R pixels of one photograph of H x W pixels."""
+    """A square view of R x R pixels of one photograph of H x W pixels. R is a multiple of 8."""
 
     size: int
-    source: NDArray[np.int64]
-    """(R, R): the column-major number x H + y of the source pixel under each view pixel; -1 outside it."""
-    inside: NDArray[np.bool_] | None
-    """(H, W): which source pixels are in the view; None if all are."""
+    height: int
+    width: int
     box_xyxy: tuple[int, int, int, int]
     """The crop in the source."""
     turn: NDArray[np.float64]
     """(2, 3): view pixel centres -> pixel centres of the unturned, cropped, resized image; includes the flip."""
+
+    @property
+    def is_straight(self) -> bool:
+        """No turn and no shear: each column of the view lies in one column of the source."""
+        return bool(self.turn[0, 1] == 0.0 and self.turn[1, 0] == 0.0)
+
+    @property
+    def shows_all(self) -> bool:
+        return self.is_straight and self.box_xyxy == (0, 0, self.width, self.height)
+
+    @cached_property
+    def columns_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a straight view: the source's x under each view column and y under each view row, (R,) each."""
+        x0, y0, x1, y1 = self.box_xyxy
+        columns: NDArray[np.int64] = _line(self.size, self.turn[0, 0], self.turn[0, 2], x0, x1)
+        rows: NDArray[np.int64] = _line(self.size, self.turn[1, 1], self.turn[1, 2], y0, y1)
+        return columns, rows
+
+    @cached_property
+    def source(self) -> NDArray[np.int32]:
+        """(R, R): the column-major number x H + y of the source pixel under each view pixel; -1 outside it."""
+        found: NDArray[np.int32] = _source(self.height, self.size, *self.box_xyxy, self.turn)
+        return found
+
+    def source_of(self, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the source pixels under some view pixels v R + u."""
+        if not self.is_straight:
+            return self.source.reshape(-1)[pixels].astype(np.int64)
+        columns, rows = self.columns_rows
+        return columns[pixels % self.size] * self.height + rows[pixels // self.size]
+
+    def seen_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(W,) first and (W,) last + 1 of the source's rows that are in the view, for each of its columns.
+
+        A source pixel is in the view if its centre lies in the crop and, through the inverse turn, in the view's
+        square. Both are convex, so each column has one stretch.
+        """
+        x0, y0, x1, y1 = self.box_xyxy
+        low, high = np.zeros(self.width, dtype=np.int64), np.zeros(self.width, dtype=np.int64)
+        low[x0:x1], high[x0:x1] = y0, y1
+        if self.is_straight:
+            return low, high
+        back = np.linalg.inv(np.concatenate([self.turn, [[0.0, 0.0, 1.0]]]))
+        across = (np.arange(x1 - x0) + 0.5) / (x1 - x0) * self.size
+        step = self.size / (y1 - y0)
+        for axis in (0, 1):  # 0 <= start + slope k < R for the k-th row of the crop
+            slope = float(back[axis, 1] * step)
+            start = back[axis, 0] * across + back[axis, 2] + slope / 2
+            if slope == 0.0:
+                high[x0:x1][(start < 0) | (start >= self.size)] = y0
+                continue
+            if slope > 0:
+                first, after = np.ceil(-start / slope), np.ceil((self.size - start) / slope)
+            else:
+                first, after = np.floor((self.size - start) / slope) + 1, np.floor(-start / slope) + 1
+            low[x0:x1] = np.maximum(low[x0:x1], y0 + np.clip(first, 0, y1 - y0).astype(np.int64))
+            high[x0:x1] = np.minimum(high[x0:x1], y0 + np.clip(after, 0, y1 - y0).astype(np.int64))
+        return low, high
 
 
 def draw_view(rng: np.random.Generator, height: int, width: int, size: int, how: Augmentation) -> View:
@@ -92,89 +153,90 @@ def draw_view(rng: np.random.Generator, height: int, width: int, size: int, how:
         crop_h = min(height, max(1, round(height * crop_w / width * stretch)))
         x0, y0 = int(draws[3] * (width - crop_w + 1)), int(draws[4] * (height - crop_h + 1))
         x1, y1 = x0 + crop_w, y0 + crop_h
-    angle = np.deg2rad(how.rotation_deg * (2 * draws[5] - 1))
-    shear = np.tan(np.deg2rad(how.shear_deg * (2 * draws[6] - 1)))
+    angle = math.radians(how.rotation_deg * (2 * float(draws[5]) - 1))
+    shear = math.tan(math.radians(how.shear_deg * (2 * float(draws[6]) - 1)))
     flip = -1.0 if draws[7] < how.flip_probability else 1.0
-    cos, sin = np.cos(angle), np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([flip, 1.0])
-    middle = np.full(2, size / 2)
-    turn = np.concatenate([linear, (middle - linear @ middle)[:, None]], axis=1)
-    return _view(height, width, size, (x0, y0, x1, y1), turn)
+    cos, sin, middle = math.cos(angle), math.sin(angle), size / 2
+    # Turn x shear x flip, about the middle.
+    (a, b), (c, d) = (cos * flip, cos * shear - sin), (sin * flip, sin * shear + cos)
+    turn = np.array([[a, b, middle - (a + b) * middle], [c, d, middle - (c + d) * middle]])
+    return View(size=size, height=height, width=width, box_xyxy=(x0, y0, x1, y1), turn=turn)
 
 
 def whole_view(height: int, width: int, size: int) -> View:
     """The whole photograph, squeezed to the square as SAM-2 does."""
-    return _view(height, width, size, (0, 0, width, height), np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    turn = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    return View(size=size, height=height, width=width, box_xyxy=(0, 0, width, height), turn=turn)
 
 
-def _view(height: int, width: int, size: int, box: tuple[int, int, int, int], turn: NDArray[np.float64]) -> View:
-    x0, y0, x1, y1 = box
-    centres = np.arange(size) + 0.5
-    u, v = centres[None, :], centres[:, None]
-    across = (turn[0, 0] * u + turn[0, 1] * v + turn[0, 2]) / size
-    down = (turn[1, 0] * u + turn[1, 1] * v + turn[1, 2]) / size
-    x = np.floor(x0 + across * (x1 - x0)).astype(np.int64)
-    y = np.floor(y0 + down * (y1 - y0)).astype(np.int64)
-    seen = (across >= 0) & (across < 1) & (down >= 0) & (down < 1)
-    source = np.where(seen, np.minimum(x, x1 - 1) * height + np.minimum(y, y1 - 1), -1)
-    straight = turn[0, 1] == 0.0 and turn[1, 0] == 0.0
-    inside: NDArray[np.bool_] | None = None
-    if not (straight and box == (0, 0, width, height)):
-        inside = _seen_by(height, width, size, box, turn, straight)
-    return View(size=size, source=source, inside=inside, box_xyxy=box, turn=turn)
+@numba.njit(cache=True)
+def _line(size, scale, offset, low, high):  # type: ignore[no-untyped-def]
+    line = np.empty(size, dtype=np.int64)
+    for i in range(size):
+        share = (scale * (i + 0.5) + offset) / size
+        line[i] = min(max(int(np.floor(low + share * (high - low))), low), high - 1)
+    return line
 
 
-def _seen_by(
-    height: int, width: int, size: int, box: tuple[int, int, int, int], turn: NDArray[np.float64], straight: bool
-) -> NDArray[np.bool_]:
-    """(H, W): source pixels whose centre lies in the crop and, through the inverse turn, in the view's square."""
-    x0, y0, x1, y1 = box
-    inside = np.zeros((height, width), dtype=bool)
-    if straight:
-        inside[y0:y1, x0:x1] = True
-        return inside
-    back = np.linalg.inv(np.concatenate([turn, [[0.0, 0.0, 1.0]]]))
-    across = ((np.arange(x0, x1) + 0.5 - x0) / (x1 - x0) * size)[None, :]
-    down = ((np.arange(y0, y1) + 0.5 - y0) / (y1 - y0) * size)[:, None]
-    u = back[0, 0] * across + back[0, 1] * down + back[0, 2]
-    v = back[1, 0] * across + back[1, 1] * down + back[1, 2]
-    inside[y0:y1, x0:x1] = (u >= 0) & (u < size) & (v >= 0) & (v < size)
-    return inside
+@numba.njit(cache=True)
+def _source(height, size, x0, y0, x1, y1, turn):  # type: ignore[no-untyped-def]
+    source = np.full((size, size), -1, dtype=np.int32)
+    for v in range(size):
+        for u in range(size):
+            across = (turn[0, 0] * (u + 0.5) + turn[0, 1] * (v + 0.5) + turn[0, 2]) / size
+            down = (turn[1, 0] * (u + 0.5) + turn[1, 1] * (v + 0.5) + turn[1, 2]) / size
+            if 0.0 <= across < 1.0 and 0.0 <= down < 1.0:
+                x = min(int(np.floor(x0 + across * (x1 - x0))), x1 - 1)
+                y = min(int(np.floor(y0 + down * (y1 - y0))), y1 - 1)
+                source[v, u] = x * height + y
+    return source
 
 
 def view_image(image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """The photograph through a view: (H, W, 3) -> (R, R, 3) uint8, averaged where it shrinks."""
+    """The photograph through a view: (H, W, 3) -> (R, R, 3) uint8, averaged where it shrinks to half or less.
+
+    Averaging goes over whole pixels of an enlargement to a multiple of R, which costs an eighth of averaging over
+    shares of pixels.
+    """
     x0, y0, x1, y1 = view.box_xyxy
-    shrinks = x1 - x0 > view.size or y1 - y0 > view.size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    seen: Any = cv2.resize(image[y0:y1, x0:x1], (view.size, view.size), interpolation=how)
+    size = view.size
+    across, down = max(1, (x1 - x0) // size), max(1, (y1 - y0) // size)
+    seen: Any = cv2.resize(image[y0:y1, x0:x1], (across * size, down * size), interpolation=cv2.INTER_LINEAR)
+    if across > 1 or down > 1:
+        seen = cv2.resize(seen, (size, size), interpolation=cv2.INTER_AREA)
     turn = view.turn
-    if turn[0, 1] == 0.0 and turn[1, 0] == 0.0:
-        return np.ascontiguousarray(seen[:, ::-1] if turn[0, 0] < 0 else seen)
+    if view.is_straight:
+        return np.asarray(cv2.flip(seen, 1) if turn[0, 0] < 0 else seen, dtype=np.uint8)
     # cv2 counts from pixel centres at whole numbers.
     shifted = turn.copy()
     shifted[:, 2] += 0.5 * (turn[:, 0] + turn[:, 1]) - 0.5
     turned: Any = cv2.warpAffine(
-        seen, shifted, (view.size, view.size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=_BORDER_RGB
+        seen, shifted, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=_BORDER_RGB
     )
     return np.ascontiguousarray(turned)
 
 
-def view_mask(rle: rle_codec.Rle, view: View) -> NDArray[np.bool_]:
-    """A mask through a view: (R, R) bool."""
-    flat = rle_codec.decode(rle).T.reshape(-1)
-    return flat[view.source] & (view.source >= 0)
+def view_masks(runs: Runs, masks: NDArray[np.int64], view: View) -> NDArray[np.uint8]:
+    """Masks through a view: (m, R, R / 8) uint8, eight pixels to a byte as `np.packbits` does."""
+    if view.is_straight:
+        return runs.sampled(masks, *view.columns_rows)
+    return runs.gathered(masks, view.source)
+
+
+def unpacked(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(m, R, R / 8) uint8 -> (m, R, R) bool."""
+    return np.unpackbits(packed, axis=2).view(np.bool_)
 
 
 def true_masks(sample: LoadedSample, view: View) -> NDArray[np.bool_]:
     """Which masks stay in a view: (n,) bool; a mask stays if the view keeps 0.9 of its instance."""
-    if view.inside is None:
-        return np.ones(len(sample.rles), dtype=bool)
-    stays: dict[int, bool] = {}
-    for instance in np.unique(sample.instance_id):
-        kept = int((rle_codec.decode(sample.rles[instance]) & view.inside).sum())
-        stays[int(instance)] = kept >= KEPT_FRACTION * sample.area_px[instance]
-    return np.array([stays[int(each)] for each in sample.instance_id], dtype=bool)
+    count = len(sample.instance_id)
+    stays = np.ones(count, dtype=np.bool_)
+    if not view.shows_all:
+        instances = np.flatnonzero(sample.instance_id == np.arange(count))
+        kept = sample.runs.areas_between(instances, *view.seen_rows())
+        stays[instances] = kept >= KEPT_FRACTION * sample.area_px[instances]
+    return np.asarray(stays[sample.instance_id], dtype=np.bool_)
 
 
 def jitter_colours(rng: np.random.Generator, image: NDArray[np.uint8], how: Augmentation) -> NDArray[np.uint8]:
@@ -185,9 +247,12 @@ def jitter_colours(rng: np.random.Generator, image: NDArray[np.uint8], how: Augm
     saturation = 0.0 if draws[3] < how.grey_probability else 1 + how.saturation * (2 * draws[2] - 1)
     if brightness == contrast == saturation == 1:
         return image
-    values = image.astype(np.float32)
-    grey = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    mean = np.float32(grey.mean())
-    values = grey[:, :, None] + np.float32(saturation) * (values - grey[:, :, None])
-    values = np.float32(brightness) * (mean + np.float32(contrast) * (values - mean))
-    return np.clip(values + np.float32(0.5), 0, 255).astype(np.uint8)
+    # All three are affine in the colour, so they are one matrix: v -> b (m + c (grey + s (v - grey) - m)).
+    red, green, blue = _GREY
+    means = cv2.mean(image)
+    offset = brightness * (1 - contrast) * (red * means[0] + green * means[1] + blue * means[2])
+    own, shared = brightness * contrast * saturation, brightness * contrast * (1 - saturation)
+    r, g, b = shared * red, shared * green, shared * blue
+    matrix = np.array([[own + r, g, b, offset], [r, own + g, b, offset], [r, g, own + b, offset]], dtype=np.float32)
+    changed: Any = cv2.transform(image, matrix)
+    return np.asarray(changed, dtype=np.uint8)

@@ -18,7 +18,16 @@ from model.index import BadSampleError, LoadedSample, ShardIndex, filter_rows
 from model.loader import Example, Examples, ExampleSettings, make_example, stream
 from model.order import Order, batch_positions
 from model.prompts import draw_prompts
-from model.views import NO_AUGMENTATION, Augmentation, draw_view, true_masks, view_image, view_mask, whole_view
+from model.views import (
+    NO_AUGMENTATION,
+    Augmentation,
+    draw_view,
+    true_masks,
+    unpacked,
+    view_image,
+    view_masks,
+    whole_view,
+)
 from pipeline import rle
 from pipeline.errors import InputError, SchemaError
 
@@ -197,7 +206,7 @@ def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, seed: int
     painted = np.where(rle.decode(sample.rles[1])[:, :, None], 255, 0).astype(np.uint8).repeat(3, axis=2)
     how = Augmentation(rotation_deg=25.0, shear_deg=20.0, crop_probability=1.0)
     view = draw_view(np.random.default_rng(seed), height, width, 128, how)
-    seen, mask = view_image(painted, view)[:, :, 0] > 127, view_mask(sample.rles[1], view)
+    seen, mask = view_image(painted, view)[:, :, 0] > 127, unpacked(view_masks(sample.runs, np.array([1]), view))[0]
     outside = view.source < 0
     union = ((seen | mask) & ~outside).sum()
     assert union == 0 or ((seen & mask) & ~outside).sum() / union > 0.9
@@ -236,11 +245,11 @@ def test_clicks_lie_on_their_masks_and_one_click_has_several(drawn_run: Path) ->
         sample,
         view,
         np.ones(len(sample.rles), bool),
-        count=40,
+        count=400,
         masks_per_click=3,
         balance=0.5,
     )
-    for (x, y), mask in zip(prompts.points.astype(int), prompts.masks, strict=True):
+    for (x, y), mask in zip(prompts.points.astype(int), prompts.masks(), strict=True):
         assert mask[y, x]
     by_click: dict[tuple[float, float], set[int]] = {}
     for (x, y), number in zip(prompts.points.tolist(), prompts.mask_id.tolist(), strict=True):
