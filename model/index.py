@@ -96,29 +96,35 @@ class ShardIndex:
         self._places: _Places | None = None
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, columns: tuple[str, ...] = COLUMNS) -> ShardIndex:
+    def open(
+        cls, directory: str | os.PathLike[str], *, columns: tuple[str, ...] = COLUMNS, split: str | None = None
+    ) -> ShardIndex:
         """Opens a local directory or a URL of an allowed scheme.
 
         Args:
             directory: committed or released shards.
             columns: of `SAMPLES_SCHEMA`, at least `COLUMNS`.
+            split: one of a release's own splits; None for everything.
 
         Raises:
-            InputError: nothing committed lies there, or its index does not match the manifest.
+            InputError: nothing committed lies there, its index does not match the manifest, or it has no such split.
             SchemaError: another format.
         """
         storage = open_dataset(directory)
         if storage.exists("manifest.json"):
-            return cls._from_manifest(storage, columns)
+            return cls._from_manifest(storage, columns, split)
+        if split is not None:
+            raise InputError(f"{storage.location}: expected a release with a split {split!r}, found no manifest.json")
         return cls._from_commits(storage, columns)
 
     @classmethod
-    def _from_manifest(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
+    def _from_manifest(cls, storage: Storage, columns: tuple[str, ...], split: str | None) -> ShardIndex:
         where = f"{storage.location}/manifest.json"
         manifest = load_json(storage.read_bytes("manifest.json"), where=where)
         _check_format(manifest, where)
         try:
-            file, digest = manifest["index"]["samples"], str(manifest["digest"])
+            index = manifest["index"] if split is None else _files_of(manifest, split, storage.location)
+            file, digest = index["samples"], str(manifest["digest"])
             name, sha256 = str(file["name"]), str(file["sha256"])
         except (KeyError, TypeError) as error:
             raise SchemaError(f"{where}: expected the fields index.samples and digest, found no {error}") from error
@@ -305,6 +311,14 @@ def _commit_records(storage: Storage) -> list[dict[str, Any]]:
     for unit, record in records.items():
         _check_format(record, f"{storage.location}/commits: unit {unit}")
     return [records[unit] for unit in sorted(records)]
+
+
+def _files_of(manifest: Any, split: str, location: str) -> Any:
+    """Index files of one split of a release."""
+    found = manifest["splits"]["files"] if "splits" in manifest else {}
+    if split not in found:
+        raise InputError(f"{location}: no split {split!r}; there is {', '.join(['all', *found])}")
+    return found[split]
 
 
 def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ...]) -> pa.Table:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from .errors import InputError
 from .source_tars import printable
-from .storage import remote_file_system, retrying, scheme_of
+from .storage import ranged_read, remote_file_system, retrying, scheme_of
 
 READ_AHEAD_BYTES: Final = 2**20
 """Of a remote container that is scanned: one request for many headers or rows."""
@@ -215,9 +215,7 @@ class _RemoteRoot:
 
     def read_range(self, raw: str, offset: int, size: int) -> bytes:
         path = self._path(raw)
-        return retrying(
-            f"read {self._where(raw)}", lambda: bytes(self._fs.cat_file(path, start=offset, end=offset + size))
-        )
+        return retrying(f"read {self._where(raw)}", lambda: ranged_read(self._fs, path, offset, size))
 
 
 class _RangedFile(io.RawIOBase):

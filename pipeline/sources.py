@@ -14,6 +14,8 @@ What counts as one sample:
   together. A name that is repeated is one more sample that failed (`duplicate_key`), the first one stands;
 - a row of a parquet file with an image column: bytes, or the Hub's struct of `bytes` and `path`.
 
+A folder that holds a run or a release is its shards (`source_shards.py`).
+
 Every entry ends in exactly one of samples and failures; so do members that cannot be used (`bad_member_name`), samples
 without an image (`incomplete_sample`), what a cut goes through (`truncated`) and the rest of a cut container
 (`truncated_source`).
@@ -33,7 +35,8 @@ import pyarrow as pa
 from .errors import FAILURE_REASONS, FailureReason, InputError, SampleFailureError
 from .schema import FailureRow, make_key, sha256_of, slug_of
 from .source_parquet import ParquetRows, image_rows
-from .source_roots import ListedFile, Root, open_root
+from .source_roots import ListedFile, Root
+from .source_shards import open_source
 from .source_tars import TarEnd, TarMember, name_problem, scan_tar
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -242,7 +245,7 @@ def plan_units(
 
 
 def _entries(source: SourceSpec, only: frozenset[str] | None) -> Iterator[Entry]:
-    root = open_root(source.location)
+    root = open_source(source.location)
     for file in _inputs(root):
         if only is None or f"{source.label}/{file.path}" in only:
             yield from _entries_of(root, file)
@@ -392,7 +395,7 @@ def check_unchanged(sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *,
     planned = _planned_files(units, later)
     following = next(planned, None)
     for index, source in enumerate(sources):
-        root = open_root(source.location)
+        root = open_source(source.location)
         for file in _inputs(root):
             if following is not None and following[0] == index and following[1].path.encode() < file.order:
                 raise _gone(source, following[1].path)
@@ -428,7 +431,7 @@ def _planned_files(units: Iterable[UnitSpec], later: dict[str, Entry]) -> Iterat
 def _without_later(sources: Sequence[SourceSpec], new: list[str], later: dict[str, Entry]) -> list[str]:
     for name, entry in later.items():
         source = sources[int(name.split("/", 1)[0])]
-        root = open_root(source.location)
+        root = open_source(source.location)
         found = root.stat(entry.raw)
         if found is None:
             raise _gone(source, entry.path)
@@ -478,7 +481,7 @@ class UnitReader:
 
     def __init__(self, unit: UnitSpec, sources: Sequence[SourceSpec]) -> None:
         self._unit, self._source = unit, sources[unit.source]
-        self._root = open_root(self._source.location)
+        self._root = open_source(self._source.location)
         self._parquet: dict[str, ParquetRows] = {}
         self._checked: set[str] = set()
         self._ahead: dict[int, Future[InputSample]] = {}

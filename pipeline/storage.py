@@ -330,8 +330,22 @@ PART_BYTES: Final = 64 * 2**20
 MANY: Final = 128
 """Small files read at once."""
 _DEFINITIVE: Final = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_TRANSPORTS: Final = ("aiohttp", "aiobotocore", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "urllib3")
+_TRANSPORTS: Final = (
+    "aiohttp", "aiobotocore", "azure", "botocore", "fsspec", "gcsfs", "google", "httpcore", "httpcore2", "httpx",
+    "httpx2", "huggingface_hub", "requests", "urllib3",
+)  # fmt: skip
 """Packages whose exceptions mean that a request failed, though they are no OSError."""
+_ANSWERS: Final = (400, 401, 403, 404, 405, 410, 422)
+"""HTTP statuses that another try does not change."""
+DRIVERS: Final = {
+    "s3": "grainmill[s3]",
+    "hf": "grainmill[hub]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+"""What to install for a scheme."""
 _HOPELESS: Final = ("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ParamValidationError")
 
 _Value = TypeVar("_Value")
@@ -373,12 +387,17 @@ def retrying(what: str, request: Callable[[], _Value], *, attempts: int = ATTEMP
 def _is_transient(error: Exception) -> bool:
     if type(error).__name__ in _HOPELESS:
         return False
+    if getattr(getattr(error, "response", None), "status_code", None) in _ANSWERS:
+        return False
     package = type(error).__module__.split(".")[0]
     return isinstance(error, OSError | EOFError | TimeoutError | asyncio.TimeoutError) or package in _TRANSPORTS
 
 
 def remote_file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL and the path in it. Listings are never cached: others write there as well.
+
+    `hf://OWNER/NAME` is the dataset of that name, as for `release --push`; `hf://datasets/OWNER/NAME` says the same.
+    The Hub's client keeps listings for as long as it lives, so each call makes a new one.
 
     Raises:
         InputError: the driver of this scheme is not installed.
@@ -389,14 +408,27 @@ def remote_file_system(url: str) -> tuple[Any, str]:
     options: dict[str, Any] = {"use_listings_cache": False}
     if url.startswith("s3://"):
         options["config_kwargs"] = {"read_timeout": READ_TIMEOUT_S, "connect_timeout": CONNECT_TIMEOUT_S}
+    if url.startswith("hf://"):
+        options["skip_instance_cache"] = True
+        if not url.startswith("hf://datasets/"):
+            url = f"hf://datasets/{url.removeprefix('hf://')}"
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options))
     except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: no driver for this scheme ({error}); install the extra that brings it") from error
+        needed = DRIVERS.get(url.split("://")[0], "its fsspec driver")
+        raise InputError(f"{url}: cannot be opened ({error}); it needs {needed}") from error
+
+
+def ranged_read(fs: Any, path: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a remote file from `offset`, fewer at its end, by one request for just these."""
+    # Generic fsspec drivers read on beyond what was asked for; the Hub's is one of them.
+    options = {"cache_type": "none"} if fs.protocol == "hf" else {}
+    return bytes(fs.cat_file(path, start=offset, end=offset + size, **options))
 
 
 class FsspecStorage:
-    """A prefix of an object store, by fsspec. S3 is tested; GCS and Azure go the same way, untested.
+    """A prefix of an object store, by fsspec. S3 is tested, and reading from the Hugging Face Hub; GCS and Azure go
+    the same way, untested.
 
     Every request is repeated with back-off until it is answered. What is on its way up lies in a local temporary
     folder: the files of one unit for each worker, and at the end the merged index for the driver.
@@ -450,7 +482,7 @@ class FsspecStorage:
         try:
             data = retrying(
                 f"read {self.location}/{name}",
-                lambda: bytes(self._fs.cat_file(path, start=offset, end=offset + size)),
+                lambda: ranged_read(self._fs, path, offset, size),
             )
         except FileNotFoundError as error:
             raise self._missing(name, error) from error

@@ -58,6 +58,11 @@ class VersionStorage:
         self._folders = [f"{folder}/" for folder in folders] + [""]
         self.location = f"{root.location}/{folders[0]}"
 
+    @property
+    def release(self) -> str:
+        """Location of the release that this is a version of."""
+        return self._root.location
+
     def place(self, name: str) -> str:
         """The name under the release's root of a file of this version."""
         places = (f"{folder}{name}" for folder in self._folders)

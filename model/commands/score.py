@@ -23,10 +23,11 @@ def command(
         ),
     ] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="PATH",
-            help="The benchmark as it was downloaded; --list tells the layout. No default.",
+            help="The benchmark as it was downloaded; --list tells the layout. For `shards` a run or a release, a "
+            "path or a URL. No default.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -238,7 +239,7 @@ def checked_granularities(given: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def checked_peers(given: list[str], data: Path, split: str, several_people: bool) -> tuple[str, ...]:
+def checked_peers(given: list[str], data: str, split: str, several_people: bool) -> tuple[str, ...]:
     """Names of peers; `all` becomes those that the data allows.
 
     Raises:
@@ -259,7 +260,9 @@ def checked_peers(given: list[str], data: Path, split: str, several_people: bool
                 "--peer people: this benchmark has one annotation of each image; bsds500 and bsds-g have more"
             )
         if each in ("ucm", "ucm-tree") and ucm_folder(data, split) is None:
-            raise InputError(f"--peer {each}: {data / 'ucm2' / split}: missing; put the gPb-UCM files (N.mat) there")
+            raise InputError(
+                f"--peer {each}: {Path(data) / 'ucm2' / split}: missing; put the gPb-UCM files (N.mat) there"
+            )
     return tuple(dict.fromkeys(given))
 
 

@@ -128,10 +128,19 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: missing or unreadable.
     """
+    return decoded_rgb(existing(path).read_bytes(), where=str(path))
+
+
+def decoded_rgb(data: bytes, *, where: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, upright, of an image's bytes.
+
+    Raises:
+        InputError: unreadable; with `where` in its message.
+    """
     from pipeline.errors import SampleFailureError
     from pipeline.images import decode_rgb
 
     try:
-        return decode_rgb(existing(path).read_bytes(), max_pixels=2**31)
+        return decode_rgb(data, max_pixels=2**31)
     except SampleFailureError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{where}: {error}") from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from pipeline.schema import Annotation, Sample, sample_from_json, sha256_of
 from pipeline.versions import open_dataset
 
 from ..index import COLUMNS, ShardIndex
-from .layout import existing
 from .records import EvalImage
 
 
@@ -58,15 +57,20 @@ class MinedRow:
         Raises:
             InputError: the bytes are not those that the index names.
         """
-        data = _storage(self.location).read_range(self.shard, self.offset, self.size)
+        data = dataset_at(self.location).read_range(self.shard, self.offset, self.size)
         where = f"{self.location}/{self.shard}: {self.key}"
         if sha256_of(data) != self.sha256:
             raise InputError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
         return sample_from_json(data, where=where)
 
 
+MINED_COLUMNS: Final = ("source_uri", "member", "source_sha256", "height", "width")
+"""What the index tells of a sample beyond where it lies (`index.COLUMNS`)."""
+
+
 @functools.lru_cache(maxsize=4)
-def _storage(location: str) -> Any:
+def dataset_at(location: str) -> Any:
+    """The storage of a run or release, opened once in each process."""
     return open_dataset(location)
 
 
@@ -92,7 +96,7 @@ def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
         InputError: nothing committed lies there, no image of the benchmark is among it, or two samples of equal right
             claim one image.
     """
-    index = ShardIndex.open(directory, columns=(*COLUMNS, "source_uri", "member", "source_sha256", "height", "width"))
+    index = ShardIndex.open(directory, columns=(*COLUMNS, *MINED_COLUMNS))
     columns = {name: index.table.column(name).to_pylist() for name in ("source_uri", "member", "source_sha256")}
     by_bytes = {sha256: row for row, sha256 in reversed(list(enumerate(columns["source_sha256"])))}
     by_name: defaultdict[str, list[int]] = defaultdict(list)
@@ -101,7 +105,7 @@ def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
     found: list[MinedRow | None] = []
     exact = 0
     for image in images:
-        sha256 = sha256_of(existing(image.path).read_bytes())
+        sha256 = image.sha256 or sha256_of(image.read_bytes())
         if sha256 in by_bytes:
             exact += 1
             found.append(_row(index, by_bytes[sha256]))
@@ -122,9 +126,13 @@ def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
 
 
 def _row(index: ShardIndex, number: int) -> MinedRow:
-    row = index.table.slice(number, 1).to_pylist()[0]
+    return mined_row(index.location, index.table.slice(number, 1).to_pylist()[0])
+
+
+def mined_row(location: str, row: Mapping[str, Any]) -> MinedRow:
+    """Where a sample lies, from its row of the index (`COLUMNS` and `MINED_COLUMNS`)."""
     return MinedRow(
-        location=index.location,
+        location=location,
         key=row["key"],
         shard=row["shard"],
         offset=row["json_offset"],

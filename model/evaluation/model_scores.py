@@ -34,7 +34,7 @@ from .click_models import ClickModel, as_click_model
 from .controls import SWEEP, seed_of, shuffled_labels
 from .interactive import ClickedObject, click_columns, interactive_seed, runs_of, simulate_objects
 from .intervals import Interval, bootstrap
-from .layout import read_rgb
+from .layout import decoded_rgb
 from .model_options import MODEL_TASKS, ModelOptions, ModelTask
 from .pairs import best_constant
 from .parts import each_item
@@ -146,7 +146,7 @@ def image_rows(
     Raises:
         InputError: the photograph is not of the annotations' size.
     """
-    rgb = read_rgb(image.path)
+    rgb = decoded_rgb(image.read_bytes(), where=str(image.path))
     if rgb.shape[:2] != (truth.height, truth.width):
         raise InputError(
             f"{image.path}: {rgb.shape[1]} x {rgb.shape[0]} pixels, its annotations are for {truth.width} x "

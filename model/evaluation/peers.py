@@ -27,7 +27,7 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 from pipeline.rle import Rle
 
-from .layout import load_mat, read_rgb
+from .layout import decoded_rgb, load_mat
 from .metrics import MAX_DETECTIONS
 from .mined import MaskSet
 from .records import EvalImage, GroundTruth
@@ -59,15 +59,15 @@ def peer_masks(peer: str, image: EvalImage, truth: GroundTruth, ucm: Path | None
             raise InputError(f"{image.name}: no folder with gPb-UCM files")
         masks = ucm_masks if peer == "ucm" else ucm_tree_masks
         return MaskSet(rles=tuple(masks(ucm / f"{image.path.stem}.mat")))
-    rgb = read_rgb(image.path)
+    rgb = decoded_rgb(image.read_bytes(), where=str(image.path))
     return MaskSet(rles=tuple(slic_masks(rgb) if peer == "slic" else felzenszwalb_masks(rgb)))
 
 
-def ucm_folder(data: Path, split: str) -> Path | None:
+def ucm_folder(data: Path | str, split: str) -> Path | None:
     """Where the gPb-UCM files of a split lie; None if they do not."""
     for candidate in ("ucm2", "data/ucm2", "BSDS500/ucm2", "BSR/BSDS500/ucm2", "../ucm2"):
-        if (data / candidate / split).is_dir():
-            return data / candidate / split
+        if (Path(data) / candidate / split).is_dir():
+            return Path(data) / candidate / split
     return None
 
 

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline import rle as rle_codec
+from pipeline.errors import InputError
 from pipeline.rle import Rle
 
+from .layout import existing
+
 Task = Literal["whole", "interactive", "video"]
-LabelRule = Literal["whole", "part", "containment", "none"]
+LabelRule = Literal["whole", "part", "containment", "mined", "none"]
 """How the protocol's own granularity of an object is found: all 1.0; eq. 3 within the annotated object; by the wholes
-and parts among the image's masks (`containment.py`); not at all."""
+and parts among the image's masks (`containment.py`); the one that the mask was mined with; not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,20 @@ class EvalImage:
     name: str
     """Unique in the split; also what mined masks are matched by when the bytes differ."""
     path: Path
+    """The file, or shard and member if `read` is given: then only a name."""
     load: Callable[[], GroundTruth]
+    read: Callable[[], bytes] | None = None
+    """Its bytes, where it is no file of its own."""
+    sha256: str | None = None
+    """Of its bytes, if that is known without reading them."""
+
+    def read_bytes(self) -> bytes:
+        """As stored.
+
+        Raises:
+            InputError: the file is missing, or the shard damaged.
+        """
+        return existing(self.path).read_bytes() if self.read is None else self.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +146,8 @@ class Benchmark:
     Raises:
         InputError: the layout is not as expected; it names the missing file.
     """
+    by_url: Callable[[str, str], Split] | None = None
+    """The same from a URL; None for data that is read from a local folder only."""
     tasks: tuple[Task, ...] = ("whole", "interactive")
     target_iou: float = 0.90
     """At which the interactive protocol stops clicking; 0.85 for the part sets."""
@@ -142,6 +160,18 @@ class Benchmark:
     """Only so many objects of an image get clicks, drawn at random and without overlaps (SA-1B: 5); None: all."""
     published: str | None = None
     """Key in `published.py`; None where the paper has no number."""
+
+    def split_of(self, data: str, split: str) -> Split:
+        """What lies at a path or URL.
+
+        Raises:
+            InputError: as `read`; or a URL of a benchmark that is not read from one.
+        """
+        if "://" not in data:
+            return self.read(Path(data), split)
+        if self.by_url is None:
+            raise InputError(f"--data {data}: {self.name} is read from a local folder, expected its path")
+        return self.by_url(data, split)
 
 
 def encode_all(masks: Sequence[NDArray[np.bool_]]) -> list[Rle]:

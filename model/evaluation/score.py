@@ -19,7 +19,7 @@ def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
         InputError: the data or what is to be scored is not as expected.
         ConfigMismatchError: the output holds scores of other settings.
     """
-    split = limited(options.benchmark.read(options.data, options.split), options.limit)
+    split = limited(options.benchmark.split_of(str(options.data), options.split), options.limit)
     if options.checkpoint is not None:
         from .checkpoint_scores import load_model, score_model
 

@@ -35,7 +35,8 @@ class ScoreOptions:
     """Flags of `grainmill score`, checked."""
 
     benchmark: Benchmark
-    data: Path
+    data: Path | str
+    """As downloaded; a URL where the benchmark can be read from one."""
     split: str
     output: Path
     masks: str | None = None

@@ -17,8 +17,9 @@ def command(
         list[str],
         typer.Option(
             metavar="[LABEL=]SRC",
-            help="Folder, glob, image file, WebDataset or SA-1B tar or folder, parquet with an image column; a path or "
-            "a URL. Repeat it for several sources. No default: there is nothing to guess.",
+            help="Folder, glob, image file, WebDataset or SA-1B tar or folder, parquet with an image column, a run or "
+            "a release (its shards); a path or a URL. Repeat it for several sources. No default: there is nothing to "
+            "guess.",
         ),
     ],
     output: Annotated[

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import http.server
 import json
 import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +21,6 @@ from pipeline.storage import LocalStorage, StorageError, open_storage
 from pipeline.versions import open_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
-
-SECRET = "s3cr3t-not-to-be-written"
 
 
 @pytest.fixture(autouse=True)
@@ -183,36 +177,6 @@ def test_a_new_version_replaces_the_old_one_there(
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on a real S3-compatible server on loopback, spoken to by the real s3fs."""
-    import boto3
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    patch = pytest.MonkeyPatch()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():  # fmt: skip
-        patch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="datasets")
-    fsspec.config.conf.setdefault("s3", {})["endpoint_url"] = endpoint
-    try:
-        yield "s3://datasets"
-    finally:
-        fsspec.config.conf.pop("s3", None)
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.stop()
-        patch.undo()
-
-
-@pytest.fixture(scope="module")
 def pushed(s3: str, drawn_release: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """`drawn_release` on S3, by the command."""
     target = f"{s3}/team/drawn"
@@ -261,9 +225,9 @@ def test_s3_shards_are_mined_from_by_url(pushed: str, tmp_path: Path) -> None:
     )
 
 
-def test_no_secret_is_written_anywhere(pushed: str, drawn_release: Path) -> None:
+def test_no_secret_is_written_anywhere(pushed: str, drawn_release: Path, secret: str) -> None:
     for name, data in files(drawn_release).items():
-        assert SECRET.encode() not in data, name
+        assert secret.encode() not in data, name
         assert b"s3://" not in data, name
 
 
@@ -279,130 +243,12 @@ def test_a_bucket_that_is_not_there_is_one_message(
 # The Hub
 
 
-class Hub:
-    """As much of the Hub's interface as its client needs to make a repository, list, upload, commit and tag."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.objects: dict[str, bytes] = {}
-        self.commits: list[tuple[str, list[str], list[str]]] = []
-        self.tags: list[str] = []
-        self.tokens: set[str] = set()
-        self.fail_next = 0
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if "Transfer-Encoding" in self.headers:
-                    body = self.chunks()
-                hub.tokens.add(self.headers.get("Authorization", ""))
-                status, value = hub.respond(self.command, self.path, body, f"http://{self.headers['Host']}")
-                data = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_PUT = answer
-
-            def chunks(self) -> bytes:
-                found = b""
-                while size := int(self.rfile.readline(), 16):
-                    found += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-                return found
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def respond(self, method: str, path: str, body: bytes, host: str) -> tuple[int, Any]:
-        if self.fail_next and "/commit/" in path:
-            self.fail_next -= 1
-            return 503, {"error": "slow down"}
-        if path == "/api/repos/create":
-            return 200, {"url": f"{host}/datasets/team/drawn", "id": "team/drawn"}
-        if path == "/api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}
-        if "/tree/" in path:
-            return 200, [self.entry(name) for name in sorted(self.files)]
-        if "/preupload/" in path:
-            asked = json.loads(body)["files"]
-            return 200, {"files": [self.mode(each["path"]) for each in asked]}
-        if path.endswith("/info/lfs/objects/batch"):
-            asked = json.loads(body)["objects"]
-            actions = {"upload": {"href": ""}}
-            objects = []
-            for each in asked:
-                known = each["oid"] in self.objects
-                actions = {"upload": {"href": f"{host}/objects/{each['oid']}", "header": {}}}
-                objects.append({**each, "authenticated": True, **({} if known else {"actions": actions})})
-            return 200, {"transfer": "basic", "objects": objects}
-        if path.startswith("/objects/"):
-            self.objects[path.rsplit("/", 1)[1]] = body
-            return 200, {}
-        if "/commit/" in path:
-            return 200, self.commit([json.loads(line) for line in body.splitlines()], host)
-        if "/tag/" in path:
-            self.tags.append(json.loads(body)["tag"])
-            return 200, {}
-        return 404, {"error": f"{method} {path}"}
-
-    def mode(self, name: str) -> dict[str, Any]:
-        large = name.endswith((".tar", ".parquet", ".jpg"))
-        return {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
-
-    def entry(self, name: str) -> dict[str, Any]:
-        data = self.files[name]
-        blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        found: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": blob}
-        if self.mode(name)["uploadMode"] == "lfs":
-            sha256 = hashlib.sha256(data).hexdigest()
-            found["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 130}
-        return found
-
-    def commit(self, lines: list[dict[str, Any]], host: str) -> dict[str, Any]:
-        added, deleted = [], []
-        for line in lines[1:]:
-            value = line["value"]
-            if line["key"] == "file":
-                self.files[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                self.files[value["path"]] = self.objects[value["oid"]]
-            else:
-                del self.files[value["path"]]
-                deleted.append(value["path"])
-                continue
-            added.append(value["path"])
-        self.commits.append((lines[0]["value"]["summary"], added, deleted))
-        return {"commitUrl": f"{host}/datasets/team/drawn/commit/{0:040}", "commitOid": "0" * 40}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
-    server = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
-
-
 def test_the_hub_gets_data_first_and_what_describes_it_in_the_last_commit(
-    hub: Hub, drawn_release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Any,
+    drawn_release: Path,
+    secret: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import pipeline.release.push_hub as push_hub
 
@@ -413,17 +259,17 @@ def test_the_hub_gets_data_first_and_what_describes_it_in_the_last_commit(
     assert {"README.md", "manifest.json", "SHA256SUMS", "croissant.json"} <= set(hub.commits[-1][1])
     assert not any(name in ("README.md", "manifest.json") for _, added, _ in hub.commits[:-1] for name in added)
     assert hub.tags == ["v1.0.0"]
-    assert {token for token in hub.tokens if token} == {f"Bearer {SECRET}"}
+    assert {token for token in hub.tokens if token} == {f"Bearer {secret}"}
     captured = capsys.readouterr()
-    assert SECRET not in captured.out + captured.err
-    assert not any(SECRET.encode() in data for data in hub.files.values())
+    assert secret not in captured.out + captured.err
+    assert not any(secret.encode() in data for data in hub.files.values())
     before = len(hub.commits)
     report = push_release(release_of(drawn_release), "hf://team/drawn")
     assert (report.sent, report.standing, len(hub.commits)) == ([], len(files(drawn_release)), before)
 
 
 def test_the_hub_is_tried_again_when_it_is_busy(
-    hub: Hub, drawn_release: Path, no_pauses: list[float], monkeypatch: pytest.MonkeyPatch
+    hub: Any, drawn_release: Path, no_pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.utils._http as client
 
@@ -433,7 +279,7 @@ def test_the_hub_is_tried_again_when_it_is_busy(
     assert hub.files == files(drawn_release)
 
 
-def test_a_new_version_takes_away_what_it_does_not_have(hub: Hub, drawn_release: Path, tmp_path: Path) -> None:
+def test_a_new_version_takes_away_what_it_does_not_have(hub: Any, drawn_release: Path, tmp_path: Path) -> None:
     push_release(release_of(drawn_release), "hf://team/drawn")
     shutil.copytree(drawn_release, tmp_path / "rel")
     row = CommittedRun.open(drawn_release).samples(next(CommittedRun.open(drawn_release).commits())).to_pylist()[0]
@@ -455,7 +301,7 @@ def test_a_new_version_takes_away_what_it_does_not_have(hub: Hub, drawn_release:
 
 
 def test_a_dry_run_tells_every_call_and_makes_none(
-    hub: Hub, drawn_release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: Any, drawn_release: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert main(["release", "--output", str(drawn_release), "--push", "hf://team/drawn", "--push-dry-run"]) == 0
@@ -468,8 +314,10 @@ def test_a_dry_run_tells_every_call_and_makes_none(
 
 
 @pytest.mark.parametrize("target", ["hf://drawn", "hf://team/drawn/more", "ftp://x/y", "s3://user:word@b/x", "a::b"])
-def test_targets_that_are_not_allowed(target: str, drawn_release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", SECRET)
+def test_targets_that_are_not_allowed(
+    target: str, drawn_release: Path, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", secret)
     assert main(["release", "--output", str(drawn_release), "--push", target]) == 2
 
 

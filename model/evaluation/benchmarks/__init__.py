@@ -19,11 +19,12 @@ from .partimagenet import BENCHMARKS as PARTIMAGENET
 from .pascal_part import BENCHMARKS as PASCAL_PART
 from .sa1b import BENCHMARKS as SA1B
 from .sbd import BENCHMARKS as SBD
+from .shards import BENCHMARKS as SHARDS
 
 _WHOLE_IMAGE: Final = (*COCO_STYLE[:2], *ADE20K, COCO_STYLE[2], *SA1B, *PARTIMAGENET, *PACO)
 _CLICKS: Final = (*GRABCUT, *BERKELEY, *SBD, *DAVIS, *PASCAL_PART)
 BENCHMARKS: Final[dict[str, Benchmark]] = {
-    each.name: each for each in (*_WHOLE_IMAGE, *_CLICKS, *BSDS, *COCO_STYLE[3:], *FOLDER)
+    each.name: each for each in (*_WHOLE_IMAGE, *_CLICKS, *BSDS, *COCO_STYLE[3:], *FOLDER, *SHARDS)
 }
 """Name -> entry, in the order in which `--list` shows them."""
 
@@ -61,6 +62,7 @@ LABEL_RULES: Final = {
     "whole": "1.0 for every object",
     "part": "eq. 3 of arXiv 2511.13714 within the annotated object",
     "containment": "eq. 3 under the largest mask that contains it; none where a mask has neither whole nor part",
+    "mined": "that of the mask in the shards",
     "none": "none",
 }
 """How `--granularity label` finds an object's g, for `--list` and the tables."""
