@@ -54,7 +54,7 @@ for sample in webdataset.WebDataset(sys.argv[1:], shardshuffle=False).decode("pi
 
 
 def test_webdataset_reads_the_shards_as_they_are(drawn_run: Path) -> None:
-    pytest.importorskip("webdataset")
+    pytest.importorskip("webdataset", reason="webdataset is not installed")
     command = [sys.executable, "-c", WEBDATASET, *shard_paths(drawn_run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

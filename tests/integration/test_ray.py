@@ -138,7 +138,7 @@ def declared_gpus() -> Iterator[None]:
     """A Ray of this process with four processors and two GPUs, which nobody has to own."""
     from pipeline.actors import PRIVATE, QUIET
 
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="ray is not installed")
     folder = Path(tempfile.mkdtemp(prefix="gm"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (QUIET | PRIVATE).items():

@@ -109,7 +109,7 @@ def test_a_run_leaves_metrics_and_tensorboard(undisturbed: Path) -> None:
     assert [line["step"] for line in lines(undisturbed)] == [1, 2, 3, 4, 5, 6]
     expected = {"loss", "iou", "images_per_second", "wait_share", "memory_mib", "learning_rate", "skipped", "position"}
     assert expected <= set(lines(undisturbed)[0])
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (the extra `app`)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(undisturbed / "tensorboard"))

@@ -72,7 +72,7 @@ def theirs(images: list[Image], library: str) -> NDArray[np.float64]:
             made = COCO()
             kind: Any = COCOeval
         else:
-            faster = pytest.importorskip("faster_coco_eval")
+            faster = pytest.importorskip("faster_coco_eval", reason="not installed (the extra `eval`)")
             made, kind = faster.COCO(), faster.COCOeval_faster
         made.dataset = copy.deepcopy(truth)
         made.createIndex()

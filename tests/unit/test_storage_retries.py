@@ -68,7 +68,7 @@ def test_no_answer_at_all_says_what_to_do(waits: list[float]) -> None:
 
 
 def test_missing_credentials_are_told_at_once(waits: list[float]) -> None:
-    botocore = pytest.importorskip("botocore.exceptions")
+    botocore = pytest.importorskip("botocore.exceptions", reason="botocore is not installed (the extra `s3`)")
     with pytest.raises(StorageError, match="NoCredentialsError"):
         retrying("read x", failing(1, botocore.NoCredentialsError()))
     assert waits == []
