@@ -193,7 +193,8 @@ def drawn_run(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.Tem
 def drawn_release(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release of `drawn_run`. For reading only; copy it to change it."""
     from pipeline.committed import CommittedRun
-    from pipeline.release.build import build_release, open_output
+    from pipeline.release.build import build_release
+    from pipeline.release.folder import open_output
     from pipeline.release.records import ReleaseOptions
 
     output = tmp_path_factory.mktemp("release") / "drawn"

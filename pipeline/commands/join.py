@@ -32,7 +32,7 @@ def command(
     from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
     from ..errors import InputError
-    from ..release.build import open_empty_output
+    from ..release.folder import open_empty_output
     from ..release.join import ImageFinder, join_images
     from ..release.reading import ReleasedRun
 

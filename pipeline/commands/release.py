@@ -152,8 +152,10 @@ def command(
     from ..configure import licenses_of
     from ..console import ProgressBar, print_json
     from ..errors import InputError
-    from ..release.build import build_release, copy_card, open_output, standing_version
+    from ..release.build import build_release
+    from ..release.committing import copy_card
     from ..release.dates import check_date
+    from ..release.folder import open_output, standing_version
     from ..release.options import check_name, pairs_of, read_text, remove_kinds
     from ..release.records import ReleaseOptions
     from ..release.removal import read_exclusions

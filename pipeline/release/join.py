@@ -23,10 +23,12 @@ from ..schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
 from ..sources import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
 from ..storage import LocalStorage
 from ..writer import ShardWriter
-from .build import MergedTables, commit_release, describe, put_table, table_rows
+from .committing import commit_release
+from .describing import describe
 from .duplicates import MAX_IMAGE_PIXELS, signature_of_bytes
 from .reading import ReleasedRun
 from .records import MACHINES, RELEASED_SAMPLES_SCHEMA, ReleaseOptions
+from .tables import MergedTables, put_table, table_rows
 
 
 class MissingImagesError(GrainmillError):

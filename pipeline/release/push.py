@@ -20,9 +20,8 @@ from typing import Any, Final, TypeVar
 from ..console import note
 from ..errors import GrainmillError, InputError
 from ..storage import LocalStorage, Storage, StorageError, open_storage, scheme_of
-from .build import named_files
 from .reading import read_manifest
-from .records import CARD, CHANGELOG, CROISSANT, MACHINES, MANIFEST, SHARDS_CARD, STATISTICS, SUMS
+from .records import CARD, CHANGELOG, CROISSANT, MACHINES, MANIFEST, SHARDS_CARD, STATISTICS, SUMS, named_files
 
 ATTEMPTS: Final = 6
 """Tries for each call; the pauses between them add up to about half a minute."""

@@ -33,6 +33,8 @@ GALLERY: Final = "gallery.html"
 RESULT_FOLDERS: Final = ("shards", "index", "failures", "duplicates", "removed", "figures", "examples")
 """Folders in which every file must be named: loaders read them by pattern."""
 STATISTICS: Final = "statistics.json"
+NEXT: Final = "tmp/next"
+"""Where described files wait until everything is there."""
 
 ADDED_COLUMNS: Final = (
     pa.field("run", pa.string(), nullable=False),
@@ -111,3 +113,19 @@ def file_record(name: str, data: bytes) -> dict[str, Any]:
     from ..schema import sha256_of
 
     return {"name": name, "size": len(data), "sha256": sha256_of(data)}
+
+
+def json_text(value: Any) -> bytes:
+    """As the JSON files for people are written: two spaces, in the order given."""
+    import json
+
+    return (json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
+
+
+def named_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every file that a manifest names, by name: shards, tables, and the rest."""
+    tables = [manifest["index"]["samples"], manifest["index"]["masks"]]
+    tables += [table for split in manifest["splits"]["files"].values() for table in split.values()]
+    tables += [manifest[name] for name in ("failures_table", "removed_table")] + [manifest["duplicates"]["table"]]
+    found = [*manifest["shards"], *(each for each in tables if each is not None), *manifest["files"]]
+    return sorted(found, key=lambda each: str(each["name"]))

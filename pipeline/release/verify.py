@@ -25,9 +25,10 @@ from ..unit_check import DIGEST_COLUMNS, Problem, sample_problems, shard_problem
 from ..verify import VerifyTotals, file_problems, seal_problem
 from ..versions import open_dataset
 from . import figures
-from .build import as_read, named_files, sums_text
 from .card import card_text, changelog_text, shards_card_text, template_sha256
+from .committing import sums_text
 from .croissant import croissant
+from .describing import as_read
 from .reading import ReleasedRun
 from .records import (
     CARD,
@@ -42,6 +43,7 @@ from .records import (
     SHARDS_CARD,
     STATISTICS,
     SUMS,
+    named_files,
 )
 from .removal import REMOVED_SCHEMA
 from .statistics import count_index, statistics_json

@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from ..storage import LocalStorage, explained
-from .records import GALLERY, MACHINES, RESULT_FOLDERS, SUMS
+from .records import GALLERY, MACHINES, RESULT_FOLDERS, SUMS, named_files
 
 
 def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
@@ -17,8 +17,6 @@ def retire(output: LocalStorage, previous: dict[str, Any] | None, manifest: dict
     """
     if previous is None:
         return
-    from .build import named_files
-
     new = {each["name"]: each["sha256"] for each in named_files(manifest)}
     gone = [each["name"] for each in named_files(previous) if new.get(each["name"]) != each["sha256"]]
     for name in [*gone, SUMS, MACHINES]:
@@ -39,8 +37,6 @@ def sweep(output: LocalStorage, manifest: dict[str, Any]) -> None:
     That is what the version before had (it lies in `versions/OLD/` by now), what this very version had when it was made
     before, and what a killed release left.
     """
-    from .build import named_files
-
     kept = {each["name"] for each in named_files(manifest)}
     for folder in (*RESULT_FOLDERS, "gallery"):
         for name in output.list(folder):

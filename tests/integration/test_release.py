@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.committed import CommittedRun
-from pipeline.release.build import build_release, open_output
+from pipeline.release.build import build_release
+from pipeline.release.folder import open_output
 from pipeline.release.records import ReleaseOptions
 from pipeline.release.verify import verify_release
 from pipeline.schema import canonical_json, sealed

@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw
 
 from pipeline import rle, schema
 from pipeline.committed import CommittedRun
-from pipeline.release.build import build_release, open_output
+from pipeline.release.build import build_release
+from pipeline.release.folder import open_output
 from pipeline.release.records import ReleaseOptions
 
 pytestmark = [

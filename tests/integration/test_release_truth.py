@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.release.build import sums_text
+from pipeline.release.committing import sums_text
 from pipeline.release.records import file_record
 from pipeline.release.verify import verify_release
 from pipeline.schema import canonical_json, sealed

@@ -274,7 +274,7 @@ def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: st
     import json
 
     from pipeline.configure import MineFlags, mine_config
-    from pipeline.release.build import proposals_license
+    from pipeline.release.admission import proposals_license
 
     path = tmp_path / "proposals.json"
     path.write_text(json.dumps({"images": [], "annotations": [], **told}), encoding="utf-8")
