@@ -288,7 +288,8 @@ def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], scr
     """A template joined with one style and one script, and the policy that allows these two by their hashes.
 
     Args:
-        template: in `templates/`, with `{{policy}}`, `{{style}}` and `{{script}}`.
+        template: in `templates/`, with `{{policy}}`, `{{style}}`, `{{script}}`, and places for what every page with
+            masks has: `{{dial}}` and `{{photograph}}` (with its part tree).
         styles: files in `templates/`, joined in this order.
         scripts: likewise.
         script_source: of further scripts, as the policy has it; "" for none.
@@ -302,7 +303,8 @@ def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], scr
     if script_source:
         policy += f" {script_source}"
     page = _template(template)
-    for name, text in (("policy", policy), ("style", style), ("script", script)):
+    parts = {name: _template(f"{name}.html") for name in ("dial", "photograph")}
+    for name, text in {**parts, "policy": policy, "style": style, "script": script}.items():
         page = _filled(page, name, text)
     return page
 
