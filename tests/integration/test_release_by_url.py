@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from model.evaluation.benchmarks import find_benchmark
 from model.index import ShardIndex
 from pipeline.cli import main
 from pipeline.committed import CommittedRun
@@ -132,6 +133,33 @@ def test_a_release_scored_against_itself_agrees_with_itself(
     assert record["dataset"]["images"] == 6
     assert record["metrics"]["AR1000"]["value"] == 1.0
     assert record["details"]["masks"]["images_by_bytes"] == 6
+
+
+def test_ground_truth_is_what_the_shards_say(grown: Path, tmp_path: Path) -> None:
+    index = ShardIndex.open(grown)
+    split = find_benchmark("shards").split_of(str(grown), "all")
+    for number, image in enumerate(split.images):
+        sample, truth = index.load(number), image.load()
+        assert image.name == sample.key
+        assert [each.granularity for each in truth.objects] == pytest.approx(sample.granularity.tolist())
+        assert [each.mask for each in truth.objects] == list(sample.rles)
+        wholes = set(sample.instance_id.tolist())
+        assert set(truth.views["wholes"]) == wholes
+        assert truth.scored == tuple(range(len(sample.rles)))
+        assert truth.pairs
+        for pair in truth.pairs:
+            assert sample.instance_id[pair.part] == pair.whole
+            assert pair.area_ratio == sample.area_px[pair.part] / sample.area_px[pair.whole]
+            assert pair.granularity == truth.objects[pair.part].granularity
+        assert sha256_of(image.read_bytes()) == image.sha256
+    shutil.copytree(grown, tmp_path / "rel")
+    row = index.row(0)
+    with (tmp_path / "rel" / row["shard"]).open("r+b") as stream:
+        stream.seek(row["image_offset"] + row["image_size"] // 2)
+        stream.write(b"\0\0\0\0")
+    damaged = find_benchmark("shards").split_of(str(tmp_path / "rel"), "all").images[0]
+    with pytest.raises(InputError, match=rf"{row['key']}: its image does not match the index's sha256"):
+        damaged.read_bytes()
 
 
 def test_a_version_and_a_split_are_what_they_say(
