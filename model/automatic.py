@@ -199,8 +199,9 @@ def _intersections(rows_NP: Tensor) -> NDArray[np.int64]:
 def distinct(found: Sequence[FoundMask], max_iou: float) -> list[FoundMask]:
     """Without near-copies by pixels, best first: by predicted IoU, then area, then RLE."""
     ranked = sorted(found, key=lambda each: (-each.score, -each.area_px, each.segmentation["counts"]))
-    shared = rle_codec.pairwise_intersection_px([each.segmentation for each in ranked])
-    return [ranked[index] for index in suppress_duplicates(shared, max_iou=max_iou)]
+    return [
+        ranked[index] for index in rle_codec.without_copies([each.segmentation for each in ranked], max_iou=max_iou)
+    ]
 
 
 def as_tree(found: Sequence[FoundMask]) -> list[FoundMask]:

@@ -91,16 +91,94 @@ def bbox_xywh(runs: NDArray[np.int64], height: int) -> tuple[int, int, int, int]
 
 
 def pairwise_intersection_px(rles: Sequence[Rle]) -> NDArray[np.int64]:
-    """Intersections of all pairs: (N, N) int64, symmetric, areas on the diagonal."""
-    count = len(rles)
-    if count == 0:
-        return np.zeros((0, 0), dtype=np.int64)
-    encoded = [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
-    # One by one: pycocotools 2 counts the masks of a list in eight bits.
-    areas = np.array([int(coco_mask.area(each)) for each in encoded], dtype=np.float64)
-    iou = coco_mask.iou(encoded, encoded, [0] * count)
-    # |A n B| = IoU (|A| + |B|) / (1 + IoU); rounding recovers the integer exactly below 2^40 pixels.
-    return np.rint(iou * (areas[:, None] + areas[None, :]) / (1.0 + iou)).astype(np.int64)
+    """Intersections of all pairs: (N, N) int64, symmetric, areas on the diagonal.
+
+    Raises:
+        ValueError: masks of several sizes.
+        SchemaError: as `decode`.
+    """
+    return np.asarray(_pairwise(*_intervals(rles)), dtype=np.int64)
+
+
+def without_copies(rles: Sequence[Rle], *, max_iou: float) -> NDArray[np.int64]:
+    """`masks.suppress_duplicates` of masks in the order of preference, without the intersections of all pairs: only
+    those are counted that the two areas leave room for, and only with masks that are kept.
+
+    Args:
+        rles: best first.
+        max_iou: a mask goes when its IoU with a kept one is above this.
+
+    Returns:
+        Indices kept, ascending.
+
+    Raises:
+        ValueError: masks of several sizes.
+        SchemaError: as `decode`.
+    """
+    return np.asarray(_without_copies(*_intervals(rles), max_iou), dtype=np.int64)
+
+
+def _intervals(rles: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Foreground of N masks, column by column: where runs start and end, (R,) int64 each, one mask after the other; and
+    where each mask's runs begin among them, (N + 1,) int64."""
+    if len({tuple(rle["size"]) for rle in rles}) > 1:
+        raise ValueError("masks of one image have one size")
+    bounds = [np.cumsum(runs_of(rle)) for rle in rles]
+    ends = [each[1::2] for each in bounds]
+    starts = [each[0::2][: len(end)] for each, end in zip(bounds, ends, strict=True)]
+    first = np.cumsum([0, *map(len, ends)], dtype=np.int64)
+    nothing = np.zeros(0, dtype=np.int64)
+    return np.concatenate([nothing, *starts]), np.concatenate([nothing, *ends]), first
+
+
+@numba.njit(cache=True)
+def _shared(starts, ends, one, one_end, other, other_end):  # type: ignore[no-untyped-def]
+    shared = 0
+    if one == one_end or other == other_end or ends[one_end - 1] <= starts[other] or ends[other_end - 1] <= starts[one]:
+        return shared
+    while one < one_end and other < other_end:
+        shared += max(0, min(ends[one], ends[other]) - max(starts[one], starts[other]))
+        if ends[one] < ends[other]:
+            one += 1
+        else:
+            other += 1
+    return shared
+
+
+@numba.njit(cache=True)
+def _pairwise(starts, ends, first):  # type: ignore[no-untyped-def]
+    count = first.size - 1
+    shared = np.zeros((count, count), dtype=np.int64)
+    for i in range(count):
+        shared[i, i] = (ends[first[i] : first[i + 1]] - starts[first[i] : first[i + 1]]).sum()
+        for j in range(i):
+            shared[i, j] = _shared(starts, ends, first[i], first[i + 1], first[j], first[j + 1])
+            shared[j, i] = shared[i, j]
+    return shared
+
+
+@numba.njit(cache=True)
+def _without_copies(starts, ends, first, max_iou):  # type: ignore[no-untyped-def]
+    count = first.size - 1
+    areas = np.empty(count, dtype=np.int64)
+    kept = np.empty(count, dtype=np.int64)
+    size = 0
+    for i in range(count):
+        areas[i] = (ends[first[i] : first[i + 1]] - starts[first[i] : first[i + 1]]).sum()
+        copy = False
+        for position in range(size):
+            j = kept[position]
+            small, large = min(areas[i], areas[j]), max(areas[i], areas[j])
+            if small == 0 or small / large <= max_iou:  # no IoU is above the ratio of the areas
+                continue
+            shared = _shared(starts, ends, first[i], first[i + 1], first[j], first[j + 1])
+            if shared / (small + large - shared) > max_iou:
+                copy = True
+                break
+        if not copy:
+            kept[size] = i
+            size += 1
+    return kept[:size]
 
 
 @numba.njit(cache=True)

@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline import rle
 from pipeline.errors import SchemaError
+from pipeline.masks import suppress_duplicates
 
 
 def drawn() -> np.ndarray:
@@ -78,3 +79,27 @@ def test_intersections_of_more_than_255_masks() -> None:
     masks = [np.arange(301)[:, None] <= row for row in rows]
     found = rle.pairwise_intersection_px([rle.encode(np.repeat(mask, 2, axis=1)) for mask in masks])
     assert np.array_equal(found, 2 * (np.minimum(rows[:, None], rows[None, :]) + 1))
+
+
+def test_without_copies_keeps_what_comparing_all_pairs_keeps() -> None:
+    random = np.random.default_rng(4)
+    y, x = np.mgrid[:60, :80]
+    masks = [(x - a) ** 2 + (y - b) ** 2 < r**2 for a, b, r in random.uniform(0, [80, 60, 40], (150, 3))]
+    masks += [np.zeros((60, 80), bool), np.zeros((60, 80), bool), np.ones((60, 80), bool)]
+    rles = [rle.encode(mask) for mask in masks]
+    for max_iou in (0.0, 0.3, 0.5, 0.9, 1.0):
+        expected = suppress_duplicates(rle.pairwise_intersection_px(rles), max_iou=max_iou)
+        assert np.array_equal(rle.without_copies(rles, max_iou=max_iou), expected)
+    assert rle.without_copies([], max_iou=0.9).tolist() == []
+
+
+def test_an_iou_at_the_limit_is_no_copy() -> None:
+    masks = [np.arange(10)[None, :] < 10, np.arange(10)[None, :] < 9]
+    rles = [rle.encode(mask) for mask in masks]
+    assert rle.without_copies(rles, max_iou=0.9).tolist() == [0, 1]
+    assert rle.without_copies(rles, max_iou=0.89).tolist() == [0]
+
+
+def test_masks_of_several_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        rle.pairwise_intersection_px([rle.encode(np.ones((2, 3), bool)), rle.encode(np.ones((3, 2), bool))])
