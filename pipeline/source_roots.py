@@ -185,7 +185,10 @@ class _RemoteRoot:
     def _details(self) -> dict[str, Any]:
         if self._pattern is not None:
             return dict(self._fs.glob(self._pattern, detail=True))
-        return dict(self._fs.find(self._base, detail=True))
+        found = self._fs.find(self._base, detail=True)
+        if isinstance(found, dict):
+            return found
+        return {self._base: self._fs.info(self._base)}  # adlfs, of a single file
 
     @staticmethod
     def _fingerprint(info: dict[str, Any]) -> tuple[int, str]:

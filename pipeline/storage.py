@@ -340,13 +340,18 @@ _ANSWERS: Final = (400, 401, 403, 404, 405, 410, 422)
 DRIVERS: Final = {
     "s3": "grainmill[s3]",
     "hf": "grainmill[hub]",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
+    "gs": "grainmill[gcs]",
+    "gcs": "grainmill[gcs]",
+    "az": "grainmill[azure]",
+    "abfs": "grainmill[azure]",
 }
 """What to install for a scheme."""
-_HOPELESS: Final = ("NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ParamValidationError")
+_HOPELESS: Final = (
+    "NoCredentialsError", "PartialCredentialsError", "NoRegionError", "ParamValidationError",
+    "ClientAuthenticationError", "CredentialUnavailableError", "DefaultCredentialsError",
+)  # fmt: skip
+_PASSING: Final = (408, 409, 425, 429)
+"""HTTP statuses below 500 that may be another at the next try."""
 
 _Value = TypeVar("_Value")
 
@@ -372,11 +377,17 @@ def retrying(what: str, request: Callable[[], _Value], *, attempts: int = ATTEMP
         except _DEFINITIVE as error:
             raise StorageError(f"cannot {what}: {error}") from error
         except Exception as error:
+            status = _status(error)
+            if status == 404:
+                raise FileNotFoundError(_first_line(error)) from error
+            if status in (401, 403):
+                raise StorageError(f"cannot {what}: {_first_line(error)}") from PermissionError(_first_line(error))
             if not _is_transient(error):
-                raise StorageError(f"cannot {what}: {type(error).__name__}: {error}") from error
+                raise StorageError(f"cannot {what}: {type(error).__name__}: {_first_line(error)}") from error
             if attempt == attempts - 1:
                 raise StorageError(
-                    f"cannot {what}: {attempts} attempts failed, the last with {type(error).__name__}: {error}; "
+                    f"cannot {what}: {attempts} attempts failed, "
+                    f"the last with {type(error).__name__}: {_first_line(error)}; "
                     "run the same command again when the store answers"
                 ) from error
             wait_s = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
@@ -384,8 +395,24 @@ def retrying(what: str, request: Callable[[], _Value], *, attempts: int = ATTEMP
     raise AssertionError("unreachable")
 
 
+def _status(error: Exception) -> int | None:
+    """The HTTP status that a store answered with, as its client tells it; None if it tells none."""
+    if str(error).startswith("Forbidden: "):  # gcsfs makes a bare OSError of a 403
+        return 403
+    found = getattr(error, "status_code", None) or getattr(error, "code", None)  # azure, gcsfs
+    return int(found) if isinstance(found, int | str) and str(found).isdecimal() else None
+
+
+def _first_line(error: Exception) -> str:
+    """Azure's messages go on with the whole answer."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def _is_transient(error: Exception) -> bool:
     if type(error).__name__ in _HOPELESS:
+        return False
+    status = _status(error)
+    if status is not None and 400 <= status < 500 and status not in _PASSING:
         return False
     if getattr(getattr(error, "response", None), "status_code", None) in _ANSWERS:
         return False
@@ -404,10 +431,15 @@ def remote_file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec
 
-    scheme_of(url)
+    scheme = scheme_of(url)
     options: dict[str, Any] = {"use_listings_cache": False}
-    if url.startswith("s3://"):
+    if scheme == "s3":
         options["config_kwargs"] = {"read_timeout": READ_TIMEOUT_S, "connect_timeout": CONNECT_TIMEOUT_S}
+    if scheme in ("az", "abfs"):
+        options |= {"read_timeout": READ_TIMEOUT_S, "connection_timeout": CONNECT_TIMEOUT_S}
+    if scheme in ("gs", "gcs"):
+        # Otherwise gcsfs asks by gRPC, before each request, what kind of bucket it is until somebody answers.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if url.startswith("hf://"):
         options["skip_instance_cache"] = True
         if not url.startswith("hf://datasets/"):
@@ -416,6 +448,8 @@ def remote_file_system(url: str) -> tuple[Any, str]:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url, **options))
     except (ImportError, ValueError) as error:
         needed = DRIVERS.get(url.split("://")[0], "its fsspec driver")
+        if scheme in ("az", "abfs"):
+            needed += " and AZURE_STORAGE_ACCOUNT_NAME or AZURE_STORAGE_CONNECTION_STRING in the environment"
         raise InputError(f"{url}: cannot be opened ({error}); it needs {needed}") from error
 
 
@@ -427,8 +461,8 @@ def ranged_read(fs: Any, path: str, offset: int, size: int) -> bytes:
 
 
 class FsspecStorage:
-    """A prefix of an object store, by fsspec. S3 is tested, and reading from the Hugging Face Hub; GCS and Azure go
-    the same way, untested.
+    """A prefix of an object store, by fsspec. S3 is tested, and reading from the Hugging Face Hub. GCS and Azure
+    are tested with their real clients against emulators, where these are installed.
 
     Every request is repeated with back-off until it is answered. What is on its way up lies in a local temporary
     folder: the files of one unit for each worker, and at the end the merged index for the driver.
@@ -468,10 +502,10 @@ class FsspecStorage:
             paths = [self._name(each) for each in some]
             found = retrying(
                 f"read {len(some)} files of {self.location}",
-                lambda paths=paths: self._fs.cat(paths, on_error="return"),  # type: ignore[misc]
+                # `cat` would do, but adlfs reads one after another there.
+                lambda paths=paths: self._fs.cat_ranges(paths, None, None, on_error="return"),  # type: ignore[misc]
             )
-            for name, path in zip(some, paths, strict=True):
-                value = found.get(path)
+            for name, value in zip(some, found, strict=True):
                 if isinstance(value, FileNotFoundError):
                     yield name, None
                 else:
@@ -479,6 +513,10 @@ class FsspecStorage:
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         path = self._name(name)
+        if size == 0:  # adlfs fails there
+            if not self.exists(name):
+                raise self._missing(name, FileNotFoundError(name))
+            return b""
         try:
             data = retrying(
                 f"read {self.location}/{name}",
@@ -503,10 +541,13 @@ class FsspecStorage:
 
     def modified(self, name: str) -> datetime.datetime | None:
         try:
-            with explained("read", f"{self.location}/{name}"):
-                found = self._fs.modified(self._name(name))
-        except NotImplementedError:
-            return None
+            found = retrying(f"read {self.location}/{name}", lambda: self._fs.modified(self._name(name)))
+        except FileNotFoundError as error:
+            raise self._missing(name, error) from error
+        except StorageError as error:
+            if isinstance(error.__cause__, NotImplementedError):
+                return None
+            raise
         return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
     def list(self, folder: str) -> list[str]:
@@ -527,7 +568,7 @@ class FsspecStorage:
             self.put_atomic(name, data)
             return True
         try:
-            retrying(f"write {self.location}/{name}", lambda: self._fs.pipe_file(path, data, mode="create"))
+            self._write(name, lambda: self._fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
             # Taken by another, or by an earlier try of this very call whose answer was lost: the bytes tell.
             return self.read_bytes(name) == data
@@ -535,18 +576,25 @@ class FsspecStorage:
 
     def put_atomic(self, name: str, data: bytes) -> None:
         path = self._name(name)
-        retrying(f"write {self.location}/{name}", lambda: self._fs.pipe_file(path, data))
+        self._write(name, lambda: self._fs.pipe_file(path, data))
 
     def publish(self, path: Path, name: str) -> None:
         remote = self._name(name)
         options = {"chunksize": self.part_bytes} if self._is_s3 else {}
-        retrying(f"write {self.location}/{name}", lambda: self._fs.put_file(str(path), remote, **options))
+        self._write(name, lambda: self._fs.put_file(str(path), remote, **options))
         with explained("remove", path):
             path.unlink()
 
     def upload(self, path: Path, name: str) -> None:
-        with explained("write", f"{self.location}/{name}"):
-            self._fs.put_file(str(path), self._name(name))
+        remote = self._name(name)
+        self._write(name, lambda: self._fs.put_file(str(path), remote))
+
+    def _write(self, name: str, request: Callable[[], object]) -> None:
+        """A missing file is no answer to a write: the bucket or container is missing."""
+        try:
+            retrying(f"write {self.location}/{name}", request)
+        except FileNotFoundError as error:
+            raise StorageError(f"cannot write {self.location}/{name}: there is no such bucket or container") from error
 
     def remove(self, name: str) -> None:
         path = self._name(name)
@@ -595,13 +643,18 @@ def offers_conditional_puts(storage: Storage) -> bool:
     """Whether two writers of one name cannot both succeed there; asks the store by trying it.
 
     A store may refuse such puts, or take them and ignore the condition: both mean no.
+
+    Raises:
+        StorageError: there is no such bucket, or no right to write there.
     """
     if not isinstance(storage, FsspecStorage):
         return True
     name = f"{SCRATCH}/probe-{secrets.token_hex(8)}"
     try:
         first, second = storage.write_new(name, b"first"), storage.write_new(name, b"second")
-    except (StorageError, NotImplementedError, ValueError):
+    except (StorageError, NotImplementedError, ValueError) as error:
+        if isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            raise  # no bucket, no rights: nothing was learnt about its puts
         return False
     finally:
         storage.remove(name)

@@ -67,6 +67,46 @@ def test_no_answer_at_all_says_what_to_do(waits: list[float]) -> None:
     assert sum(waits) < 60
 
 
+def answered(name: str, module: str, **attributes: object) -> Exception:
+    """An error as the clients of Azure (`status_code`) and Google (`code`) raise it, without these clients."""
+    kind = type(name, (Exception,), {"__module__": module})
+    error: Exception = kind("why\nRequestId: the rest of the answer")
+    for attribute, value in attributes.items():
+        setattr(error, attribute, value)
+    return error
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_statuses_that_pass_are_tried_again(status: int, waits: list[float]) -> None:
+    for error in (
+        answered("HttpResponseError", "azure.core.exceptions", status_code=status),
+        answered("HttpError", "gcsfs.retry", code=str(status)),
+    ):
+        assert retrying("read x", failing(2, error)) == "answer"
+    assert len(waits) == 4
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 412, 416])
+def test_statuses_that_stay_end_at_once(status: int, waits: list[float]) -> None:
+    for error in (
+        answered("HttpResponseError", "azure.core.exceptions", status_code=status),
+        answered("HttpError", "gcsfs.retry", code=status),
+    ):
+        with pytest.raises(StorageError, match=r"cannot read x: .*why$") as caught:
+            retrying("read x", failing(1, error))
+        assert isinstance(caught.value.__cause__, PermissionError) == (status in (401, 403))
+    assert waits == []
+
+
+def test_no_such_thing_and_no_rights_as_each_client_says_them(waits: list[float]) -> None:
+    with pytest.raises(FileNotFoundError):
+        retrying("read x", failing(1, answered("ResourceNotFoundError", "azure.core.exceptions", status_code=404)))
+    with pytest.raises(StorageError, match="cannot read x: Forbidden") as caught:
+        retrying("read x", failing(1, OSError("Forbidden: https://storage.googleapis.com/b/x\nno rights")))
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert waits == []
+
+
 def test_missing_credentials_are_told_at_once(waits: list[float]) -> None:
     botocore = pytest.importorskip("botocore.exceptions", reason="botocore is not installed (the extra `s3`)")
     with pytest.raises(StorageError, match="NoCredentialsError"):
