@@ -38,7 +38,6 @@ from model.pictures import contact_sheet, write_png
 from model.predictor import GranularPredictor
 from model.runs import Runs
 from model.validation import PICTURED, best_fixed_g, dial_figures, fixed_example, measure_clicks
-from pipeline import rle
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
 
@@ -64,7 +63,7 @@ def people_sample(image: EvalImage, truth: GroundTruth) -> LoadedSample:
         where=str(image.path),
         image=read_rgb(image.path),
         rles=masks,
-        runs=Runs.of([rle.runs_of(mask) for mask in masks], truth.height, truth.width),
+        runs=Runs.of(masks, truth.height),
         granularity=np.array([each.granularity for each in chosen], dtype=np.float32),
         instance_id=np.arange(len(masks)),
         area_px=np.array([each.area_px for each in chosen], dtype=np.int64),

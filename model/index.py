@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import rle as rle_codec
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
 from pipeline.images import decode_rgb
 from pipeline.rle import Rle
@@ -199,7 +198,8 @@ class ShardIndex:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
             sample = sample_from_json(data, where=where)
             image = decode_rgb(bytes(picture), max_pixels=MAX_IMAGE_PIXELS)
-            lengths = [rle_codec.runs_of(mask.segmentation) for mask in sample.annotations]
+            rles = tuple(mask.segmentation for mask in sample.annotations)
+            runs = Runs.of(rles, sample.height)
         except SampleFailureError as error:
             raise BadSampleError(f"{where}: {error}") from error
         except (SchemaError, StorageError) as error:
@@ -210,8 +210,8 @@ class ShardIndex:
             key=sample.key,
             where=where,
             image=image,
-            rles=tuple(mask.segmentation for mask in sample.annotations),
-            runs=Runs.of(lengths, sample.height, sample.width),
+            rles=rles,
+            runs=runs,
             granularity=np.array([mask.granularity for mask in sample.annotations], dtype=np.float32),
             instance_id=np.array([mask.instance_id for mask in sample.annotations], dtype=np.int64),
             area_px=np.array([mask.area for mask in sample.annotations], dtype=np.int64),

@@ -15,30 +15,31 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.rle import Rle, ends_of
+
 
 @dataclass(frozen=True)
 class Runs:
     """The run lengths of n masks of one image.
 
     Attributes:
-        ends: (T,) int64, where each run ends, mask after mask; each mask's runs begin with background and end at H W.
+        ends: (T,) int32, where each run ends, mask after mask; each mask's runs begin with background and end at H W.
         first: (n + 1,) int64, each mask's first run in `ends`, and T.
         height: H.
     """
 
-    ends: NDArray[np.int64]
+    ends: NDArray[np.int32]
     first: NDArray[np.int64]
     height: int
 
     @staticmethod
-    def of(lengths: Sequence[NDArray[np.int64]], height: int, width: int) -> Runs:
-        """From each mask's checked run lengths (`rle.runs_of`), which sum to height x width."""
-        first = np.zeros(len(lengths) + 1, dtype=np.int64)
-        np.cumsum([each.size for each in lengths], out=first[1:])
-        if not lengths:
-            return Runs(np.zeros(0, dtype=np.int64), first, height)
-        ends = np.cumsum(np.concatenate(lengths))
-        ends -= np.repeat(np.arange(len(lengths)) * (height * width), np.diff(first))
+    def of(rles: Sequence[Rle], height: int) -> Runs:
+        """From masks of one image, checked.
+
+        Raises:
+            SchemaError: as `rle.runs_of`, for the first mask that is wrong.
+        """
+        ends, first = ends_of(rles)
         return Runs(ends, first, height)
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from model.views import (
     whole_view,
 )
 from pipeline import rle
+from pipeline.errors import SchemaError
 
 KINDS = (
     Augmentation(),
@@ -47,7 +50,7 @@ def masks_of_one_image(draw: st.DrawFn) -> NDArray[np.bool_]:
 
 
 def runs_of(masks: NDArray[np.bool_]) -> Runs:
-    return Runs.of([rle.runs_of(rle.encode(mask)) for mask in masks], *masks.shape[1:])
+    return Runs.of([rle.encode(mask) for mask in masks], masks.shape[1])
 
 
 def sample_of(masks: NDArray[np.bool_]) -> LoadedSample:
@@ -183,3 +186,30 @@ def test_jitter_is_brightness_contrast_and_saturation(seed: int) -> None:
     values = brightness * (grey.mean() + contrast * (values - grey.mean()))
     found = jitter_colours(np.random.default_rng(seed + 1), image, how)
     assert np.abs(found - np.clip(values, 0, 255)).max() < 1  # OpenCV rounds the matrix too
+
+
+@given(masks_of_one_image())
+@settings(deadline=None)
+def test_ends_are_the_sums_of_the_runs(masks: NDArray[np.bool_]) -> None:
+    rles = [rle.encode(mask) for mask in masks]
+    ends, first = rle.ends_of(rles)
+    for number, each in enumerate(rles):
+        assert ends[first[number] : first[number + 1]].tolist() == np.cumsum(rle.runs_of(each)).tolist()
+
+
+@given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_ends_refuse_what_runs_refuse_and_with_the_same_words(text: str) -> None:
+    good, odd = rle.encode(np.eye(4, dtype=bool)), rle.Rle(size=[4, 4], counts=text)
+
+    def outcome(read: Callable[[], list[int]]) -> list[int] | str:
+        try:
+            return read()
+        except SchemaError as error:
+            return str(error)
+
+    def ends_of_the_second() -> list[int]:
+        ends, first = rle.ends_of([good, odd])
+        return ends[first[1] :].tolist()
+
+    assert outcome(ends_of_the_second) == outcome(lambda: np.cumsum(rle.runs_of(odd)).tolist())
