@@ -2,6 +2,7 @@
 
 Bytes: ours reads every sample's image and masks at the places that the index names, in a shuffled order, and touches
 one byte of every 4 KiB; webdataset reads the same tars from front to back, grouped into samples, without decoding.
+Megatron-Energon does the same beside them where the extra [bench] is installed.
 
 Decoding: reading, checking the sha256, decoding the photograph, parsing and checking the masks. Examples: that, and the
 photograph at the model's size, clicks and targets. With augmentation: that, and a crop, a flip and changed colours. How
@@ -10,12 +11,14 @@ much of decoding's rate is left is the second promise.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +66,8 @@ def run(options: BenchOptions) -> BenchReport:
             "ours": lambda: _read_ours(index, options.seed),
             "webdataset": lambda: _read_webdataset(directory),
         }
+        if has_energon():
+            raw["energon"] = _energon_reader(directory, Path(folder) / "energon")
         read = {name: side() for name, side in raw.items()}  # warms the page cache, and counts
         raw_s = _cpu_seconds(raw, repeats=options.repeats)
         decoding_s = _cpu_seconds(
@@ -96,7 +101,7 @@ def run(options: BenchOptions) -> BenchReport:
             for name in seconds
         ],
         checks={
-            "both sides read the same bytes": read["ours"] == read["webdataset"],
+            "all sides read the same bytes": len(set(read.values())) == 1,
             f"augmentation leaves {DECODING_SHARE_BAR:.0%} of decoding's rate ({share:.1%})": share
             >= DECODING_SHARE_BAR,
             "examples are no faster than the decoding in them (else the machine was too busy to tell)": share <= 1.0,
@@ -150,6 +155,63 @@ def _read_webdataset(directory: Path) -> int:
         for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
             total += sum(len(value) for name, value in sample.items() if not name.startswith("__"))
     return total
+
+
+def has_energon() -> bool:
+    """Whether Megatron-Energon can be imported."""
+    return importlib.util.find_spec("megatron") is not None and importlib.util.find_spec("megatron.energon") is not None
+
+
+def _energon_reader(directory: Path, folder: Path) -> Callable[[], int]:
+    """The same bytes by Megatron-Energon, which wants an index beside the shards: beside links to them, here."""
+    from megatron.energon import (
+        Cooker,
+        CrudeSample,
+        DefaultTaskEncoder,
+        WorkerConfig,
+        get_loader,
+        get_train_dataset,
+        stateless,
+    )
+
+    folder.mkdir()
+    for shard in sorted((directory / "shards").glob("*.tar")):
+        (folder / shard.name).symlink_to(shard.resolve())
+    prepare = Path(sys.executable).parent / "energon"
+    flags = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CrudeWebdataset", "--num-workers", "1"]
+    done = subprocess.run([str(prepare), "prepare", *flags, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"energon prepare failed: {done.stderr.strip()[-500:]}")
+
+    @stateless
+    def as_it_is(sample: CrudeSample) -> CrudeSample:
+        return sample
+
+    class Raw(DefaultTaskEncoder):
+        decoder = None
+        cookers = [Cooker(as_it_is)]  # noqa: RUF012 (energon's own way)
+
+    dataset = get_train_dataset(
+        str(folder),
+        worker_config=WorkerConfig(rank=0, world_size=1, num_workers=0),
+        batch_size=None,
+        shuffle_buffer_size=None,
+        max_samples_per_sequence=None,
+        task_encoder=Raw(),
+        repeat=False,
+    )
+    loader = get_loader(dataset)
+
+    def read() -> int:
+        total = 0
+        with warnings.catch_warnings():  # torch's, of memory that it cannot pin
+            warnings.simplefilter("ignore")
+            for _ in range(PASSES):
+                for sample in loader:
+                    total += sum(len(value) for value in sample.values() if isinstance(value, bytes))
+        return total
+
+    return read
 
 
 def _decode(index: ShardIndex, count: int, seed: int, settings: ExampleSettings | None) -> int:
