@@ -1,7 +1,8 @@
 """SA-1B annotations that come with an image: `sa_N.json`, masks as COCO run-length encodings.
 
 They are given for the image as it is stored. An EXIF orientation other than 1 would turn the image and not the masks,
-so such a sample is refused rather than labelled wrongly (SA-1B's own photographs have none).
+so such a sample is refused rather than labelled wrongly (SA-1B's own photographs have none). Records of our own format
+have the same fields and lie on the upright image, so they are taken whatever the orientation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from . import rle as rle_codec
 from .errors import SampleFailureError, SchemaError
 from .rle import Rle
-from .schema import load_json
+from .schema import FORMAT, load_json
 
 MAX_ANNOTATIONS: Final = 20_000
 """More masks than any image of SA-1B has (it has some hundred at most)."""
@@ -44,6 +45,15 @@ def parse_sa1b(data: bytes, *, height: int, width: int, where: str) -> tuple[Rle
     except (SchemaError, KeyError) as error:
         message = str(error) if isinstance(error, SchemaError) else f"{where}: no field {error}"
         raise SampleFailureError("bad_annotation", "read", message) from error
+
+
+def are_upright(data: bytes, *, where: str) -> bool:
+    """Whether masks lie on the image after its EXIF orientation: those of our own format do."""
+    try:
+        record = load_json(data, where=where)
+    except SchemaError:
+        return False  # which `parse_sa1b` will say
+    return isinstance(record, dict) and record.get("format") == FORMAT
 
 
 def _mask(entry: Any, height: int, width: int, where: str) -> Rle | None:

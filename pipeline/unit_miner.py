@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import faults
-from .annotations import parse_sa1b
+from .annotations import are_upright, parse_sa1b
 from .config import MineConfig
 from .environment import device_name, fix_threads, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
@@ -291,12 +291,12 @@ class UnitMiner:
 
 
 def require_upright(header: ImageHeader, read: InputSample) -> None:
-    """An image's own annotations are given for the pixels as they are stored.
+    """An image's own annotations are given for the pixels as they are stored, unless they are of our own format.
 
     Raises:
         SampleFailureError: `bad_annotation`: the EXIF orientation would turn the image and not the masks.
     """
-    if header.exif_orientation != 1:
+    if header.exif_orientation != 1 and not are_upright(read.annotation_json or b"", where=read.source_uri):
         raise SampleFailureError(
             "bad_annotation",
             "read",

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from pipeline import cli, rle
+from pipeline.committed import CommittedRun
 from pipeline.torch_compat import ensure_torchvision
 
 NAME = "test_vit"
@@ -242,3 +244,25 @@ def test_flags_that_do_not_go_together(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_masks_of_shards_join_a_union_whatever_the_orientation(tmp_path: Path, run_here: Run) -> None:
+    """Our own masks lie on the upright image, so an orientation does not make them wrong, as it does SA-1B's."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    image = Image.new("RGB", (96, 64), (200, 60, 40))
+    image.paste((30, 120, 200), (8, 8, 40, 50))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif, quality=95)
+    samples = []
+    for name, source, flags in (("first", folder, ()), ("second", tmp_path / "first", ("--divide", "union"))):
+        done = run_here(source, tmp_path / name, *flags)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["failures"] == 0
+        run = CommittedRun.open(tmp_path / name)
+        samples += [run.read_sample(row) for commit in run.commits() for row in run.samples(commit).to_pylist()]
+    before, after = samples
+    assert (after.width, after.height, after.exif_orientation) == (64, 96, 6)
+    kept = {each.segmentation["counts"] for each in after.annotations if each.origin == "annotation"}
+    assert {each.segmentation["counts"] for each in before.annotations if each.is_instance} <= kept
