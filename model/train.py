@@ -123,6 +123,8 @@ class _Run:
         self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
+        if options.compile_encoder:
+            self.model.base.image_encoder.compile()  # in place, so that names in checkpoints stay
         self.cache = self._open_cache()
         self.trainable_names = self.model.set_trainable()
         named = dict(self.model.named_parameters())

@@ -132,6 +132,8 @@ class RunOptions:
     cache_features: str | None = None
     """A folder for the features of a frozen encoder; None: they are computed each time."""
     threads: int | None = None
+    compile_encoder: bool = False
+    """`torch.compile` for the image encoder; the same function, rounded otherwise."""
     report: list[str] = field(default_factory=list)
 
 

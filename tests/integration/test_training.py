@@ -326,6 +326,18 @@ def test_kills_anywhere_and_resuming_give_the_undisturbed_numbers(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a processor")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its own making
+def test_a_compiled_encoder_computes_the_same_and_leaves_the_same_names(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    train(config(), options(drawn_run, tmp_path / "run", compile_encoder=True, time_limit_s=0.0))
+    [(_, *found), *_], [(_, *expected), *_] = numbers(tmp_path / "run"), numbers(undisturbed)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert weights(tmp_path / "run").keys() == weights(undisturbed).keys()
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130(drawn_run: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "pipeline", *flags(drawn_run, output, "--save-every", "100")]
