@@ -20,7 +20,7 @@ from pipeline.schema import canonical_json
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
 from .loading import MERGED, load_granular
-from .tools import BaseOption, CheckpointArgument, run_tool
+from .module_commands import BaseOption, CheckpointArgument, run_tool
 
 
 def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:

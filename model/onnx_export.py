@@ -36,7 +36,7 @@ from pipeline.schema import canonical_json
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loading import load_granular
 from .mask_records import write_json
-from .tools import BaseOption, CheckpointArgument, run_tool
+from .module_commands import BaseOption, CheckpointArgument, run_tool
 
 ONNX_FORMAT: Final = "grainmill-onnx/1"
 OPSET: Final = 17

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.errors import ConfigMismatchError, InputError
@@ -134,7 +134,6 @@ class RunOptions:
     threads: int | None = None
     compile_encoder: bool = False
     """`torch.compile` for the image encoder; the same function, rounded otherwise."""
-    report: list[str] = field(default_factory=list)
 
 
 COARSE_SHARE: Final = 0.7

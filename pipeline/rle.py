@@ -217,28 +217,37 @@ def _without_copies(starts, ends, first, max_iou):  # type: ignore[no-untyped-de
 
 
 @numba.njit(cache=True)
+def _number(text, position, stop):  # type: ignore[no-untyped-def]
+    """One number of the compressed form: (value, position behind it, 0), or a status as in `runs_of`."""
+    value = np.int64(0)
+    shift = 0
+    more = True
+    while more:
+        if position >= stop:
+            return value, position, 2
+        char = np.int64(text[position]) - 48
+        if char < 0 or char > 63:
+            return value, position, 1
+        if shift > 55:
+            return value, position, 3
+        value |= (char & 0x1F) << shift
+        more = (char & 0x20) != 0
+        position += 1
+        shift += 5
+        if not more and (char & 0x10) != 0:
+            value |= np.int64(-1) << shift
+    return value, position, 0
+
+
+@numba.njit(cache=True)
 def _parse(text):  # type: ignore[no-untyped-def]
     runs = np.empty(max(text.size, 1), dtype=np.int64)
     count = 0
     position = 0
     while position < text.size:
-        value = 0
-        shift = 0
-        more = True
-        while more:
-            if position >= text.size:
-                return runs[:count], 2
-            char = np.int64(text[position]) - 48
-            if char < 0 or char > 63:
-                return runs[:count], 1
-            if shift > 55:
-                return runs[:count], 3
-            value |= (char & 0x1F) << shift
-            more = (char & 0x20) != 0
-            position += 1
-            shift += 5
-            if not more and (char & 0x10) != 0:
-                value |= np.int64(-1) << shift
+        value, position, status = _number(text, position, text.size)
+        if status:
+            return runs[:count], status
         if count > 2:
             value += runs[count - 2]
         if value < 0 or value > (1 << 48):
@@ -258,21 +267,9 @@ def _parse_ends(text, starts, total):  # type: ignore[no-untyped-def]
         number, end = 0, np.int64(0)
         last, before_last = np.int64(0), np.int64(0)
         while position < stop:
-            value = np.int64(0)
-            shift = 0
-            more = True
-            while more:
-                if position >= stop:
-                    return ends[:count], first, mask
-                char = np.int64(text[position]) - 48
-                if char < 0 or char > 63 or shift > 55:
-                    return ends[:count], first, mask
-                value |= (char & 0x1F) << shift
-                more = (char & 0x20) != 0
-                position += 1
-                shift += 5
-                if not more and (char & 0x10) != 0:
-                    value |= np.int64(-1) << shift
+            value, position, status = _number(text, position, stop)
+            if status:
+                return ends[:count], first, mask
             if number > 2:
                 value += before_last
             if value < 0 or value > total - end:

@@ -335,8 +335,6 @@ _TRANSPORTS: Final = (
     "httpx2", "huggingface_hub", "requests", "urllib3",
 )  # fmt: skip
 """Packages whose exceptions mean that a request failed, though they are no OSError."""
-_ANSWERS: Final = (400, 401, 403, 404, 405, 410, 422)
-"""HTTP statuses that another try does not change."""
 DRIVERS: Final = {
     "s3": "grainmill[s3]",
     "hf": "grainmill[hub]",
@@ -399,7 +397,8 @@ def _status(error: Exception) -> int | None:
     """The HTTP status that a store answered with, as its client tells it; None if it tells none."""
     if str(error).startswith("Forbidden: "):  # gcsfs makes a bare OSError of a 403
         return 403
-    found = getattr(error, "status_code", None) or getattr(error, "code", None)  # azure, gcsfs
+    answer = getattr(error, "response", None)  # the Hub's client
+    found = getattr(error, "status_code", None) or getattr(error, "code", None) or getattr(answer, "status_code", None)
     return int(found) if isinstance(found, int | str) and str(found).isdecimal() else None
 
 
@@ -413,8 +412,6 @@ def _is_transient(error: Exception) -> bool:
         return False
     status = _status(error)
     if status is not None and 400 <= status < 500 and status not in _PASSING:
-        return False
-    if getattr(getattr(error, "response", None), "status_code", None) in _ANSWERS:
         return False
     package = type(error).__module__.split(".")[0]
     return isinstance(error, OSError | EOFError | TimeoutError | asyncio.TimeoutError) or package in _TRANSPORTS

@@ -221,8 +221,8 @@ def command(
         bool,
         typer.Option(
             "--compile",
-            help="torch.compile the image encoder. Default off: starting takes a minute and more, a processor gains "
-            "some 3 % (tiny at 256 px, measured), and sums are rounded otherwise; try it on your GPU.",
+            help="torch.compile the image encoder. Default off: starting takes a minute and more, sums are rounded "
+            "otherwise, and what it brings on a GPU has not been measured.",
             rich_help_panel=RUN,
         ),
     ] = False,
