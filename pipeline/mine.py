@@ -23,7 +23,15 @@ from .executors import DriverCommits, ExecutorName, Listener, PoolOptions, make_
 from .lease import Lease
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
-from .plan import Plan, config_record, create_plan, extend_plan, open_plan, require_equal_config
+from .plan import (
+    Plan,
+    config_record,
+    create_plan,
+    extend_plan,
+    moved_sources,
+    open_plan,
+    require_equal_config,
+)
 from .report import RunReport
 from .sources import SourceSpec, UnitSpec, check_unchanged, plan_units
 from .storage import Storage, offers_conditional_puts, open_storage
@@ -126,6 +134,8 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
         faults.reach("planned")
         return plan
     require_equal_config(plan, config_record(options.config, options.sources), storage.location)
+    for line in moved_sources(plan, options.sources):
+        note(line)
     for line in differences(plan.environment, environment):
         note(f"numeric environment: {line}; masks may differ in their last pixels from those already committed")
     return with_new_files(storage, plan, options)

@@ -99,9 +99,23 @@ def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | Non
 
 
 def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> dict[str, Any]:
-    """The configuration as it is hashed: what changes labels, and where the images come from."""
-    listed = [{"label": each.label, "location": each.location, "license": each.license} for each in sources]
+    """The configuration as it is hashed: what decides the shards' bytes, with labels and licences of the sources.
+
+    Where a source lies is not in it: the same images give the same shards from any folder, so two people who mine them
+    get one hash, and a run goes on after its images were moved. `sources.check_unchanged` looks at every file.
+    """
+    listed = [{"label": each.label, "license": each.license} for each in sources]
     return {**config.to_json(), "sources": listed}
+
+
+def moved_sources(plan: Plan, sources: Sequence[SourceSpec]) -> list[str]:
+    """What to say of sources that lie elsewhere than when the run was planned, a line each."""
+    planned = {each["label"]: each["location"] for each in plan.record["sources"]}
+    return [
+        f"source {each.label} was planned in {planned[each.label]} and is read from {each.location} now"
+        for each in sources
+        if planned[each.label] != each.location
+    ]
 
 
 def create_plan(
@@ -131,7 +145,7 @@ def create_plan(
         "weights_sha256": config.features.weights_sha256,
         "seed": config.seed,
         "environment": environment,
-        "sources": record["sources"],
+        "sources": [{"label": each.label, "location": each.location, "license": each.license} for each in sources],
         "units": {"digest": digest, "tables": tables},
     }
     storage.write_new(PLAN, canonical_json(sealed(plan)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -107,6 +108,33 @@ def test_another_configuration_is_refused_with_the_difference(photographs_copy: 
     with pytest.raises(ConfigMismatchError, match=r"samples_per_shard: there 2, here 3") as caught:
         mined(photographs_copy, tmp_path / "out", samples_per_shard=3)
     assert caught.value.exit_code == 3
+
+
+def test_where_the_photographs_lie_is_no_part_of_the_configuration(photographs_copy: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(photographs_copy, tmp_path / "elsewhere"))
+    hashes = {
+        json.loads((tmp_path / name / "plan.json").read_bytes())["config_hash"]
+        for name, source in (("one", photographs_copy), ("two", elsewhere))
+        if mined(source, tmp_path / name, limit=2)
+    }
+    assert len(hashes) == 1
+    with pytest.raises(ConfigMismatchError, match="sources"):  # the licence is
+        mined(elsewhere, tmp_path / "two", limit=2, license=["in=CC0-1.0"])
+
+
+def test_a_run_goes_on_after_its_photographs_were_moved(
+    photographs_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = mined(photographs_copy, tmp_path / "out")
+    for commit in sorted((tmp_path / "out" / "commits").iterdir())[1:]:
+        commit.unlink()
+    (tmp_path / "out" / "manifest.json").unlink()
+    moved = photographs_copy.rename(tmp_path / "moved")
+    again = mined(moved, tmp_path / "out")
+    assert again["digest"] == first["digest"]
+    assert again["units_done_now"] == again["units"] - 1
+    told = capsys.readouterr().err
+    assert f"source in was planned in {photographs_copy} and is read from {moved} now" in told
 
 
 def test_a_changed_source_is_named(photographs_copy: Path, tmp_path: Path) -> None:
