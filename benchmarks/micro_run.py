@@ -1,18 +1,23 @@
 """What a micro run learned: does the dial work on new photographs, on the mill's labels and on people's segments.
 
     python -m benchmarks.micro_run --runs RUN [RUN ...] --train MINED --validation MINED --bsds500 DIR \\
-        --output FILE.json [--images 100] [--recall-images 10] [--curves FILE.png] [--pictures FILE.png]
+        --output FILE.json [--images 100] [--people all|fewest] [--whole segments|photograph]
+        [--recall-images 10] [--curves FILE.png] [--pictures FILE.png]
 
 Each RUN is the directory of `grainmill train --size micro --init scratch`. For each run the figures of
 `model.validation.dial_figures` stand on two grounds: labels mined from the validation photographs, with the best single
 granularity chosen on the training photographs' labels; and people's segments of the same photographs (at least 32 px,
 those that have a whole or a part among the others; label g by containment), with the best single granularity chosen on
-these very segments, which flatters that control. Recall is by `recall_best` against all people's segments.
+these very segments, which flatters that control. `--people fewest` takes the segments of the person who drew the
+fewest, and `--whole photograph` labels every segment by its size in the photograph, as `benchmarks.people_shards` does.
+`iou_other_photograph` is the label's g with another photograph's pixels: what click and g alone can do. Recall is by
+`recall_best` against all people's segments.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -33,13 +38,16 @@ from model.evaluation.metrics import recall_best
 from model.evaluation.records import EvalImage, GroundTruth, iou_with
 from model.granular import GranularSam2
 from model.index import LoadedSample, ShardIndex, filter_rows
+from model.loader import Example
 from model.loading import load_granular
 from model.pictures import contact_sheet, write_png
 from model.predictor import GranularPredictor
 from model.runs import Runs
-from model.validation import PICTURED, best_fixed_g, dial_figures, fixed_example, measure_clicks
+from model.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
+
+from .people_shards import PEOPLE, WHOLES, segments_of
 
 CLICKS = {"astronaut.png": (230, 130), "coffee.png": (300, 190), "chelsea.png": (200, 130), "rocket.jpg": (320, 200)}
 """Photographs of scikit-image, and where they are clicked, (x, y) in pixels."""
@@ -54,20 +62,37 @@ def mined_samples(directory: str, images: int) -> list[LoadedSample]:
     return [index.load(int(row)) for row in rows]
 
 
-def people_sample(image: EvalImage, truth: GroundTruth) -> LoadedSample:
+def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: str) -> LoadedSample:
     """People's segments that have a label g, as if they had been mined; each is its own instance."""
-    chosen = [truth.objects[position] for position in truth.scored if truth.objects[position].granularity is not None]
-    masks = tuple(each.mask for each in chosen)
+    segments = segments_of(truth, people)
+    if whole == "photograph":
+        root = np.sqrt([each.area_px for each in segments])
+        smallest, largest = root.min(), np.sqrt(truth.height * truth.width)
+        granularity = 0.1 + 0.9 * (root - smallest) / max(largest - smallest, 1e-9)
+    else:
+        segments = [each for each in segments if each.granularity is not None]
+        granularity = np.array([each.granularity for each in segments])
+    masks = tuple(each.mask for each in segments)
     return LoadedSample(
         key=image.name,
         where=str(image.path),
         image=read_rgb(image.path),
         rles=masks,
         runs=Runs.of(masks, truth.height),
-        granularity=np.array([each.granularity for each in chosen], dtype=np.float32),
+        granularity=granularity.astype(np.float32),
         instance_id=np.arange(len(masks)),
-        area_px=np.array([each.area_px for each in chosen], dtype=np.int64),
+        area_px=np.array([each.area_px for each in segments], dtype=np.int64),
     )
+
+
+def iou_other_photograph(model: GranularSam2, examples: Sequence[Example]) -> float:
+    """1-IoU at the label's g when each click is answered on the next example's pixels: what click and g alone tell."""
+    found = []
+    for example, other in zip(examples, [*examples[1:], examples[0]], strict=True):
+        asked = example.granularity[:, None].astype(np.float64)
+        masks, _ = answers(model, dataclasses.replace(example, image=other.image), asked)
+        found.append(iou(masks[:, 0], example.masks()))
+    return float(np.concatenate(found).mean())
 
 
 def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict[str, float]:
@@ -106,14 +131,21 @@ def measure(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     fixed = best_fixed_g(measure_clicks(model, chosen_on))
     labels = [fixed_example(each, size) for each in mined_samples(arguments.validation, arguments.images)]
     people_images = read_bsds500(Path(arguments.bsds500), "val").images[: arguments.images]
-    people = [fixed_example(people_sample(image, image.load()), size) for image in people_images]
+    people = [
+        fixed_example(people_sample(image, image.load(), people=arguments.people, whole=arguments.whole), size)
+        for image in people_images
+    ]
+    people = [each for each in people if each.count]
     found: dict[str, Any] = {
         "run": run.name,
         "step": checkpoint.record["step"],
         "config": checkpoint.record["config"],
         "mined_labels": dial_figures(measure_clicks(model, labels), fixed_g=fixed),
         "people": dial_figures(measure_clicks(model, people)),
+        "people_segments": {"people": arguments.people, "whole": arguments.whole},
     }
+    for name, examples in (("mined_labels", labels), ("people", people)):
+        found[name]["iou_other_photograph"] = iou_other_photograph(model, examples)
     if arguments.recall_images:
         found["recall"] = recall(model, arguments.validation, people_images[: arguments.recall_images])
     found["seconds"] = round(time.monotonic() - began_s, 1)
@@ -192,6 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bsds500", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--people", choices=PEOPLE, default="all")
+    parser.add_argument("--whole", choices=WHOLES, default="segments")
     parser.add_argument("--recall-images", type=int, default=0)
     parser.add_argument("--curves", type=Path)
     parser.add_argument("--pictures", type=Path)

@@ -1,10 +1,14 @@
 """People's segments of BSDS500 as committed shards, to train a student on them: the ceiling beside mined labels.
 
-    python -m benchmarks.people_shards --bsds500 DIR --output OUT [--split train]
+    python -m benchmarks.people_shards --bsds500 DIR --output OUT [--split train] [--people all|fewest]
+        [--whole segments|photograph]
 
-All people's segments of at least 32 px of an image are candidates for wholes; what becomes instance and part, and each
-mask's granularity, follows by the rules of mined labels (`pipeline.forest`). For measuring only: the annotations' terms
-are research and education, and nobody's segments belong into a run that is called unsupervised.
+People's segments of at least 32 px: all people's, or those of the person who drew the fewest. With `--whole segments`
+each is a candidate for a whole, and what becomes instance and part, and each mask's granularity, follows by the rules
+of mined labels (`pipeline.forest`). With `--whole photograph` the photograph is the one whole and the segments are its
+parts, so that g tells a segment's size in the photograph (arXiv 2511.13714, eq. 3, with the photograph as the
+instance). For measuring only: the annotations' terms are research and education, and nobody's segments belong into a
+run that is called unsupervised.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from model.evaluation.bsds import read_bsds500
-from model.evaluation.records import EvalImage
+from model.evaluation.records import EvalImage, EvalObject, GroundTruth
 from pipeline import plan as plans
 from pipeline import rle
 from pipeline.commits import CommitLog, make_commit
@@ -31,14 +35,31 @@ from pipeline.sources import Entry, SourceSpec, UnitSpec
 from pipeline.storage import open_storage
 from pipeline.writer import ShardWriter
 
+PEOPLE = ("all", "fewest")
+WHOLES = ("segments", "photograph")
 LABEL = "bsds500_people"
 LICENSE = "BSDS500: research and education"
 
 
-def annotations_of(image: EvalImage, config: MineConfig) -> tuple[int, int, tuple[Annotation, ...]]:
-    """Height, width and the tree of an image's segments of at least 32 px."""
+def segments_of(truth: GroundTruth, people: str) -> list[EvalObject]:
+    """The scored segments of all people, or of the one who drew the fewest."""
+    segments = [truth.objects[position] for position in truth.scored]
+    if people == "all":
+        return segments
+    fewest = min(each.annotator for each in segments if each.annotator is not None)
+    return [each for each in segments if each.annotator == fewest]
+
+
+def annotations_of(
+    image: EvalImage, config: MineConfig, *, people: str, whole: str
+) -> tuple[int, int, tuple[Annotation, ...]]:
+    """Height, width and the tree of an image's segments."""
     truth = image.load()
-    boxes = [BoxMask.of(rle.decode(truth.objects[position].mask)) for position in truth.scored]
+    boxes = [BoxMask.of(rle.decode(each.mask)) for each in segments_of(truth, people)]
+    wholes = [whole == "segments"] * len(boxes)
+    if whole == "photograph":
+        boxes.append(BoxMask.of(np.ones((truth.height, truth.width), dtype=np.bool_)))
+        wholes.append(True)
     atoms, members, _ = cut_atoms(np.zeros((truth.height, truth.width), dtype=np.int32), boxes)
     candidates = Candidates(
         atoms=atoms,
@@ -46,7 +67,7 @@ def annotations_of(image: EvalImage, config: MineConfig) -> tuple[int, int, tupl
         origin=["annotation"] * len(boxes),
         score=np.full(len(boxes), np.nan),
         level=[None] * len(boxes),
-        is_whole=np.ones(len(boxes), dtype=np.bool_),
+        is_whole=np.array(wholes, dtype=np.bool_),
     )
     annotations = build_forest(
         candidates, height=truth.height, width=truth.width, tree=config.tree, granularity=config.granularity
@@ -54,9 +75,9 @@ def annotations_of(image: EvalImage, config: MineConfig) -> tuple[int, int, tupl
     return truth.height, truth.width, annotations
 
 
-def sample_of(image: EvalImage, data: bytes, config: MineConfig) -> Sample:
+def sample_of(image: EvalImage, data: bytes, config: MineConfig, *, people: str, whole: str) -> Sample:
     """The record of one photograph."""
-    height, width, annotations = annotations_of(image, config)
+    height, width, annotations = annotations_of(image, config, people=people, whole=whole)
     sha256 = sha256_of(data)
     name = image.path.name
     key = make_key(label=LABEL, relative_path=name, member=None, occurrence=0, sha256=sha256)
@@ -74,7 +95,7 @@ def sample_of(image: EvalImage, data: bytes, config: MineConfig) -> Sample:
     )
 
 
-def write_shards(images: Sequence[EvalImage], output: str) -> int:
+def write_shards(images: Sequence[EvalImage], output: str, *, people: str = "all", whole: str = "segments") -> int:
     """One committed unit of all images; returns its masks."""
     config = MineConfig(samples_per_shard=len(images))
     storage = open_storage(output, create=True)
@@ -92,7 +113,7 @@ def write_shards(images: Sequence[EvalImage], output: str) -> int:
     ):
         for number, image in enumerate(images):
             data = image.path.read_bytes()
-            sample = sample_of(image, data, config)
+            sample = sample_of(image, data, config, people=people, whole=whole)
             writer.add(sample, data)
             masks += len(sample.annotations)
             progress.update(number + 1)
@@ -111,9 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bsds500", type=Path, required=True, help="As downloaded, or `BSDS500/data` of it.")
     parser.add_argument("--output", required=True, help="Where the shards go.")
     parser.add_argument("--split", default="train", help="Default train.")
+    parser.add_argument("--people", choices=PEOPLE, default="all", help="Whose segments. Default all.")
+    parser.add_argument("--whole", choices=WHOLES, default="segments", help="What g = 1.0 means. Default segments.")
     options = parser.parse_args(arguments)
     images = read_bsds500(options.bsds500, options.split).images
-    masks = write_shards(images, options.output)
+    masks = write_shards(images, options.output, people=options.people, whole=options.whole)
     print(f"{options.output}: {len(images)} photographs, {masks} masks")
     return 0
 

@@ -200,16 +200,16 @@ def measure_clicks(model: GranularSam2, examples: Sequence[Example]) -> list[Col
     for example, other in zip(examples, others, strict=True):
         grid = np.broadcast_to(g, (example.count, len(g)))
         asked = np.concatenate([example.granularity[:, None].astype(np.float64), other[:, None], grid], axis=1)
-        masks, predicted = _at(model, example, asked)
-        iou = _iou(masks, example.masks()[:, None])
+        masks, predicted = answers(model, example, asked)
+        overlap = iou(masks, example.masks()[:, None])
         swept = [sweep_columns(each[2:], g) for each in masks]
         areas = masks[:, 2:].sum(axis=(2, 3)).astype(np.float64)
         measured.append(
             {
-                "label_iou": iou[:, 0],
-                "shuffled_iou": iou[:, 1],
-                "sweep_iou": iou[:, 2:],
-                "iou_error": np.abs(predicted[:, 0] - iou[:, 0]),
+                "label_iou": overlap[:, 0],
+                "shuffled_iou": overlap[:, 1],
+                "sweep_iou": overlap[:, 2:],
+                "iou_error": np.abs(predicted[:, 0] - overlap[:, 0]),
                 "spearman": np.array([each["spearman"] for each in swept]),
                 "spearman_shuffled": np.array([spearman(rng.permutation(g), area) for area in areas]),
                 **{name: np.array([each[name] for each in swept]) for name in _SWEEP_MEANS},
@@ -222,18 +222,19 @@ def sweep(
     model: GranularSam2, example: Example, granularities: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Each click at each granularity: masks (M, G, R, R) bool, predicted IoU (M, G)."""
-    return _at(model, example, np.broadcast_to(granularities, (example.count, len(granularities))))
+    return answers(model, example, np.broadcast_to(granularities, (example.count, len(granularities))))
 
 
 @torch.no_grad()
-def _at(
+def answers(
     model: GranularSam2, example: Example, granularity_MG: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Each click at granularities of its own, (M, G): masks (M, G, R, R) bool, predicted IoU (M, G)."""
     device = next(model.parameters()).device
     features = model.encode(normalised([example.image], device))
     count, columns = granularity_MG.shape
     masks = np.zeros((count, columns, *example.image.shape[:2]), dtype=bool)
-    iou = np.zeros((count, columns))
+    predicted = np.zeros((count, columns))
     points = torch.from_numpy(example.points).to(device)[:, None]
     labels = torch.ones(count, 1, dtype=torch.int32, device=device)
     first = torch.zeros(count, dtype=torch.long, device=device)
@@ -242,8 +243,8 @@ def _at(
         decoded = model.decode(features.select(first), points, labels, g)
         logits = F.interpolate(decoded.logits_NMHW.float(), size=masks.shape[-2:], mode="bilinear", align_corners=False)
         masks[:, column] = (logits[:, 0] > 0).cpu().numpy()
-        iou[:, column] = decoded.iou_NM[:, 0].float().cpu().numpy()
-    return masks, iou
+        predicted[:, column] = decoded.iou_NM[:, 0].float().cpu().numpy()
+    return masks, predicted
 
 
 def five_granularities(model: GranularSam2, example: Example, click: int = 0) -> Rgb:
@@ -259,7 +260,7 @@ def five_granularities(model: GranularSam2, example: Example, click: int = 0) ->
     )
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Over the last two axes, broadcast over the others; 1 where both are empty."""
     union = (one | other).sum(axis=(-2, -1))
     return np.where(union > 0, (one & other).sum(axis=(-2, -1)) / np.maximum(union, 1), 1.0)
