@@ -197,7 +197,12 @@ class ShardIndex:
             if sha256_of(data) != row["json_sha256"]:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
             sample = sample_from_json(data, where=where)
-            image = decode_rgb(bytes(picture), max_pixels=MAX_IMAGE_PIXELS)
+            photograph = bytes(picture)
+            if sha256_of(photograph) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
+                raise SchemaError(
+                    f"{where}: its photograph is not the one that was mined; `grainmill verify` tells more"
+                )
+            image = decode_rgb(photograph, max_pixels=MAX_IMAGE_PIXELS)
             rles = tuple(mask.segmentation for mask in sample.annotations)
             runs = Runs.of(rles, sample.height)
         except SampleFailureError as error:

@@ -149,6 +149,14 @@ def test_masks_that_do_not_match_name_shard_and_key(drawn_run: Path, tmp_path: P
     assert shard in str(error.value)
 
 
+def test_a_photograph_that_is_not_the_mined_one_names_shard_and_key(drawn_run: Path, tmp_path: Path) -> None:
+    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="image")
+    with pytest.raises(BadSampleError, match="its photograph is not the one that was mined") as error:
+        ShardIndex.open(directory).load(2)
+    assert key in str(error.value)
+    assert shard in str(error.value)
+
+
 def test_a_bad_sample_keeps_its_position_and_says_why(drawn_run: Path, tmp_path: Path) -> None:
     directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="json")
     whole, broken = examples_of(drawn_run), examples_of(directory)
