@@ -74,6 +74,8 @@ class LoadedSample:
         By equation 3 the smallest part of an instance is 0.1, however large it is: with one part or two, their g says
         nothing about size.
         """
+        if min_parts <= 0:
+            return np.ones(len(self.rles), dtype=np.bool_)
         is_whole = self.instance_id == np.arange(len(self.rles))
         parts = np.bincount(self.instance_id, minlength=len(self.rles)) - 1
         return np.asarray(is_whole | (parts[self.instance_id] >= min_parts), dtype=np.bool_)

@@ -21,10 +21,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import InputError
 
+from .chance import uniforms
 from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows, filter_sha256
 from .order import LoaderState, Order, Sampler
-from .prompts import Prompts, draw_prompts, no_prompts
-from .views import Augmentation, draw_view, jitter_colours, true_masks, unpacked, view_image, whole_view
+from .prompts import Prompts, draw_prompts, no_prompts, prompt_draws
+from .views import (
+    COLOUR_DRAWS,
+    VIEW_DRAWS,
+    Augmentation,
+    draw_view,
+    jitter_colours,
+    true_masks,
+    unpacked,
+    view_image,
+    whole_view,
+)
 
 CACHE_BYTES: Final = 256 * 2**20
 """Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
@@ -82,26 +93,32 @@ class Example:
 
 def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
     """Draws view and prompts of one position."""
-    rng = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), position]))
+    count, masks_per_click = settings.masks_per_image, settings.masks_per_click
+    for_view, for_prompts, for_colours, for_corrections = uniforms(
+        seed,
+        position,
+        (VIEW_DRAWS, prompt_draws(count, masks_per_click), COLOUR_DRAWS, count * (settings.clicks - 1)),
+    )
     height, width = sample.image.shape[:2]
     size = settings.size_at(position)
-    view = draw_view(rng, height, width, size, settings.augmentation)
+    view = draw_view(for_view, height, width, size, settings.augmentation)
     scaled = sample.with_scale(settings.min_parts)
-    eligible = true_masks(sample, view) & scaled
+    eligible = scaled if view.shows_all else true_masks(sample, view) & scaled
     if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
         view = whole_view(height, width, size)
         eligible = scaled
     prompts = draw_prompts(
-        rng,
+        for_prompts,
         sample,
         view,
         eligible,
-        count=settings.masks_per_image,
-        masks_per_click=settings.masks_per_click,
+        count=count,
+        masks_per_click=masks_per_click,
         balance=settings.balance,
     )
-    image = jitter_colours(rng, view_image(sample.image, view), settings.augmentation)
-    return _example(position, sample.key, image, prompts, rng.random((len(prompts.points), settings.clicks - 1)), None)
+    image = jitter_colours(for_colours, view_image(sample.image, view), settings.augmentation)
+    corrections = for_corrections.reshape(count, settings.clicks - 1)[: len(prompts.points)]
+    return _example(position, sample.key, image, prompts, corrections, None)
 
 
 def _example(

@@ -53,8 +53,13 @@ def no_prompts(size: int) -> Prompts:
     )
 
 
+def prompt_draws(count: int, masks_per_click: int) -> int:
+    """Numbers that `draw_prompts` takes, whatever they come to."""
+    return -(-count // masks_per_click) * (_TRIES + 1 + 3 * masks_per_click)
+
+
 def draw_prompts(
-    rng: np.random.Generator,
+    draws: NDArray[np.float64],
     sample: LoadedSample,
     view: View,
     eligible: NDArray[np.bool_],
@@ -66,7 +71,7 @@ def draw_prompts(
     """Draws up to `count` prompts.
 
     Args:
-        rng: the only source of chance.
+        draws: as many as `prompt_draws` says, in [0, 1): the only source of chance.
         sample: n masks.
         view: where the clicks fall.
         eligible: (n,) bool, masks that stay true in the view.
@@ -76,68 +81,141 @@ def draw_prompts(
             of that bin then; the rest choose among the masks alike.
     """
     clicks = -(-count // masks_per_click)
-    pixels = _covered_pixels(rng, sample, view, eligible, clicks)
-    if pixels.size == 0:
-        return no_prompts(view.size)
-    order = rng.random((clicks, masks_per_click, 3))
-    rows = np.flatnonzero(eligible)
-    under = sample.runs.holds(rows, view.source_of(pixels))
-    picked, of_click = _choose_masks(under, sample.granularity[rows], order, balance)
-    picked, of_click = rows[picked[:count]], of_click[:count]
-    clicked = pixels[of_click]
-    points = np.empty((len(clicked), 2), dtype=np.float32)
-    points[:, 0], points[:, 1] = clicked % view.size, clicked // view.size
-    different = {mask: place for place, mask in enumerate(dict.fromkeys(picked.tolist()))}
-    packed = view_masks(sample.runs, np.array(list(different), dtype=np.int64), view)
+    pixels = (draws[: _TRIES * clicks] * view.size**2).astype(np.int64)
+    choices = draws[(_TRIES + 1) * clicks :].reshape(clicks, masks_per_click, 3)
+
+    # Where the clicks fall is drawn first; only if too few fall on anything is there an image of what is covered.
+    def drawn(pixels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+        found: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] = _draw(
+            sample.runs.ends,
+            sample.runs.first,
+            sample.instance_id,
+            sample.granularity,
+            eligible,
+            pixels,
+            view.source_of(pixels),
+            view.size,
+            choices,
+            balance,
+            count,
+        )
+        return found
+
+    covered, points, mask_id = drawn(pixels)
+    if covered.size < clicks:
+        more = draws[_TRIES * clicks : (_TRIES + 1) * clicks - covered.size]
+        pixels = np.concatenate([pixels[covered], _covered_pixels(more, sample, view, eligible)])
+        covered, points, mask_id = drawn(pixels)
     return Prompts(
         points=points,
-        masks_packed=packed[[different[mask] for mask in picked.tolist()]],
-        granularity=sample.granularity[picked],
-        mask_id=picked,
+        masks_packed=view_masks(sample.runs, mask_id, view),
+        granularity=sample.granularity[mask_id],
+        mask_id=mask_id,
     )
 
 
 def _covered_pixels(
-    rng: np.random.Generator, sample: LoadedSample, view: View, eligible: NDArray[np.bool_], count: int
+    draws: NDArray[np.float64], sample: LoadedSample, view: View, eligible: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """(count,) view pixels v R + u, each drawn alike from those that an instance with an eligible mask covers.
+    """A view pixel v R + u for each of some draws, from an image of what instances with eligible masks cover.
 
-    Pixels are drawn from the whole view and those not covered drawn again, which needs no image of what is covered. If
-    little is, that image is made after all; then nothing may be covered, and the answer is empty.
+    Drawing from the whole view again and again needs no such image, but does not end where little is covered. Nothing
+    may be: then the answer is empty.
     """
-    of_instance = np.zeros(len(eligible), dtype=np.bool_)
-    of_instance[sample.instance_id[eligible]] = True
-    instances = np.flatnonzero(of_instance)
-    candidates = rng.integers(0, view.size**2, _TRIES * count)
-    found = candidates[sample.runs.first_held(instances, view.source_of(candidates), count)]
-    if found.size == count:
-        return found
+    instances = np.unique(sample.instance_id[eligible])
     union = np.bitwise_or.reduce(view_masks(sample.runs, instances, view), axis=0)[None]
     where = np.flatnonzero(unpacked(union))
-    if where.size == 0:
-        return where
-    return np.concatenate([found, where[rng.integers(0, where.size, count - found.size)]])
+    return where[(draws * where.size).astype(np.int64)] if where.size else where
 
 
 @numba.njit(cache=True)
-def _choose_masks(under, granularity, draws, balance):  # type: ignore[no-untyped-def]
-    """For each click some different masks under it: their rows and their clicks.
+def _draw(  # type: ignore[no-untyped-def]
+    ends, first, instance_id, granularity, eligible, pixels, source, size, choices, balance, count
+):
+    """Takes the first clicks that fall on an instance with an eligible mask, and chooses among the masks under them.
 
-    `under` is (n, clicks) bool, `granularity` (n,), `draws` (clicks, masks for each at most, 3) in [0, 1).
+    All in one call, for calling small functions from Python costs more than what they do.
+
+    Args:
+        ends: of the masks' runs.
+        first: likewise.
+        instance_id: (n,).
+        granularity: (n,).
+        eligible: (n,) bool.
+        pixels: (p,) of the view, v R + u.
+        source: (p,) numbers of the pixels under them; -1 is outside.
+        size: R.
+        choices: (clicks, masks for each at most, 3) in [0, 1).
+        balance: as `draw_prompts`.
+        count: M at most.
+
+    Returns:
+        Places in `pixels` of the clicks (fewer if not so many are covered); and for each of M prompts its point
+        (x, y), (M, 2), and its mask, (M,).
     """
-    clicks, most = draws.shape[:2]
-    rows, of_click = np.empty(clicks * most, np.int64), np.empty(clicks * most, np.int64)
+    clicks, most = choices.shape[:2]
+    covering = np.zeros(instance_id.size, dtype=np.bool_)
+    for mask in range(instance_id.size):
+        if eligible[mask]:
+            covering[instance_id[mask]] = True
+    covered = _first_held(ends, first, np.flatnonzero(covering), source, clicks)
+    under, number = _held(ends, first, eligible, source[covered])
+    points, mask_id = np.empty((count, 2), dtype=np.float32), np.empty(count, dtype=np.int64)
     total = 0
-    for click in range(clicks):
-        candidates = np.flatnonzero(under[:, click])
-        left = candidates.size
-        for draw in range(min(most, left)):
-            pick = _choose(granularity[candidates[:left]], draws[click, draw], balance)
-            rows[total], of_click[total] = candidates[pick], click
+    for click in range(covered.size):
+        left = under[click, : number[click]]
+        for draw in range(min(most, left.size, count - total)):
+            pick = _choose(granularity[left], choices[click, draw], balance)
+            points[total, 0], points[total, 1] = pixels[covered[click]] % size, pixels[covered[click]] // size
+            mask_id[total] = left[pick]
+            left[pick:-1] = left[pick + 1 :].copy()
+            left = left[:-1]
             total += 1
-            left -= 1
-            candidates[pick:left] = candidates[pick + 1 : left + 1]
-    return rows[:total], of_click[:total]
+    return covered, points[:total], mask_id[:total]
+
+
+@numba.njit(cache=True)
+def _first_held(ends, first, masks, pixels, count):  # type: ignore[no-untyped-def]
+    """Places in `pixels`, source numbers or -1, of the first `count` that any of some masks holds."""
+    places = np.empty(count, dtype=np.int64)
+    found = 0
+    for place in range(pixels.size):
+        if found == count:
+            break
+        for mask in masks:
+            if _holds(ends, first[mask], first[mask + 1], pixels[place]):
+                places[found] = place
+                found += 1
+                break
+    return places[:found]
+
+
+@numba.njit(cache=True)
+def _held(ends, first, eligible, pixels):  # type: ignore[no-untyped-def]
+    """Of each of p source pixels the eligible masks that hold it, ascending: (p, n), and how many there are, (p,)."""
+    masks, number = np.empty((pixels.size, eligible.size), np.int64), np.zeros(pixels.size, np.int64)
+    for mask in np.flatnonzero(eligible):
+        for j in range(pixels.size):
+            if _holds(ends, first[mask], first[mask + 1], pixels[j]):
+                masks[j, number[j]] = mask
+                number[j] += 1
+    return masks, number
+
+
+@numba.njit(cache=True)
+def _holds(ends, begin, stop, pixel):  # type: ignore[no-untyped-def]
+    """Whether a mask, whose runs are ends[begin:stop], holds a pixel."""
+    if pixel < ends[begin] or pixel >= ends[stop - 1 - (stop - begin) % 2]:  # before or behind its foreground
+        return False
+    # The first run that ends behind the pixel. Unsigned, else each index would be asked whether it counts from the end.
+    low, high = np.uint64(begin), np.uint64(stop)
+    while low < high:
+        middle = (low + high) >> np.uint64(1)
+        if ends[middle] <= pixel:
+            low = middle + np.uint64(1)
+        else:
+            high = middle
+    return (low - np.uint64(begin)) % np.uint64(2) == 1
 
 
 @numba.njit(cache=True)

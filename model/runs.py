@@ -1,9 +1,9 @@
-"""Masks as run lengths, asked without decoding them: what holds a pixel, what a view keeps, how a mask looks in a view.
+"""Masks as run lengths, asked without decoding them: what a view keeps, how a mask looks in it.
 
 A photograph has some hundred masks and a view needs a dozen of them at a fraction of their size, so full-size boolean
 images would be most of the work. The runs of all masks of a photograph lie in one array; every question is one pass
-over the runs it concerns. Column-major as COCO's encoding: pixel (x, y) of an image H pixels high has the number
-x H + y.
+over the runs it concerns, also which masks hold a click (`prompts.py`). Column-major as COCO's encoding: pixel (x, y)
+of an image H pixels high has the number x H + y.
 """
 
 from __future__ import annotations
@@ -46,21 +46,26 @@ class Runs:
     def nbytes(self) -> int:
         return self.ends.nbytes + self.first.nbytes
 
-    def holds(self, masks: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(m, p) bool: which of m masks hold which of p pixels, given by their numbers; -1 is held by none."""
-        found: NDArray[np.bool_] = _holds(self.ends, self.first, masks, pixels)
-        return found
+    def mostly_between(
+        self,
+        masks: NDArray[np.int64],
+        areas_px: NDArray[np.int64],
+        low: NDArray[np.int64],
+        high: NDArray[np.int64],
+        share: float,
+    ) -> NDArray[np.bool_]:
+        """(m,) bool: which masks have at least a share of their pixels in rows low[x] <= y < high[x] of the columns x.
 
-    def first_held(self, masks: NDArray[np.int64], pixels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """Places in `pixels` of the first `count` that any of some masks holds; fewer if there are not so many."""
-        found: NDArray[np.int64] = _first_held(self.ends, self.first, masks, pixels, count)
-        return found
-
-    def areas_between(
-        self, masks: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """(m,) int64: pixels of each mask in rows low[x] <= y < high[x] of each column x."""
-        found: NDArray[np.int64] = _areas_between(self.ends, self.first, masks, self.height, low, high)
+        Args:
+            masks: (m,) which; each is looked at once, however often it is asked for.
+            areas_px: (n,) pixels of every mask.
+            low: (W,) rows.
+            high: (W,) rows.
+            share: in [0, 1].
+        """
+        found: NDArray[np.bool_] = _mostly_between(
+            self.ends, self.first, self.height, masks, areas_px, low, high, share
+        )
         return found
 
     def sampled(
@@ -69,7 +74,7 @@ class Runs:
         """Masks at the crossings of some columns and rows.
 
         Args:
-            masks: (m,) which.
+            masks: (m,) which; a mask that was asked for before is copied.
             columns: (R,) x of each crossing, monotone either way; R a multiple of 8.
             rows: (R,) y, never descending.
 
@@ -77,7 +82,8 @@ class Runs:
             (m, R, R / 8) uint8, row by row, eight crossings to a byte as `np.packbits` does.
         """
         found: NDArray[np.uint8] = _sampled(self.ends, self.first, masks, self.height, columns, rows)
-        return found
+        wide = len(columns) // 8
+        return found if found.shape[2] == wide else np.ascontiguousarray(found[:, :, :wide])
 
     def gathered(self, masks: NDArray[np.int64], pixels: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Masks at any pixels: (R, R) numbers, -1 is outside -> (m, R, R / 8) uint8 as `sampled`."""
@@ -86,105 +92,119 @@ class Runs:
 
 
 @numba.njit(cache=True)
-def _run_at(ends, low, high, pixel):  # type: ignore[no-untyped-def]
-    """The first run in ends[low:high] that ends behind a pixel."""
-    while low < high:
-        middle = (low + high) // 2
-        if ends[middle] <= pixel:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _mostly_between(ends, first, height, masks, areas_px, low, high, share):  # type: ignore[no-untyped-def]
+    UNKNOWN, LESS, ENOUGH = 0, 1, 2
+    known = np.full(areas_px.size, UNKNOWN, dtype=np.uint8)
+    for mask in masks:
+        if known[mask] == UNKNOWN:
+            wanted = share * areas_px[mask]
+            inside = _between(ends[first[mask] : first[mask + 1]], height, low, high)
+            known[mask] = ENOUGH if inside >= wanted else LESS
+    return known[masks] == ENOUGH
 
 
 @numba.njit(cache=True)
-def _holds(ends, first, masks, pixels):  # type: ignore[no-untyped-def]
-    held = np.zeros((masks.size, pixels.size), dtype=np.bool_)
-    for i in range(masks.size):
-        start, stop = first[masks[i]], first[masks[i] + 1]
-        if stop - start < 2:
-            continue
-        lowest, behind = ends[start], ends[stop - 1 - (stop - start) % 2]  # of the foreground
-        for j in range(pixels.size):
-            if lowest <= pixels[j] < behind:
-                held[i, j] = (_run_at(ends, start, stop, pixels[j]) - start) % 2 == 1
-    return held
-
-
-@numba.njit(cache=True)
-def _first_held(ends, first, masks, pixels, count):  # type: ignore[no-untyped-def]
-    places = np.empty(count, dtype=np.int64)
-    found = 0
-    for j in range(pixels.size):
-        if found == count:
-            break
-        for i in range(masks.size if pixels[j] >= 0 else 0):
-            start = first[masks[i]]
-            if (_run_at(ends, start, first[masks[i] + 1], pixels[j]) - start) % 2 == 1:
-                places[found] = j
-                found += 1
-                break
-    return places[:found]
-
-
-@numba.njit(cache=True)
-def _areas_between(ends, first, masks, height, low, high):  # type: ignore[no-untyped-def]
-    areas = np.zeros(masks.size, dtype=np.int64)
-    for i in range(masks.size):
-        for run in range(first[masks[i]] + 1, first[masks[i] + 1], 2):
-            start, end = ends[run - 1], ends[run]
-            if start == end:
-                continue
-            column = start // height
-            while start < end:
-                top = column * height
-                stop = min(end, top + height)
-                areas[i] += max(0, min(stop - top, high[column]) - max(start - top, low[column]))
-                start = stop
+def _between(ends, height, low, high):  # type: ignore[no-untyped-def]
+    """Pixels of one mask in rows low[x] <= y < high[x] of each column x."""
+    inside = 0
+    column, top = 0, 0
+    for run in range(1, ends.size, 2):
+        start, end = ends[run - 1], ends[run]
+        while start < end:
+            while start >= top + height:  # steps, for a division costs more: most runs begin where the last one did
                 column += 1
-    return areas
+                top += height
+            stop = min(end, top + height)
+            inside += max(0, min(stop - top, high[column]) - max(start - top, low[column]))
+            start = stop
+    return inside
 
 
 @numba.njit(cache=True)
 def _sampled(ends, first, masks, height, columns, rows):  # type: ignore[no-untyped-def]
     size = columns.size
-    before = np.empty(height + 1, dtype=np.int64)  # rows of the view above each row of the image
+    width = (size + 63) // 64  # rows are padded to whole words of 64 bits, by which bits are spread
+    byte_of, bit_of = _shown(columns, ends[-1] // height if ends.size else 0)
+    row_of = _rows_behind(rows, height) * np.uint32(8 * width)
+    words = np.empty((masks.size, size * width), dtype=np.uint64)
+    edges = np.zeros((size + 1) * width, dtype=np.uint64)  # of one mask: stays in the nearest cache
+    for i in range(masks.size):
+        seen = words[i]
+        for earlier in range(i):
+            if masks[earlier] == masks[i]:
+                seen[:] = words[earlier]
+                break
+        else:
+            mask = ends[first[masks[i]] : first[masks[i] + 1]].view(np.uint32)
+            for k in range(len(byte_of)):
+                _turn_edges(edges.view(np.uint8), mask, np.uint64(height), row_of, byte_of[k], bit_of[k])
+            for column in range(width):
+                inside = np.uint64(0)
+                for k in range(column, seen.size, width):
+                    inside ^= edges[k]
+                    seen[k] = inside
+            edges[:] = 0
+    return words.view(np.uint8).reshape(masks.size, size, 8 * width)
+
+
+@numba.njit(cache=True)
+def _shown(columns, width):  # type: ignore[no-untyped-def]
+    """Where image columns are seen: the byte in a row of the view and the bit in it, (most, W) each.
+
+    A view that enlarges shows a column several times, `most` at most; the bits of one that is shown less often are 0.
+    """
+    times = np.zeros(width, dtype=np.int64)
+    for x in columns:
+        times[x] += 1
+    most = times.max() if width else 0
+    byte_of, bit_of = np.zeros((most, width), dtype=np.uint32), np.zeros((most, width), dtype=np.uint8)
+    for u, x in enumerate(columns):
+        times[x] -= 1
+        byte_of[times[x], x], bit_of[times[x], x] = u // 8, 128 >> (u % 8)
+    return byte_of, bit_of
+
+
+@numba.njit(cache=True)
+def _rows_behind(rows, height):  # type: ignore[no-untyped-def]
+    """(H + 1,) uint32: the first row of the view that shows each row of the image or one behind it; R if none does."""
+    behind = np.empty(height + 1, dtype=np.uint32)
     v = 0
     for y in range(height + 1):
-        while v < size and rows[v] < y:
+        while v < rows.size and rows[v] < y:
             v += 1
-        before[y] = v
-    packed = np.zeros((masks.size, size, size // 8), dtype=np.uint8)
-    leftwards = columns[0] > columns[size - 1]
-    for i in range(masks.size):
-        begin, stop = first[masks[i]], first[masks[i] + 1]
-        bits = packed[i]
-        run = begin
-        # Bits are set where a run begins and where one ends, and then spread downwards.
-        for number in range(size):
-            u = size - 1 - number if leftwards else number
-            top = columns[u] * height
-            bottom = top + height
-            while run < stop and ends[run] <= top:
-                run += 1
-            here = run
-            start = ends[here - 1] if here > begin else 0
-            bit = np.uint8(128 >> (u % 8))
-            while here < stop and start < bottom:
-                end = ends[here]
-                if (here - begin) % 2 == 1:
-                    from_row = before[max(start, top) - top]
-                    to_row = before[min(end, bottom) - top]
-                    if from_row < to_row:
-                        bits[from_row, u // 8] ^= bit
-                        if to_row < size:
-                            bits[to_row, u // 8] ^= bit
-                start = end
-                here += 1
-        for row in range(1, size):
-            for byte in range(size // 8):
-                bits[row, byte] ^= bits[row - 1, byte]
-    return packed
+        behind[y] = v
+    return behind
+
+
+@numba.njit(cache=True)
+def _turn_edges(bits, ends, height, row_of, byte_of, bit_of):  # type: ignore[no-untyped-def]
+    """Turns the bits of one mask where a run begins and where one ends: inside is what has an odd number above it.
+
+    This is most of a view's work, so nothing is asked in it: a run between two rows of the view turns one bit twice,
+    one in a column that is not seen turns no bit, one that ends below the view turns a bit behind the last row. All
+    numbers are unsigned, else each index would be asked whether it counts from the end.
+
+    Args:
+        bits: (R + 1 rows,) uint8, one after the other.
+        ends: of the mask's runs, uint32.
+        height: H, uint64.
+        row_of: (H + 1,) uint32, where the first row of the view at each row of the image or behind it begins in `bits`.
+        byte_of: (W,) uint32, the byte of each column of the image in a row of the view.
+        bit_of: (W,) uint8, and the bit in it.
+    """
+    column = ends[0] // height
+    top = column * height
+    for run in range(np.uint64(1), np.uint64(ends.size), np.uint64(2)):
+        start, end = np.uint64(ends[run - np.uint64(1)]), np.uint64(ends[run])
+        while start < end:
+            while start >= top + height:
+                column += np.uint64(1)
+                top += height
+            stop = min(end, top + height)
+            byte, bit = byte_of[column], bit_of[column]
+            bits[row_of[start - top] + byte] ^= bit
+            bits[row_of[stop - top] + byte] ^= bit
+            start = stop
 
 
 @numba.njit(cache=True)

@@ -3,7 +3,7 @@
 A view is one map from its pixels to the source's pixels. Image, masks and clicks all go through that map, so a click on
 a mask in the source is on that mask in the view, whatever the augmentation. An instance of which a view keeps less than
 0.9 is dropped with its parts from that view, because what is left of it would no longer be the whole that g = 1.0
-means. Every random choice comes from the generator that is handed in.
+means. Every random choice comes from the numbers that are handed in.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from .runs import Runs
 
 KEPT_FRACTION: Final = 0.9
 """Of an instance, that a view must keep for its masks to stay in it (the containment of the labels)."""
+VIEW_DRAWS: Final = 8
+"""Numbers that `draw_view` takes, whatever they come to; `COLOUR_DRAWS` likewise."""
+COLOUR_DRAWS: Final = 4
 _BORDER_RGB: Final = (124, 116, 104)
 """ImageNet's mean colour, where a turned view leaves the photograph."""
 _GREY: Final = (0.299, 0.587, 0.114)
@@ -86,10 +89,8 @@ class View:
     @cached_property
     def columns_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of a straight view: the source's x under each view column and y under each view row, (R,) each."""
-        x0, y0, x1, y1 = self.box_xyxy
-        columns: NDArray[np.int64] = _line(self.size, self.turn[0, 0], self.turn[0, 2], x0, x1)
-        rows: NDArray[np.int64] = _line(self.size, self.turn[1, 1], self.turn[1, 2], y0, y1)
-        return columns, rows
+        found: tuple[NDArray[np.int64], NDArray[np.int64]] = _columns_rows(self.size, *self.box_xyxy, self.turn)
+        return found
 
     @cached_property
     def source(self) -> NDArray[np.int32]:
@@ -98,11 +99,9 @@ class View:
         return found
 
     def source_of(self, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the source pixels under some view pixels v R + u."""
-        if not self.is_straight:
-            return self.source.reshape(-1)[pixels].astype(np.int64)
-        columns, rows = self.columns_rows
-        return columns[pixels % self.size] * self.height + rows[pixels // self.size]
+        """Numbers of the source pixels under some view pixels v R + u; -1 outside it."""
+        found: NDArray[np.int64] = _source_of(pixels, self.height, self.size, *self.box_xyxy, self.turn)
+        return found
 
     def seen_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(W,) first and (W,) last + 1 of the source's rows that are in the view, for each of its columns.
@@ -133,29 +132,29 @@ class View:
         return low, high
 
 
-def draw_view(rng: np.random.Generator, height: int, width: int, size: int, how: Augmentation) -> View:
+def draw_view(draws: NDArray[np.float64], height: int, width: int, size: int, how: Augmentation) -> View:
     """Draws a view of a photograph.
 
     Args:
-        rng: takes the same number of draws whatever they come to.
+        draws: (`VIEW_DRAWS`,) in [0, 1), the only source of chance.
         height: of the source in pixels.
         width: likewise.
         size: R, pixels a side of the view.
         how: the augmentation.
     """
-    draws = rng.random(8)
+    crops, scale, aspect, left, top, turns, shears, flips = draws.tolist()
     x0, y0, x1, y1 = 0, 0, width, height
-    if draws[0] < how.crop_probability:
+    if crops < how.crop_probability:
         low = how.crop_min_scale
-        crop_w = max(1, round(width * (low + (1 - low) * draws[1])))
+        crop_w = max(1, round(width * (low + (1 - low) * scale)))
         # The crop's own aspect differs from the photograph's by at most 4 : 3.
-        stretch = (3 / 4) ** (1 - 2 * draws[2])
+        stretch = (3 / 4) ** (1 - 2 * aspect)
         crop_h = min(height, max(1, round(height * crop_w / width * stretch)))
-        x0, y0 = int(draws[3] * (width - crop_w + 1)), int(draws[4] * (height - crop_h + 1))
+        x0, y0 = int(left * (width - crop_w + 1)), int(top * (height - crop_h + 1))
         x1, y1 = x0 + crop_w, y0 + crop_h
-    angle = math.radians(how.rotation_deg * (2 * float(draws[5]) - 1))
-    shear = math.tan(math.radians(how.shear_deg * (2 * float(draws[6]) - 1)))
-    flip = -1.0 if draws[7] < how.flip_probability else 1.0
+    angle = math.radians(how.rotation_deg * (2 * turns - 1))
+    shear = math.tan(math.radians(how.shear_deg * (2 * shears - 1)))
+    flip = -1.0 if flips < how.flip_probability else 1.0
     cos, sin, middle = math.cos(angle), math.sin(angle), size / 2
     # Turn x shear x flip, about the middle.
     (a, b), (c, d) = (cos * flip, cos * shear - sin), (sin * flip, sin * shear + cos)
@@ -170,6 +169,11 @@ def whole_view(height: int, width: int, size: int) -> View:
 
 
 @numba.njit(cache=True)
+def _columns_rows(size, x0, y0, x1, y1, turn):  # type: ignore[no-untyped-def]
+    return _line(size, turn[0, 0], turn[0, 2], x0, x1), _line(size, turn[1, 1], turn[1, 2], y0, y1)
+
+
+@numba.njit(cache=True)
 def _line(size, scale, offset, low, high):  # type: ignore[no-untyped-def]
     line = np.empty(size, dtype=np.int64)
     for i in range(size):
@@ -180,16 +184,30 @@ def _line(size, scale, offset, low, high):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _source(height, size, x0, y0, x1, y1, turn):  # type: ignore[no-untyped-def]
-    source = np.full((size, size), -1, dtype=np.int32)
+    source = np.empty((size, size), dtype=np.int32)
     for v in range(size):
         for u in range(size):
-            across = (turn[0, 0] * (u + 0.5) + turn[0, 1] * (v + 0.5) + turn[0, 2]) / size
-            down = (turn[1, 0] * (u + 0.5) + turn[1, 1] * (v + 0.5) + turn[1, 2]) / size
-            if 0.0 <= across < 1.0 and 0.0 <= down < 1.0:
-                x = min(int(np.floor(x0 + across * (x1 - x0))), x1 - 1)
-                y = min(int(np.floor(y0 + down * (y1 - y0))), y1 - 1)
-                source[v, u] = x * height + y
+            source[v, u] = _source_at(u, v, height, size, x0, y0, x1, y1, turn)
     return source
+
+
+@numba.njit(cache=True)
+def _source_of(pixels, height, size, x0, y0, x1, y1, turn):  # type: ignore[no-untyped-def]
+    source = np.empty(pixels.size, dtype=np.int64)
+    for i in range(pixels.size):
+        source[i] = _source_at(pixels[i] % size, pixels[i] // size, height, size, x0, y0, x1, y1, turn)
+    return source
+
+
+@numba.njit(cache=True)
+def _source_at(u, v, height, size, x0, y0, x1, y1, turn):  # type: ignore[no-untyped-def]
+    across = (turn[0, 0] * (u + 0.5) + turn[0, 1] * (v + 0.5) + turn[0, 2]) / size
+    down = (turn[1, 0] * (u + 0.5) + turn[1, 1] * (v + 0.5) + turn[1, 2]) / size
+    if not (0.0 <= across < 1.0 and 0.0 <= down < 1.0):
+        return -1
+    x = min(int(np.floor(x0 + across * (x1 - x0))), x1 - 1)
+    y = min(int(np.floor(y0 + down * (y1 - y0))), y1 - 1)
+    return x * height + y
 
 
 def view_image(image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
@@ -206,7 +224,7 @@ def view_image(image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         seen = cv2.resize(seen, (size, size), interpolation=cv2.INTER_AREA)
     turn = view.turn
     if view.is_straight:
-        return np.asarray(cv2.flip(seen, 1) if turn[0, 0] < 0 else seen, dtype=np.uint8)
+        return np.asarray(cv2.flip(seen, 1, dst=seen) if turn[0, 0] < 0 else seen, dtype=np.uint8)
     # cv2 counts from pixel centres at whole numbers.
     shifted = turn.copy()
     shifted[:, 2] += 0.5 * (turn[:, 0] + turn[:, 1]) - 0.5
@@ -230,29 +248,32 @@ def unpacked(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def true_masks(sample: LoadedSample, view: View) -> NDArray[np.bool_]:
     """Which masks stay in a view: (n,) bool; a mask stays if the view keeps 0.9 of its instance."""
-    count = len(sample.instance_id)
-    stays = np.ones(count, dtype=np.bool_)
-    if not view.shows_all:
-        instances = np.flatnonzero(sample.instance_id == np.arange(count))
-        kept = sample.runs.areas_between(instances, *view.seen_rows())
-        stays[instances] = kept >= KEPT_FRACTION * sample.area_px[instances]
-    return np.asarray(stays[sample.instance_id], dtype=np.bool_)
+    if view.shows_all:
+        return np.ones(len(sample.instance_id), dtype=np.bool_)
+    return sample.runs.mostly_between(sample.instance_id, sample.area_px, *view.seen_rows(), KEPT_FRACTION)
 
 
-def jitter_colours(rng: np.random.Generator, image: NDArray[np.uint8], how: Augmentation) -> NDArray[np.uint8]:
-    """Changes brightness, contrast and saturation, or takes the colour away: (R, R, 3) uint8."""
-    draws = rng.random(4)
-    brightness = 1 + how.brightness * (2 * draws[0] - 1)
-    contrast = 1 + how.contrast * (2 * draws[1] - 1)
-    saturation = 0.0 if draws[3] < how.grey_probability else 1 + how.saturation * (2 * draws[2] - 1)
+def jitter_colours(draws: NDArray[np.float64], image: NDArray[np.uint8], how: Augmentation) -> NDArray[np.uint8]:
+    """Changes brightness, contrast and saturation, or takes the colour away: (R, R, 3) uint8, in place.
+
+    Args:
+        draws: (`COLOUR_DRAWS`,) in [0, 1), the only source of chance.
+        image: (R, R, 3).
+        how: the augmentation.
+    """
+    brighter, starker, stronger, greys = draws.tolist()
+    brightness = 1 + how.brightness * (2 * brighter - 1)
+    contrast = 1 + how.contrast * (2 * starker - 1)
+    saturation = 0.0 if greys < how.grey_probability else 1 + how.saturation * (2 * stronger - 1)
     if brightness == contrast == saturation == 1:
         return image
-    # All three are affine in the colour, so they are one matrix: v -> b (m + c (grey + s (v - grey) - m)).
+    # All three are affine in the colour, so they are one matrix: v -> b (m + c (grey + s (v - grey) - m)). The mean m
+    # over every eighth row is that of all within a fraction of a level.
     red, green, blue = _GREY
-    means = cv2.mean(image)
+    means = cv2.mean(image[::8])
     offset = brightness * (1 - contrast) * (red * means[0] + green * means[1] + blue * means[2])
     own, shared = brightness * contrast * saturation, brightness * contrast * (1 - saturation)
     r, g, b = shared * red, shared * green, shared * blue
     matrix = np.array([[own + r, g, b, offset], [r, own + g, b, offset], [r, g, own + b, offset]], dtype=np.float32)
-    changed: Any = cv2.transform(image, matrix)
+    changed: Any = cv2.transform(image, matrix, dst=image)
     return np.asarray(changed, dtype=np.uint8)

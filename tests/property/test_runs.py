@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model.index import LoadedSample
-from model.prompts import _covered_pixels
+from model.prompts import _choose, _draw, _held, draw_prompts, prompt_draws
 from model.runs import Runs
 from model.views import (
+    COLOUR_DRAWS,
     KEPT_FRACTION,
+    VIEW_DRAWS,
     Augmentation,
     View,
     draw_view,
@@ -86,20 +89,46 @@ def plain_source(view: View) -> NDArray[np.int64]:
 @settings(deadline=None)
 def test_what_holds_a_pixel(masks: NDArray[np.bool_], seed: int) -> None:
     runs, (count, height, width) = runs_of(masks), masks.shape
-    pixels = np.random.default_rng(seed).integers(-1, height * width, 30)
+    rng = np.random.default_rng(seed)
+    pixels, eligible = rng.integers(-1, height * width, 30), rng.random(count) < 0.7
     expected = np.array([[p >= 0 and mask[p % height, p // height] for p in pixels] for mask in masks])
-    which = np.arange(count)[::-1].copy()
-    assert np.array_equal(runs.holds(which, pixels), expected[::-1])
-    some = np.array([0, count - 2])
-    places = np.flatnonzero(expected[some].any(axis=0))
-    for most in (1, 3, 30):
-        assert np.array_equal(runs.first_held(some, pixels, most), places[:most])
+    found, number = _held(runs.ends, runs.first, eligible, pixels)
+    for j in range(len(pixels)):
+        assert found[j, : number[j]].tolist() == np.flatnonzero(expected[:, j] & eligible).tolist()
+
+
+@given(masks_of_one_image(), st.integers(0, 2**32), st.integers(1, 4), st.sampled_from((0.0, 0.5, 1.0)))
+@settings(deadline=None)
+def test_clicks_are_the_first_pixels_on_something_and_have_different_masks_under_them(
+    masks: NDArray[np.bool_], seed: int, most: int, balance: float
+) -> None:
+    rng, (count, height, width) = np.random.default_rng(seed), masks.shape
+    sample = replace(sample_of(masks), granularity=rng.random(count).astype(np.float32))
+    eligible = rng.random(count) < 0.7
+    pixels, clicks = rng.integers(0, height * width, 20), 6
+    source = np.where(rng.random(20) < 0.1, -1, pixels)
+    choices, count = rng.random((clicks, most, 3)), clicks * most - 1
+    covered, points, mask_id = _draw(
+        sample.runs.ends, sample.runs.first, sample.instance_id, sample.granularity, eligible, pixels, source, 8,
+        choices, balance, count,
+    )  # fmt: skip
+    wholes = masks[np.unique(sample.instance_id[eligible])].any(axis=0)
+    expected = [i for i, p in enumerate(source) if p >= 0 and wholes[p % height, p // height]][:clicks]
+    assert covered.tolist() == expected
+    plain: list[tuple[float, float, int]] = []
+    for click, place in enumerate(expected):
+        pixel = pixels[place]
+        under = np.flatnonzero(masks[:, pixel % height, pixel // height] & eligible).tolist()
+        for draw in range(min(most, len(under))):
+            pick = _choose(sample.granularity[under], choices[click, draw], balance)
+            plain.append((pixel % 8, pixel // 8, under.pop(pick)))
+    assert [(*point, mask) for point, mask in zip(points.tolist(), mask_id.tolist(), strict=True)] == plain[:count]
 
 
 @given(masks_of_one_image(), st.integers(0, 2**32), st.sampled_from(KINDS), st.sampled_from((8, 24, 40)))
 @settings(max_examples=150, deadline=None)
 def test_masks_through_a_view(masks: NDArray[np.bool_], seed: int, how: Augmentation, size: int) -> None:
-    view = draw_view(np.random.default_rng(seed), *masks.shape[1:], size, how)
+    view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), *masks.shape[1:], size, how)
     source = plain_source(view)
     differing = (view.source != source).mean()
     assert differing == 0 if view.is_straight else differing < 0.02  # a rounding at the border of two pixels
@@ -116,7 +145,7 @@ def test_masks_through_a_view(masks: NDArray[np.bool_], seed: int, how: Augmenta
 @settings(max_examples=150, deadline=None)
 def test_what_a_view_keeps(masks: NDArray[np.bool_], seed: int, how: Augmentation) -> None:
     height, width = masks.shape[1:]
-    view = draw_view(np.random.default_rng(seed), height, width, 24, how)
+    view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), height, width, 24, how)
     x0, y0, x1, y1 = view.box_xyxy
     back = np.linalg.inv(np.concatenate([view.turn, [[0.0, 0.0, 1.0]]]))
     inside = np.zeros((height, width), dtype=bool)
@@ -130,7 +159,11 @@ def test_what_a_view_keeps(masks: NDArray[np.bool_], seed: int, how: Augmentatio
     seen = (rows >= low) & (rows < high)
     assert (seen != inside).mean() < 0.02  # a centre on the border itself
     runs = runs_of(masks)
-    assert runs.areas_between(np.arange(len(masks)), low, high).tolist() == (masks & seen).sum(axis=(1, 2)).tolist()
+    inside_px, areas_px = (masks & seen).sum(axis=(1, 2)), masks.sum(axis=(1, 2))
+    which = np.array([0, 2, 0, len(masks) - 1, 1])
+    for share in (0.0, 0.3, 0.9, 1.0):
+        enough = (inside_px >= share * areas_px)[which]
+        assert runs.mostly_between(which, areas_px, low, high, share).tolist() == enough.tolist()
     sample = sample_of(masks)
     if not view.shows_all:
         kept = (masks & seen).sum(axis=(1, 2)) >= KEPT_FRACTION * sample.area_px
@@ -148,14 +181,22 @@ def test_clicks_fall_alike_on_what_is_covered(covered_px: int) -> None:
     sample = sample_of(np.stack([mask.reshape(height, width), np.zeros((height, width), bool)]))
     view, rng = whole_view(height, width, size), np.random.default_rng(0)
     eligible = np.array([True, True])
-    drawn = np.concatenate([_covered_pixels(rng, sample, view, eligible, 8) for _ in range(1500)])
+    drawn = []
+    for _ in range(1500):
+        prompts = draw_prompts(
+            rng.random(prompt_draws(8, 1)), sample, view, eligible, count=8, masks_per_click=1, balance=0.0
+        )
+        drawn += (prompts.points @ [1, size]).astype(int).tolist()
+        assert (prompts.mask_id == 0).all()
     counts = np.bincount(drawn, minlength=size * size).reshape(size, size)
     assert (counts[~mask.reshape(height, width)] == 0).all()
     if covered_px:
-        assert drawn.size == 12_000
+        assert len(drawn) == 12_000
         found = counts[mask.reshape(height, width)]
-        expected = drawn.size / covered_px
+        expected = len(drawn) / covered_px
         assert abs(found - expected).max() < 6 * np.sqrt(expected) + 1
+    else:
+        assert not drawn
 
 
 @pytest.mark.parametrize("shape", [(40, 56), (200, 130), (513, 64)])
@@ -173,18 +214,31 @@ def test_a_view_keeps_means_and_places(shape: tuple[int, int]) -> None:
     assert (seen[..., 2] == 100).all()
 
 
+@pytest.mark.parametrize("flip_probability", [0.0, 1.0])
+def test_a_view_is_an_image_of_its_own(flip_probability: float) -> None:
+    """Flips and colours go in place: never into the photograph, which loader processes keep."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    how = Augmentation(flip_probability=flip_probability, crop_probability=0.0)
+    before = image.copy()
+    seen = view_image(image, draw_view(np.full(VIEW_DRAWS, 0.5), 32, 32, 32, how))
+    assert np.array_equal(seen, image[:, ::-1] if flip_probability else image)
+    jitter_colours(np.full(COLOUR_DRAWS, 0.9), seen, how)
+    assert np.array_equal(image, before)
+    assert not np.array_equal(seen, before)
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
 def test_jitter_is_brightness_contrast_and_saturation(seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     how = Augmentation(brightness=0.3, contrast=0.3, saturation=0.3, grey_probability=0.2)
-    draws = np.random.default_rng(seed + 1).random(4)
+    draws = np.random.default_rng(seed + 1).random(COLOUR_DRAWS)
     brightness, contrast, saturation = (1 + 0.3 * (2 * draw - 1) for draw in draws[:3])
     grey = image @ np.array([0.299, 0.587, 0.114])
     saturation = 0.0 if draws[3] < 0.2 else saturation
     values = grey[..., None] + saturation * (image - grey[..., None])
-    values = brightness * (grey.mean() + contrast * (values - grey.mean()))
-    found = jitter_colours(np.random.default_rng(seed + 1), image, how)
+    values = brightness * (grey[::8].mean() + contrast * (values - grey[::8].mean()))
+    found = jitter_colours(draws, image, how)
     assert np.abs(found - np.clip(values, 0, 255)).max() < 1  # OpenCV rounds the matrix too
 
 

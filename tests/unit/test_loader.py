@@ -17,9 +17,10 @@ import pytest
 from model.index import BadSampleError, LoadedSample, ShardIndex, filter_rows
 from model.loader import Example, Examples, ExampleSettings, make_example, stream
 from model.order import Order, batch_positions
-from model.prompts import draw_prompts
+from model.prompts import draw_prompts, prompt_draws
 from model.views import (
     NO_AUGMENTATION,
+    VIEW_DRAWS,
     Augmentation,
     draw_view,
     true_masks,
@@ -207,13 +208,21 @@ def drawn_sample(run: Path) -> LoadedSample:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        Augmentation(rotation_deg=25.0, shear_deg=20.0, crop_probability=1.0),
+        Augmentation(flip_probability=1.0),
+        Augmentation(flip_probability=0.0),
+    ],
+    ids=["turned", "flipped", "cropped"],
+)
+def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, how: Augmentation, seed: int) -> None:
     """A mask painted into the photograph and then viewed is where the viewed mask is."""
     sample = drawn_sample(drawn_run)
     height, width = sample.image.shape[:2]
     painted = np.where(rle.decode(sample.rles[1])[:, :, None], 255, 0).astype(np.uint8).repeat(3, axis=2)
-    how = Augmentation(rotation_deg=25.0, shear_deg=20.0, crop_probability=1.0)
-    view = draw_view(np.random.default_rng(seed), height, width, 128, how)
+    view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), height, width, 128, how)
     seen, mask = view_image(painted, view)[:, :, 0] > 127, unpacked(view_masks(sample.runs, np.array([1]), view))[0]
     outside = view.source < 0
     union = ((seen | mask) & ~outside).sum()
@@ -226,7 +235,7 @@ def test_a_crop_drops_instances_of_which_it_keeps_less_than_nine_tenths(drawn_ru
     dropped = kept = 0
     for seed in range(60):
         how = Augmentation(crop_probability=1.0, crop_min_scale=0.4, flip_probability=0.5)
-        view = draw_view(np.random.default_rng(seed), height, width, 64, how)
+        view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), height, width, 64, how)
         stays = true_masks(sample, view)
         x0, y0, x1, y1 = view.box_xyxy
         for number, instance in enumerate(sample.instance_id):
@@ -249,7 +258,7 @@ def test_clicks_lie_on_their_masks_and_one_click_has_several(drawn_run: Path) ->
     sample = drawn_sample(drawn_run)
     view = whole_view(*sample.image.shape[:2], 96)
     prompts = draw_prompts(
-        np.random.default_rng(0),
+        np.random.default_rng(0).random(prompt_draws(400, 3)),
         sample,
         view,
         np.ones(len(sample.rles), bool),
