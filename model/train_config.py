@@ -173,7 +173,7 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "coarse_images": 2_520,
         "masks_per_image": 16,
         "masks_per_click": 2,
-        "min_parts": 5,
+        "min_parts": 10,
         "balance": 0.25,
         "clicks": 1,
         "global_batch_size": 4,
