@@ -88,7 +88,7 @@ def command(
         typer.Option(
             min=0,
             help="Parts that an instance must have for its parts to be drawn: the smallest of one or two parts has "
-            "g 0.1, however large it is. Default 0; 5 from scratch, where such labels turn the dial around at its "
+            "g 0.1, however large it is. Default 0; 10 from scratch, where such labels turn the dial around at its "
             "lower end (measured).",
             rich_help_panel=LEARNED,
         ),
