@@ -234,7 +234,15 @@ def test_the_contract_of_storage_through_every_kind_of_fault(
 
 def test_a_put_that_was_done_and_not_answered_is_ours(s3: FsspecStorage, store: FaultyStore) -> None:
     store.faults = {"lost": 1.0}
-    threading.Timer(1.0, lambda: store.faults.clear()).start()
+
+    def answer_again() -> None:
+        """A second after the first put arrived, however long the client took to begin."""
+        while not store.requests["PUT"]:
+            time.sleep(0.01)
+        time.sleep(1.0)
+        store.faults = {}
+
+    threading.Thread(target=answer_again, daemon=True).start()
     assert s3.write_new("commits/00000000.json", b"mine")
     assert store.met["lost"] >= 1
     store.faults = {}
