@@ -23,15 +23,7 @@ from .executors import DriverCommits, ExecutorName, Listener, PoolOptions, make_
 from .lease import Lease
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
-from .plan import (
-    Plan,
-    config_record,
-    create_plan,
-    extend_plan,
-    moved_sources,
-    open_plan,
-    require_equal_config,
-)
+from .plan import Plan, config_record, create_plan, extend_plan, moved_sources, open_plan, require_equal_config
 from .report import RunReport
 from .sources import SourceSpec, UnitSpec, check_unchanged, plan_units
 from .storage import Storage, offers_conditional_puts, open_storage

@@ -7,6 +7,7 @@ units behind those that stand; nothing that is planned ever changes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import secrets
@@ -145,7 +146,7 @@ def create_plan(
         "weights_sha256": config.features.weights_sha256,
         "seed": config.seed,
         "environment": environment,
-        "sources": [{"label": each.label, "location": each.location, "license": each.license} for each in sources],
+        "sources": [dataclasses.asdict(each) for each in sources],
         "units": {"digest": digest, "tables": tables},
     }
     storage.write_new(PLAN, canonical_json(sealed(plan)))
@@ -198,9 +199,12 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
     Raises:
         ConfigMismatchError: with every difference.
     """
-    if config_hash(dict(record)) == plan.config_hash:
+    # Earlier plans hash the places of their sources too.
+    sources = [{"label": each["label"], "license": each["license"]} for each in plan.config["sources"]]
+    planned = {**plan.config, "sources": sources}
+    if config_hash(dict(record)) == config_hash(planned):
         return
-    lines = "\n".join(f"  {line}" for line in config_differences(plan.config, record))
+    lines = "\n".join(f"  {line}" for line in config_differences(planned, record))
     raise ConfigMismatchError(
         f"{location} holds a run with another configuration:\n{lines}\n"
         "choose another --output, repeat the options of that run, or give --overwrite to move it away"

@@ -16,11 +16,14 @@ import pytest
 from PIL import Image
 
 from pipeline.committed import CommittedRun
+from pipeline.config import config_hash
 from pipeline.configure import MineFlags, mine_options
 from pipeline.errors import ConfigMismatchError, InputError, TooManyFailuresError
 from pipeline.lease import LEASE, OutputBusyError
 from pipeline.mine import dry_run, frozen_plan, idle_workers_note, mine, open_output
+from pipeline.schema import SEAL, canonical_json, sealed
 from pipeline.storage import StorageError
+from pipeline.verify import verify_run
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -135,6 +138,22 @@ def test_a_run_goes_on_after_its_photographs_were_moved(
     assert again["units_done_now"] == again["units"] - 1
     told = capsys.readouterr().err
     assert f"source in was planned in {photographs_copy} and is read from {moved} now" in told
+
+
+def test_a_run_whose_plan_hashes_places_goes_on(photographs_copy: Path, tmp_path: Path) -> None:
+    """As plans were written at first."""
+    plan = tmp_path / "out" / "plan.json"
+    flags = MineFlags(input=[f"in={photographs_copy}"], output=str(tmp_path / "out"), samples_per_shard=2)
+    options = mine_options(flags)
+    frozen_plan(open_output(options.output), options)
+    record = {name: value for name, value in json.loads(plan.read_bytes()).items() if name != SEAL}
+    record["config"]["sources"] = record["sources"]
+    record["config_hash"] = config_hash(record["config"])
+    plan.write_bytes(canonical_json(sealed(record)))
+    assert mined(photographs_copy, tmp_path / "out")["samples"] == 5
+    commits = sorted((tmp_path / "out" / "commits").iterdir())
+    assert {json.loads(each.read_bytes())["config_hash"] for each in commits} == {record["config_hash"]}
+    assert list(verify_run(CommittedRun.open(str(tmp_path / "out")))) == []
 
 
 def test_a_changed_source_is_named(photographs_copy: Path, tmp_path: Path) -> None:
