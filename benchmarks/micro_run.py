@@ -10,8 +10,8 @@ granularity chosen on the training photographs' labels; and people's segments of
 those that have a whole or a part among the others; label g by containment), with the best single granularity chosen on
 these very segments, which flatters that control. `--people fewest` takes the segments of the person who drew the
 fewest, and `--whole photograph` labels every segment by its size in the photograph, as `benchmarks.people_shards` does.
-`iou_other_photograph` is the label's g with another photograph's pixels: what click and g alone can do. Recall is by
-`recall_best` against all people's segments.
+`iou_other_photograph` is the label's g with another photograph's pixels: what click and g alone can do; `iou_true_disc`
+is that of discs around the clicks, as large as the masks. Recall is by `recall_best` against all people's segments.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ from model.predictor import GranularPredictor
 from model.runs import Runs
 from model.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
+from pipeline.config import GranularityConfig
 from pipeline.console import ProgressBar
+from pipeline.stages.granularity import granularity_of
 
 from .people_shards import PEOPLE, WHOLES, segments_of
 
@@ -66,9 +68,8 @@ def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: s
     """People's segments that have a label g, as if they had been mined; each is its own instance."""
     segments = segments_of(truth, people)
     if whole == "photograph":
-        root = np.sqrt([each.area_px for each in segments])
-        smallest, largest = root.min(), np.sqrt(truth.height * truth.width)
-        granularity = 0.1 + 0.9 * (root - smallest) / max(largest - smallest, 1e-9)
+        areas = [truth.height * truth.width, *(round(each.area_px) for each in segments)]
+        granularity = granularity_of(np.array(areas, dtype=np.int64), GranularityConfig())[1:]
     else:
         segments = [each for each in segments if each.granularity is not None]
         granularity = np.array([each.granularity for each in segments])
@@ -93,6 +94,18 @@ def iou_other_photograph(model: GranularSam2, examples: Sequence[Example]) -> fl
         masks, _ = answers(model, dataclasses.replace(example, image=other.image), asked)
         found.append(iou(masks[:, 0], example.masks()))
     return float(np.concatenate(found).mean())
+
+
+def iou_true_disc(examples: Sequence[Example]) -> float:
+    """1-IoU of discs around the clicks, each as large as its mask in the view: what size alone could do at best."""
+    found = []
+    for example in examples:
+        rows, columns = np.indices(example.image.shape[:2])
+        for mask, (x, y) in zip(example.masks(), example.points, strict=True):
+            distance = (columns - x) ** 2 + (rows - y) ** 2
+            disc = distance <= np.partition(distance.ravel(), int(mask.sum()) - 1)[int(mask.sum()) - 1]
+            found.append(float(iou(disc, mask)))
+    return statistics.mean(found)
 
 
 def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict[str, float]:
@@ -146,6 +159,7 @@ def measure(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
     for name, examples in (("mined_labels", labels), ("people", people)):
         found[name]["iou_other_photograph"] = iou_other_photograph(model, examples)
+        found[name]["iou_true_disc"] = iou_true_disc(examples)
     if arguments.recall_images:
         found["recall"] = recall(model, arguments.validation, people_images[: arguments.recall_images])
     found["seconds"] = round(time.monotonic() - began_s, 1)

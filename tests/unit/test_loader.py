@@ -142,17 +142,13 @@ def damaged(run: Path, target: Path, *, at: str) -> tuple[Path, str, str]:
     return target, row["key"], row["shard"]
 
 
-def test_masks_that_do_not_match_name_shard_and_key(drawn_run: Path, tmp_path: Path) -> None:
-    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="json")
-    with pytest.raises(BadSampleError, match="do not match the index's sha256") as error:
-        ShardIndex.open(directory).load(2)
-    assert key in str(error.value)
-    assert shard in str(error.value)
-
-
-def test_a_photograph_that_is_not_the_mined_one_names_shard_and_key(drawn_run: Path, tmp_path: Path) -> None:
-    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at="image")
-    with pytest.raises(BadSampleError, match="its photograph is not the one that was mined") as error:
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [("json", "do not match the index's sha256"), ("image", "its photograph is not the one that was mined")],
+)
+def test_bytes_that_do_not_match_name_shard_and_key(drawn_run: Path, tmp_path: Path, at: str, message: str) -> None:
+    directory, key, shard = damaged(drawn_run, tmp_path / "copy", at=at)
+    with pytest.raises(BadSampleError, match=message) as error:
         ShardIndex.open(directory).load(2)
     assert key in str(error.value)
     assert shard in str(error.value)
