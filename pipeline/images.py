@@ -12,6 +12,9 @@ the header and checked before anything is decoded. Every mode becomes RGB by one
 
 The EXIF orientation (JPEG, PNG, WebP, TIFF) is applied, so that pixels, masks and sizes are upright everywhere. A
 photograph of P pixels needs about 10 P bytes while it is decoded (600 MB for 60 megapixels).
+
+Pillow reads all of them. Upright colour JPEGs, which is nearly all that is mined and trained on, are decoded by
+libjpeg-turbo straight into the array (simplejpeg): the same pixels in half the time.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -81,6 +85,8 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore")
         with _open(data) as image:
             header = _header(image, max_pixels)
+            if (rgb := _whole_jpeg(data, image, header)) is not None:
+                return rgb
             try:
                 image.load()
                 # TIFF applies its orientation while loading and forgets the tag; the others keep it.
@@ -93,6 +99,19 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
             "unreadable", "decode", f"decoded to {rgb.shape}, its header says {(header.height, header.width, 3)}"
         )
     return rgb
+
+
+def _whole_jpeg(data: bytes, image: Image.Image, header: ImageHeader) -> NDArray[np.uint8] | None:
+    """An upright colour JPEG without a flaw, (H, W, 3) uint8; None: anything else, which Pillow decodes or refuses."""
+    if image.format != "JPEG" or image.mode != "RGB" or header.exif_orientation != 1:
+        return None
+    try:
+        # Its own reading of the size must be the one that was checked: the array is as large as it says.
+        if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
+            return None
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:  # whatever libjpeg warns of
+        return None
 
 
 def _open(data: bytes) -> Image.Image:

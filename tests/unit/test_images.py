@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from pipeline.errors import SampleFailureError
@@ -244,3 +245,35 @@ def test_photographs_of_scikit_image_decode(photographs: Path) -> None:
         if path.stat().st_size:
             assert reason_of(path.read_bytes()) in (None, "unsupported_format"), path.name
     assert len(paths) > 10
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"quality": 30}], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (17, 33), (181, 120)], ids=str)
+def test_jpegs_decode_to_pillows_pixels(size: tuple[int, int], options: dict[str, object], subsampling: str) -> None:
+    """Upright colour JPEGs take a way of their own; labels are the same whichever decoder a photograph meets."""
+    noise = np.random.default_rng(0).normal(0, 9, (size[1], size[0], 3))
+    image = Image.fromarray(np.clip(128 + np.cumsum(noise, axis=1), 0, 255).astype(np.uint8))
+    data = encoded(image, "JPEG", subsampling=subsampling, **options)
+    with Image.open(io.BytesIO(data)) as decoded:
+        expected = np.array(decoded)
+    assert np.array_equal(decode_rgb(data, max_pixels=LIMIT), expected)
+
+
+def test_a_jpeg_with_a_flaw_that_pillow_forgives_is_decoded_by_pillow() -> None:
+    data = encoded(Image.fromarray(gradient()), "JPEG", subsampling=0)
+    scan = data.rindex(b"\xff\xda")
+    flawed = data[:scan] + b"\0\0\0" + data[scan:]  # bytes between two segments: libjpeg warns and goes on
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(flawed)
+    assert np.array_equal(decode_rgb(flawed, max_pixels=LIMIT), decode_rgb(data, max_pixels=LIMIT))
+
+
+def test_the_size_that_was_checked_is_the_size_that_is_decoded() -> None:
+    """Two headers in one file: Pillow reads the last one, libjpeg refuses; nobody allocates by the other one."""
+    data = encoded(Image.fromarray(gradient()), "JPEG", subsampling=0)
+    start = data.index(b"\xff\xc0")
+    length = 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    large = bytearray(data[start : start + length])
+    large[5:9] = b"\xff\xff\xff\xff"
+    assert failure(data[:start] + bytes(large) + data[start:]).reason in ("unreadable", "truncated")
