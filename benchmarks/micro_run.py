@@ -73,15 +73,15 @@ def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: s
     else:
         segments = [each for each in segments if each.granularity is not None]
         granularity = np.array([each.granularity for each in segments])
-    masks = tuple(each.mask for each in segments)
+    counts = tuple(each.mask["counts"] for each in segments)
     return LoadedSample(
         key=image.name,
         where=str(image.path),
         image=read_rgb(image.path),
-        rles=masks,
-        runs=Runs.of(masks, truth.height),
+        counts=counts,
+        runs=Runs.of(counts, truth.height, truth.width),
         granularity=granularity.astype(np.float32),
-        instance_id=np.arange(len(masks)),
+        instance_id=np.arange(len(counts)),
         area_px=np.array([each.area_px for each in segments], dtype=np.int64),
     )
 

@@ -28,12 +28,12 @@ from pipeline.schema import (
     canonical_json,
     dataset_digest,
     load_json,
-    sample_from_json,
     sha256_of,
 )
 from pipeline.storage import LocalStorage, Storage, StorageError
 from pipeline.versions import open_dataset
 
+from .mask_columns import mask_columns_from_json
 from .runs import Runs
 
 COLUMNS: Final = (
@@ -58,15 +58,22 @@ class LoadedSample:
     """Shard and key, for messages."""
     image: NDArray[np.uint8]
     """(H, W, 3) RGB, upright."""
-    rles: tuple[Rle, ...]
+    counts: tuple[str, ...]
+    """COCO's compressed run lengths of each mask."""
     runs: Runs
-    """Of all masks."""
+    """The same, parsed."""
     granularity: NDArray[np.float32]
     """(n,) in [0.1, 1.0]."""
     instance_id: NDArray[np.int64]
     """(n,)."""
     area_px: NDArray[np.int64]
     """(n,)."""
+
+    @property
+    def rles(self) -> tuple[Rle, ...]:
+        """COCO's records of the masks."""
+        size = [*self.image.shape[:2]]
+        return tuple({"size": size, "counts": each} for each in self.counts)
 
     def with_scale(self, min_parts: int) -> NDArray[np.bool_]:
         """(n,) bool: wholes, and parts of instances that have at least `min_parts`.
@@ -75,14 +82,14 @@ class LoadedSample:
         nothing about size.
         """
         if min_parts <= 0:
-            return np.ones(len(self.rles), dtype=np.bool_)
-        is_whole = self.instance_id == np.arange(len(self.rles))
-        parts = np.bincount(self.instance_id, minlength=len(self.rles)) - 1
+            return np.ones(len(self.counts), dtype=np.bool_)
+        is_whole = self.instance_id == np.arange(len(self.counts))
+        parts = np.bincount(self.instance_id, minlength=len(self.counts)) - 1
         return np.asarray(is_whole | (parts[self.instance_id] >= min_parts), dtype=np.bool_)
 
     @property
     def nbytes(self) -> int:
-        return self.image.nbytes + self.runs.nbytes + sum(len(r["counts"]) for r in self.rles)
+        return self.image.nbytes + self.runs.nbytes + sum(map(len, self.counts))
 
 
 class ShardIndex:
@@ -189,39 +196,38 @@ class ShardIndex:
             BadSampleError: bytes that do not match the index, or that are not what their format says.
             InputError: the shards hold no images.
         """
-        row = self.row(number)
-        where = f"{self.location}/{row['shard']}: {row['key']}"
-        if row["image_offset"] is None:
+        key, json_sha256 = (self.table.column(name)[number].as_py() for name in ("key", "json_sha256"))
+        where = f"{self.location}/{self.table.column('shard')[number]}: {key}"
+        if not self.table.column("image_offset")[number].is_valid:
             raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         try:
             picture, record = self.read_raw(number)
             data = bytes(record)
-            if sha256_of(data) != row["json_sha256"]:
+            if sha256_of(data) != json_sha256:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
-            sample = sample_from_json(data, where=where)
+            sample = mask_columns_from_json(data, where=where)
             photograph = bytes(picture)
             if sha256_of(photograph) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
                 raise SchemaError(
                     f"{where}: its photograph is not the one that was mined; `grainmill verify` tells more"
                 )
             image = decode_rgb(photograph, max_pixels=MAX_IMAGE_PIXELS)
-            rles = tuple(mask.segmentation for mask in sample.annotations)
-            runs = Runs.of(rles, sample.height)
+            runs = Runs.of(sample.counts, sample.height, sample.width)
         except SampleFailureError as error:
             raise BadSampleError(f"{where}: {error}") from error
         except (SchemaError, StorageError) as error:
-            raise BadSampleError(str(error) if row["key"] in str(error) else f"{where}: {error}") from error
+            raise BadSampleError(str(error) if key in str(error) else f"{where}: {error}") from error
         if image.shape[:2] != (sample.height, sample.width):
             raise BadSampleError(f"{where}: the image is {image.shape[:2]}, its masks {(sample.height, sample.width)}")
         return LoadedSample(
             key=sample.key,
             where=where,
             image=image,
-            rles=rles,
+            counts=sample.counts,
             runs=runs,
-            granularity=np.array([mask.granularity for mask in sample.annotations], dtype=np.float32),
-            instance_id=np.array([mask.instance_id for mask in sample.annotations], dtype=np.int64),
-            area_px=np.array([mask.area for mask in sample.annotations], dtype=np.int64),
+            granularity=sample.granularity,
+            instance_id=sample.instance_id,
+            area_px=sample.area_px,
         )
 
 

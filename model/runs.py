@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rle import Rle, ends_of
+from pipeline.rle import ends_of
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Runs:
     height: int
 
     @staticmethod
-    def of(rles: Sequence[Rle], height: int) -> Runs:
-        """From masks of one image, checked.
+    def of(counts: Sequence[str], height: int, width: int) -> Runs:
+        """From compressed runs of masks of one image, checked.
 
         Raises:
             SchemaError: as `rle.runs_of`, for the first mask that is wrong.
         """
-        ends, first = ends_of(rles)
+        ends, first = ends_of(counts, height, width)
         return Runs(ends, first, height)
 
     @property

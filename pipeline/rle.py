@@ -74,11 +74,13 @@ def runs_of(rle: Rle) -> NDArray[np.int64]:
     return runs
 
 
-def ends_of(rles: Sequence[Rle]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Where the runs of all masks of one photograph end, checked as by `runs_of`.
 
     Args:
-        rles: n masks of one size, of fewer than 2**31 pixels.
+        counts: compressed runs of n masks.
+        height: of every mask in pixels; height x width below 2**31.
+        width: likewise.
 
     Returns:
         ends, int32: the masks' runs one after the other, as the column-major pixel at which each ends; and first,
@@ -87,26 +89,19 @@ def ends_of(rles: Sequence[Rle]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     Raises:
         SchemaError: as `runs_of`, for the first mask that is wrong.
     """
-    if not rles:
-        return np.zeros(0, np.int32), np.zeros(1, np.int64)
-    height, width = rles[0]["size"]
     if height * width >= 2**31:
         raise SchemaError(f"RLE: {height} x {width} pixels, expected fewer than 2**31")
-    try:
-        texts = [rle["counts"].encode("ascii") for rle in rles]
-    except (UnicodeEncodeError, AttributeError):
-        texts = []
-    if not texts or any(rle["size"] != [height, width] for rle in rles):
-        for rle in rles:
-            runs_of(rle)
-        raise SchemaError(f"RLE: expected masks of one size, {height} x {width}")
-    starts = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(text) for text in texts], out=starts[1:])
-    ends, first, wrong = _parse_ends(np.frombuffer(b"".join(texts), dtype=np.uint8), starts, height * width)
-    if wrong >= 0:
-        runs_of(rles[wrong])  # which says what is wrong
-        raise SchemaError(f"RLE counts of mask {wrong}: not what COCO's compressed form says")
-    return ends, first
+    starts = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum([len(text) for text in counts], out=starts[1:])
+    text = "".join(counts)
+    if text.isascii():
+        ends, first, good = _parse_ends(np.frombuffer(text.encode("ascii"), dtype=np.uint8), starts, height * width)
+        if good:
+            return ends, first
+    # Something is wrong, or written with more characters than it needs: `runs_of` knows.
+    runs = [runs_of({"size": [height, width], "counts": each}) for each in counts]
+    ends = np.concatenate([np.cumsum(each, dtype=np.int32) for each in runs])
+    return ends, np.cumsum([0, *map(len, runs)], dtype=np.int64)
 
 
 def from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
@@ -259,30 +254,49 @@ def _parse(text):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _parse_ends(text, starts, total):  # type: ignore[no-untyped-def]
-    ends = np.empty(text.size, dtype=np.int32)  # a run takes one character at least
+    """As `_parse`, for all masks in one pass, without saying what is wrong.
+
+    Most of decoding masks is here, so nothing is asked that need not be: what is wrong is gathered in two numbers and
+    looked at once. Until then nothing can go astray: a run takes one character at least, so there is a place for each.
+
+    Args:
+        text: of all masks, uint8.
+        starts: (n + 1,) where each mask's begins in it, and its length.
+        total: pixels of a mask, below 2**31.
+
+    Returns:
+        ends and first as `ends_of`; and whether all is as it should be. If not, both are nonsense.
+    """
+    ends = np.empty(text.size, dtype=np.int32)
     first = np.zeros(starts.size, dtype=np.int64)
-    count = 0
+    count = np.uint64(0)
+    foreign = np.uint8(0)  # a bit that no character of the alphabet has
+    wrong = np.int64(0)  # negative if a run is
     for mask in range(starts.size - 1):
-        position, stop = starts[mask], starts[mask + 1]
-        number, end = 0, np.int64(0)
-        last, before_last = np.int64(0), np.int64(0)
-        while position < stop:
-            value, position, status = _number(text, position, stop)
-            if status:
-                return ends[:count], first, mask
-            if number > 2:
-                value += before_last
-            if value < 0 or value > total - end:
-                return ends[:count], first, mask
-            end += value
-            ends[count] = end
-            before_last, last = last, value
-            number += 1
-            count += 1
-        if end != total:
-            return ends[:count], first, mask
+        value, shift = np.int64(0), np.int64(0)
+        last, before_last, end = np.int64(0), np.int64(0), np.int64(0)
+        begin = count
+        for position in range(np.uint64(starts[mask]), np.uint64(starts[mask + 1])):
+            char = np.uint8(text[position] - np.uint8(48))
+            foreign |= char >> np.uint8(6)
+            value |= np.int64(char & np.uint8(31)) << shift
+            shift += 5
+            if char < np.uint8(32):  # the last character of a number
+                value = (value << (64 - shift)) >> (64 - shift)  # its highest bit is its sign
+                if count - begin > np.uint64(2):
+                    value += before_last
+                end += value
+                wrong |= value
+                ends[count] = end
+                before_last, last = last, value
+                count += np.uint64(1)
+                value, shift = np.int64(0), np.int64(0)
+            elif shift > 30:  # numbers below 2**31 and their differences need no more than seven characters
+                return ends[:count], first, False
+        if shift != 0 or end != total:  # ends inside a number, or too early
+            return ends[:count], first, False
         first[mask + 1] = count
-    return ends[:count].copy(), first, -1
+    return ends[:count].copy(), first, foreign == 0 and wrong >= 0
 
 
 @numba.njit(cache=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -53,7 +54,7 @@ def masks_of_one_image(draw: st.DrawFn) -> NDArray[np.bool_]:
 
 
 def runs_of(masks: NDArray[np.bool_]) -> Runs:
-    return Runs.of([rle.encode(mask) for mask in masks], masks.shape[1])
+    return Runs.of([rle.encode(mask)["counts"] for mask in masks], *masks.shape[1:])
 
 
 def sample_of(masks: NDArray[np.bool_]) -> LoadedSample:
@@ -64,7 +65,7 @@ def sample_of(masks: NDArray[np.bool_]) -> LoadedSample:
         key="k",
         where="test",
         image=np.zeros((*masks.shape[1:], 3), np.uint8),
-        rles=tuple(rle.encode(mask) for mask in masks),
+        counts=tuple(rle.encode(mask)["counts"] for mask in masks),
         runs=runs_of(masks),
         granularity=np.ones(len(masks), np.float32),
         instance_id=instance,
@@ -214,6 +215,17 @@ def test_a_view_keeps_means_and_places(shape: tuple[int, int]) -> None:
     assert (seen[..., 2] == 100).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "shrinks"), [((480, 640), (1, 2)), ((640, 300), (2, 1)), ((513, 700), (2, 2)), ((999, 300), (3, 1))]
+)
+def test_what_shrinks_to_half_or_less_is_averaged(shape: tuple[int, int], shrinks: tuple[int, int]) -> None:
+    """The way of `view_image`, by definition: enlarged to a multiple of the view, then means over whole pixels."""
+    image, (down, across) = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8), shrinks
+    enlarged = cv2.resize(image, (across * 256, down * 256), interpolation=cv2.INTER_LINEAR).astype(float)
+    means = enlarged.reshape(256, down, 256, across, 3).mean(axis=(1, 3))
+    assert np.abs(view_image(image, whole_view(*shape, 256)) - means).max() <= 0.5 + 1e-9
+
+
 @pytest.mark.parametrize("flip_probability", [0.0, 1.0])
 def test_a_view_is_an_image_of_its_own(flip_probability: float) -> None:
     """Flips and colours go in place: never into the photograph, which loader processes keep."""
@@ -246,12 +258,27 @@ def test_jitter_is_brightness_contrast_and_saturation(seed: int) -> None:
 @settings(deadline=None)
 def test_ends_are_the_sums_of_the_runs(masks: NDArray[np.bool_]) -> None:
     rles = [rle.encode(mask) for mask in masks]
-    ends, first = rle.ends_of(rles)
+    ends, first = rle.ends_of([each["counts"] for each in rles], *masks.shape[1:])
     for number, each in enumerate(rles):
         assert ends[first[number] : first[number + 1]].tolist() == np.cumsum(rle.runs_of(each)).tolist()
 
 
+def counts_of(*runs: int) -> str:
+    """The compressed form of numbers that need not be runs."""
+    return rle.from_runs(np.array(runs), 4, 4)["counts"]
+
+
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
+@example(counts_of(3, 10, 3))
+@example(counts_of(3, 10, 3).replace("3", "s0", 1))  # outside the alphabet, the right bits
+@example(counts_of(3, 10, 3) + "P")  # ends inside a number
+@example(counts_of(5, -2, 13))  # a negative run, the right sum
+@example(counts_of(20, -4))  # ends behind the last pixel, and comes back
+@example(counts_of(3, 10))  # too few pixels
+@example(counts_of(3, 10, 3).replace("3", "S" + "P" * 8 + "0", 1))  # three, in ten characters
+@example("P" * 13 + counts_of(16))  # more digits than any number has
+@example(counts_of(2**31 + 16, -(2**31)))
+@example("\u0663")
 @settings(max_examples=200, deadline=None)
 def test_ends_refuse_what_runs_refuse_and_with_the_same_words(text: str) -> None:
     good, odd = rle.encode(np.eye(4, dtype=bool)), rle.Rle(size=[4, 4], counts=text)
@@ -263,7 +290,7 @@ def test_ends_refuse_what_runs_refuse_and_with_the_same_words(text: str) -> None
             return str(error)
 
     def ends_of_the_second() -> list[int]:
-        ends, first = rle.ends_of([good, odd])
+        ends, first = rle.ends_of([good["counts"], odd["counts"]], 4, 4)
         return ends[first[1] :].tolist()
 
     assert outcome(ends_of_the_second) == outcome(lambda: np.cumsum(rle.runs_of(odd)).tolist())
