@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.rle import ends_of
+
+TILE: Final = 32
+"""Rows of a turned view that are looked up together."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,21 @@ class Runs:
         wide = len(columns) // 8
         return found if found.shape[2] == wide else np.ascontiguousarray(found[:, :, :wide])
 
-    def gathered(self, masks: NDArray[np.int64], pixels: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Masks at any pixels: (R, R) numbers, -1 is outside -> (m, R, R / 8) uint8 as `sampled`."""
-        found: NDArray[np.uint8] = _gathered(self.ends, self.first, masks, pixels)
+    def gathered(
+        self, masks: NDArray[np.int64], pixels: NDArray[np.int32], back: NDArray[np.float64]
+    ) -> NDArray[np.uint8]:
+        """Masks at the pixels that an affine view shows.
+
+        Args:
+            masks: (m,) which.
+            pixels: (R, R), the number of the pixel under each of the view's, -1 outside; R a multiple of 8.
+            back: (2, 3), from a point (x, y) of the image to the one of the view, both with pixel (0, 0) as the unit
+                square at the origin. It says where to look for a mask.
+
+        Returns:
+            (m, R, R / 8) uint8 as `sampled`.
+        """
+        found: NDArray[np.uint8] = _gathered(self.ends, self.first, self.height, masks, pixels, back)
         return found
 
 
@@ -130,20 +146,19 @@ def _sampled(ends, first, masks, height, columns, rows):  # type: ignore[no-unty
     edges = np.zeros((size + 1) * width, dtype=np.uint64)  # of one mask: stays in the nearest cache
     for i in range(masks.size):
         seen = words[i]
-        for earlier in range(i):
-            if masks[earlier] == masks[i]:
-                seen[:] = words[earlier]
-                break
-        else:
-            mask = ends[first[masks[i]] : first[masks[i] + 1]].view(np.uint32)
-            for k in range(len(byte_of)):
-                _turn_edges(edges.view(np.uint8), mask, np.uint64(height), row_of, byte_of[k], bit_of[k])
-            for column in range(width):
-                inside = np.uint64(0)
-                for k in range(column, seen.size, width):
-                    inside ^= edges[k]
-                    seen[k] = inside
-            edges[:] = 0
+        earlier = _earlier(masks, i)
+        if earlier >= 0:
+            seen[:] = words[earlier]
+            continue
+        mask = ends[first[masks[i]] : first[masks[i] + 1]].view(np.uint32)
+        for k in range(len(byte_of)):
+            _turn_edges(edges.view(np.uint8), mask, np.uint64(height), row_of, byte_of[k], bit_of[k])
+        for column in range(width):
+            inside = np.uint64(0)
+            for k in range(column, seen.size, width):
+                inside ^= edges[k]
+                seen[k] = inside
+        edges[:] = 0
     return words.view(np.uint8).reshape(masks.size, size, 8 * width)
 
 
@@ -208,19 +223,78 @@ def _turn_edges(bits, ends, height, row_of, byte_of, bit_of):  # type: ignore[no
 
 
 @numba.njit(cache=True)
-def _gathered(ends, first, masks, pixels):  # type: ignore[no-untyped-def]
+def _gathered(ends, first, height, masks, pixels, back):  # type: ignore[no-untyped-def]
     size = pixels.shape[0]
     packed = np.zeros((masks.size, size, size // 8), dtype=np.uint8)
-    inside = np.zeros(ends[-1] if ends.size else 0, dtype=np.bool_)
+    inside = np.zeros(1 + (ends[-1] if ends.size else 0), dtype=np.uint8)  # of pixel - 1 first: outside is no branch
     for i in range(masks.size):
-        begin, stop = first[masks[i]], first[masks[i] + 1]
-        for run in range(begin + 1, stop, 2):
-            inside[ends[run - 1] : ends[run]] = True
-        for v in range(size):
-            for u in range(size):
-                pixel = pixels[v, u]
-                if pixel >= 0 and inside[pixel]:
-                    packed[i, v, u // 8] |= np.uint8(128 >> (u % 8))
-        for run in range(begin + 1, stop, 2):
-            inside[ends[run - 1] : ends[run]] = False
+        earlier = _earlier(masks, i)
+        if earlier >= 0:
+            packed[i] = packed[earlier]
+            continue
+        mask = ends[first[masks[i]] : first[masks[i] + 1]]
+        _paint(inside, mask, np.uint8(1))
+        left, top, right, bottom = _seen_box(_box(mask, height), back, size)
+        for above in range(top, bottom, TILE):  # a column of the image lies together, a row of the view does not
+            for byte in range(left // 8, (right + 7) // 8):
+                for v in range(above, min(above + TILE, bottom)):
+                    bits = np.uint8(0)
+                    for u in range(8 * byte, 8 * byte + 8):
+                        bits = np.uint8(bits << 1) | inside[np.uint32(pixels[v, u] + 1)]
+                    packed[i, v, byte] = bits
+        _paint(inside, mask, np.uint8(0))
     return packed
+
+
+@numba.njit(cache=True)
+def _earlier(masks, i):  # type: ignore[no-untyped-def]
+    """Where the i-th mask was asked for before; -1 if it was not."""
+    for earlier in range(i):
+        if masks[earlier] == masks[i]:
+            return earlier
+    return -1
+
+
+@numba.njit(cache=True)
+def _paint(inside, ends, value):  # type: ignore[no-untyped-def]
+    """Sets the pixels of one mask, each one place further on in `inside`."""
+    for run in range(1, ends.size, 2):
+        inside[1 + ends[run - 1] : 1 + ends[run]] = value
+
+
+@numba.njit(cache=True)
+def _box(ends, height):  # type: ignore[no-untyped-def]
+    """Of one mask: x0, y0, x1, y1 in pixels, the last ones behind it; nothing at all for an empty mask."""
+    x0, y0, x1, y1 = 1 << 31, height, 0, 0
+    for run in range(1, ends.size, 2):
+        start, end = ends[run - 1], ends[run]
+        if start == end:
+            continue
+        first, last = start // height, (end - 1) // height
+        x0, x1 = min(x0, first), max(x1, last + 1)
+        if first == last:
+            y0, y1 = min(y0, start - first * height), max(y1, end - first * height)
+        else:
+            y0, y1 = 0, height
+    return x0, y0, x1, y1
+
+
+@numba.njit(cache=True)
+def _seen_box(box, back, size):  # type: ignore[no-untyped-def]
+    """Where a box of the image lies in a view: left, top, right, bottom in its pixels, a pixel larger than need be."""
+    x0, y0, x1, y1 = box
+    if x0 >= x1:
+        return 0, 0, 0, 0
+    left, top, right, bottom = float(size), float(size), 0.0, 0.0
+    for x in (x0, x1):
+        for y in (y0, y1):
+            u = back[0, 0] * x + back[0, 1] * y + back[0, 2]
+            v = back[1, 0] * x + back[1, 1] * y + back[1, 2]
+            left, right = min(left, u), max(right, u)
+            top, bottom = min(top, v), max(bottom, v)
+    return (
+        max(0, int(np.floor(left)) - 1),
+        max(0, int(np.floor(top)) - 1),
+        min(size, int(np.ceil(right)) + 1),
+        min(size, int(np.ceil(bottom)) + 1),
+    )

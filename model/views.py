@@ -103,6 +103,15 @@ class View:
         found: NDArray[np.int64] = _source_of(pixels, self.height, self.size, *self.box_xyxy, self.turn)
         return found
 
+    @property
+    def back(self) -> NDArray[np.float64]:
+        """(2, 3): a point (x, y) of the source -> the point of the view that shows it, both from the corners."""
+        x0, y0, x1, y1 = self.box_xyxy
+        across, down = self.size / (x1 - x0), self.size / (y1 - y0)
+        shrink = np.array([[across, 0.0, -x0 * across], [0.0, down, -y0 * down], [0.0, 0.0, 1.0]])
+        found: NDArray[np.float64] = (np.linalg.inv(np.concatenate([self.turn, [[0.0, 0.0, 1.0]]])) @ shrink)[:2]
+        return found
+
     def seen_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(W,) first and (W,) last + 1 of the source's rows that are in the view, for each of its columns.
 
@@ -239,7 +248,7 @@ def view_masks(runs: Runs, masks: NDArray[np.int64], view: View) -> NDArray[np.u
     """Masks through a view: (m, R, R / 8) uint8, eight pixels to a byte as `np.packbits` does."""
     if view.is_straight:
         return runs.sampled(masks, *view.columns_rows)
-    return runs.gathered(masks, view.source)
+    return runs.gathered(masks, view.source, view.back)
 
 
 def unpacked(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
