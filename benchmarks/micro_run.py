@@ -197,10 +197,9 @@ def draw_curves(runs: Sequence[Path], path: Path) -> None:
             axis.set(title=f"{name} of the batches, mean of {width} lines", xlabel="step")
         path_of = run / "validation.jsonl"
         held = [json.loads(line) for line in path_of.read_text().splitlines()] if path_of.exists() else []
-        for name, style in (("iou_label_g", "-o"), ("iou_best_fixed_g", "--s"), ("iou_shuffled_g", ":^")):
-            axes[2].plot(
-                [each["step"] for each in held], [each[name] for each in held], style, label=f"{run.name} {name}"
-            )
+        for name, style in (("iou_label_g", "C3-o"), ("iou_best_fixed_g", "C4--s"), ("iou_shuffled_g", "C7:^")):
+            label = f"{name}, each run" if run == runs[0] else None
+            axes[2].plot([each["step"] for each in held], [each[name] for each in held], style, label=label)
     axes[2].set(title="1-IoU on validation photographs", xlabel="step")
     for axis in axes:
         axis.legend(fontsize=6)
