@@ -237,12 +237,12 @@ class _Run:
         config, progress = self.config, self.progress
         self._train_mode()
         self.log = RunLog(self.output, progress.step) if self.ranks.is_first else None
-        examples = stream(self.examples, self._positions(), workers=self.options.workers)
         started = saved_step = validated_step = progress.step
         validates = bool(config.holdout or self.options.validation_data)
         stopped = ""
         validation: dict[str, Any] | None = None
-        with ProgressBar("train", config.steps, unit="steps") as bar:
+        streamed = stream(self.examples, self._positions(), workers=self.options.workers)
+        with contextlib.closing(streamed) as examples, ProgressBar("train", config.steps, unit="steps") as bar:
             while progress.step < config.steps and not stopped:
                 metrics = self._step(examples)
                 if self.ranks.is_first:
