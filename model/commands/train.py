@@ -205,14 +205,14 @@ def command(
         ),
     ] = None,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
-            help="Loader processes of each rank. Default 0, in the training process: right for two cores; a GPU wants "
-            "several.",
+            help="Loader processes of each rank. Default: 0, in the training process, which is right for two cores; 4 "
+            "beside a GPU, which would wait otherwise.",
             rich_help_panel=RUN,
         ),
-    ] = 0,
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Of torch. Default: torch's own choice, the cores.", rich_help_panel=RUN),
@@ -315,7 +315,7 @@ def command(
 
     from model.order import Order
     from model.train import describe, interrupted, train
-    from model.train_config import RunOptions, augmentation_named, make_config
+    from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
 
     on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
     config = make_config(
@@ -349,7 +349,7 @@ def command(
         data=data,
         output=output,
         resume=resume,
-        workers=workers,
+        workers=loader_processes(workers, on_gpu=on_gpu),
         micro_batch_size=micro_batch_size,
         device=device,
         save_every=save_every,
