@@ -41,6 +41,10 @@ from .views import (
 
 CACHE_BYTES: Final = 256 * 2**20
 """Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
+AHEAD: Final = 4
+"""Examples that wait in the training process, and in each loader process."""
+CLOSING_S: Final = 10.0
+"""How long loader processes may take to end; one that hangs in its storage ends with this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,12 +227,6 @@ class Examples(Dataset[Example]):
         while self._cached_bytes > CACHE_BYTES:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return sample
-
-
-AHEAD: Final = 4
-"""Examples that wait in the training process, and in each loader process."""
-CLOSING_S: Final = 10.0
-"""How long loader processes may take to end; one that hangs in its storage ends with this process."""
 
 
 def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Generator[Example, None, None]:
