@@ -21,6 +21,7 @@ from typing import Any, Final
 import psutil
 
 from .commits import Commit
+from .errors import GrainmillError
 from .executors import Event, PoolOptions, run_pool
 from .planning import Cluster, Estimate, Profile
 from .scheduler import Assignment
@@ -31,6 +32,9 @@ FOUND_COMMITTED_S: Final = 0.1
 """An attempt that finds its unit committed: one look at the store."""
 PUTS_PER_UNIT: Final = 5
 """Shard, two index files, failures, commit."""
+STALLED_S: Final = 86_400.0
+STALLED_UNITS: Final = 100
+"""A day, and the usual time of so many units, without anything that could still happen: the run never ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +239,8 @@ class SimulatedPool:
         self._random = random.Random(seed)
         self._heap: list[tuple[float, int, str, int]] = []
         self._order = 0
+        self._last_s = 0.0
+        """When anything happened last."""
         self._workers: dict[int, _SimulatedWorker] = {}
         self._free: collections.deque[int] = collections.deque()
         """A node's number for each worker it still has room for."""
@@ -289,14 +295,23 @@ class SimulatedPool:
         while not events:
             if not self._heap or self._heap[0][0] > until_s:
                 self.now_s = until_s
+                if not self._heap and self.now_s - self._last_s > STALLED_S + STALLED_UNITS * self._unit_s:
+                    raise GrainmillError(self._stalled())
                 break
             self.now_s, _, kind, number = heapq.heappop(self._heap)
+            self._last_s = self.now_s
             events = self._happens(kind, number)
         self.own_s += time.process_time() - began_s
         return events
 
     def stop_worker(self, worker: int) -> None:
         self._end(worker)
+
+    def _stalled(self) -> str:
+        return (
+            f"the simulated run never ends: units hang on every worker that has them, {self._done.count(0)} of "
+            f"{len(self._done)} are missing; `mine` would wait for them, too, unless --unit-timeout-s ends such workers"
+        )
 
     def leave_out(self, node: str) -> bool:
         present = set(self._on_node) - self._left_out

@@ -187,7 +187,8 @@ def command(
         typer.Option(
             min=0.001,
             help="A unit in a worker's hands for longer goes to another worker. Default: off, since samples have "
-            "their own limit and machines that vanish are noticed.",
+            "their own limit and machines that vanish are noticed; without it a unit that hangs on two workers is "
+            "waited for.",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -51,7 +51,12 @@ def command(
     ] = 0.001,
     hung_share: Annotated[
         float,
-        typer.Option(min=0.0, max=0.01, help="Of simulated units that never end where they are. Default 0."),
+        typer.Option(
+            min=0.0,
+            max=0.01,
+            help="Of simulated units that never end where they are. One whose second attempt hangs too ends the "
+            "simulation with an error. Default 0.",
+        ),
     ] = 0.0,
     put_limit_per_s: Annotated[
         float, typer.Option(min=1.0, help="Of the simulated store. Default 3500, a large store's figure for a prefix.")
