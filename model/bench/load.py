@@ -250,10 +250,13 @@ def _decode_plainly(index: ShardIndex, count: int, seed: int, decode_mask: Calla
     total = 0
     for position in range(count):
         picture, record = index.read_raw(sampler.sample(position))
-        image = simplejpeg.decode_jpeg(picture) if simplejpeg.is_jpeg(picture) else _decode_any(picture)
+        if simplejpeg.is_jpeg(picture):
+            simplejpeg.decode_jpeg(picture)
+        else:
+            _decode_any(picture)
         masks = msgspec.json.decode(record)["annotations"]
         some = masks[:: max(1, len(masks) // SETTINGS.masks_per_image)][: SETTINGS.masks_per_image]
-        total += len([decode_mask(mask["segmentation"]) for mask in some]) if image.size else 0
+        total += len([decode_mask(mask["segmentation"]) for mask in some])
     return total
 
 
