@@ -18,17 +18,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.granular import GranularSam2
-from model.losses import mask_losses
 from model.order import Order
-from model.step import _leaves
+from model.step import accumulate_gradients
 from model.train_config import make_config
+
+from .fake_step import blank_example, use_fake_weights
 
 
 class LiveBytes(TorchDispatchMode):
@@ -69,53 +69,17 @@ def peak_mib(arguments: argparse.Namespace) -> dict[str, float]:
     )  # fmt: skip
     model = GranularSam2(arguments.size, arguments.adapter, arguments.image_size)
     names = set(model.set_trainable())
-    with FakeTensorMode(allow_non_fake_inputs=False) as fake, LiveBytes() as live:
-        for module in model.modules():
-            for name, parameter in list(module._parameters.items()):
-                if parameter is not None:
-                    copy = torch.nn.Parameter(
-                        torch.empty(parameter.shape, dtype=parameter.dtype), requires_grad=parameter.requires_grad
-                    )
-                    module._parameters[name] = copy
-            buffers = module._buffers
-            buffers.update(
-                {name: torch.empty(each.shape, dtype=each.dtype) for name, each in buffers.items() if each is not None}
-            )
-        model._lora = [each for each in model.modules() if type(each).__name__ == "LoraLinear"]
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, LiveBytes() as live:
+        use_fake_weights(model)
         trained = [parameter for name, parameter in model.named_parameters() if name in names]
         moments = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
         held = live.now
-        size, count = arguments.image_size, arguments.masks_per_image * arguments.micro_batch_size
-        images = torch.empty(arguments.micro_batch_size, 3, size, size)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            features = model.encode(images)
-        after_encoder = live.peak
-        leaves = _leaves(features, trained=False)
-        image_of = torch.empty(count, dtype=torch.long).zero_()
-        target = torch.empty(count, size // config.loss_stride, size // config.loss_stride)
-        full = torch.empty(count, size, size, dtype=torch.bool)
-        mask_input = None
-        points = torch.empty(count, 1, 2)
-        labels = torch.ones(count, 1, dtype=torch.int32)
-        for _ in range(config.clicks):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                decoded = model.decode(
-                    leaves.select(image_of), points, labels, torch.empty(count), mask_input_N1HW=mask_input
-                )
-            logits = decoded.logits_NMHW.float()
-            enlarged = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            losses = mask_losses(enlarged, target, decoded.iou_NM[:, 0], decoded.object_N1[:, 0], config.loss)
-            losses.total.backward()
-            mask_input = logits.detach().clamp(-32, 32)
-            del decoded, logits, enlarged, losses
-            wrong = F.interpolate(mask_input, size=(size, size), mode="bilinear", align_corners=False)[:, 0] > 0
-            wrong = wrong != full
-            points = torch.cat([points, torch.empty(count, 1, 2)], dim=1)
-            labels = torch.cat([labels, torch.ones(count, 1, dtype=torch.int32)], dim=1)
+        accumulate_gradients(
+            model, [blank_example(config) for _ in range(arguments.micro_batch_size)], config, prompts_in_step=1.0
+        )
         del fake, moments
     return {
         "weights_and_moments_mib": round(held / 2**20),
-        "after_encoder_mib": round(after_encoder / 2**20),
         "peak_mib": round(live.peak / 2**20),
     }
 

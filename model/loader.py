@@ -43,6 +43,8 @@ CACHE_BYTES: Final = 256 * 2**20
 """Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
 AHEAD: Final = 4
 """Examples that wait in the training process, and in each loader process."""
+_BELOW_ONE: Final = 1.0 - 2.0**-24
+"""The last number of 32 bits below 1: draws nearer to it must not be rounded up."""
 CLOSING_S: Final = 10.0
 """How long loader processes may take to end; one that hangs in its storage ends with this process."""
 
@@ -137,7 +139,7 @@ def _example(
         points=prompts.points,
         granularity=prompts.granularity,
         masks_packed=prompts.masks_packed,
-        correction_draws=draws.astype(np.float32),
+        correction_draws=np.minimum(draws, _BELOW_ONE).astype(np.float32),
         problem=problem,
     )
 

@@ -235,23 +235,45 @@ def _choose(granularity, draws, balance):  # type: ignore[no-untyped-def]
 def correction_clicks(predicted_NHW: Tensor, target_NHW: Tensor, draws_N: Tensor) -> tuple[Tensor, Tensor]:
     """The next click of each prompt: a pixel drawn uniformly from where the prediction is wrong.
 
+    All prompts at once and nothing read back, so a GPU is not waited for: the wrong pixels are counted row by row, and
+    the drawn one is looked for in its row.
+
     Args:
-        predicted_NHW: bool.
+        predicted_NHW: bool; W a multiple of 8.
         target_NHW: bool.
-        draws_N: numbers in [0, 1), one for each prompt; which of the wrong pixels.
+        draws_N: numbers in [0, 1), one for each prompt; which of the wrong pixels, in reading order.
 
     Returns:
         points (N, 1, 2) float32 in pixels (x, y), labels (N, 1) int32: 1 where something is missing, 0 where too much
         is marked, -1 (padding) where nothing is wrong.
     """
-    count, _, width = predicted_NHW.shape
-    points = torch.zeros(count, 1, 2, dtype=torch.float32, device=predicted_NHW.device)
-    labels = torch.full((count, 1), -1, dtype=torch.int32, device=predicted_NHW.device)
-    wrong = (predicted_NHW != target_NHW).flatten(1)
-    for prompt, draw in enumerate(draws_N.tolist()):
-        pixels = torch.nonzero(wrong[prompt]).squeeze(1)
-        if len(pixels):
-            pixel = int(pixels[int(draw * len(pixels))])
-            points[prompt, 0, 0], points[prompt, 0, 1] = pixel % width, pixel // width
-            labels[prompt, 0] = int(target_NHW[prompt, pixel // width, pixel % width])
-    return points, labels
+    wrong = predicted_NHW ^ target_NHW
+    through_NH = _true_in_rows(wrong).cumsum(dim=1)
+    total_N1 = through_NH[:, -1:]
+    # In double precision, where the product is exact: below the total, as the draw is below 1.
+    nth_N1 = (draws_N.to(wrong.device).double()[:, None] * total_N1).long()
+    y_N1 = _first_above(through_NH, nth_N1)
+    nth_in_row_N1 = nth_N1 - torch.where(y_N1 > 0, through_NH.gather(1, (y_N1 - 1).clamp(min=0)), 0)
+    row_NW = _rows(wrong, y_N1)
+    x_N1 = _first_above(row_NW.cumsum(dim=1), nth_in_row_N1)
+    missing_N1 = _rows(target_NHW, y_N1).gather(1, x_N1)
+    any_wrong_N1 = total_N1 > 0
+    points = torch.where(any_wrong_N1, torch.cat([x_N1, y_N1], dim=1), 0).float()
+    return points[:, None], torch.where(any_wrong_N1, missing_N1.int(), -1)
+
+
+def _true_in_rows(values_NHW: Tensor) -> Tensor:
+    """(N, H) int64 from bool: eight bytes are added as one number, 255 times at most, so that none overflows."""
+    words = values_NHW.contiguous().view(torch.int64).split(255, dim=2)
+    return torch.stack([each.sum(dim=2, keepdim=True).view(torch.uint8).sum(dim=2) for each in words]).sum(dim=0)
+
+
+def _first_above(ascending_NL: Tensor, value_N1: Tensor) -> Tensor:
+    """(N, 1) the first place whose number is above the value; the last one if none is."""
+    found = torch.searchsorted(ascending_NL, value_N1, right=True)
+    return found.clamp(max=ascending_NL.shape[1] - 1)
+
+
+def _rows(values_NHW: Tensor, y_N1: Tensor) -> Tensor:
+    """(N, W), one row of each."""
+    return values_NHW.gather(1, y_N1[:, :, None].expand(-1, -1, values_NHW.shape[2]))[:, 0]

@@ -54,9 +54,10 @@ class Ranks:
 
     def sum(self, values: Iterable[float]) -> list[float]:
         """Sums numbers over all ranks; every rank gets the sums."""
+        if self.ranks == 1:
+            return list(values)
         numbers = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        if self.ranks > 1:
-            dist.all_reduce(numbers)
+        dist.all_reduce(numbers)
         return [float(each) for each in numbers.tolist()]
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:

@@ -2,7 +2,7 @@
 
 Each pass is differentiated on its own, against a detached copy of the image's features, whose gradient goes through
 the encoder once at the end if the encoder is trained. The mask that is fed back is detached, so passes do not hang
-together.
+together. Nothing is read back from the device in between, so a GPU always has its next work waiting.
 Legend: B images, N prompts, R pixels a side.
 """
 
@@ -31,6 +31,12 @@ SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts")
 """What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass."""
 
 
+_VALUES_OF_BYTES: Final = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(
+    torch.int64
+)[:, 0]
+"""(256,): each byte's bits, the highest first, as eight bytes."""
+
+
 def normalised(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """(R, R, 3) uint8 RGB each -> (B, 3, R, R) float32 as the encoder expects."""
     batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 255.0
@@ -46,7 +52,7 @@ def accumulate_gradients(
     *,
     prompts_in_step: float,
     cache: FeatureCache | None = None,
-) -> list[float]:
+) -> Tensor:
     """Adds the gradients of some examples' losses, divided by the prompts of the whole step over all ranks.
 
     Args:
@@ -57,15 +63,14 @@ def accumulate_gradients(
         cache: where the features of a frozen encoder are kept; None: they are computed each time.
 
     Returns:
-        The values named by `SUMS`.
+        (6,) float64 on the model's device, the values named by `SUMS`.
     """
-    sums = [0.0] * len(SUMS)
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=next(model.parameters()).device)
     seen = [each for each in examples if each.count]
     for size in sorted({each.image.shape[0] for each in seen}):
         with model.at_image_size(size):
             alike = [each for each in seen if each.image.shape[0] == size]
-            part = _accumulate(model, alike, config, prompts_in_step, cache)
-        sums = [one + other for one, other in zip(sums, part, strict=True)]
+            sums += _accumulate(model, alike, config, prompts_in_step, cache)
     return sums
 
 
@@ -75,7 +80,7 @@ def _accumulate(
     config: TrainConfig,
     prompts_in_step: float,
     cache: FeatureCache | None,
-) -> list[float]:
+) -> Tensor:
     """`accumulate_gradients` of examples of one size, each with a prompt."""
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
@@ -87,15 +92,15 @@ def _accumulate(
             features = _frozen_features(model, images, device, cache)
     leaves = _leaves(features, trained=config.adapter == "full")
     counts = [each.count for each in examples]
-    image_of = torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)).to(device)
-    target = torch.from_numpy(np.concatenate([each.masks() for each in examples])).to(device)
+    image_of = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(device)
+    target = _unpacked(torch.from_numpy(np.concatenate([each.masks_packed for each in examples])).to(device))
     small = F.avg_pool2d(target[:, None].float(), config.loss_stride)[:, 0]
     granularity = torch.from_numpy(np.concatenate([each.granularity for each in examples])).to(device)
     points = torch.from_numpy(np.concatenate([each.points for each in examples])).to(device)[:, None]
     labels = torch.ones(points.shape[:2], dtype=torch.int32, device=device)
     draws = np.concatenate([each.correction_draws for each in examples])
     mask_input: Tensor | None = None
-    sums = [0.0] * len(SUMS)
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for click in range(config.clicks):
         with autocast:
             decoded = model.decode(leaves.select(image_of), points, labels, granularity, mask_input_N1HW=mask_input)
@@ -108,8 +113,7 @@ def _accumulate(
             config.loss,
         )
         (losses.total / prompts_in_step).backward()
-        sums[0] += float(losses.total.detach())
-        sums[1:5] = [float(each.detach()) for each in (losses.mask, losses.dice, losses.iou, losses.iou_error)]
+        total += losses.total.detach()
         if click + 1 < config.clicks:
             mask_input = logits.detach().clamp(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
             full = F.interpolate(mask_input, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
@@ -117,8 +121,14 @@ def _accumulate(
             points, labels = torch.cat([points, more], dim=1), torch.cat([labels, kind], dim=1)
     if config.adapter == "full":
         _backward_through_encoder(features, leaves)
-    sums[5] = float(sum(counts))
-    return sums
+    last = (losses.mask, losses.dice, losses.iou, losses.iou_error)
+    return torch.stack([total, *(each.detach().double() for each in last), torch.full_like(total, sum(counts))])
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    """(N, R, R / 8) uint8 as `np.packbits` gives -> (N, R, R) bool, where the bytes lie: a GPU is sent an eighth."""
+    values = _VALUES_OF_BYTES.to(packed.device).index_select(0, packed.int().flatten())
+    return values.view(torch.bool).view(*packed.shape[:2], -1)
 
 
 def _frozen_features(

@@ -284,18 +284,17 @@ class _Run:
         torch.manual_seed(int(sha256_of(f"{config.seed}/{progress.step}/{self.ranks.rank}".encode())[:15], 16))
         [prompts] = self.ranks.sum([float(sum(each.count for each in examples))])
         self.optimizer.zero_grad(set_to_none=True)
-        sums = [0.0] * len(SUMS)
+        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
         for start in range(0, share, self.micro):
-            part = accumulate_gradients(
+            sums += accumulate_gradients(
                 self.model,
                 examples[start : start + self.micro],
                 config,
                 prompts_in_step=max(prompts, 1.0),
                 cache=self.cache,
             )
-            sums = [one + other for one, other in zip(sums, part, strict=True)]
         self.ranks.sum_gradients(self.trainable)
-        totals = dict(zip(SUMS, self.ranks.sum(sums), strict=True))
+        totals = dict(zip(SUMS, self.ranks.sum(sums.tolist()), strict=True))
         norm = float(nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit))
         self._expect_finite(totals["loss"], norm, examples)
         rate = learning_rate(config, progress.step)
