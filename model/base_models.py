@@ -79,6 +79,12 @@ PUBLISHED: Final[dict[str, Published]] = {
 _MICRO_WIDTH: Final = 64
 
 
+def expect_image_size(image_size: int) -> None:
+    """Raises InputError for a size that the encoder's strides do not divide, or out of range."""
+    if image_size % IMAGE_SIZE_STEP or not 64 <= image_size <= 4096:
+        raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
+
+
 def build_base(size: Size, image_size: int, *, video: bool = False) -> Any:
     """Builds a `sam2` model with random weights, in evaluation mode, on the CPU.
 
@@ -101,8 +107,7 @@ def base_config(size: Size, image_size: int, *, video: bool = False) -> Any:
     """The package's own configuration with our few overrides, for `hydra.utils.instantiate`; see `build_base`."""
     if size not in SIZES:
         raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
-    if image_size % IMAGE_SIZE_STEP or not 64 <= image_size <= 4096:
-        raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
+    expect_image_size(image_size)
     ensure_torchvision()
     import sam2  # noqa: F401  (its import registers the configurations that its classes look for)
     from omegaconf import OmegaConf

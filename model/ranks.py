@@ -8,15 +8,17 @@ all ranks, so the gradient is their plain sum, whatever a single rank had to do,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import GrainmillError, InputError
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -80,6 +82,24 @@ class Ranks:
         found: list[Any] = [None] * self.ranks
         dist.all_gather_object(found, value)
         return found
+
+    def agree(self, error: GrainmillError | None) -> None:
+        """Raises on every rank what any of them met: none goes on to wait for one that has stopped."""
+        for found in self.gather(error):
+            if found is not None:
+                raise found
+
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """Does something on the first rank alone while the others wait; what it raises, all raise."""
+        done: T | None = None
+        error: GrainmillError | None = None
+        if self.is_first:
+            try:
+                done = work()
+            except GrainmillError as found:
+                error = found
+        self.agree(error)
+        return done
 
     def wait(self) -> None:
         """Waits for all ranks."""

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from pipeline.console import ProgressBar, note
-from pipeline.errors import GrainmillError, InputError, InterruptedRunError
+from pipeline.errors import GrainmillError, InputError, InterruptedRunError, SchemaError
 from pipeline.schema import sha256_of
 
 from .checkpoint import (
@@ -39,7 +39,7 @@ from .granular import GranularSam2
 from .loader import Example, Examples, stream
 from .loading import checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
-from .pictures import Rgb, write_png
+from .pictures import Rgb
 from .ranks import Ranks
 from .run_log import METRICS, RunLog
 from .step import SUMS, accumulate_gradients
@@ -107,8 +107,10 @@ class _Run:
     def __init__(self, config: TrainConfig, options: RunOptions, ranks: Ranks, interrupts: _Interrupts) -> None:
         self.config, self.options, self.ranks, self.interrupts = config, options, ranks, interrupts
         self.output = Path(options.output)
+        expect_usable(config, options)
         share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
-        self.micro = options.micro_batch_size or (min(share, 4 if config.adapter == "full" else 2))
+        most = min(share, 4 if config.adapter == "full" else 2)
+        self.micro = options.micro_batch_size or max(each for each in range(1, most + 1) if share % each == 0)
         if share % self.micro:
             raise InputError(
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
@@ -120,6 +122,7 @@ class _Run:
             expect_cacheable(config)
         self.examples = _examples(options.data, config)
         self.progress = Progress()
+        self.saved_step = 0
         self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
@@ -132,16 +135,20 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.trainable, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
-        self.validation = Validation.open(
-            options.data,
-            config,
-            images=options.validation_images if ranks.is_first else 0,
-            apart=options.validation_data,
-        )
+        self.validation = ranks.on_first(self._open_validation) or Validation(images=())
         if saved is not None:
             self._restore(saved)
         self.log: RunLog | None = None
         self.started_s = time.monotonic()
+
+    def _open_validation(self) -> Validation:
+        return Validation.open(
+            self.options.data,
+            self.config,
+            images=self.options.validation_images,
+            apart=self.options.validation_data,
+            skip_bad=self.options.on_bad_sample == "skip",
+        )
 
     def _open_cache(self) -> FeatureCache | None:
         directory = self.options.cache_features
@@ -160,17 +167,24 @@ class _Run:
     # -- resuming and saving ---------------------------------------------------------------------------------------
 
     def _saved(self) -> Checkpoint | None:
-        exists = bool(checkpoint_steps(self.output))
+        steps = checkpoint_steps(self.output)
         if not self.options.resume:
-            if exists or (self.output / METRICS).exists():
+            if steps:
                 raise InputError(
                     f"{self.output}: a training run lies here already; --resume goes on with it, another --output "
                     "starts another"
                 )
+            if (self.output / METRICS).exists() and self.ranks.is_first:
+                note(f"{self.output}: the run that lies here ended before its first checkpoint; starting anew")
             return None
-        if not exists:
+        if not steps:
             raise InputError(f"{self.output}: --resume needs a checkpoint, found none; leave --resume out to start")
-        saved = read_checkpoint(self.output)
+        try:
+            saved = read_checkpoint(self.output)
+        except SchemaError as error:
+            older = sorted(steps)[-2:-1]
+            hint = "".join(f"; remove it, and --resume goes on from step {step}" for step in older)
+            raise SchemaError(f"{error}{hint}") from error
         self.config = resumed_config(saved.record["config"], self.config, where=str(saved.path))
         return saved
 
@@ -194,6 +208,7 @@ class _Run:
             best_step=run["best_step"],
             best_score=run["best_score"],
         )
+        self.saved_step = self.progress.step
         size_then = saved.record["config"]["global_batch_size"]
         if size_then != self.config.global_batch_size and self.ranks.is_first:
             note(
@@ -201,10 +216,19 @@ class _Run:
                 f"{state.next_position}"
             )
 
-    def _save(self, *, must: bool = False) -> Path | None:
-        path = step_path(self.output, self.progress.step)
-        if not self.ranks.is_first:
-            return path
+    def _save(self, *, must: bool = False) -> bool:
+        """Writes a checkpoint; whether it could be. One that must be written and cannot ends the run on all ranks."""
+        error = self._write_checkpoint() if self.ranks.is_first else None
+        if must:
+            self.ranks.agree(error)
+        if error is not None:
+            older = "the last good checkpoint stands" if checkpoint_steps(self.output) else "there is no checkpoint yet"
+            note(f"{error}; training goes on, {older}")
+            return False
+        self.saved_step = self.progress.step
+        return True
+
+    def _write_checkpoint(self) -> CheckpointWriteError | None:
         tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             for key, value in self.optimizer.state[parameter].items():
@@ -222,41 +246,40 @@ class _Run:
             },
         }
         try:
-            write_checkpoint(path, record, tensors)
+            write_checkpoint(step_path(self.output, progress.step), record, tensors)
         except CheckpointWriteError as error:
-            if must:
-                raise
-            note(f"{error}; training goes on, the last good checkpoint stands")
-            return None
+            return error
         prune(self.output, keep=self.options.keep, best=progress.best_step)
-        return path
+        return None
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         config, progress = self.config, self.progress
         self._train_mode()
-        self.log = RunLog(self.output, progress.step) if self.ranks.is_first else None
-        started = saved_step = validated_step = progress.step
+        self.log = self.ranks.on_first(lambda: RunLog(self.output, progress.step))
+        [validated_step] = self.ranks.sum([float(self.log.validated_step if self.log is not None else 0)])
         validates = bool(config.holdout or self.options.validation_data)
         stopped = ""
         validation: dict[str, Any] | None = None
+        every = self.options.validate_every
+        if every and progress.step % every == 0 and progress.step > validated_step:  # stopped before it was written
+            validation, validated_step = self._validate(), progress.step
         streamed = stream(self.examples, self._positions(), workers=self.options.workers)
-        with contextlib.closing(streamed) as examples, ProgressBar("train", config.steps, unit="steps") as bar:
+        bar = ProgressBar("train", config.steps, unit="steps", shown=self.ranks.is_first)
+        with contextlib.closing(streamed) as examples, bar:
             while progress.step < config.steps and not stopped:
                 metrics = self._step(examples)
                 if self.ranks.is_first:
                     self._report(bar, metrics)
-                every = self.options.validate_every
-                if validates and every and progress.step % every == 0:
+                if every and progress.step % every == 0:
                     validation, validated_step = self._validate(), progress.step
                 if progress.step % self.options.save_every == 0 or progress.step == config.steps:
                     self._save(must=progress.step == config.steps)
-                    saved_step = progress.step
                 stopped = self._agree_to_stop()
-        if saved_step != progress.step:
+        if self.saved_step != progress.step:
             self._save(must=True)
-        if validates and not stopped and progress.step > max(started, validated_step):
+        if validates and not stopped and progress.step > validated_step:
             validation = self._validate()
         self.ranks.wait()
         if self.log is not None:
@@ -335,6 +358,8 @@ class _Run:
             [problem for rank in self.ranks.gather(problems) for problem in rank] if self.ranks.ranks > 1 else problems
         )
         if found and self.options.on_bad_sample == "stop":
+            if self.progress.step > self.saved_step:  # so that --resume loses nothing
+                self._save()
             raise GrainmillError(
                 f"{found[0]}; `--on-bad-sample skip` goes on without such samples and counts them"
                 + (f" ({len(found)} in this batch)" if len(found) > 1 else "")
@@ -383,22 +408,25 @@ class _Run:
 
     def _validate(self) -> dict[str, Any] | None:
         """Measures the photographs that are not trained on, on the first rank, and keeps the best step."""
-        found: dict[str, Any] | None = None
-        if self.log is not None:
-            self.model.eval()
-            found = validate(self.model, self.validation, show=self._show)
-            self._train_mode()
-            self.log.validation({"step": self.progress.step, **found})
-            if self.progress.best_score is None or found["iou_label_g"] > self.progress.best_score:
-                self.progress.best_step, self.progress.best_score = self.progress.step, found["iou_label_g"]
-                self._save()
-        self.ranks.wait()
+        return self.ranks.on_first(self._validate_here)
+
+    def _validate_here(self) -> dict[str, Any]:
+        assert self.log is not None
+        progress = self.progress
+        self.model.eval()
+        found = validate(self.model, self.validation, show=self._show)
+        self._train_mode()
+        before = progress.best_step, progress.best_score
+        if progress.best_score is None or found["iou_label_g"] > progress.best_score:
+            progress.best_step, progress.best_score = progress.step, found["iou_label_g"]
+            if not self._save():
+                progress.best_step, progress.best_score = before
+        self.log.validation({"step": progress.step, **found})
         return found
 
     def _show(self, number: int, picture: Rgb) -> None:
         assert self.log is not None
-        write_png(self.output / "pictures" / f"step-{self.progress.step:08d}-{number}.png", picture)
-        self.log.picture(f"validation/{number}", picture, self.progress.step)
+        self.log.picture(number, picture, self.progress.step)
 
     def _summary(self, stopped: str, validation: dict[str, Any] | None) -> dict[str, Any]:
         return {
@@ -415,6 +443,24 @@ class _Run:
             "seconds": round(time.monotonic() - self.started_s, 3),
             "stopped": stopped or None,
         }
+
+
+def expect_usable(config: TrainConfig, options: RunOptions) -> None:
+    """Checks what flags say together, before anything is loaded.
+
+    Raises:
+        InputError: an output that is no local folder, or validations of nothing.
+    """
+    if "://" in options.output:
+        raise InputError(
+            f"--output {options.output}: expected a local folder; checkpoints are written with a rename, which stores "
+            "of objects do not have. Copy the folder there afterwards"
+        )
+    if options.validate_every and not (config.holdout or options.validation_data):
+        raise InputError(
+            f"--validate-every {options.validate_every}: there is nothing to validate on; add --holdout SHARE or "
+            "--validation-data DIR"
+        )
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

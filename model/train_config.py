@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipeline.errors import ConfigMismatchError, InputError
 
 from .adapters import ADAPTERS, Adapter
-from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SIZES, Size
+from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SIZES, Size, expect_image_size
 from .loader import ExampleSettings
 from .losses import LossWeights
 from .order import Order
@@ -79,6 +79,7 @@ class TrainConfig:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.loss_stride not in (1, 2, 4):
             raise InputError(f"--loss-stride {self.loss_stride}: expected 1, 2 or 4, the grids between view and logits")
+        expect_image_size(self.image_size)
         if self.coarse_images and self.image_size % (2 * IMAGE_SIZE_STEP):
             raise InputError(
                 f"--coarse-images {self.coarse_images}: half of --image-size {self.image_size} is no multiple of "

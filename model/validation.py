@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.console import note
 from pipeline.errors import InputError
 from pipeline.schema import sha256_of
 
 from .evaluation.metrics import spearman, sweep_columns
 from .granular import GranularSam2
-from .index import LoadedSample, ShardIndex, filter_rows
+from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows
 from .loader import Example, ExampleSettings, make_example
 from .pictures import Rgb, contact_sheet
 from .step import normalised
@@ -51,7 +52,9 @@ class Validation:
     """Photographs of the training data, on which the best single g is chosen."""
 
     @classmethod
-    def open(cls, directory: str, config: TrainConfig, *, images: int, apart: str | None = None) -> Validation:
+    def open(
+        cls, directory: str, config: TrainConfig, *, images: int, apart: str | None = None, skip_bad: bool = False
+    ) -> Validation:
         """The first `images` of what is not trained on, in the order of their keys' hashes; none if all is.
 
         Args:
@@ -59,8 +62,10 @@ class Validation:
             config: of the run.
             images: at most.
             apart: other shards to validate on, instead of a held-out share.
+            skip_bad: take the next photograph for one that cannot be read, and say so.
 
         Raises:
+            BadSampleError: a photograph cannot be read, and none may be skipped.
             InputError: a share is held out, but no sample falls into it; or `apart` holds the training data.
         """
         if not images or not (config.holdout or apart):
@@ -79,15 +84,26 @@ class Validation:
         if apart and set(np.array(index.sample_keys())[rows]) & set(np.array(trained.sample_keys())[trained_rows]):
             raise InputError(f"--validation-data {apart}: it holds samples of --data {directory}; validate on others")
         return cls(
-            images=_fixed_examples(index, rows, images, config.image_size),
-            chosen_on=_fixed_examples(trained, trained_rows, images, config.image_size),
+            images=_fixed_examples(index, rows, images, config.image_size, skip_bad=skip_bad),
+            chosen_on=_fixed_examples(trained, trained_rows, images, config.image_size, skip_bad=skip_bad),
         )
 
 
-def _fixed_examples(index: ShardIndex, rows: NDArray[np.int64], images: int, image_size: int) -> tuple[Example, ...]:
+def _fixed_examples(
+    index: ShardIndex, rows: NDArray[np.int64], images: int, image_size: int, *, skip_bad: bool
+) -> tuple[Example, ...]:
     keys = index.sample_keys()
-    chosen = sorted(rows.tolist(), key=lambda row: sha256_of(keys[row].encode()))[:images]
-    return tuple(fixed_example(index.load(row), image_size) for row in chosen)
+    found: list[Example] = []
+    for row in sorted(rows.tolist(), key=lambda row: sha256_of(keys[row].encode())):
+        if len(found) == images:
+            break
+        try:
+            found.append(fixed_example(index.load(row), image_size))
+        except BadSampleError as error:
+            if not skip_bad:
+                raise BadSampleError(f"{error}; `--on-bad-sample skip` validates on others") from error
+            note(f"skipped in validation: {error}")
+    return tuple(found)
 
 
 def fixed_example(sample: LoadedSample, image_size: int, *, clicks: int = CLICKS_PER_IMAGE) -> Example:

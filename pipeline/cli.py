@@ -71,7 +71,8 @@ def _run(name: str, arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(name, help=None)(importlib.import_module(COMMANDS[name][0]).command)
+    module = importlib.import_module(COMMANDS[name][0])
+    app.command(name, help=None)(module.command)
     try:
         code = app(args=arguments, prog_name=f"grainmill {name}", standalone_mode=False)
     except KeyboardInterrupt:
@@ -86,7 +87,8 @@ def _run(name: str, arguments: list[str]) -> int:
         print(f"grainmill {name}: {error}", file=sys.stderr)
         return error.exit_code
     if code == InterruptedRunError.exit_code:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = getattr(module, "GOES_ON", "the same command goes on from here")
+        print(f"interrupted; {goes_on}", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

@@ -42,10 +42,11 @@ class ProgressBar:
         title: what is being done.
         total: steps in all, or None if not known.
         unit: what a step is, for the plain lines.
+        shown: False shows nothing: of several processes that do the same, one speaks.
     """
 
-    def __init__(self, title: str, total: int | None, *, unit: str = "images") -> None:
-        self._title, self._total, self._unit = title, total, unit
+    def __init__(self, title: str, total: int | None, *, unit: str = "images", shown: bool = True) -> None:
+        self._title, self._total, self._unit, self._shown = title, total, unit, shown
         self._done = 0
         self._detail = ""
         self._started_s = self._last_line_s = time.monotonic()
@@ -54,7 +55,7 @@ class ProgressBar:
         self._printed = -1
         self._rich: Progress | None = None
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and shown:
             self._rich = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -92,6 +93,8 @@ class ProgressBar:
             self._print_line()
 
     def _print_line(self) -> None:
+        if not self._shown:
+            return
         self._last_line_s = time.monotonic()
         self._printed = self._done
         total = "?" if self._total is None else str(self._total)

@@ -1,4 +1,5 @@
-"""Servers of the tests' own on loopback: one that speaks S3, and as much of the Hugging Face Hub as its client asks."""
+"""Servers of the tests' own on loopback: one that speaks S3, and as much of the Hugging Face Hub as its client asks;
+whether a test may mount a file system of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ import hashlib
 import http.server
 import json
 import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -247,3 +250,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield server
     server.server.shutdown()
     server.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def own_mounts() -> None:
+    """Skips where a process may not mount a file system of its own."""
+    command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"]
+    if shutil.which("unshare") is None or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no mounts of one's own here (unshare -rm)")

@@ -24,14 +24,6 @@ def mined(source: Path, output: Path) -> str:
     return str(mine(mine_options(flags))["digest"])
 
 
-@pytest.fixture(scope="module")
-def own_mounts() -> None:
-    """Skips where a process may not mount a file system of its own."""
-    command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"]
-    if shutil.which("unshare") is None or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("no mounts of one's own here (unshare -rm)")
-
-
 def mine_on_tmpfs(
     source: Path, output: Path, kept: Path, *, size: str, remount: str, executor: str = "inline"
 ) -> subprocess.CompletedProcess[str]:
