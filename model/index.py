@@ -141,13 +141,20 @@ class ShardIndex:
     @classmethod
     def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
         tables, shards = [], []
-        for record in _commit_records(storage):
-            if record["shard"] is None:
-                continue
-            file = record["index"]["samples"]
-            tables.append(_read_table(storage, file["name"], file["sha256"], columns))
-            shard = record["shard"]
-            shards.append([record["unit"], shard["sha256"], shard["samples"], shard["masks"]])
+        for unit, record in _commit_records(storage):
+            try:
+                shard = record["shard"]
+                if shard is None:
+                    continue
+                file = record["index"]["samples"]
+                name, sha256 = str(file["name"]), str(file["sha256"])
+                shards.append([record["unit"], shard["sha256"], shard["samples"], shard["masks"]])
+            except (KeyError, TypeError) as error:
+                raise SchemaError(
+                    f"{storage.location}/commits: unit {unit}: expected the record of a commit, found something else "
+                    f"({type(error).__name__}: {error}); `grainmill verify` tells more"
+                ) from error
+            tables.append(_read_table(storage, name, sha256, columns))
         if not tables:
             raise InputError(
                 f"{storage.location}: expected committed or released shards, found neither manifest.json nor a commit; "
@@ -309,8 +316,8 @@ def _check_format(record: Any, where: str) -> None:
         raise SchemaError(f"{where}: format is {found!r}, this version reads {FORMAT!r}; use the version that wrote it")
 
 
-def _commit_records(storage: Storage) -> list[dict[str, Any]]:
-    """The record of every committed unit, ascending: compacted files first, then the single ones."""
+def _commit_records(storage: Storage) -> list[tuple[int, dict[str, Any]]]:
+    """Every committed unit with its record, ascending: compacted files first, then the single ones."""
     records: dict[int, dict[str, Any]] = {}
     names = storage.list("commits")
     for name in [each for each in names if each.startswith("compact-") and each.endswith(".parquet")]:
@@ -323,7 +330,7 @@ def _commit_records(storage: Storage) -> list[dict[str, Any]]:
             records[int(name[:-5])] = load_json(storage.read_bytes(f"commits/{name}"), where=where)
     for unit, record in records.items():
         _check_format(record, f"{storage.location}/commits: unit {unit}")
-    return [records[unit] for unit in sorted(records)]
+    return sorted(records.items())
 
 
 def _files_of(manifest: Any, split: str, location: str) -> Any:
@@ -339,6 +346,6 @@ def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ..
     found = sha256_of(data)
     if found != sha256:
         raise InputError(
-            f"{storage.location}/{name}: sha256 is {found}, the commit says {sha256}; `grainmill verify` tells more"
+            f"{storage.location}/{name}: sha256 is {found}, expected {sha256}; `grainmill verify` tells more"
         )
     return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(columns))

@@ -14,13 +14,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 5.0
 """Seconds between two plain progress lines where standard error is no terminal."""
+_BAR_CHARACTERS = 16
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -33,6 +38,16 @@ def print_json(value: Mapping[str, Any]) -> None:
 def note(text: str) -> None:
     """A line for people, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+class _Detail(ProgressColumn):
+    """The words behind the bar: on a narrow terminal several lines, so that the numbers beside them stay whole."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=False))
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["detail"])
 
 
 class ProgressBar:
@@ -59,9 +74,9 @@ class ProgressBar:
             self._rich = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(_BAR_CHARACTERS),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
+                _Detail(),
                 TimeRemainingColumn(),
                 console=console,
             )

@@ -304,6 +304,32 @@ def test_what_the_first_rank_raises_all_raise(monkeypatch: pytest.MonkeyPatch) -
     assert ranks.on_first(lambda: 1) is None
 
 
+# -- commits that are not what they should be --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "grainmill/2"}, "commits: unit 1: format is 'grainmill/2', this version reads 'grainmill/1'"),
+        (
+            {"shard": {}},
+            "commits: unit 1: expected the record of a commit, found something else .*sha256.*; `grainmill verify`",
+        ),
+        ({"index": None}, "commits: unit 1: expected the record of a commit, found something else .*subscriptable"),
+    ],
+)
+def test_a_commit_of_another_kind_is_refused(
+    change: dict[str, Any], message: str, drawn_run: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "unfinished"
+    shutil.copytree(drawn_run, directory)
+    (directory / "manifest.json").unlink()
+    path = directory / "commits" / "00000001.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(SchemaError, match=message):
+        ShardIndex.open(directory)
+
+
 # -- flags that do not go together -------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,34 @@ def test_the_time_left_leaves_out_start_up_and_what_was_done_before(
     assert int(left[1]) == 190
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_narrow_terminal_shows_every_number(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": str(columns)}.items():
+        monkeypatch.setenv(name, value)
+    with ProgressBar("train", 15000, unit="steps") as bar:
+        bar.update(900, "loss 0.826, IoU 0.284, 6.3 images/s, waits 2%, 1163 MiB")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "900/15000" in shown
+    assert "-:--:--" in shown
+    assert "\u2026" not in shown
+    for word in ("0.826,", "0.284,", "images/s,", "waits", "2%,", "1163", "MiB"):
+        assert word in shown
+
+
+def test_of_several_processes_one_speaks(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if terminal:
+                patch.setenv("TTY_COMPATIBLE", "1")
+            with ProgressBar("train", 10, shown=False) as bar:
+                for done in range(10):
+                    bar.update(done, "loss 1")
+                    clock.now_s += 9.0
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_said_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("verify", 0):
         pass
