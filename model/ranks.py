@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import GrainmillError, InputError
 
-T = TypeVar("T")
+_Found = TypeVar("_Found")
 
 
 class Ranks:
@@ -89,9 +89,9 @@ class Ranks:
             if found is not None:
                 raise found
 
-    def on_first(self, work: Callable[[], T]) -> T | None:
+    def on_first(self, work: Callable[[], _Found]) -> _Found | None:
         """Does something on the first rank alone while the others wait; what it raises, all raise."""
-        done: T | None = None
+        done: _Found | None = None
         error: GrainmillError | None = None
         if self.is_first:
             try:

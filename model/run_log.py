@@ -120,7 +120,7 @@ class RunLog:
         except (OSError, GrainmillError) as error:
             if name not in self._told:
                 self._told.add(name)
-                note(f"{self.output / name}: could not be written ({error}); training goes on, this is missing there")
+                note(f"{self.output / name}: could not be written ({error}); training goes on without it")
 
 
 def forget_after(path: Path, step: int) -> None:

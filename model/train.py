@@ -123,6 +123,7 @@ class _Run:
         self.examples = _examples(options.data, config)
         self.progress = Progress()
         self.saved_step = 0
+        """Of the newest checkpoint; the first rank's counts."""
         self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
@@ -277,7 +278,8 @@ class _Run:
                 if progress.step % self.options.save_every == 0 or progress.step == config.steps:
                     self._save(must=progress.step == config.steps)
                 stopped = self._agree_to_stop()
-        if self.saved_step != progress.step:
+        # The first rank alone knows: it also saves where a validation was the best.
+        if any(self.ranks.gather(self.ranks.is_first and self.saved_step != progress.step)):
             self._save(must=True)
         if validates and not stopped and progress.step > validated_step:
             validation = self._validate()

@@ -304,6 +304,23 @@ def test_what_the_first_rank_raises_all_raise(monkeypatch: pytest.MonkeyPatch) -
     assert ranks.on_first(lambda: 1) is None
 
 
+def test_two_ranks_agree_on_what_is_left_to_save(drawn_run: Path, tmp_path: Path) -> None:
+    """Stopped by its time limit after one step, whose checkpoint the first rank has already written as the best."""
+    output = tmp_path / "run"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+            "pipeline", "train", "--data", str(drawn_run), "--output", str(output), "--image-size", "64",
+            "--masks-per-image", "4", "--global-batch-size", "2", "--steps", "6", "--threads", "1", "--device", "cpu",
+            "--holdout", "0.4", "--validate-every", "1", "--validation-images", "1", "--time-limit-s", "0", "--json",
+        ],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stopped"] == "time limit"
+    assert sorted(checkpoint_steps(output)) == [1]
+
+
 # -- commits that are not what they should be --------------------------------------------------------------------------
 
 
