@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 MASK_RGB: Final = (255, 96, 0)
 _EDGE_RGB: Final = (255, 255, 255)
+_INSIDE_RGB: Final = (0, 230, 0)
+_OUTSIDE_RGB: Final = (230, 0, 0)
 _OPACITY: Final = 0.5
 _CAPTION_PX: Final = 22
 
@@ -37,7 +39,17 @@ def mark_points(image: Rgb, points_xy: NDArray[Any], labels: NDArray[Any]) -> Rg
     for (x, y), label in zip(points_xy.tolist(), labels.tolist(), strict=True):
         centre = (round(x), round(y))
         cv2.circle(shown, centre, radius + 2, (0, 0, 0), -1)
-        cv2.circle(shown, centre, radius, (0, 230, 0) if label == 1 else (230, 0, 0), -1)
+        cv2.circle(shown, centre, radius, _INSIDE_RGB if label == 1 else _OUTSIDE_RGB, -1)
+    return shown
+
+
+def mark_box(image: Rgb, box: Sequence[float]) -> Rgb:
+    """A box x0, y0, x1, y1 in pixels as a green frame with a black one around it."""
+    shown = image.copy()
+    width = max(1, round(min(image.shape[:2]) / 200))
+    first, last = (round(box[0]), round(box[1])), (round(box[2]) - 1, round(box[3]) - 1)
+    cv2.rectangle(shown, first, last, (0, 0, 0), width + 2)
+    cv2.rectangle(shown, first, last, _INSIDE_RGB, width)
     return shown
 
 
@@ -55,14 +67,22 @@ def contact_sheet(
     *,
     points_xy: NDArray[Any],
     labels: NDArray[Any],
+    box: Sequence[float] | None = None,
     width_px: int = 320,
 ) -> Rgb:
-    """The photograph and each mask over it, side by side, each about `width_px` wide, with a caption."""
+    """The photograph and each mask over it, side by side, each about `width_px` wide, with a caption.
+
+    Clicks and the box, if there is one, are drawn into all of them.
+    """
+
+    def marked(picture: Rgb) -> Rgb:
+        return mark_points(picture if box is None else mark_box(picture, box), points_xy, labels)
+
     height = max(1, round(image.shape[0] * width_px / image.shape[1]))
-    cells = [captioned(_resized(mark_points(image, points_xy, labels), width_px, height), "click")]
+    title = "click" if box is None else "box and click" if len(points_xy) else "box"
+    cells = [captioned(_resized(marked(image), width_px, height), title)]
     for mask, caption in zip(masks, captions, strict=True):
-        shown = mark_points(overlay(image, mask), points_xy, labels)
-        cells.append(captioned(_resized(shown, width_px, height), caption))
+        cells.append(captioned(_resized(marked(overlay(image, mask)), width_px, height), caption))
     return np.concatenate(cells, axis=1)
 
 

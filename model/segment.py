@@ -15,7 +15,7 @@ from pipeline.images import decode_rgb
 
 from .automatic import AutomaticConfig, depths, find_everything
 from .mask_records import FoundMask
-from .pictures import captioned, contact_sheet, mark_points, overlay, segment_map
+from .pictures import captioned, contact_sheet, mark_box, mark_points, overlay, segment_map
 from .predictor import GranularPredictor
 from .prompt_flags import Prompt
 
@@ -46,7 +46,7 @@ def read_rgb(path: str) -> Rgb:
 def click_masks(
     predictor: GranularPredictor, prompt: Prompt, granularities: Sequence[float | None], *, refine: int = 0
 ) -> list[FoundMask]:
-    """The mask of a prompt at each granularity, all in one pass of the decoder.
+    """The mask of a prompt at each granularity, in their order, all numbers in one pass of the decoder.
 
     Args:
         predictor: with its image set.
@@ -54,7 +54,7 @@ def click_masks(
         granularities: numbers, or None for SAM-2's own answer.
         refine: further passes, each fed with the logits of the one before.
     """
-    found = []
+    answers: dict[float | None, FoundMask] = {}
     numbers = [each for each in granularities if each is not None]
     passes: list[list[float] | None] = [numbers] if numbers else []
     if len(numbers) < len(granularities):
@@ -69,11 +69,9 @@ def click_masks(
         answer = predictor.predict(**prompted)
         for _ in range(refine):
             answer = predictor.predict(**prompted, mask_input=answer[2])
-        found += [
-            FoundMask.of(mask, g, float(iou))
-            for g, mask, iou in zip([None] if wanted is None else wanted, *answer[:2], strict=True)
-        ]
-    return found
+        for g, mask, iou in zip([None] if wanted is None else wanted, *answer[:2], strict=True):
+            answers[g] = FoundMask.of(mask, g, float(iou))
+    return [answers[each] for each in granularities]
 
 
 def find_with_progress(predictor: GranularPredictor, image: Rgb, config: AutomaticConfig) -> list[FoundMask]:
@@ -84,13 +82,22 @@ def find_with_progress(predictor: GranularPredictor, image: Rgb, config: Automat
 
 
 def click_picture(image: Rgb, prompt: Prompt, found: Sequence[FoundMask]) -> Rgb:
-    """The mask over the photograph; several granularities side by side."""
-    points = np.array(prompt.points, dtype=np.float64).reshape(-1, 2)
-    labels = np.array(prompt.labels, dtype=np.int64)
+    """The mask over the photograph, with the clicks and the box; several granularities side by side."""
     if len(found) == 1:
-        return mark_points(overlay(image, found[0].mask), points, labels)
+        return mark_prompt(overlay(image, found[0].mask), prompt)
     captions = ["SAM-2" if each.granularity is None else f"g = {each.granularity:g}" for each in found]
-    return contact_sheet(image, [each.mask for each in found], captions, points_xy=points, labels=labels)
+    points, labels = _clicks(prompt)
+    masks = [each.mask for each in found]
+    return contact_sheet(image, masks, captions, points_xy=points, labels=labels, box=prompt.box)
+
+
+def mark_prompt(image: Rgb, prompt: Prompt) -> Rgb:
+    """The box and the clicks of a prompt, drawn into a picture."""
+    return mark_points(image if prompt.box is None else mark_box(image, prompt.box), *_clicks(prompt))
+
+
+def _clicks(prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    return np.array(prompt.points, dtype=np.float64).reshape(-1, 2), np.array(prompt.labels, dtype=np.int64)
 
 
 def everything_picture(image: Rgb, found: Sequence[FoundMask]) -> Rgb:
