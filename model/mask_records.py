@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -87,9 +86,6 @@ def mask_file(found: Sequence[FoundMask], *, image: str, width: int, height: int
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """A JSON file's content."""
+    return json.dumps(content, allow_nan=False).encode()

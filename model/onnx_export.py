@@ -18,7 +18,6 @@ long.
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -35,8 +34,9 @@ from pipeline.schema import canonical_json
 
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loading import load_granular
-from .mask_records import write_json
+from .mask_records import json_bytes
 from .module_commands import BaseOption, CheckpointArgument, run_tool
+from .output_files import OutputFiles
 
 ONNX_FORMAT: Final = "grainmill-onnx/1"
 OPSET: Final = 17
@@ -89,7 +89,7 @@ class _Decoder(nn.Module):
 
 @torch.no_grad()
 def export_onnx(model: GranularSam2, folder: Path) -> dict[str, Any]:
-    """Writes `encoder.onnx`, `decoder.onnx` and `about.json`, and compares them with torch.
+    """Writes `encoder.onnx`, `decoder.onnx` and `about.json`, once they are compared with torch.
 
     Args:
         model: on the CPU, in evaluation mode. Its LoRA is folded.
@@ -99,7 +99,8 @@ def export_onnx(model: GranularSam2, folder: Path) -> dict[str, Any]:
         What `about.json` holds.
 
     Raises:
-        InputError: the extra [onnx] is missing.
+        InputError: the extra [onnx] is missing, or no such folder can be.
+        StorageError: a full disk, missing rights.
         GrainmillError: onnxruntime and torch differ.
     """
     try:
@@ -109,17 +110,23 @@ def export_onnx(model: GranularSam2, folder: Path) -> dict[str, Any]:
         raise InputError(f"ONNX export needs the extra [onnx]: pip install 'grainmill[onnx]' ({error})") from error
     for layer in model.lora_modules():
         layer.folded = layer.folded_weight()
-    folder.mkdir(parents=True, exist_ok=True)
+    with OutputFiles(folder) as files:
+        return _write(model, files)
+
+
+def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
     side = model.image_size
     encoder, decoder = _Encoder(model).eval(), _Decoder(model).eval()
     image = torch.zeros(1, 3, side, side)
     features = encoder(image)
-    _export(encoder, (image,), folder / "encoder.onnx", ["image"], list(FEATURE_NAMES), {})
+    with files.writing("encoder.onnx") as path:
+        _export(encoder, (image,), path, ["image"], list(FEATURE_NAMES), {})
     free = {"point_coords": {0: "N", 1: "K"}, "point_labels": {0: "N", 1: "K"}}
     free |= {name: {0: "N"} for name in (*PROMPT_NAMES[2:], *ANSWER_NAMES)}
     prompts = random_prompts(side, count=2, points=3)
     names = [*FEATURE_NAMES, *PROMPT_NAMES]
-    _export(decoder, (*features, *prompts), folder / "decoder.onnx", names, list(ANSWER_NAMES), free)
+    with files.writing("decoder.onnx") as path:
+        _export(decoder, (*features, *prompts), path, names, list(ANSWER_NAMES), free)
     about = {
         "format": ONNX_FORMAT,
         "size": model.size,
@@ -129,9 +136,9 @@ def export_onnx(model: GranularSam2, folder: Path) -> dict[str, Any]:
         "std": list(IMAGE_STD),
         "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio not kept",
         "opset": OPSET,
-        "largest_difference": _compare(encoder, decoder, folder),
+        "largest_difference": _compare(encoder, decoder, files.scratch),
     }
-    write_json(folder / "about.json", about)
+    files.write("about.json", json_bytes(about))
     return about
 
 
@@ -143,7 +150,6 @@ def _export(
     outputs: list[str],
     free: dict[str, dict[int, str]],
 ) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     with warnings.catch_warnings():
         # The tracing exporter is called old, and tells of every Python number that it holds for constant: image sizes.
         for kind in (DeprecationWarning, UserWarning, FutureWarning, TracerWarning):
@@ -151,14 +157,13 @@ def _export(
         torch.onnx.export(
             module,
             arguments,
-            str(temporary),
+            str(path),
             input_names=inputs,
             output_names=outputs,
             dynamic_axes=free,
             opset_version=OPSET,
             dynamo=False,
         )
-    os.replace(temporary, path)
 
 
 def random_prompts(side: int, *, count: int, points: int, seed: int = 0) -> tuple[Tensor, ...]:
@@ -187,8 +192,8 @@ def _compare(encoder: _Encoder, decoder: _Decoder, folder: Path) -> float:
         worst = max(worst, _difference(session.run(None, given), decoder(*arguments)))
     if worst > MAX_DIFFERENCE:
         raise GrainmillError(
-            f"{folder}: onnxruntime differs from torch by {worst:.2g} of the largest value, expected at most "
-            f"{MAX_DIFFERENCE:g}; other versions of torch or onnxruntime may export it right"
+            f"the exported files: onnxruntime differs from torch by {worst:.2g} of the largest value, expected at most "
+            f"{MAX_DIFFERENCE:g}; they were not kept; other versions of torch or onnxruntime may export it right"
         )
     return worst
 

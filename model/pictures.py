@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +9,8 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from .output_files import write_whole
 
 MASK_RGB: Final = (255, 96, 0)
 _EDGE_RGB: Final = (255, 255, 255)
@@ -96,14 +97,16 @@ def segment_map(image: Rgb, masks: Sequence[Mask]) -> Rgb:
     return shown
 
 
-def write_png(path: Path, image: Rgb) -> None:
-    """Writes a PNG that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def png_bytes(image: Rgb) -> bytes:
+    """A PNG file's content."""
     done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
     assert done
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    return bytes(data.tobytes())
+
+
+def write_png(path: Path, image: Rgb) -> None:
+    """Writes a PNG that appears whole; raises as `OutputFiles`."""
+    write_whole(path, png_bytes(image))
 
 
 def _resized(image: Rgb, width: int, height: int) -> Rgb:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,10 @@ from pipeline.console import ProgressBar
 from pipeline.errors import InputError
 
 from .mask_records import MASK_FORMAT, FoundMask
-from .pictures import segment_map, write_png
+from .output_files import OutputFiles
+from .pictures import png_bytes, segment_map
 from .prompt_flags import Prompt
+from .segment import mark_prompt
 from .video import Frames, GranularVideoPredictor, Tracked
 
 
@@ -26,34 +27,49 @@ class VideoObject:
     granularity: float | None
 
 
+def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: int) -> None:
+    """Do the prompts speak of this video? Told before a model is loaded.
+
+    Raises:
+        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside.
+    """
+    flags = "--point [N:]X,Y, --not-point [N:]X,Y or --box [N:]X0,Y0,X1,Y1"
+    if not objects:
+        raise InputError(f"{frames.name}: expected {flags} for at least one object of the video, found none")
+    if not 0 <= frame < len(frames):
+        raise InputError(f"{frames.name}: --frame {frame}: expected 0 to {len(frames) - 1}")
+    for number, each in objects.items():
+        if not each.prompt.given:
+            raise InputError(
+                f"{frames.name}: object {number} has a --granularity and nothing that points at it; each object of a "
+                f"video needs {flags}, where N is its number and 1 if left out"
+            )
+        each.prompt.check(width=frames.width, height=frames.height, where=f"{frames.name}, object {number}")
+
+
 def track_objects(
     predictor: GranularVideoPredictor,
     frames: Frames,
     objects: Mapping[int, VideoObject],
     *,
     frame: int,
-    folder: Path,
+    files: OutputFiles,
+    folder: str,
 ) -> dict[str, Any]:
-    """Tracks forwards, and backwards if the prompts lie later; writes one overlay a frame into `folder`.
+    """Tracks forwards, and backwards if the prompts lie later; writes one overlay a frame.
 
     Args:
         predictor: for video.
         frames: of the video.
-        objects: by number.
+        objects: by number, as `check_objects` has let them pass.
         frame: that the prompts speak of.
-        folder: for `00000.png`, `00001.png` …; older ones are replaced.
+        files: that are written.
+        folder: among them, for `00000.png`, `00001.png` …; prompts are drawn on their frame.
 
     Returns:
         The JSON: as of one image, with one entry of `images` a frame and an `object_id` in each annotation. `score` is
         null: sam2's tracker gives none.
-
-    Raises:
-        InputError: a frame that is not there, a point outside.
     """
-    if not 0 <= frame < len(frames):
-        raise InputError(f"{frames.name}: --frame {frame}: expected 0 to {len(frames) - 1}")
-    for each in objects.values():
-        each.prompt.check(width=frames.width, height=frames.height, where=frames.name)
     state = predictor.start(frames)
     for number, each in objects.items():
         predictor.add_points(
@@ -72,7 +88,10 @@ def track_objects(
             for tracked in predictor.propagate(state, start_frame=frame, reverse=backwards):
                 if backwards and tracked.frame == frame:
                     continue
-                _write_overlay(frames, tracked, folder)
+                picture = segment_map(frames[tracked.frame], list(tracked.masks_NHW))
+                for each in objects.values() if tracked.frame == frame else ():
+                    picture = mark_prompt(picture, each.prompt)
+                files.write(f"{folder}/{tracked.frame:05d}.png", png_bytes(picture))
                 annotations += _annotations(tracked, objects)
                 done += 1
                 progress.update(done)
@@ -90,11 +109,6 @@ def track_objects(
             str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
         },
     }
-
-
-def _write_overlay(frames: Frames, tracked: Tracked, folder: Path) -> None:
-    picture = segment_map(frames[tracked.frame], list(tracked.masks_NHW))
-    write_png(folder / f"{tracked.frame:05d}.png", picture)
 
 
 def _annotations(tracked: Tracked, objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
+    from model.output_files import OutputFiles
     from model.prompt_flags import ObjectFlags
 
 POINTING = "What is segmented"
@@ -130,7 +131,8 @@ def command(
         int,
         typer.Option(
             min=0,
-            help="Further passes that start from the mask before. Default 0: one pass, as the dial is trained.",
+            help="Further passes that start from the mask before, of points and boxes in an image. Default 0: one "
+            "pass, as the dial is trained.",
             rich_help_panel=POINTING,
         ),
     ] = 0,
@@ -139,7 +141,8 @@ def command(
         typer.Option(
             metavar="DIR",
             help="Where NAME.masks.png and NAME.masks.json go, NAME being the input's; of a video, the folder "
-            "NAME.masks with one picture a frame. Older ones are replaced. Default: the current directory.",
+            "NAME.masks with one picture a frame. They appear when all is done, and replace older ones. Default: the "
+            "current directory.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("."),
@@ -176,10 +179,14 @@ def command(
     search = {name: value for name, value in given.items() if value is not None}
     if search and not everything:
         raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
+    if everything and refine:
+        raise InputError("--refine starts from the mask of a prompt; leave it out with --everything")
     model = _Model(checkpoint, base, device)
     if _is_video(image):
         if everything or refine:
-            raise InputError(f"{image}: a video is segmented by --point and --box, without --everything and --refine")
+            raise InputError(
+                f"{image}: a video is segmented by --point, --not-point and --box, without --everything and --refine"
+            )
         content, lines = _track(image, model, objects, frame, output)
     else:
         if set(objects) - {FIRST_OBJECT} or frame:
@@ -220,6 +227,7 @@ def _is_video(path: str) -> bool:
 
 
 def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: Path) -> Answer:
+    from model.output_files import OutputFiles
     from model.predictor import GranularPredictor
     from model.segment import CLICK_GRANULARITY, click_masks, click_picture, read_rgb
 
@@ -227,23 +235,25 @@ def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: 
     height, width = rgb.shape[:2]
     wanted.prompt.check(width=width, height=height, where=image)
     predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)
-    predictor.set_image(rgb)
-    found = click_masks(predictor, wanted.prompt, wanted.granularities or [CLICK_GRANULARITY], refine=refine)
-    picture = click_picture(rgb, wanted.prompt, found)
-    content, files = _write(
-        image, rgb, found, picture, output, prompt=wanted.prompt.to_json(), checkpoint=model.checkpoint
-    )
+    with OutputFiles(output) as files:
+        predictor.set_image(rgb)
+        found = click_masks(predictor, wanted.prompt, wanted.granularities or [CLICK_GRANULARITY], refine=refine)
+        picture = click_picture(rgb, wanted.prompt, found)
+        content, written = _write(
+            image, rgb, found, picture, files, prompt=wanted.prompt.to_json(), checkpoint=model.checkpoint
+        )
     lines = []
     for each in content["annotations"]:
         g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
         lines.append(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
-    return content, [*lines, files]
+    return content, [*lines, written]
 
 
 def _find_everything(
     image: str, model: _Model, granularities: tuple[float | None, ...], search: dict[str, Any], output: Path
 ) -> Answer:
     from model.automatic import default_config, settings
+    from model.output_files import OutputFiles
     from model.predictor import GranularPredictor
     from model.segment import everything_picture, find_with_progress, read_rgb
 
@@ -252,35 +262,42 @@ def _find_everything(
     config = dataclasses.replace(default_config(predictor.model.size), **search)
     if granularities:
         config = dataclasses.replace(config, granularities=granularities)
-    found = find_with_progress(predictor, rgb, config)
-    picture = everything_picture(rgb, found)
     about = {"everything": settings(config), "checkpoint": model.checkpoint}
-    content, files = _write(image, rgb, found, picture, output, **about)
+    with OutputFiles(output) as files:
+        found = find_with_progress(predictor, rgb, config)
+        content, written = _write(image, rgb, found, everything_picture(rgb, found), files, **about)
     roots = sum(each.parent_id is None for each in found)
-    return content, [f"{len(found)} masks, {roots} of them inside no other", files]
+    line = f"{len(found)} masks, {roots} of them inside no other"
+    if not found:
+        line = (
+            f"no mask that the model is sure of; a lower --min-predicted-iou (it was {config.min_predicted_iou:g}) or "
+            f"--min-stability ({config.min_stability:g}) lets more pass"
+        )
+    return content, [line, written]
 
 
-def _write(image: str, rgb: Any, found: Any, picture: Any, output: Path, **about: Any) -> tuple[dict[str, Any], str]:
-    from model.mask_records import mask_file, write_json
-    from model.pictures import write_png
+def _write(
+    image: str, rgb: Any, found: Any, picture: Any, files: OutputFiles, **about: Any
+) -> tuple[dict[str, Any], str]:
+    from model.mask_records import json_bytes, mask_file
+    from model.pictures import png_bytes
 
-    stem = output / f"{Path(image).stem}.masks"
+    name = f"{Path(image).stem}.masks"
     content = mask_file(found, image=Path(image).name, width=rgb.shape[1], height=rgb.shape[0], **about)
-    write_png(stem.with_name(f"{stem.name}.png"), picture)
-    write_json(stem.with_name(f"{stem.name}.json"), content)
-    return content, f"{stem}.png, {stem}.json"
+    files.write(f"{name}.png", png_bytes(picture))
+    files.write(f"{name}.json", json_bytes(content))
+    return content, f"{files.folder / name}.png, {files.folder / name}.json"
 
 
 def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: int, output: Path) -> Answer:
-    from model.mask_records import write_json
+    from model.mask_records import json_bytes
+    from model.output_files import OutputFiles
     from model.segment import CLICK_GRANULARITY
-    from model.segment_video import VideoObject, track_objects
+    from model.segment_video import VideoObject, check_objects, track_objects
     from model.video import Frames, GranularVideoPredictor
     from pipeline.console import note
     from pipeline.errors import InputError
 
-    if not objects:
-        raise InputError(f"{video}: expected --point [N:]X,Y or --box [N:]X0,Y0,X1,Y1 for at least one object")
     wanted = {}
     for number, each in objects.items():
         if len(each.granularities) > 1:
@@ -288,15 +305,30 @@ def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: in
         dial = each.granularities[0] if each.granularities else CLICK_GRANULARITY
         wanted[number] = VideoObject(prompt=each.prompt, granularity=dial)
     frames = Frames(video)
+    check_objects(frames, wanted, frame=frame)
     predictor = GranularVideoPredictor.load(model.checkpoint, model.where, base=model.base)
     if predictor.model.adapter == "full":
         note("a model from scratch has learned still images only: its memory of earlier frames is untrained")
-    stem = output / f"{Path(video).stem}.masks"
-    content = track_objects(predictor, frames, wanted, frame=frame, folder=stem)
-    content["checkpoint"] = model.checkpoint
-    write_json(stem.with_name(f"{stem.name}.json"), content)
+    name = f"{_video_name(video)}.masks"
+    with OutputFiles(output) as files:
+        content = track_objects(predictor, frames, wanted, frame=frame, files=files, folder=name)
+        content["checkpoint"] = model.checkpoint
+        files.write(f"{name}.json", json_bytes(content))
+    _forget_later_frames(output / name, len(frames))
     lines = []
     for number in wanted:
         areas = [each["area"] for each in content["annotations"] if each["object_id"] == number]
         lines.append(f"object {number}: on {len(areas)} of {len(frames)} frames")
-    return content, [*lines, f"{stem}/, {stem}.json"]
+    return content, [*lines, f"{output / name}/, {output / name}.json"]
+
+
+def _video_name(path: str) -> str:
+    """A file's name without its ending, a folder's whole name."""
+    return Path(path).resolve().name if Path(path).is_dir() else Path(path).stem
+
+
+def _forget_later_frames(folder: Path, count: int) -> None:
+    """Removes pictures of an earlier, longer video of the same name."""
+    for each in folder.glob("?????.png"):
+        if each.stem.isdecimal() and int(each.stem) >= count:
+            each.unlink()

@@ -78,6 +78,11 @@ def test_everything_writes_a_tree(
         assert (each["parent_id"] is None) == (each["instance_id"] == each["id"])
     with Image.open(tmp_path / "square.masks.png") as sheet:
         assert sheet.width % 80 == 0
+    assert cli.main(
+        ["segment", str(picture), "--checkpoint", str(checkpoint), "--everything", "--granularity", "0.5",
+         "--points-per-side", "2", "--min-predicted-iou", "1", "--output", str(tmp_path)]
+    ) == 0  # fmt: skip
+    assert "a lower --min-predicted-iou (it was 1) or --min-stability (0.6)" in capsys.readouterr().out
     code, _, err = run(capsys, picture, "--checkpoint", checkpoint, "--everything", "--point", "1,1")
     assert (code, "--everything clicks by itself" in err) == (2, True)
 
@@ -97,6 +102,7 @@ def test_everything_writes_a_tree(
         (["--box", "1,1,9,9", "--box", "2,2,8,8"], "expected one for an object, found 2"),
         (["--point", "1,inf"], "expected [N:]X,Y in pixels, 2 numbers"),
         (["--point", "1,1", "--max-masks", "3"], "--max-masks is for --everything"),
+        (["--everything", "--refine", "1"], "leave it out with --everything"),
     ],
 )
 def test_wrong_prompts_are_one_clear_message(
@@ -152,6 +158,74 @@ def test_a_video_is_tracked_with_one_granularity_an_object(
         (["--point", "60,1"], "point 60,1 lies outside"),
         (["--point", "1,1", "--granularity", "0.1,0.2"], "expected one for object 1"),
         ([], "for at least one object"),
+        (["--point", "1,1", "--refine", "1"], "without --everything and --refine"),
+        (["--point", "1,1", "--point", "2:60,1"], "clip, object 2: point 60,1 lies outside"),
+        (["--point", "1,1", "--granularity", "3:0.5"], "object 3 has a --granularity and nothing that points at it"),
+        (["--point", "2:1,1", "--granularity", "0.5"], "object 1 has a --granularity and nothing that points at it"),
+        (["--granularity", "0.5"], "--point [N:]X,Y, --not-point [N:]X,Y or --box [N:]X0,Y0,X1,Y1"),
     ):
         code, _, err = run(capsys, folder, "--checkpoint", checkpoint, *arguments)
         assert (code, message in err) == (2, True), err
+        assert err.count("\n") == 1, "told before a model is loaded"
+        assert "object" not in message or "--everything" not in err, "which videos refuse"
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Three small frames."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (60, 40), (200, 30 * number, 30)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_folder_is_called_by_its_whole_name_and_pictures_of_a_longer_video_go(
+    checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dotted, out = clip.rename(tmp_path / "clip.v2"), tmp_path / "out"
+    monkeypatch.chdir(dotted)
+    arguments = ("--checkpoint", checkpoint, "--point", "1,1", "--output", out, "--json")
+    assert run(capsys, ".", *arguments)[0] == 0
+    (out / "clip.v2.masks" / "notes.txt").write_text("not ours")
+    (dotted / "2.png").unlink()
+    assert run(capsys, dotted, *arguments)[0] == 0
+    assert sorted(each.name for each in out.iterdir()) == ["clip.v2.masks", "clip.v2.masks.json"]
+    assert sorted(each.name for each in (out / "clip.v2.masks").iterdir()) == ["00000.png", "00001.png", "notes.txt"]
+
+
+def everything_under(folder: Path) -> dict[str, bytes | None]:
+    """Names and content."""
+    return {str(each.relative_to(folder)): each.read_bytes() if each.is_file() else None for each in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", ["click", "everything", "video"])
+@pytest.mark.parametrize(
+    ("output", "in_the_way", "message"),
+    [
+        ("file", "file", "cannot write {folder}/file: {folder}/file is a file; choose another --output"),
+        ("file/deeper", "file", "cannot write {folder}/file/deeper: {folder}/file is a file; choose another --output"),
+        ("out", "out/{name}.masks.json/", "{name}.masks.json: a folder has that name; choose another --output"),
+        ("/proc/none", "unused", "cannot write /proc/none: no such file or directory; choose another --output"),
+    ],
+    ids=["a file", "below a file", "a folder of that name", "no place for folders"],
+)
+def test_an_output_that_cannot_be_is_one_clear_message(
+    kind: str, output: str, in_the_way: str, message: str, checkpoint: Path, picture: Path, clip: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = clip if kind == "video" else picture
+    folder = tmp_path / "folder"
+    obstacle = folder / in_the_way.format(name=source.stem)
+    obstacle.parent.mkdir(parents=True)
+    if in_the_way.endswith("/"):
+        obstacle.mkdir()
+    else:
+        obstacle.write_text("in the way")
+    before = everything_under(folder)
+    few = ("--everything", "--points-per-side", 1) if kind == "everything" else ("--point", "1,1")
+    code, _, err = run(capsys, source, "--checkpoint", checkpoint, *few, "--output", folder / output)
+    *notes, told = err.strip().split("\n")
+    assert (code, message.format(folder=folder, name=source.stem) in told) == (2, True), err
+    assert all("segment: " in each or "memory of earlier frames" in each for each in notes)
+    assert everything_under(folder) == before
