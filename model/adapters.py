@@ -193,7 +193,9 @@ class LoraLinear(nn.Linear):
         return out + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)
 
     def folded_weight(self) -> Tensor:
-        """W + scale B A, in double precision before rounding."""
+        """The weight with LoRA in it: as it was folded before, or W + scale B A, added in double precision."""
+        if self.folded is not None:
+            return self.folded
         delta = self.scale * (self.lora_b.double() @ self.lora_a.double())
         return (self.weight.double() + delta).to(self.weight.dtype)
 

@@ -46,6 +46,8 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
     about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
+    if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
+        about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     write_checkpoint(output, {**about, "kind": MERGED}, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
 

@@ -15,8 +15,17 @@ import torch
 from model import onnx_export
 from model.checkpoint import write_checkpoint
 from model.granular import GranularSam2
-from model.loading import checkpoint_record, trained_state
-from model.onnx_export import FEATURE_NAMES, export_onnx, session_of
+from model.loading import checkpoint_record, load_granular, new_model, trained_state
+from model.merge import merge_checkpoint
+from model.onnx_export import (
+    FEATURE_NAMES,
+    PROMPT_NAMES,
+    _Decoder,
+    _Encoder,
+    export_onnx,
+    random_prompts,
+    session_of,
+)
 from model.predictor import GranularPredictor, squared
 from pipeline.errors import GrainmillError
 
@@ -88,6 +97,34 @@ def test_a_wrong_export_is_an_error(
         with pytest.raises(GrainmillError, match="onnxruntime differs from torch"):
             onnx_export._compare(encoder, decoder, folder)
         model.mask_token.copy_(original)
+
+
+def test_a_merged_checkpoint_keeps_its_dial(tmp_path: Path) -> None:
+    """Folded LoRA is exported as it lies there: the decoder of the file is the adapter's own."""
+    torch.manual_seed(7)
+    base = tmp_path / "base.pt"
+    torch.save({"model": GranularSam2("micro", "paper", 64).base_state()}, base)
+    model = new_model("micro", "paper", 64, init=str(base), seed=0)
+    with torch.no_grad():
+        for name in model.adapter_names():
+            parameter = model.get_parameter(name)
+            parameter += 0.1 * torch.randn_like(parameter)
+    path = tmp_path / "adapter.safetensors"
+    state = {f"model.{name}": value for name, value in trained_state(model).items()}
+    write_checkpoint(path, checkpoint_record(model, init=str(base)), state)
+    merge_checkpoint(path, tmp_path / "merged.safetensors")
+    merged = load_granular(tmp_path / "merged.safetensors")
+    export_onnx(merged, tmp_path / "onnx")
+    first = load_granular(path)
+    with torch.no_grad():
+        features = _Encoder(first)(torch.randn(1, 3, 64, 64))
+        prompts = random_prompts(64, count=4, points=2)
+        expected = _Decoder(first)(*features, *prompts)
+    names = (*FEATURE_NAMES, *PROMPT_NAMES)
+    given = {name: value.numpy() for name, value in zip(names, (*features, *prompts), strict=True)}
+    found = session_of(tmp_path / "onnx" / "decoder.onnx").run(None, given)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
