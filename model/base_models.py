@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+import logging
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -239,17 +244,38 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         stream.seek(0)
         try:
-            loaded = torch.load(stream, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch's, of the pickle's protocol
+                loaded = torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle raises whatever its reader stumbles over; all of it is told
             raise InputError(
                 f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; found "
-                f"something else or a cut file. Pickles can run code, so only tensors are read "
-                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.120})"
+                f"{_unreadable(error, start)}"
             ) from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
     return dict(state)
+
+
+def _unreadable(error: Exception, start: bytes) -> str:
+    """What a file is that torch would not read, and what to do. Torch's own words tell to read it unsafely."""
+    zipped = start.startswith(b"PK")
+    if code := _PICKLED_CODE.search(str(error)):
+        what = f"pickled code ({code[1]:.80})"
+    elif "TorchScript" in str(error):
+        what = "a TorchScript program"
+    elif start.startswith(b"\x80") or (zipped and isinstance(error, pickle.UnpicklingError)):
+        what = "a pickle that is cut or holds more than tensors"
+    else:
+        return f"{'a cut or damaged file of torch.save' if zipped else 'something else or a cut file'}; fetch it again"
+    return (
+        f"{what}. Pickles can run code, so only tensors are read: have the state dict alone saved, by torch.save or as "
+        "safetensors"
+    )
+
+
+_PICKLED_CODE: Final = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 
 
 def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, size: str) -> None:
@@ -283,20 +309,41 @@ def size_of_state(state: Mapping[str, Tensor]) -> str | None:
     return known.get((int(patch.shape[0]), blocks))
 
 
+@contextmanager
+def _first_line_only(log: logging.Logger) -> Iterator[None]:
+    """The hub's library tells of each of its attempts in two lines, half a minute long; the first is enough."""
+    once = iter([True])
+
+    def first(record: logging.LogRecord) -> bool:
+        return next(once, False)
+
+    handlers = list(log.handlers)
+    for handler in handlers:
+        handler.addFilter(first)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(first)
+
+
 def _fetch(name: str) -> str:
     """Downloads an official checkpoint (or finds it in the hub's cache) and compares it with the table above."""
+    published = PUBLISHED[name]
+    address = f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
+    by_hand = f"fetch {address} by hand and give its path (--init PATH, or --base PATH for a trained adapter)"
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
-        raise InputError(f"{name}: fetching by name needs the extra [hub]; or give the path of a file") from error
-    published = PUBLISHED[name]
+        raise InputError(f"{name}: fetching by name needs the extra [hub]; or {by_hand}") from error
     try:
-        path = hf_hub_download(published.repository, published.filename)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        with _first_line_only(logging.getLogger("huggingface_hub")):
+            path = hf_hub_download(published.repository, published.filename)
+    except Exception as error:  # its HTTP client's exceptions have no common parent with its own, and changed already
+        cause = error.__cause__ or error  # without the hub's general advice
+        reason = (str(cause).split("\n")[0] or type(cause).__name__).rstrip(". ")
         raise InputError(
-            f"{name}: could not be fetched from {published.repository} ({str(error).splitlines()[0]}); give the path "
-            f"of {published.filename} instead"
+            f"{name}: could not be fetched from {published.repository} ({reason:.200}); {by_hand}"
         ) from error
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -88,9 +88,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError) as error:
+        found = _other_file(file, error)
         raise SchemaError(
-            f"{file}: expected a checkpoint that `grainmill train` wrote (safetensors), found something else or a cut "
-            f"file ({error})"
+            f"{file}: expected a checkpoint that `grainmill train` wrote (safetensors), found {found}"
         ) from error
     try:
         record = json.loads(metadata["grainmill"])
@@ -102,6 +102,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if found != CHECKPOINT_FORMAT:
         raise SchemaError(f"{file}: format is {found!r}, this version reads {CHECKPOINT_FORMAT!r}")
     return Checkpoint(path=file, record=record, tensors=tensors)
+
+
+def _other_file(file: Path, error: Exception) -> str:
+    """What a file is that safetensors does not read."""
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        start = stream.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            return (
+                "a file of torch.save or a pickle; SAM 2.1's own weights (.pt) go to --init in training, and to --base "
+                "beside the checkpoint of an adapter"
+            )
+    return f"something else or a cut file ({error})"
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -13,8 +13,8 @@ from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
 from .adapters import ADAPTERS, Adapter, lora_layers
-from .base_models import SIZES, Size, install_state, load_base_weights, state_sha256
-from .checkpoint import Checkpoint, read_checkpoint
+from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
+from .checkpoint import FOLDER, Checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import start_from_clicks
 
@@ -78,10 +78,15 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
-        "base": None if whole else {"source": init, "sha256": base_sha256(model)},
+        "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def _lasting(init: str) -> str:
+    """A file's absolute path, so that the checkpoint finds it from any folder; names stay names."""
+    return os.path.abspath(init) if os.path.exists(init) else init
 
 
 def trained_state(model: GranularSam2) -> dict[str, Tensor]:
@@ -162,10 +167,12 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 def _install_recorded_base(model: GranularSam2, checkpoint: Checkpoint, base: str | None) -> None:
     stated = checkpoint.record["base"]
-    source = base or str(stated["source"])
+    source = base or _find_base(checkpoint.path, str(stated["source"]))
     try:
         install_base(model, source)
     except InputError as error:
+        if base:
+            raise InputError(f"--base for {checkpoint.path}: {error}") from error
         raise InputError(
             f"{checkpoint.path}: an adapter without its base; pass --base with the weights it was trained on ({error})"
         ) from error
@@ -173,15 +180,29 @@ def _install_recorded_base(model: GranularSam2, checkpoint: Checkpoint, base: st
     if found != stated["sha256"]:
         raise InputError(
             f"{source}: not the base that {checkpoint.path} was trained on: sha256 of its weights is {found[:16]}…, "
-            f"expected {str(stated['sha256'])[:16]}…"
+            f"expected {str(stated['sha256'])[:16]}…; pass --base with {stated['source']} as it was then"
         )
+
+
+def _find_base(checkpoint: Path, source: str) -> str:
+    """The base's file where training had it, or beside the checkpoint, its run, or the run's folder, if both moved."""
+    if source in PUBLISHED or os.path.exists(source):
+        return source
+    folder = Path(os.path.abspath(checkpoint)).parent
+    run = folder.parent if folder.name == FOLDER else folder
+    for place in (folder, run, run.parent):
+        for name in (source, os.path.basename(source)):
+            if (place / name).is_file():
+                return str(place / name)
+    return source
 
 
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     found, folded = checkpoint.group("model"), checkpoint.group("folded")
-    expected = {name for name in model.state_dict() if ".lora_" not in name}
+    expected = {name: value.shape for name, value in model.state_dict().items() if ".lora_" not in name}
     layers = dict(lora_layers(model))
-    if set(found) != expected or (folded and set(folded) != set(layers)):
+    shapes = [{name: value.shape for name, value in group.items()} for group in (found, folded)]
+    if shapes != [expected, {name: layer.weight.shape for name, layer in layers.items()}]:
         raise InputError(f"{checkpoint.path}: its tensors are not those of size {model.size}, adapter {model.adapter}")
     model.load_state_dict(found, strict=False)
     for name, layer in layers.items():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
+import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from model import base_models
 from model.base_models import build_base, load_base_weights, read_state, state_sha256
 from model.checkpoint import read_checkpoint, write_checkpoint
 from model.granular import GranularSam2
-from model.loading import checkpoint_record, install_base, load_granular, new_model, trained_state
+from model.loading import _find_base, checkpoint_record, install_base, load_granular, new_model, trained_state
 from model.merge import merge_checkpoint
 from model.predictor import GranularPredictor
 from pipeline.errors import InputError, SchemaError
@@ -121,14 +125,63 @@ def test_pickled_code_is_never_run(tmp_path: Path, micro_base: Path) -> None:
     with (tmp_path / "plain.pkl").open("wb") as stream:
         pickle.dump({"model": Canary(marker)}, stream)
     torch.save({"model": {"weight": Canary(marker)}}, tmp_path / "zip.pt")
-    for name in ("plain.pkl", "zip.pt"):
+    torch.save({"model": Canary(marker)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("plain.pkl", "zip.pt", "old.pt"):
         with pytest.raises(InputError, match="Pickles can run code"):
             load_base_weights(build_base("micro", SIDE), str(tmp_path / name), size="micro")
-        with pytest.raises(SchemaError, match="expected a checkpoint that `grainmill train` wrote"):
+        with pytest.raises(SchemaError, match=r"found a file of torch.save or a pickle; .*go to --init .*--base"):
             load_granular(tmp_path / name)
     assert not marker.exists()
     torch.load(tmp_path / "zip.pt", weights_only=False)
     assert marker.exists(), "the canary itself must work"
+
+
+class Calls:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __reduce__(self) -> Any:
+        return self.function, ("true",)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"model": torch.zeros(1), "args": argparse.Namespace(a=1)}, r"pickled code \(argparse.Namespace\)"),
+        (torch.nn.Linear(2, 2), r"pickled code \(torch.nn.modules.linear.Linear\)"),
+        ({"model": Calls(os.system)}, r"pickled code \((posix|os).system\)"),
+        (b"plain", "a pickle that is cut or holds more than tensors"),
+    ],
+)
+def test_unread_files_are_told_in_our_own_words(content: Any, found: str, tmp_path: Path) -> None:
+    """Torch's message advises to read the file unsafely, in bold type that it does not end, and warns beside it."""
+    path = tmp_path / "weights.pt"
+    if content == b"plain":
+        path.write_bytes(pickle.dumps({"model": {"a": np.zeros(3)}}, protocol=5))
+    else:
+        torch.save(content, path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(InputError, match=found) as caught:
+            read_state(path)
+    assert not told
+    message = str(caught.value)
+    assert message.endswith("have the state dict alone saved, by torch.save or as safetensors")
+    assert message.isprintable()
+    assert "can still be loaded" not in message
+    assert "weights_only" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"PK\x03\x04 cut", "a cut or damaged file of torch.save"), (b"some text", "something else or a cut file")],
+)
+def test_damaged_files_are_told_in_our_own_words(content: bytes, found: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(InputError, match=f"found {found}; fetch it again$"):
+        read_state(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -1000])
@@ -148,8 +201,57 @@ def test_no_file_names_what_is_known(tmp_path: Path) -> None:
 
 def test_a_name_without_network_asks_for_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"sam2.1_hiera_small: could not be fetched.*give the path of sam2.1_hiera_sm"):
+    with pytest.raises(InputError, match=r"sam2.1_hiera_small: could not be fetched.*offline mode.*give its path"):
         load_base_weights(build_base("micro", SIDE), "sam2.1_hiera_small", size="small")
+
+
+def test_whatever_stops_the_hubs_client_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.errors
+    import requests
+
+    client = pytest.importorskip("httpx2", reason="another version of huggingface_hub has another client")
+    general = huggingface_hub.errors.LocalEntryNotFoundError("Please check your connection.")
+    general.__cause__ = client.ConnectTimeout("timed out")
+    stops: list[tuple[Exception, str]] = [
+        (client.ReadTimeout("The read operation timed out"), "The read operation timed out"),
+        (client.ConnectError(""), "ConnectError"),
+        (requests.exceptions.ConnectionError("no route"), "no route"),
+        (requests.exceptions.Timeout(), "Timeout"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (ValueError("\n"), "ValueError"),
+        (general, "timed out"),
+    ]
+    for error, reason in stops:
+
+        def fails(repository: str, filename: str, error: Exception = error) -> str:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
+        with pytest.raises(InputError) as caught:
+            base_models._fetch("sam2.1_hiera_small")
+        message = str(caught.value)
+        assert f"{reason}); fetch https://huggingface.co/facebook/sam2.1-hiera-small/resolve/main/" in message
+        assert "sam2.1_hiera_small.pt by hand" in message
+        assert "--init PATH" in message
+
+
+def test_of_the_hubs_attempts_one_line_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("huggingface_hub")
+    handler = logging.StreamHandler()
+
+    def tries(repository: str, filename: str) -> str:
+        for number in range(3):
+            logging.getLogger("huggingface_hub.utils._http").warning("attempt %d", number)
+        raise OSError("gave up")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", tries)
+    monkeypatch.setattr(log, "handlers", [handler])
+    with pytest.raises(InputError, match="gave up"):
+        base_models._fetch("sam2.1_hiera_small")
+    assert capsys.readouterr().err == "attempt 0\n"
+    assert not handler.filters, "it speaks again afterwards"
 
 
 def test_a_fetched_file_is_compared_with_its_published_sha256(
@@ -185,7 +287,39 @@ def test_merging_folds_lora_into_one_file_with_the_same_masks(adapter: str, micr
     for one, other in zip(answers(merged), before, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
     assert not any("lora" in name for name in read_checkpoint(tmp_path / "merged.safetensors").tensors)
-    assert str(tmp_path) not in json.dumps({**merged_record(tmp_path), "base": None})
+    assert str(tmp_path) not in json.dumps(merged_record(tmp_path)), "a file to be shared tells no folders"
+    assert merged_record(tmp_path)["base"]["source"] == "base.pt"
+
+
+@pytest.mark.parametrize("adapter", ["paper", "lite"])
+def test_merging_what_was_merged_changes_nothing(adapter: str, micro_base: Path, tmp_path: Path) -> None:
+    path = adapter_checkpoint(micro_base, adapter, tmp_path)
+    before = answers(GranularPredictor.load(path))
+    done = merge_checkpoint(path, tmp_path / "once.safetensors")
+    again = merge_checkpoint(tmp_path / "once.safetensors", tmp_path / "merged.safetensors")
+    assert again["folded_layers"] == done["folded_layers"]
+    for one, other in zip(answers(GranularPredictor.load(tmp_path / "merged.safetensors")), before, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+    once, twice = (read_checkpoint(tmp_path / f"{name}.safetensors") for name in ("once", "merged"))
+    assert once.record == twice.record
+    assert set(once.tensors) == set(twice.tensors)
+    assert all(torch.equal(once.tensors[name], twice.tensors[name]) for name in once.tensors)
+
+
+def test_a_merged_checkpoint_with_other_tensors_is_told(micro_base: Path, tmp_path: Path) -> None:
+    merge_checkpoint(adapter_checkpoint(micro_base, "lite", tmp_path), tmp_path / "merged.safetensors")
+    whole = read_checkpoint(tmp_path / "merged.safetensors")
+    folded = {name: value for name, value in whole.tensors.items() if name.startswith("folded.")}
+    first = min(folded)
+    for tensors in (
+        {name: value for name, value in whole.tensors.items() if name not in folded},
+        {name: value for name, value in whole.tensors.items() if name != first},
+        {**whole.tensors, first: torch.zeros(1, 2)},
+        {**whole.tensors, "model.mask_token": torch.zeros(1, 3)},
+    ):
+        write_checkpoint(tmp_path / "odd.safetensors", whole.record, tensors)
+        with pytest.raises(InputError, match="its tensors are not those of size micro, adapter lite"):
+            load_granular(tmp_path / "odd.safetensors")
 
 
 def merged_record(folder: Path) -> dict[str, Any]:
@@ -226,9 +360,52 @@ def test_an_adapter_wants_the_base_it_was_trained_on(micro_base: Path, tmp_path:
     state = read_state(micro_base)
     state["no_mem_embed"] = state["no_mem_embed"] + 1
     torch.save({"model": state}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match=r"not the base that .* was trained on"):
+    with pytest.raises(InputError, match=r"other.pt: not the base that .* was trained on.*pass --base with .*base.pt"):
         load_granular(path, base=str(tmp_path / "other.pt"))
+    for wrong in (tmp_path / "gone.pt", path):
+        with pytest.raises(InputError, match=rf"--base for .*lite.safetensors: .*{wrong.name}: expected") as caught:
+            load_granular(path, base=str(wrong))
+        assert "without its base" not in str(caught.value), "one was passed"
     assert load_granular(path, base=str(micro_base)).adapter == "lite"
+
+
+def test_a_base_given_by_a_relative_path_is_found_from_any_folder(
+    micro_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "micro.pt").write_bytes(micro_base.read_bytes())
+    monkeypatch.chdir(tmp_path / "work")
+    path = adapter_checkpoint(Path("micro.pt"), "lite", tmp_path)
+    assert read_checkpoint(path).record["base"]["source"] == str(tmp_path / "work" / "micro.pt")
+    monkeypatch.chdir(tmp_path)
+    assert load_granular(path).adapter == "lite"
+
+
+def test_a_name_of_a_base_stays_a_name(micro_base: Path) -> None:
+    model = new_model("micro", "lite", SIDE, init=str(micro_base), seed=2)
+    assert checkpoint_record(model, init="sam2.1_hiera_small")["base"]["source"] == "sam2.1_hiera_small"
+
+
+@pytest.mark.parametrize("place", ["run/checkpoints/micro.pt", "run/micro.pt", "micro.pt", "folder/micro.pt"])
+def test_a_base_that_moved_with_its_run_is_found(
+    place: str, micro_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the checkpoint, in the run, beside the run; checkpoints of before hold paths as they were given."""
+    checkpoint = read_checkpoint(adapter_checkpoint(micro_base, "lite", tmp_path))
+    path = tmp_path / "moved" / "run" / "checkpoints" / "step-00000002.safetensors"
+    base = tmp_path / "moved" / place
+    path.parent.mkdir(parents=True)
+    base.parent.mkdir(exist_ok=True)
+    base.write_bytes(micro_base.read_bytes())
+    monkeypatch.chdir(path.parent)
+    for given in ("folder/micro.pt", "micro.pt", "/gone/micro.pt"):
+        found = given if place.startswith("folder") and given != "folder/micro.pt" else str(base)
+        for name in (path, Path(path.name)):
+            assert Path(_find_base(name, given)).absolute() == Path(found).absolute()
+    record = {**checkpoint.record, "base": {**checkpoint.record["base"], "source": "folder/micro.pt"}}
+    write_checkpoint(path, record, checkpoint.tensors)
+    assert load_granular("..").adapter == "lite"
+    assert _find_base(path, "sam2.1_hiera_small") == "sam2.1_hiera_small"
 
 
 def test_a_checkpoint_with_other_tensors_is_told(micro_base: Path, tmp_path: Path) -> None:
@@ -248,6 +425,14 @@ def test_a_base_is_no_checkpoint_of_ours(micro_base: Path, tmp_path: Path) -> No
     save_file({name: value.clone() for name, value in read_state(micro_base).items()}, tmp_path / "base.safetensors")
     with pytest.raises(SchemaError, match="goes to --init or --base"):
         load_granular(tmp_path / "base.safetensors")
+
+
+def test_sam2s_file_as_a_checkpoint_hears_where_it_goes(micro_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"micro.pt: .*found a file of torch.save.* go to --init .*and to --base"):
+        load_granular(micro_base)
+    (tmp_path / "text.safetensors").write_text("no checkpoint at all")
+    with pytest.raises(SchemaError, match=r"found something else or a cut file \("):
+        load_granular(tmp_path / "text.safetensors")
 
 
 def test_a_missing_gpu_is_one_message(micro_base: Path, tmp_path: Path) -> None:
