@@ -86,19 +86,44 @@ def granularity_values(value: Any) -> NDArray[np.float32]:
         value: a float, an int, or an array, list or tensor of them.
 
     Raises:
-        InputError: values outside [0.1, 1.0], NaN, or no numbers.
+        InputError: values outside [0.1, 1.0], NaN, no numbers, or none at all.
     """
-    source = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     try:
-        values = np.asarray(source, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
+        values = _in_double(value)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"granularity: expected numbers, found {value!r:.80}") from error
-    # float32 input such as 0.1 is a little off its decimal value; anything beyond that is out of range.
+    if not values.size:
+        raise InputError("granularity: expected at least one number, found none")
+    # A float32 that became a Python number is still a little off its decimal value; more is out of range.
     low, high = GRANULARITY_MIN - 1e-6, GRANULARITY_MAX + 1e-6
     wrong = values[~((values >= low) & (values <= high))]
     if wrong.size:
         raise InputError(f"granularity {wrong[0]:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
     return np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX).astype(np.float32)
+
+
+def _in_double(value: Any) -> NDArray[np.float64]:
+    """(V,) float64; what is 0.1 in a coarser type (0.09998 in half precision) is 0.1 here too.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: no numbers.
+    """
+    if isinstance(value, list | tuple):
+        return np.concatenate([_in_double(each) for each in value]) if value else np.empty(0)
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{value.dtype} is no type of real numbers")
+        values = value.detach().cpu().double().reshape(-1).numpy().copy()
+        lowest = torch.tensor(GRANULARITY_MIN, dtype=value.dtype).double().item()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind in "bcSUmM":
+            raise TypeError(f"{array.dtype.name} is no type of real numbers")
+        values = array.astype(np.float64).reshape(-1)
+        lowest = float(np.float64(np.asarray(GRANULARITY_MIN).astype(array.dtype)))
+    if lowest:  # whole numbers have 0 for it, which stays 0
+        values[values == lowest] = GRANULARITY_MIN
+    return values
 
 
 def granularity_tensor(value: Any, count: int, device: torch.device | str) -> Tensor:
@@ -168,7 +193,8 @@ class LoraLinear(nn.Linear):
     """A frozen linear layer plus `scale * B A dropout(x)` while `active`; the base's own layer otherwise.
 
     It keeps the names `weight` and `bias`, so that the base's state dict stays as Meta publishes it. `folded`, the
-    weight with LoRA added in, takes its place in merged checkpoints: one product instead of three.
+    weight with LoRA added in, takes its place in merged checkpoints: one product instead of three. LoRA's own two
+    matrices are not in such files.
     """
 
     def __init__(self, base: nn.Linear, rank: int, dropout: float) -> None:

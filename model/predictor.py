@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -30,6 +31,7 @@ from .loading import load_granular
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
+Photograph = NDArray[np.uint8] | Image.Image
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
@@ -78,22 +80,22 @@ class GranularPredictor:
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def set_image(self, image: NDArray[np.uint8]) -> None:
-        """Encodes one photograph: (H, W, 3) uint8 RGB."""
+    def set_image(self, image: Photograph) -> None:
+        """Encodes one photograph: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB."""
         self.set_image_batch([image])
 
     @torch.no_grad()
-    def set_image_batch(self, images: Sequence[NDArray[np.uint8]]) -> None:
-        """Encodes several photographs, of any sizes, in one pass.
+    def set_image_batch(self, images: Sequence[Photograph]) -> None:
+        """Encodes several photographs, of any sizes, in one pass; each as in `set_image`.
 
         Raises:
-            InputError: an array that is no RGB photograph.
+            InputError: none, or something that is no RGB photograph.
         """
-        for each in images:
-            if each.ndim != 3 or each.shape[2] != 3 or each.dtype != np.uint8 or not each.size:
-                raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {each.shape} {each.dtype}")
-        self._features = self.model.encode(torch.cat([self._squared(each) for each in images]))
-        self._sizes = [(each.shape[0], each.shape[1]) for each in images]
+        photographs = [_as_rgb(each) for each in images]
+        if not photographs:
+            raise InputError("set_image_batch: expected at least one photograph, found none")
+        self._features = self.model.encode(torch.cat([self._squared(each) for each in photographs]))
+        self._sizes = [(each.shape[0], each.shape[1]) for each in photographs]
 
     def _squared(self, image: NDArray[np.uint8]) -> Tensor:
         """(1, 3, S, S), resized and normalised as SAM-2's own transform does."""
@@ -119,7 +121,7 @@ class GranularPredictor:
             point_coords: (K, 2) clicks (x, y) in pixels of the photograph.
             point_labels: (K,) 1 inside, 0 outside; None: all inside.
             box: (4,) x0, y0, x1, y1 in pixels.
-            mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it.
+            mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; with C granularities also C.
             granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
             multimask_output: SAM-2's three masks; only without a granularity.
             return_logits: masks as float32 logits instead of bool.
@@ -131,20 +133,29 @@ class GranularPredictor:
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        points = None if point_coords is None else np.asarray(point_coords, dtype=np.float32)
+        points = None if point_coords is None else _real_numbers(point_coords, "points")
         if points is not None and points.ndim != 2:
             raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        corners = None if box is None else np.asarray(box, dtype=np.float32).reshape(-1)
+        corners = None if box is None else _real_numbers(box, "box").reshape(-1)
         if corners is not None and corners.size != 4:
             raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
         wanted = None if granularity is None else granularity_values(granularity)
         count = 1 if wanted is None else wanted.size
         dense = None
         if mask_input is not None:
-            dense = np.broadcast_to(np.asarray(mask_input, dtype=np.float32), (count, *np.shape(mask_input)[-2:]))
+            given = _real_numbers(mask_input, "mask_input")
+            given = given[None] if given.ndim == 2 else given
+            side = self.model.image_size // 4
+            if given.shape not in {(1, side, side), (count, side, side)}:
+                many = f" or ({count}, {side}, {side}), one for each granularity" if count > 1 else ""
+                raise InputError(
+                    f"predict: expected mask_input ({side}, {side}), (1, {side}, {side}){many}, found "
+                    f"{np.shape(mask_input)}"
+                )
+            dense = np.broadcast_to(given, (count, side, side))
         logits, ious = self.predict_logits(
             None if points is None else np.repeat(points[None], count, axis=0),
-            None if point_labels is None else np.repeat(np.asarray(point_labels)[None], count, axis=0),
+            None if point_labels is None else np.repeat(_real_numbers(point_labels, "labels")[None], count, axis=0),
             wanted,
             boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
             mask_inputs=dense,
@@ -171,6 +182,8 @@ class GranularPredictor:
         Raises:
             InputError: lists of another length than there are images, and what `predict` raises.
         """
+        if self._features is None:
+            raise InputError("predict_batch: set_image_batch first")
         count = len(self._sizes)
         given: dict[str, Sequence[Any] | None] = {
             "point_coords": point_coords_batch,
@@ -232,7 +245,7 @@ class GranularPredictor:
 
     def enlarge(self, logits_CHW: Tensor, image: int = 0) -> Tensor:
         """Logits (C, h, w) -> logits on the photograph's grid (C, H, W)."""
-        return F.interpolate(logits_CHW[:, None], size=self._sizes[image], mode="bilinear", align_corners=False)[:, 0]
+        return F.interpolate(logits_CHW[None], size=self._sizes[image], mode="bilinear", align_corners=False)[0]
 
     @torch.no_grad()
     def predict_logits(
@@ -264,6 +277,8 @@ class GranularPredictor:
         if len(counts) != 1:
             raise InputError(f"predict: expected as many mask inputs as prompts, found {sorted(counts)}")
         count = counts.pop()
+        if not count:
+            raise InputError("predict: expected at least one prompt, found none")
         values = None if granularity is None else granularity_tensor(granularity, count, self.device)
         features = self._features.repeat(image, count)
         coordinates, kinds = prompt if prompt is not None else (None, None)
@@ -272,11 +287,13 @@ class GranularPredictor:
         return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
 
     def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
-        dense = torch.tensor(np.asarray(mask_inputs), dtype=torch.float32, device=self.device)
+        dense = _real_numbers(mask_inputs, "mask inputs")
         side = self.model.image_size // 4
-        if dense.ndim != 3 or tuple(dense.shape[1:]) != (side, side):
-            raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {tuple(dense.shape)}")
-        return dense[:, None]
+        if dense.ndim != 3 or dense.shape[1:] != (side, side):
+            raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {dense.shape}")
+        if not np.isfinite(dense).all():
+            raise InputError("predict: a logit of the mask inputs is not a finite number")
+        return torch.tensor(dense, device=self.device)[:, None]
 
     def _prompt(
         self,
@@ -288,15 +305,15 @@ class GranularPredictor:
         """Points and boxes (as two points, first) in the model's pixels: (N, P, 2) float32 and (N, P) int32."""
         parts, kinds = [], []
         if boxes is not None:
-            corners = np.asarray(boxes, dtype=np.float32)
+            corners = _real_numbers(boxes, "boxes")
             if corners.ndim != 2 or corners.shape[1] != 4:
                 raise InputError(f"predict: expected boxes (N, 4), found {corners.shape}")
             corners = corners.reshape(-1, 2, 2)
             parts.append(corners)
             kinds.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), corners.shape[:2]))
         if point_coords is not None:
-            points = np.asarray(point_coords, dtype=np.float32)
-            given = np.asarray(point_labels if point_labels is not None else np.ones(points.shape[:2]), dtype=np.int32)
+            points = _real_numbers(point_coords, "points")
+            given = np.ones(points.shape[:2]) if point_labels is None else _real_numbers(point_labels, "labels")
             if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
                 raise InputError(
                     f"predict: expected points (N, K, 2) and labels (N, K), found {points.shape}, {given.shape}"
@@ -304,7 +321,7 @@ class GranularPredictor:
             if not np.isin(given, LABELS).all():
                 raise InputError("predict: expected labels 1 (inside) and 0 (outside), found others")
             parts.append(points)
-            kinds.append(given)
+            kinds.append(given.astype(np.int32))
         if not parts:
             return None
         if len({len(each) for each in parts}) != 1:
@@ -313,16 +330,54 @@ class GranularPredictor:
         if not np.isfinite(coordinates).all():
             raise InputError("predict: a coordinate is not a finite number")
         height, width = size
-        scale = np.array([self.model.image_size / width, self.model.image_size / height], dtype=np.float32)
+        # Divided, then multiplied, on the device, as sam2 does: another order is off by a last bit, which logits show.
+        pixels = torch.from_numpy(coordinates).to(self.device)
+        pixels[..., 0] = pixels[..., 0] / width
+        pixels[..., 1] = pixels[..., 1] / height
         return (
-            torch.from_numpy(coordinates * scale).to(self.device),
+            pixels * self.model.image_size,
             torch.from_numpy(np.ascontiguousarray(np.concatenate(kinds, axis=1))).to(self.device),
         )
 
 
+def _as_rgb(image: Photograph) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: no RGB photograph.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB" or not image.width * image.height:
+            raise InputError(
+                f"set_image: expected an image of mode RGB, found {image.mode}, {image.width} x {image.height}; "
+                'give image.convert("RGB")'
+            )
+        return np.array(image)
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"set_image: expected an array (H, W, 3) uint8 RGB, found {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
+    return image
+
+
+def _real_numbers(values: ArrayLike, name: str) -> FloatArray:
+    """As float32.
+
+    Raises:
+        InputError: no numbers, or rows of different lengths.
+    """
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"predict: expected an array of numbers as {name} ({error})") from error
+
+
 def squared(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, 3, S, S), resized and normalised as SAM-2's own transform does."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
+    # torch warns of arrays that cannot be written to, such as numpy's view of a Pillow image; they are copied.
+    pixels = (
+        torch.from_numpy(np.require(image, requirements=("C", "W"))).to(device).permute(2, 0, 1)[None].float() / 255.0
+    )
     pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
     mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model import base_models
 from model.adapters import granularity_tensor
-from model.base_models import SIZES, build_base
+from model.base_models import SIZES
 from model.granular import GranularSam2
 from model.loading import new_model
 from model.predictor import GranularPredictor
@@ -34,17 +36,67 @@ def micro(adapter: str = "paper", side: int = 128, seed: int = 1) -> GranularSam
     return GranularSam2("micro", adapter, side).eval()  # type: ignore[arg-type]
 
 
-def own_predictor(model: GranularSam2) -> Any:
-    """sam2's own predictor on sam2's own classes with the same weights, which our code has not touched."""
+def built_by_sam2(size: str, side: int, checkpoint: Path | None = None) -> Any:
+    """A model of sam2's own builder, untouched by our code: a smaller input, and for micro our widths."""
+    from sam2.build_sam import build_sam2
+
+    changes = [f"++model.image_size={side}"]
+    if size == "micro":
+        changes = flags(base_models._overrides("micro", side, False), "model")
+    names = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l", "micro": "t"}
+    config = f"configs/sam2.1/sam2.1_hiera_{names[size]}.yaml"
+    return build_sam2(config, checkpoint and str(checkpoint), device="cpu", hydra_overrides_extra=changes)
+
+
+def flags(values: dict[str, Any], prefix: str) -> list[str]:
+    """Nested values as hydra's command line has them."""
+    found = []
+    for name, value in values.items():
+        place = f"{prefix}.{name}"
+        found += flags(value, place) if isinstance(value, dict) else [f"++{place}={str(value).lower()}"]
+    return found
+
+
+def sam2_predictor(base: Any) -> Any:
+    """sam2's own predictor."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    base = build_base(model.size, model.image_size)
-    base.load_state_dict(model.base_state())
     with warnings.catch_warnings():  # sam2 scripts its transforms
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         predictor = SAM2ImagePredictor(base)
-    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]  # fixed to 1024 px in sam2
+    predictor._bb_feat_sizes = [(base.image_size // stride,) * 2 for stride in (4, 8, 16)]  # fixed to 1024 px in sam2
     return predictor
+
+
+def own_predictor(model: GranularSam2) -> Any:
+    """sam2's own predictor with the weights that a model of ours has now."""
+    base = built_by_sam2(model.size, model.image_size)
+    base.load_state_dict(model.base_state())
+    return sam2_predictor(base)
+
+
+@torch.no_grad()
+def make_loud(model: GranularSam2) -> GranularSam2:
+    """Scales SAM's hypernetworks until each mask's logits reach 20, as trained ones' do; random ones stay below 1."""
+    decoder, side = model.base.sam_mask_decoder, model.image_size
+    predictor = GranularPredictor(model)
+    predictor.set_image(photograph())
+    assert predictor._features is not None
+    click = (torch.full((1, 1, 2), side / 2), torch.ones(1, 1, dtype=torch.int32))
+    sparse, dense = model.base.sam_prompt_encoder(points=click, boxes=None, masks=None)
+    masks = decoder.predict_masks(
+        image_embeddings=predictor._features.embedding_BCHW,
+        image_pe=model.base.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=False,
+        high_res_features=list(predictor._features.high_res),
+    )[0]
+    for hypernetwork, peak in zip(decoder.output_hypernetworks_mlps, masks.abs().amax(dim=(0, 2, 3)), strict=True):
+        hypernetwork.layers[-1].weight.mul_(20 / peak)
+        hypernetwork.layers[-1].bias.mul_(20 / peak)
+    model.adopt_base()
+    return model
 
 
 def train_a_little(model: GranularSam2, steps: int = 3) -> None:
@@ -71,43 +123,94 @@ def train_a_little(model: GranularSam2, steps: int = 3) -> None:
 
 
 def assert_equal_to_sam2(ours: GranularPredictor, own: Any) -> None:
-    """Single mask, three masks, refinement, a box, several points: to 1e-5."""
+    """Single mask, three masks, refinement, a box, several points, several prompts: to 1e-5, at logits of about 20."""
     prompts: list[dict[str, Any]] = [
         {"point_coords": np.array([[60.0, 40.0]]), "point_labels": np.array([1])},
-        {"point_coords": np.array([[10.0, 70.0], [100.0, 5.0]]), "point_labels": np.array([1, 0])},
-        {"box": np.array([20.0, 10.0, 90.0, 80.0])},
-        {"box": np.array([5.0, 5.0, 50.0, 50.0]), "point_coords": np.array([[30.0, 30.0]]), "point_labels": [1]},
+        {"point_coords": np.array([[10.0, 70.0], [100.3, 5.1]]), "point_labels": np.array([1, 0])},
+        {"box": np.array([20.0, 11.0, 91.0, 83.0])},
+        {"box": np.array([5.0, 5.0, 53.7, 49.9]), "point_coords": np.array([[31.0, 29.0]]), "point_labels": [1]},
     ]
+    peaks = []
     for prompt in prompts:
         for multimask in (False, True):
             expected = own.predict(**prompt, multimask_output=multimask, return_logits=True)
             found = ours.predict(**prompt, multimask_output=multimask, return_logits=True)
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+            peaks.append(np.abs(expected[2]).max())
         low = expected[2][:1]
         for prompted in (prompt, {}):  # a mask alone is a prompt too
             again = own.predict(**prompted, mask_input=low, multimask_output=False, return_logits=True)
             found = ours.predict(**prompted, mask_input=low, return_logits=True)
-            np.testing.assert_allclose(found[0], again[0], atol=1e-5, rtol=0)
+            for one, other in zip(found, again, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+    points = np.random.default_rng(3).uniform(0, 90, (3, 2, 2)).astype(np.float32)
+    labels = np.array([[1, 0], [1, 1], [0, 1]])
+    for multimask in (False, True):
+        _, iou, logits = own.predict(points, labels, multimask_output=multimask, return_logits=True)
+        found = ours.predict_logits(points, labels, multimask=multimask)
+        np.testing.assert_allclose(found[0].clamp(-32, 32).reshape(logits.shape), logits, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found[1].reshape(iou.shape), iou, atol=1e-5, rtol=0)
+    assert min(peaks) > 10, "faint logits show no difference"
+    assert max(peaks) > 18
 
 
-@pytest.mark.parametrize("adapter", ["paper", "lite"])
-def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: str) -> None:
-    model = micro(adapter)
-    own, ours = own_predictor(model), GranularPredictor(model)
-    own.set_image(photograph())
-    ours.set_image(photograph())
+def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
+    """Equal to sam2 as it is, after steps of training, and when it is loaded into another model."""
+    image = photograph()
+    own, ours = own_predictor(make_loud(model)), GranularPredictor(model)
+    own.set_image(image)
+    ours.set_image(image)
     assert_equal_to_sam2(ours, own)
     before = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
-    train_a_little(model)
+    train_a_little(model, steps)
     assert_equal_to_sam2(ours, own)
-    loaded = micro(adapter, seed=9)
+    torch.manual_seed(9)
+    loaded = GranularSam2(model.size, model.adapter, model.image_size).eval()
     loaded.load_state_dict(model.state_dict())
     first_use = GranularPredictor(loaded)  # nothing has been asked of it yet, with a granularity or without
-    first_use.set_image(photograph())
+    first_use.set_image(image)
     assert_equal_to_sam2(first_use, own)
     after = ours.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0]
     assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("adapter", ["paper", "lite"])
+def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: Any) -> None:
+    torch.manual_seed(1)
+    check_before_and_after_training(GranularSam2("tiny", adapter, 128).eval(), steps=2)
+
+
+def test_places_of_points_are_sam2s_to_the_last_bit() -> None:
+    ours = GranularPredictor(micro("lite"))
+    own = own_predictor(ours.model)
+    size = (333, 481)
+    coordinates = np.random.default_rng(0).uniform(0, 481, (500, 3, 2)).astype(np.float32)
+    found = ours._prompt(coordinates, None, coordinates[:, :2].reshape(-1, 4), size)
+    expected = own._transforms.transform_coords(torch.from_numpy(coordinates), normalize=True, orig_hw=size)
+    assert found is not None
+    assert torch.equal(found[0], torch.cat([expected[:, :2], expected], dim=1))
+
+
+def test_a_checkpoint_that_train_wrote_gives_its_bases_answer(drawn_run: Path, tmp_path: Path) -> None:
+    """Weights in Meta's layout, which sam2's builder loads too, `grainmill train`, and the file that it wrote."""
+    base = tmp_path / "base.pt"
+    torch.save({"model": make_loud(micro("paper", 64)).base_state()}, base)
+    code = cli.main([
+        "train", "--data", str(drawn_run), "--output", str(tmp_path / "run"), "--size", "micro", "--init", str(base),
+        "--adapter", "paper", "--image-size", "64", "--steps", "2", "--global-batch-size", "2",
+        "--masks-per-image", "4", "--coarse-images", "0", "--holdout", "0", "--learning-rate", "0.01",
+        "--min-masks", "1",
+    ])  # fmt: skip
+    assert code == 0
+    own, ours = sam2_predictor(built_by_sam2("micro", 64, base)), GranularPredictor.load(tmp_path / "run")
+    own.set_image(photograph())
+    ours.set_image(photograph())
+    assert_equal_to_sam2(ours, own)
+    fresh = GranularPredictor(new_model("micro", "paper", 64, init=str(base), seed=0).eval())
+    fresh.set_image(photograph())
+    answers = [each.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0] for each in (ours, fresh)]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-2, "it was trained"
 
 
 def test_the_fallback_to_a_stable_mask_is_sam2s() -> None:
@@ -134,29 +237,16 @@ def test_the_fallback_to_a_stable_mask_is_sam2s() -> None:
 @pytest.mark.slow
 def test_tiny_at_its_own_size_equals_sam2s_predictor() -> None:
     torch.manual_seed(0)
-    model = GranularSam2("tiny", "paper", 1024).eval()
-    train_a_little(model, steps=1)
-    own, ours = own_predictor(model), GranularPredictor(model)
-    own.set_image(photograph(300, 400))
-    ours.set_image(photograph(300, 400))
-    assert_equal_to_sam2(ours, own)
+    check_before_and_after_training(GranularSam2("tiny", "paper", 1024).eval(), steps=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["small", "base_plus", "large"])
-def test_every_official_size_equals_sam2s_predictor(size: Any) -> None:
+@pytest.mark.parametrize("adapter", ["paper", "lite"])
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_every_official_size_equals_sam2s_predictor(size: Any, adapter: Any) -> None:
     """At 256 pixels, for the time it takes: weights and code are the same at every image size."""
     torch.manual_seed(0)
-    model = GranularSam2(size, "lite", 256).eval()
-    train_a_little(model, steps=1)
-    own, ours = own_predictor(model), GranularPredictor(model)
-    own.set_image(photograph(60, 100))
-    ours.set_image(photograph(60, 100))
-    expected = own.predict(np.array([[60.0, 40.0]]), np.array([1]), multimask_output=True, return_logits=True)
-    found = ours.predict([[60, 40]], [1], multimask_output=True, return_logits=True)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
-    assert ours.predict([[60, 40]], [1], granularity=[0.1, 1.0])[0].shape == (2, 60, 100)
+    check_before_and_after_training(GranularSam2(size, adapter, 256).eval(), steps=1)
 
 
 def test_paper_on_small_trains_exactly_what_the_paper_does() -> None:
@@ -193,10 +283,26 @@ def test_lite_is_at_most_two_hundredths_of_a_per_cent(size: Any) -> None:
         0.5, np.float32(0.5), np.float64(0.5), [0.5], np.array(0.5), np.array([0.5, 0.5, 0.5]), (0.5, 0.5, 0.5),
         torch.tensor(0.5), torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64),
         torch.tensor([0.5], requires_grad=True), torch.tensor([0.5], dtype=torch.float16),
+        torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True), [torch.tensor(0.5, requires_grad=True)] * 3,
+        [torch.tensor([0.5]), 0.5, np.float16(0.5)], [np.array([0.5, 0.5]), torch.tensor([0.5], dtype=torch.bfloat16)],
+        np.array([0.5] * 3, dtype=object),
     ],
 )  # fmt: skip
 def test_numbers_of_every_kind_are_granularities(value: Any) -> None:
     assert granularity_tensor(value, 3, "cpu").tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float16(0.1), np.array(0.1, dtype=np.float16), np.float32(0.1), float(np.float32(0.1)),
+        torch.tensor(0.1, dtype=torch.float16), torch.tensor(0.1, dtype=torch.bfloat16), torch.tensor(0.1),
+        [np.float16(0.1)], [torch.tensor(0.1, dtype=torch.float16)],
+    ],
+)  # fmt: skip
+def test_a_tenth_is_in_the_range_in_every_type(value: Any) -> None:
+    """In half precision the nearest number to 0.1 is 0.09998, in bfloat16 0.10010."""
+    assert granularity_tensor(value, 1, "cpu").tolist() == pytest.approx([0.1], abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [1, np.int64(1), torch.tensor(1), [1], np.ones(1, dtype=np.uint8)])
@@ -222,7 +328,22 @@ def test_the_ends_of_the_range_survive_single_precision() -> None:
         ("big", "expected numbers, found 'big'"),
         ([0.1, None, 0.2], "granularity nan|expected numbers"),
         ([0.1, 0.2], "one value or one for each of 3 prompts, found 2"),
-        ([], "one value or one for each of 3 prompts, found 0"),
+        ([], "at least one number, found none"),
+        (torch.zeros(0), "at least one number, found none"),
+        ((), "at least one number, found none"),
+        (0, "granularity 0: expected a number"),
+        (torch.tensor(0), "granularity 0: expected a number"),
+        (np.float16(0.0999), "granularity 0.0999"),
+        (torch.tensor([0.5, 0.099], dtype=torch.bfloat16), "granularity 0.09"),
+        (torch.tensor(1.01, dtype=torch.float16), "granularity 1.0"),
+        ([torch.tensor(0.05, requires_grad=True)], "granularity 0.05"),
+        (torch.tensor(0.5j), "expected numbers, found tensor"),
+        (np.array([0.5j]), "expected numbers"),
+        (True, "expected numbers, found True"),
+        (torch.tensor([True]), "expected numbers"),
+        (["0.5"], "expected numbers"),
+        ({0.5}, "expected numbers"),
+        (torch.empty(1, device="meta"), "expected numbers"),
     ],
 )
 def test_other_values_are_refused_with_a_clear_message(value: Any, message: str) -> None:
@@ -238,6 +359,10 @@ def test_the_predictor_refuses_the_same() -> None:
             predictor.predict([[5, 5]], [1], granularity=wrong)
     with pytest.raises(InputError, match="expected numbers"):
         predictor.predict([[5, 5]], [1], granularity="large")
+    with pytest.raises(InputError, match="expected at least one number, found none"):
+        predictor.predict([[5, 5]], [1], granularity=[])
+    with pytest.raises(InputError, match="one value or one for each of 3 prompts, found 2"):
+        predictor.predict_many(np.ones((3, 1, 2)), None, [0.1, 0.2])
 
 
 # -- the answer --------------------------------------------------------------------------------------------------------

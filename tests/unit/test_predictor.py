@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model.loading import new_model
 from model.predictor import GranularPredictor
@@ -133,9 +134,26 @@ def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None
         ({"point_coords": [[[1, 1]]]}, "one prompt's points"),
         ({"point_coords": [[1, 1]], "point_labels": [1, 0]}, "expected points .* and labels"),
         ({"point_coords": [[1, 1]], "point_labels": [7]}, "expected labels 1"),
+        ({"point_coords": [[1, 1]], "point_labels": [0.5]}, "expected labels 1"),
+        ({"point_coords": [[1, 1]], "point_labels": ["in"]}, "expected an array of numbers as labels"),
+        ({"point_coords": [[1], [1, 2]]}, "expected an array of numbers as points"),
+        ({"box": ["a", 2, 3, 4]}, "expected an array of numbers as box"),
         ({"point_coords": [[1, float("nan")]]}, "not a finite number"),
         ({"box": [1, 2, 3]}, "expected one box x0, y0, x1, y1, found 3"),
-        ({"point_coords": [[1, 1]], "mask_input": np.zeros((1, 9, 9))}, r"expected mask inputs \(N, 32, 32\)"),
+        (
+            {"point_coords": [[1, 1]], "mask_input": np.zeros((1, 9, 9))},
+            r"expected mask_input \(32, 32\), .*found \(1, 9, 9\)",
+        ),
+        ({"point_coords": [[1, 1]], "mask_input": np.zeros((3, LOW, LOW))}, r"\(1, 32, 32\), found \(3, 32, 32\)"),
+        (
+            {"point_coords": [[1, 1]], "mask_input": np.zeros((2, LOW, LOW)), "granularity": [0.1, 0.5, 1.0]},
+            r"or \(3, 32, 32\), one for each granularity, found \(2, 32, 32\)",
+        ),
+        ({"point_coords": [[1, 1]], "mask_input": np.zeros((1, 1, LOW, LOW))}, r"found \(1, 1, 32, 32\)"),
+        ({"point_coords": [[1, 1]], "mask_input": 0.5}, r"found \(\)"),
+        ({"mask_input": np.full((1, LOW, LOW), np.nan), "granularity": 0.5}, "a logit of the mask inputs is not a fin"),
+        ({"mask_input": np.full((LOW, LOW), np.inf)}, "a logit of the mask inputs is not a finite number"),
+        ({"mask_input": [[1.0], [1.0, 2.0]]}, "expected an array of numbers as mask_input"),
         ({"point_coords": [[1, 1]], "granularity": 0.5, "multimask_output": True}, "leave the granularity out"),
         ({"point_coords": [[1, 1]], "image": 1}, "image 1 of 1"),
     ]
@@ -144,6 +162,60 @@ def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None
             predictor.predict(**arguments)
     with pytest.raises(InputError, match="1 boxes and points for 2 prompts"):
         predictor.predict_many(np.ones((2, 1, 2)), np.ones((2, 1)), 0.5, boxes=np.array([[0, 0, 5, 5]]))
+    for granularity in (None, 0.5):
+        with pytest.raises(InputError, match="at least one prompt, found none"):
+            predictor.predict_many(np.ones((0, 1, 2)), None, granularity)
+    with pytest.raises(InputError, match=r"expected mask inputs \(N, 32, 32\), found \(32, 32\)"):
+        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.zeros((LOW, LOW)))
+    with pytest.raises(InputError, match=r"as many mask inputs as prompts, found \[1, 2\]"):
+        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.zeros((2, LOW, LOW)))
+    with pytest.raises(InputError, match="a logit of the mask inputs is not a finite number"):
+        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.full((1, LOW, LOW), np.nan))
+
+
+def test_what_is_no_photograph_is_one_clear_message(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
     for image in (np.zeros((5, 5), dtype=np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), dtype=np.uint8)):
         with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8 RGB"):
             predictor.set_image(image)
+    for other in (torch.zeros(5, 5, 3, dtype=torch.uint8), [[[1, 2, 3]]], "photo.jpg", None):
+        with pytest.raises(InputError, match=r"expected an array \(H, W, 3\) uint8 RGB, found (Tensor|list|str|None)"):
+            predictor.set_image(other)  # type: ignore[arg-type]
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        with pytest.raises(InputError, match=rf"mode RGB, found {mode}, 9 x 7; give image.convert\(.RGB.\)"):
+            predictor.set_image(Image.new(mode, (9, 7)))
+    with pytest.raises(InputError, match="mode RGB, found RGB, 0 x 7"):
+        predictor.set_image(Image.new("RGB", (0, 7)))
+    with pytest.raises(InputError, match="at least one photograph, found none"):
+        predictor.set_image_batch([])
+    assert predictor.sizes == [(50, 90)], "the photograph before is still there"
+    assert predictor.predict([[10, 20]], [1], granularity=0.5)[0].shape == (1, 50, 90)
+    for call in (GranularPredictor(predictor.model).predict_batch, GranularPredictor(predictor.model).predict):
+        with pytest.raises(InputError, match=r"set_image(_batch)? first"):
+            call()
+
+
+def test_pillows_images_are_taken_as_sam2_takes_them(predictor: GranularPredictor) -> None:
+    pixels = photograph(50, 90)
+    answers = []
+    for image in (
+        pixels,
+        Image.fromarray(pixels),
+        np.asarray(Image.fromarray(pixels)),
+    ):  # the last cannot be written to
+        predictor.set_image(image)
+        assert predictor.sizes == [(50, 90)]
+        answers.append(predictor.predict([[10, 20]], [1], granularity=0.5)[2])
+    np.testing.assert_array_equal(answers[0], answers[1])
+    np.testing.assert_array_equal(answers[0], answers[2])
+    predictor.set_image_batch([Image.fromarray(pixels), pixels])
+    assert predictor.sizes == [(50, 90)] * 2
+
+
+def test_each_granularity_may_refine_its_own_mask(predictor: GranularPredictor) -> None:
+    predictor.set_image(photograph(50, 90))
+    _, _, first = predictor.predict([[10, 20]], [1], granularity=[0.2, 0.9])
+    _, _, together = predictor.predict([[10, 20]], [1], mask_input=first, granularity=[0.2, 0.9])
+    for place, granularity in enumerate((0.2, 0.9)):
+        _, _, alone = predictor.predict([[10, 20]], [1], mask_input=first[place], granularity=granularity)
+        np.testing.assert_allclose(together[place], alone[0], atol=1e-4)
