@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -137,6 +137,42 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay() -> None:
     assert [(each.granularity, each.parent_id, each.instance_id) for each in tree] == [
         (1.0, None, 0), (0.2, 0, 0), (0.1, 1, 0)
     ]  # fmt: skip
+
+
+def test_a_part_and_a_whole_with_the_same_box_both_stay_within_a_granularity() -> None:
+    """All the way through the search, where masks are compared twice: on the logits' grid and on the image's.
+
+    Each click gets the mask that is drawn for its place: a square, a cross with the square's box, the square once more
+    with two pixels less, and nothing.
+    """
+    square = torch.full((32, 32), -5.0)
+    square[8:24, 8:24] = 5.0
+    cross = torch.full((32, 32), -5.0)
+    cross[14:18, 8:24] = cross[8:24, 14:18] = 5.0
+    copy = square.clone()
+    copy[8, 8:10] = -5.0
+    drawn = torch.stack([square, cross, copy, torch.full((32, 32), -5.0)])
+
+    class Drawn:
+        """As much of a predictor as the search asks for."""
+
+        sizes: ClassVar = [(128, 128)]
+        enlarge = GranularPredictor.enlarge
+        _sizes = sizes
+
+        def set_image(self, image: Any) -> None:
+            pass
+
+        def predict_logits(self, points: Any, labels: Any, granularity: Any, *, multimask: bool) -> Any:
+            places = (points[:, 0, 0] > 64) + 2 * (points[:, 0, 1] > 64)
+            return drawn[places], torch.tensor([0.8, 0.9, 0.7, 1.0])[places]
+
+    config = dataclasses.replace(LENIENT, granularities=(0.5,), points_per_side=2)
+    found = find_everything(Drawn(), np.zeros((128, 128, 3), dtype=np.uint8), config)  # type: ignore[arg-type]
+    assert [(each.score, each.parent_id) for each in found] == [(pytest.approx(0.8), None), (pytest.approx(0.9), 0)]
+    boxes = [each.to_json(0)["bbox"] for each in found]
+    assert boxes[0] == boxes[1]
+    assert found[0].area_px > 2 * found[1].area_px
 
 
 def test_copies_are_kept_by_predicted_iou_then_area() -> None:
