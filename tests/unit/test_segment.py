@@ -12,6 +12,9 @@ from PIL import Image
 
 from pipeline import cli, rle
 
+CAPTION, PICTURE = slice(None, 22), slice(22, None)
+"""Rows of a contact sheet."""
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,6 +63,46 @@ def test_one_click_at_three_granularities_writes_a_picture_and_json(
     with Image.open(tmp_path / "out" / "square.masks.png") as sheet:
         assert sheet.width == 4 * 320
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_demos_pictures_show_one_click_at_five_granularities(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's own commands; the model answers with a square whose side is a fifth of the height times g."""
+    from model.predictor import GranularPredictor
+    from pipeline.demo import CLICKS, lay_out_photographs, steps
+
+    asked: list[list[float]] = []
+
+    def side(g: float) -> int:
+        return round(0.2 * shape[0] * g)
+
+    def predict(self: GranularPredictor, point_coords: Any, **more: Any) -> tuple[Any, Any, Any]:
+        [[x, y]], granularity = point_coords.astype(int).tolist(), more["granularity"]
+        asked.append(granularity)
+        masks = np.zeros((len(granularity), *shape), dtype=bool)
+        for mask, g in zip(masks, granularity, strict=True):
+            mask[y : y + side(g), x : x + side(g)] = True
+        return masks, np.full(len(masks), 0.5), None
+
+    monkeypatch.setattr(GranularPredictor, "predict", predict)
+    lay_out_photographs(tmp_path / "photographs")
+    commands = [each.arguments for each in steps(tmp_path, train_steps=1, executor="inline", workers=1)]
+    segmented = [each for each in commands if each[0] == "segment"]
+    assert len(segmented) == len(CLICKS)
+    for _, photograph, *flags in segmented:
+        flags[flags.index("--checkpoint") + 1] = str(checkpoint)
+        with Image.open(photograph) as image:
+            shape = (image.height, image.width)
+        code, found, err = run(capsys, photograph, *flags, "--json")
+        assert code == 0, err
+        assert [each["granularity"] for each in found["annotations"]] == [0.1, 0.3, 0.5, 0.7, 1.0]
+        assert [each["area"] for each in found["annotations"]] == [side(g) ** 2 for g in asked[-1]]
+        with Image.open(tmp_path / "segments" / f"{Path(photograph).stem}.masks.png") as sheet:
+            panels = np.split(np.asarray(sheet), 6, axis=1)
+        captions, pictures = ({panel[part].tobytes() for panel in panels} for part in (CAPTION, PICTURE))
+        assert (len(captions), len(pictures)) == (6, 6)
+    assert asked == [[0.1, 0.3, 0.5, 0.7, 1.0]] * len(CLICKS)
 
 
 def test_everything_writes_a_tree(
