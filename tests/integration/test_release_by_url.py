@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,29 @@ def test_the_whole_loop_by_url(s3: str, grown: Path, tmp_path: Path, capsys: pyt
 
     again = said(capsys, "score", *SCORED, "--data", there, "--masks", tmp_path / "mined", "--output", tmp_path / "m")
     assert again["details"]["masks"]["images_by_bytes"] > 0
+
+
+def test_training_by_url_with_a_loader_process_gives_the_numbers_of_the_local_folder(
+    s3: str, grown: Path, tmp_path: Path
+) -> None:
+    """As a command of its own: its loader process finds the server by itself."""
+    there = f"{s3}/trained-from/drawn"
+    assert main(["release", "--output", str(grown), "--push", there]) == 0
+    found = []
+    for data, workers in ((str(grown), "0"), (there, "1")):
+        output = tmp_path / f"with-{workers}"
+        command = ["train", "--data", data, "--output", str(output), *LEARNED, "--threads", "1", "--log-every", "1"]
+        more = ["--global-batch-size", "2", "--masks-per-image", "4", "--workers", workers]
+        if workers == "0":
+            assert main([*command, *more]) == 0
+        else:
+            whole = [sys.executable, "-m", "pipeline", *command, *more]
+            done = subprocess.run(whole, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        found.append([{name: line[name] for name in ("step", "position", "loss", "gradient_norm")} for line in lines])
+    assert found[1] == found[0]
+    assert [line["step"] for line in found[0]] == [1, 2]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
