@@ -86,15 +86,40 @@ def test_any_ranks_and_any_cut_give_the_one_sequence(
     assert read(drawn_run, ranks=ranks, workers=0, cut=cut, batches=7) == one_sequence[cut * BATCH :]
 
 
+CUTS = range(4)
+"""Of four batches: two epochs and two samples of a third."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("cut", CUTS)
+def test_worker_processes_give_every_rank_its_share_from_any_cut(
+    drawn_run: Path, one_sequence: list[tuple[object, ...]], cut: int, workers: int
+) -> None:
+    """Processes are started anew at each cut; one rank after the other, of one, two and four, asks the same ones.
+
+    That is enough: a stream hears of ranks only by the positions that it is asked for, whose examples hang on nothing
+    else, and without processes each rank is read by itself above. With processes of its own each is, slowly, below.
+    """
+    asked = [
+        position
+        for ranks in RANKS
+        for rank in range(ranks)
+        for position in positions_from(cut, len(CUTS), rank=rank, ranks=ranks)
+    ]
+    assert len(asked) == len(RANKS) * (len(CUTS) - cut) * BATCH
+    streamed = stream(examples_of(drawn_run), iter(asked), workers=workers)
+    assert [identity(each) for each in streamed] == [one_sequence[position] for position in asked]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("ranks", RANKS)
-def test_worker_processes_change_nothing_at_any_cut(
+def test_worker_processes_of_each_rank_change_nothing_at_any_cut(
     drawn_run: Path, one_sequence: list[tuple[object, ...]], ranks: int, workers: int
 ) -> None:
-    for cut in range(2):  # a small epoch: two batches of four hold all seven samples
-        found = read(drawn_run, ranks=ranks, workers=workers, cut=cut, batches=2)
-        assert found == one_sequence[cut * BATCH : 2 * BATCH]
+    for cut in CUTS:
+        found = read(drawn_run, ranks=ranks, workers=workers, cut=cut, batches=len(CUTS))
+        assert found == one_sequence[cut * BATCH : len(CUTS) * BATCH]
 
 
 def test_an_epoch_holds_every_sample_once_and_every_rank_as_many(one_sequence: list[tuple[object, ...]]) -> None:
