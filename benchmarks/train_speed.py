@@ -35,7 +35,7 @@ from model.granular import GranularSam2
 from model.order import Order
 from model.step import accumulate_gradients
 from model.train import train
-from model.train_config import RunOptions, TrainConfig, make_config
+from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
 from pipeline.bench.report import environment
 
 from .fake_step import blank_example, use_fake_weights
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.init is None:
         torch.manual_seed(0)
         save_file(build_base(config.size, config.image_size).state_dict(), config.init)
-    micro = arguments.micro_batch_size or min(config.global_batch_size, 4 if config.adapter == "full" else 2)
+    micro = arguments.micro_batch_size or photographs_per_pass(config, config.global_batch_size)
     options = RunOptions(
         data=arguments.data, output=str(arguments.work / "run"), workers=arguments.workers, micro_batch_size=micro,
         device=arguments.device, save_every=arguments.steps, log_every=1, threads=arguments.threads,

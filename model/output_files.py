@@ -20,7 +20,8 @@ class OutputFiles:
     """Files on their way into a folder.
 
     They are written into a hidden folder inside it and moved to their names when the `with` block ends without an
-    error, replacing older ones; otherwise nothing of them stays. That something can be written there is found out when
+    error, replacing older ones; otherwise nothing of them stays. (They are moved one by one: a process killed, or a
+    disk lost, just then leaves those that were moved.) That something can be written there is found out when
     the block begins, before any long work in it.
 
     Args:

@@ -2,7 +2,7 @@
 
 Each pass is differentiated on its own, against a detached copy of the image's features, whose gradient goes through
 the encoder once at the end if the encoder is trained. The mask that is fed back is detached, so passes do not hang
-together. Nothing is read back from the device in between, so a GPU always has its next work waiting.
+together. Nothing is read back from the device in between: that would wait for all work before it.
 Legend: B images, N prompts, R pixels a side.
 """
 

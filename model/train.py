@@ -43,7 +43,7 @@ from .pictures import Rgb
 from .ranks import Ranks
 from .run_log import METRICS, RunLog
 from .step import SUMS, accumulate_gradients
-from .train_config import RunOptions, TrainConfig, resumed_config
+from .train_config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
 from .validation import Validation, validate
 
 
@@ -109,8 +109,7 @@ class _Run:
         self.output = Path(options.output)
         expect_usable(config, options)
         share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
-        most = min(share, 4 if config.adapter == "full" else 2)
-        self.micro = options.micro_batch_size or max(each for each in range(1, most + 1) if share % each == 0)
+        self.micro = options.micro_batch_size or photographs_per_pass(config, share)
         if share % self.micro:
             raise InputError(
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
@@ -445,24 +444,6 @@ class _Run:
             "seconds": round(time.monotonic() - self.started_s, 3),
             "stopped": stopped or None,
         }
-
-
-def expect_usable(config: TrainConfig, options: RunOptions) -> None:
-    """Checks what flags say together, before anything is loaded.
-
-    Raises:
-        InputError: an output that is no local folder, or validations of nothing.
-    """
-    if "://" in options.output:
-        raise InputError(
-            f"--output {options.output}: expected a local folder; checkpoints are written with a rename, which stores "
-            "of objects do not have. Copy the folder there afterwards"
-        )
-    if options.validate_every and not (config.holdout or options.validation_data):
-        raise InputError(
-            f"--validate-every {options.validate_every}: there is nothing to validate on; add --holdout SHARE or "
-            "--validation-data DIR"
-        )
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -201,6 +201,30 @@ def loader_processes(asked: int | None, *, on_gpu: bool) -> int:
     return LOADER_PROCESSES_OF_A_GPU if on_gpu else 0
 
 
+def expect_usable(config: TrainConfig, options: RunOptions) -> None:
+    """Checks what flags say together, before anything is loaded.
+
+    Raises:
+        InputError: an output that is no local folder, or validations of nothing.
+    """
+    if "://" in options.output:
+        raise InputError(
+            f"--output {options.output}: expected a local folder; checkpoints are written with a rename, which stores "
+            "of objects do not have. Copy the folder there afterwards"
+        )
+    if options.validate_every and not (config.holdout or options.validation_data):
+        raise InputError(
+            f"--validate-every {options.validate_every}: there is nothing to validate on; add --holdout SHARE or "
+            "--validation-data DIR"
+        )
+
+
+def photographs_per_pass(config: TrainConfig, share: int) -> int:
+    """Of one forward pass by default: as many as the recipe says, or the next fewer that divide a rank's share."""
+    most = min(share, 4 if config.adapter == "full" else 2)
+    return max(each for each in range(1, most + 1) if share % each == 0)
+
+
 def augmentation_named(name: str | None) -> Augmentation | None:
     """One of `AUGMENTATIONS`; None stays None, the recipe's.
 

@@ -173,7 +173,7 @@ def command(
             metavar="full|block",
             help="Of the samples. full: one permutation of all. block: 256 samples that lie side by side are a block, "
             "and 16 blocks from anywhere are mixed at a time, so that requests fall into few shards at a time, for "
-            "stores and caches that like it; each sample is still one request. Neighbours then lie 0.89 to 0.99 of "
+            "stores and caches that like it; each sample is still one request. Neighbours then lie 0.90 to 0.99 of "
             "chance apart (18 epochs of 40,000 samples). Default full.",
             rich_help_panel=LEARNED,
         ),

@@ -1,5 +1,5 @@
 """Servers of the tests' own on loopback: one that speaks S3, and as much of the Hugging Face Hub as its client asks;
-whether a test may mount a file system of its own."""
+whether a test may mount a file system of its own; a run with a damaged sample."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -258,3 +259,17 @@ def own_mounts() -> None:
     command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"]
     if shutil.which("unshare") is None or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("no mounts of one's own here (unshare -rm)")
+
+
+@pytest.fixture(scope="module")
+def damaged_run(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A copy with one byte of one sample's masks changed; also its key and shard."""
+    from model.index import ShardIndex
+
+    directory = tmp_path_factory.mktemp("damaged") / "out"
+    shutil.copytree(drawn_run, directory)
+    row = ShardIndex.open(directory).row(3)
+    data = bytearray((directory / row["shard"]).read_bytes())
+    data[row["json_offset"] + row["json_size"] // 2] ^= 0x55
+    (directory / row["shard"]).write_bytes(bytes(data))
+    return directory, row["key"], row["shard"]

@@ -252,18 +252,6 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(drawn_run: Path, t
 # -- bad samples -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def damaged_run(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A copy with one byte of one sample's masks changed; also its key and shard."""
-    directory = tmp_path_factory.mktemp("damaged") / "out"
-    shutil.copytree(drawn_run, directory)
-    row = ShardIndex.open(directory).row(3)
-    data = bytearray((directory / row["shard"]).read_bytes())
-    data[row["json_offset"] + row["json_size"] // 2] ^= 0x55
-    (directory / row["shard"]).write_bytes(bytes(data))
-    return directory, row["key"], row["shard"]
-
-
 def test_a_bad_sample_stops_the_run_and_names_shard_and_key(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
     directory, key, shard = damaged_run
     with pytest.raises(GrainmillError, match="--on-bad-sample skip") as error:

@@ -56,18 +56,6 @@ def undisturbed(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return output
 
 
-@pytest.fixture(scope="module")
-def damaged_run(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of which the sample that is met first has another byte in its masks."""
-    directory = tmp_path_factory.mktemp("damaged") / "out"
-    shutil.copytree(drawn_run, directory)
-    row = ShardIndex.open(directory).row(3)
-    data = bytearray((directory / row["shard"]).read_bytes())
-    data[row["json_offset"] + row["json_size"] // 2] ^= 0x55
-    (directory / row["shard"]).write_bytes(bytes(data))
-    return directory
-
-
 # -- full disks --------------------------------------------------------------------------------------------------------
 
 FILL_AND_FREE = """
@@ -208,14 +196,14 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_anew(
         train(config(holdout=0.4), options(drawn_run, output))
 
 
-def test_a_bad_sample_costs_none_of_the_steps_before_it(damaged_run: Path, tmp_path: Path) -> None:
+def test_a_bad_sample_costs_none_of_the_steps_before_it(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     settings = config(global_batch_size=1, steps=9)
     with pytest.raises(GrainmillError, match="--on-bad-sample skip"):
-        train(settings, options(damaged_run, output, save_every=500))
+        train(settings, options(damaged_run[0], output, save_every=500))
     done = lines(output)[-1]["step"]
     assert sorted(checkpoint_steps(output)) == [done] != [0]
-    summary = train(settings, options(damaged_run, output, save_every=500, resume=True, on_bad_sample="skip"))
+    summary = train(settings, options(damaged_run[0], output, save_every=500, resume=True, on_bad_sample="skip"))
     assert [line["step"] for line in lines(output)] == list(range(1, 10))
     assert summary["skipped"] == 1
 
@@ -282,12 +270,12 @@ def test_an_interrupted_command_says_how_it_goes_on(
 
 
 def test_a_bad_sample_in_validation_stops_or_is_passed_over(
-    damaged_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damaged_run: tuple[Path, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = config(holdout=0.4, steps=1)
     with pytest.raises(GrainmillError, match="`--on-bad-sample skip` validates on others"):
-        train(settings, options(damaged_run, tmp_path / "stops"))
-    summary = train(settings, options(damaged_run, tmp_path / "skips", on_bad_sample="skip"))
+        train(settings, options(damaged_run[0], tmp_path / "stops"))
+    summary = train(settings, options(damaged_run[0], tmp_path / "skips", on_bad_sample="skip"))
     assert capsys.readouterr().err.count("skipped in validation:") == 1
     assert summary["validation"]["images"] >= 1
 

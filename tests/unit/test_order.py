@@ -55,7 +55,7 @@ def test_shuffle_quality_is_one_for_a_full_order_and_stated_for_blocks() -> None
     blocks = mixing(Sampler(n, seed=0, order=Order(kind="block", block=256, window=16)))
     in_order = mixing(Sampler(n, seed=0, order=Order(kind="block", block=n, window=1)))
     assert full > 0.97
-    assert blocks > 0.85  # `train --help`: 0.89 to 0.99; a window holds 16 blocks from anywhere in the data
+    assert blocks > 0.85  # `train --help`: 0.90 to 0.99; a window holds 16 blocks from anywhere in the data
     one_block = mixing(Sampler(n, seed=0, order=Order(kind="block", block=256, window=1)))
     assert one_block < 0.1 < blocks
     assert in_order > 0.97  # one block of everything is a full shuffle
