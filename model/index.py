@@ -11,6 +11,7 @@ import io
 import mmap
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from pipeline.images import decode_rgb
 from pipeline.rle import Rle
 from pipeline.schema import (
     FORMAT,
+    GRANULARITY_MIN,
     SAMPLES_SCHEMA,
     canonical_json,
     dataset_digest,
@@ -39,6 +41,9 @@ from .runs import Runs
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
 )  # fmt: skip
+ALONE_GRID: Final = 128
+ALONE_SHARE: Final = 0.1
+"""Of an instance, that preferred ones may cover; see `LoadedSample.alone`."""
 MAPPED_SHARDS: Final = 64
 """Local files that one reader keeps mapped."""
 MAX_IMAGE_PIXELS: Final = 400_000_000
@@ -68,12 +73,27 @@ class LoadedSample:
     """(n,)."""
     area_px: NDArray[np.int64]
     """(n,)."""
+    origin_rank: NDArray[np.int64] | None = None
+    """(n,) place of their origin in `schema.ORIGINS`; None: not said, all alike."""
 
     @property
     def rles(self) -> tuple[Rle, ...]:
         """COCO's records of the masks."""
         size = [*self.image.shape[:2]]
         return tuple({"size": size, "counts": each} for each in self.counts)
+
+    def drawable(self, *, min_parts: int, smallest_parts: bool, wholes_only: bool) -> NDArray[np.bool_]:
+        """(n,) bool: masks that training may draw.
+
+        Args:
+            min_parts: see `with_scale`.
+            smallest_parts: also those with g exactly 0.1: by equation 3 each instance's smallest part, however large.
+            wholes_only: only those of instances that lie beside each other, see `alone`.
+        """
+        found = self.with_scale(min_parts)
+        if not smallest_parts:
+            found = found & (self.granularity > np.float32(GRANULARITY_MIN))
+        return found & self.alone if wholes_only else found
 
     def with_scale(self, min_parts: int) -> NDArray[np.bool_]:
         """(n,) bool: wholes, and parts of instances that have at least `min_parts`.
@@ -86,6 +106,30 @@ class LoadedSample:
         is_whole = self.instance_id == np.arange(len(self.counts))
         parts = np.bincount(self.instance_id, minlength=len(self.counts)) - 1
         return np.asarray(is_whole | (parts[self.instance_id] >= min_parts), dtype=np.bool_)
+
+    @cached_property
+    def alone(self) -> NDArray[np.bool_]:
+        """(n,) bool: masks of instances that lie beside each other, so that one instance lies over a pixel.
+
+        Miners also keep, for recall, regions that join several wholes; these are instances too. Preferred are wholes
+        that were given or divided and what no whole claims (in the order of `schema.ORIGINS`), then the larger; an
+        instance that lies in preferred ones by more than a tenth (on a grid of 128 x 128 places) is left out with its
+        parts.
+        """
+        count = len(self.counts)
+        instances = np.flatnonzero(self.instance_id == np.arange(count))
+        rank = np.zeros(count, dtype=np.int64) if self.origin_rank is None else self.origin_rank
+        height, width = self.image.shape[:2]
+        rows, columns = ((2 * np.arange(ALONE_GRID) + 1) * side // (2 * ALONE_GRID) for side in (height, width))
+        held = dict(zip(instances.tolist(), self.runs.sampled(instances, columns, rows), strict=True))
+        taken = np.zeros((ALONE_GRID, ALONE_GRID // 8), dtype=np.uint8)
+        kept = np.zeros(count, dtype=np.bool_)
+        for instance in instances[np.lexsort((instances, -self.area_px[instances], rank[instances]))].tolist():
+            mask = held[instance]
+            if np.bitwise_count(mask & taken).sum() <= ALONE_SHARE * np.bitwise_count(mask).sum():
+                taken |= mask
+                kept[instance] = True
+        return kept[self.instance_id]
 
     @property
     def nbytes(self) -> int:
@@ -235,6 +279,7 @@ class ShardIndex:
             granularity=sample.granularity,
             instance_id=sample.instance_id,
             area_px=sample.area_px,
+            origin_rank=sample.origin_rank,
         )
 
 

@@ -63,6 +63,12 @@ class ExampleSettings:
     augmentation: Augmentation
     min_parts: int = 0
     """Parts that an instance must have for its parts to be drawn; wholes always are."""
+    smallest_parts: bool = True
+    """Draw each instance's smallest part too, whose g is 0.1 however large it is."""
+    wholes_only: bool = False
+    """Draw only from instances that lie beside each other, see `LoadedSample.alone`."""
+    dense_anchors: int = 0
+    """Pairs of a cell and a mask over it for the dense loss, on the grid of stride 4."""
     coarse_images: int = 0
     """Positions below it are seen at half the size, which costs a quarter."""
 
@@ -89,6 +95,8 @@ class Example:
     """(M, clicks - 1) in [0, 1): which wrong pixel each correction clicks."""
     problem: str | None
     """Why there is nothing here, if the sample could not be read."""
+    anchors: Prompts
+    """K pairs for the dense loss, on the stride-4 grid of the same view; possibly none."""
 
     @property
     def count(self) -> int:
@@ -102,19 +110,27 @@ class Example:
 def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
     """Draws view and prompts of one position."""
     count, masks_per_click = settings.masks_per_image, settings.masks_per_click
-    for_view, for_prompts, for_colours, for_corrections = uniforms(
+    for_view, for_prompts, for_colours, for_corrections, for_anchors = uniforms(
         seed,
         position,
-        (VIEW_DRAWS, prompt_draws(count, masks_per_click), COLOUR_DRAWS, count * (settings.clicks - 1)),
+        (
+            VIEW_DRAWS,
+            prompt_draws(count, masks_per_click),
+            COLOUR_DRAWS,
+            count * (settings.clicks - 1),
+            prompt_draws(settings.dense_anchors, 1),
+        ),
     )
     height, width = sample.image.shape[:2]
     size = settings.size_at(position)
     view = draw_view(for_view, height, width, size, settings.augmentation)
-    scaled = sample.with_scale(settings.min_parts)
-    eligible = scaled if view.shows_all else true_masks(sample, view) & scaled
+    drawable = sample.drawable(
+        min_parts=settings.min_parts, smallest_parts=settings.smallest_parts, wholes_only=settings.wholes_only
+    )
+    eligible = drawable if view.shows_all else true_masks(sample, view) & drawable
     if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
         view = whole_view(height, width, size)
-        eligible = scaled
+        eligible = drawable
     prompts = draw_prompts(
         for_prompts,
         sample,
@@ -124,13 +140,31 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
         masks_per_click=masks_per_click,
         balance=settings.balance,
     )
+    anchors = no_prompts(size // 4)
+    if settings.dense_anchors and len(prompts.points):
+        cells = view.at_size(size // 4)
+        anchors = draw_prompts(
+            for_anchors,
+            sample,
+            cells,
+            eligible,
+            count=settings.dense_anchors,
+            masks_per_click=1,
+            balance=settings.balance,
+        )
     image = jitter_colours(for_colours, view_image(sample.image, view), settings.augmentation)
     corrections = for_corrections.reshape(count, settings.clicks - 1)[: len(prompts.points)]
-    return _example(position, sample.key, image, prompts, corrections, None)
+    return _example(position, sample.key, image, prompts, corrections, None, anchors)
 
 
 def _example(
-    position: int, key: str, image: NDArray[np.uint8], prompts: Prompts, draws: NDArray[Any], problem: str | None
+    position: int,
+    key: str,
+    image: NDArray[np.uint8],
+    prompts: Prompts,
+    draws: NDArray[Any],
+    problem: str | None,
+    anchors: Prompts | None = None,
 ) -> Example:
     return Example(
         position=position,
@@ -141,6 +175,7 @@ def _example(
         masks_packed=prompts.masks_packed,
         correction_draws=np.minimum(draws, _BELOW_ONE).astype(np.float32),
         problem=problem,
+        anchors=no_prompts(len(image) // 4) if anchors is None else anchors,
     )
 
 

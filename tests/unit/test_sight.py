@@ -67,7 +67,10 @@ def plain_term(token: Array, features: Array, weight: Array, bias: Array, gate: 
                     asked = weight @ np.concatenate([token[n], clicked]) + bias
                     value = asked[0] - softplus(asked[1]) * ((features[n, :, row, column] - clicked) ** 2).sum()
                     if place:
-                        across, down = (column + 0.5) / width - (x + 0.5) / SIDE, (row + 0.5) / height - (y + 0.5) / SIDE
+                        across, down = (
+                            (column + 0.5) / width - (x + 0.5) / SIDE,
+                            (row + 0.5) / height - (y + 0.5) / SIDE,
+                        )
                         value -= 10 * softplus(asked[2]) * (across**2 + down**2)
                     near[label].append(value)
                 inside = max(near[1]) if near[1] else 0.0
