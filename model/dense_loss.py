@@ -71,12 +71,14 @@ def padded(anchors: Sequence[Prompts]) -> tuple[NDArray[np.int64], NDArray[np.fl
     Args:
         anchors: of each view, on the stride-4 grid; at least one.
     """
-    most, side = max(len(each.points) for each in anchors), anchors[0].masks_packed.shape[1]
+    most, side = (max(each.masks_packed.shape[axis] for each in anchors) for axis in (0, 1))
     cells = np.full((len(anchors), most), -1, dtype=np.int64)
     granularity = np.ones(cells.shape, dtype=np.float32)
     masks = np.zeros((*cells.shape, side, side // 8), dtype=np.uint8)
     for view, each in enumerate(anchors):
         count = len(each.points)
+        if not count:
+            continue
         cells[view, :count] = each.points[:, 1].astype(np.int64) * side + each.points[:, 0].astype(np.int64)
         granularity[view, :count], masks[view, :count] = each.granularity, each.masks_packed
     return cells, granularity, masks.reshape(-1, side, side // 8)

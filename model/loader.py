@@ -77,6 +77,9 @@ class ExampleSettings:
         return self.image_size // 2 if position < self.coarse_images else self.image_size
 
 
+_NO_ANCHORS: Final = no_prompts(0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """What training sees at one position. M prompts, possibly none."""
@@ -95,7 +98,7 @@ class Example:
     """(M, clicks - 1) in [0, 1): which wrong pixel each correction clicks."""
     problem: str | None
     """Why there is nothing here, if the sample could not be read."""
-    anchors: Prompts
+    anchors: Prompts = _NO_ANCHORS
     """K pairs for the dense loss, on the stride-4 grid of the same view; possibly none."""
 
     @property
@@ -140,7 +143,7 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
         masks_per_click=masks_per_click,
         balance=settings.balance,
     )
-    anchors = no_prompts(size // 4)
+    anchors = _NO_ANCHORS
     if settings.dense_anchors and len(prompts.points):
         cells = view.at_size(size // 4)
         anchors = draw_prompts(
@@ -164,7 +167,7 @@ def _example(
     prompts: Prompts,
     draws: NDArray[Any],
     problem: str | None,
-    anchors: Prompts | None = None,
+    anchors: Prompts = _NO_ANCHORS,
 ) -> Example:
     return Example(
         position=position,
@@ -175,7 +178,7 @@ def _example(
         masks_packed=prompts.masks_packed,
         correction_draws=np.minimum(draws, _BELOW_ONE).astype(np.float32),
         problem=problem,
-        anchors=no_prompts(len(image) // 4) if anchors is None else anchors,
+        anchors=anchors,
     )
 
 

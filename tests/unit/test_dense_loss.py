@@ -16,7 +16,7 @@ from model.granular import GranularSam2
 from model.loader import Example, Examples
 from model.losses import LossWeights
 from model.order import Order
-from model.prompts import Prompts
+from model.prompts import Prompts, no_prompts
 from model.step import SUMS, accumulate_gradients
 from model.train_config import TrainConfig, make_config
 
@@ -79,8 +79,9 @@ def test_the_loss_and_its_gradient_are_those_of_the_plain_definition() -> None:
     target = torch.from_numpy(np.unpackbits(masks, axis=2).astype(bool)).view(3, 3, -1)
     inputs = [features, *head.parameters()]
     found = dense_loss(head, features, torch.from_numpy(cells), torch.from_numpy(granularity), target, WEIGHTS)
+    total = found.item()
     values = [each.detach().double().numpy() for each in inputs]
-    assert float(found) == pytest.approx(plain_loss(values[0], values[1:], anchors), rel=1e-5)
+    assert total == pytest.approx(plain_loss(values[0], values[1:], anchors), rel=1e-5)
     random, step = np.random.default_rng(1), 1e-5
     direction = [random.normal(size=each.shape) for each in values]
     ends = []
@@ -158,10 +159,7 @@ def test_the_step_adds_the_mean_over_anchors_to_the_gradient_of_encoder_and_head
 def test_blank_and_unread_examples_have_no_anchors(drawn_run: Path) -> None:
     config = config_of()
     examples = examples_of(drawn_run, config, 2)
-    none = dataclasses.replace(examples[0], anchors=drawn_anchors(0, 0))
-    none = dataclasses.replace(
-        none, anchors=dataclasses.replace(none.anchors, masks_packed=np.zeros((0, 16, 2), dtype=np.uint8))
-    )
+    none = dataclasses.replace(examples[0], anchors=no_prompts(0))
     model, head = GranularSam2("micro", "full", 64, sight=config.sight), DenseHead(8)
     model.set_trainable()
     for batch, expected in (([none], 0), ([none, examples[1]], 6)):
