@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.errors import InputError
 
 from .chance import uniforms
-from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows, filter_sha256
+from .index import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, filter_sha256, told_locations
 from .order import LoaderState, Order, Sampler
 from .prompts import Prompts, draw_prompts, no_prompts, prompt_draws
 from .views import (
@@ -186,7 +186,7 @@ class Examples(Dataset[Example]):
     """The data of a run, indexed by position.
 
     Args:
-        directory: committed or released shards.
+        directories: committed or released shards; several count as one.
         settings: of the examples.
         seed: of every random choice.
         order: of the samples.
@@ -195,32 +195,37 @@ class Examples(Dataset[Example]):
     """
 
     def __init__(
-        self, directory: str, settings: ExampleSettings, *, seed: int, order: Order, min_masks: int, holdout: float
+        self,
+        directories: Locations,
+        settings: ExampleSettings,
+        *,
+        seed: int,
+        order: Order,
+        min_masks: int,
+        holdout: float,
     ) -> None:
-        self.directory, self.settings, self.seed = directory, settings, seed
+        self.directories, self.settings, self.seed = directories, settings, seed
         self.order, self.min_masks, self.holdout = order, min_masks, holdout
         self._open()
 
     def _open(self) -> None:
-        index = ShardIndex.open(self.directory)
+        index, where = ShardIndex.open_all(self.directories), told_locations(self.directories)
         rows = filter_rows(index, min_masks=self.min_masks, holdout=self.holdout, held_out=False)
         if not len(rows):
             raise InputError(
-                f"{self.directory}: none of {len(index)} samples has {self.min_masks} masks and is not held out; "
+                f"{where}: none of {len(index)} samples has {self.min_masks} masks and is not held out; "
                 "there is nothing to train on"
             )
         self.digest = index.digest
         self.index = index.select(rows)
         if self.index.table.column("image_offset").null_count:
-            raise InputError(
-                f"{self.directory}: mined with --no-images, so there is nothing to train on; mine with images"
-            )
+            raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         self._sampler = Sampler(len(rows), seed=self.seed, order=self.order)
         self._cache: collections.OrderedDict[int, LoadedSample] = collections.OrderedDict()
         self._cached_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("directory", "settings", "seed", "order", "min_masks", "holdout", "digest")
+        names = ("directories", "settings", "seed", "order", "min_masks", "holdout", "digest")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -228,7 +233,7 @@ class Examples(Dataset[Example]):
         expected = self.digest
         self._open()
         if self.digest != expected:
-            raise InputError(f"{self.directory}: the data changed while training was starting")
+            raise InputError(f"{told_locations(self.directories)}: the data changed while training was starting")
 
     def __len__(self) -> int:
         return len(self.index)

@@ -38,6 +38,7 @@ from .checkpoint import (
 from .dense_loss import DenseHead
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
+from .index import Locations
 from .loader import Example, Examples, stream
 from .loading import checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
@@ -483,7 +484,9 @@ def interrupted(summary: dict[str, Any]) -> int | None:
     return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
 
 
-def describe(config: TrainConfig, *, data: str | None = None, cache_features: str | None = None) -> dict[str, Any]:
+def describe(
+    config: TrainConfig, *, data: Locations | None = None, cache_features: str | None = None
+) -> dict[str, Any]:
     """What `--dry-run` tells: parameters, by count of the model as built; with a cache, what it takes.
 
     Args:
@@ -517,7 +520,7 @@ def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:
     return DenseHead(model.base.sam_mask_decoder.conv_s0.out_channels) if config.dense_anchors else None
 
 
-def _examples(data: str, config: TrainConfig) -> Examples:
+def _examples(data: Locations, config: TrainConfig) -> Examples:
     return Examples(
         data,
         config.example_settings(),

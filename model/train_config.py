@@ -10,6 +10,7 @@ from pipeline.errors import ConfigMismatchError, InputError
 
 from .adapters import ADAPTERS, Adapter
 from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SIZES, Size, expect_image_size
+from .index import Locations
 from .loader import ExampleSettings
 from .losses import LossWeights
 from .order import Order
@@ -133,7 +134,8 @@ class TrainConfig:
 class RunOptions:
     """How a run is carried out; none of it changes what one step computes."""
 
-    data: str
+    data: Locations
+    """Shards; several directories count as one."""
     output: str
     resume: bool = False
     workers: int = 0

@@ -14,10 +14,11 @@ GOES_ON = "--resume goes on from the newest checkpoint"
 
 def command(
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Committed or released shards, a path or a URL. No default; only --dry-run goes without.",
+            help="Committed or released shards, a path or a URL; given several times, they are trained on as one, in "
+            "this order. No default; only --dry-run goes without.",
         ),
     ] = None,
     output: Annotated[
@@ -372,7 +373,7 @@ def command(
 
     if on_bad_sample not in ("stop", "skip"):
         raise InputError(f"--on-bad-sample {on_bad_sample}: expected stop or skip")
-    if not dry_run and (data is None or output is None):
+    if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
     import torch
@@ -411,12 +412,12 @@ def command(
         seed=seed,
     )
     if dry_run:
-        _tell(describe(config, data=data, cache_features=cache_features), json_output)
+        _tell(describe(config, data=tuple(data) if data else None, cache_features=cache_features), json_output)
         return None
-    assert data is not None
+    assert data
     assert output is not None
     options = RunOptions(
-        data=data,
+        data=tuple(data),
         output=output,
         resume=resume,
         workers=loader_processes(workers, on_gpu=on_gpu),
