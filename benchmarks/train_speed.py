@@ -34,7 +34,7 @@ from model.base_models import build_base
 from model.granular import GranularSam2
 from model.order import Order
 from model.step import accumulate_gradients
-from model.train import train
+from model.train import dense_head, train
 from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
 from pipeline.bench.report import environment
 
@@ -68,13 +68,16 @@ def flops_of_step(config: TrainConfig, micro_batch_size: int) -> dict[str, int]:
         config: of the run; its examples are taken as full.
         micro_batch_size: photographs in a pass.
     """
-    model = GranularSam2(config.size, config.adapter, config.image_size)
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight)
     model.set_trainable()
+    head = dense_head(model, config)
     examples = [blank_example(config) for _ in range(micro_batch_size)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         use_fake_weights(model)
+        if head is not None:
+            use_fake_weights(head)
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as whole:
-            accumulate_gradients(model, examples, config, prompts_in_step=1.0)
+            accumulate_gradients(model, examples, config, prompts_in_step=1.0, head=head)
         images = torch.empty(micro_batch_size, 3, config.image_size, config.image_size)
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as encoder, torch.no_grad():
             model.encode(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weight
 from .checkpoint import FOLDER, Checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import start_from_clicks
+from .sight import Sight
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -24,7 +26,9 @@ KINDS: Final = ("full", "adapter", MERGED)
 """Of a checkpoint: the whole model, an adapter without its base, or both folded into one."""
 
 
-def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int) -> GranularSam2:
+def new_model(
+    size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int, sight: Sight | None = None
+) -> GranularSam2:
     """A model before training.
 
     Args:
@@ -33,12 +37,13 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
         image_size: pixels a side.
         init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
         seed: of the random weights.
+        sight: what the decoder hears where it is clicked.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size)
+    model = GranularSam2(size, adapter, image_size, sight=sight)
     if init == SCRATCH:
         start_from_clicks(model)
         return model
@@ -48,6 +53,11 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
             raise InputError(
                 f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
                 f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
+            )
+        if recorded_sight(start.record) != model.sight:
+            raise InputError(
+                f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
+                f"{_words(model.sight)}; give the same --click-features and --similarity"
             )
         install_state(model, start.group("model"), where=init, size=size)
         return model
@@ -78,10 +88,30 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
+        "sight": asdict(model.sight),
         "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def recorded_sight(record: dict[str, Any]) -> Sight:
+    """What a checkpoint's model hears where it is clicked; those that do not say hear nothing.
+
+    Raises:
+        SchemaError: something that this version does not know.
+    """
+    try:
+        return Sight(**record.get("sight", {}))
+    except (TypeError, InputError) as error:
+        raise SchemaError(
+            f"the checkpoint's sight is {record['sight']!r}, expected {asdict(Sight())}; was it written by another "
+            "version?"
+        ) from error
+
+
+def _words(sight: Sight) -> str:
+    return f"{'' if sight.click_features else 'no '}click features and similarity {sight.similarity}"
 
 
 def _lasting(init: str) -> str:
@@ -138,7 +168,9 @@ def load_granular(
                 "written by another version?"
             )
     where = usable_device(device)
-    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
+    model = GranularSam2(
+        record["size"], record["adapter"], int(record["image_size"]), sight=recorded_sight(record), video=video
+    )
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
     else:

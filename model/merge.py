@@ -46,6 +46,7 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
     about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
+    about["sight"] = record.get("sight", {})
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     write_checkpoint(output, {**about, "kind": MERGED}, tensors)
