@@ -33,6 +33,7 @@ from .adapters import (
     own_hypernetwork,
 )
 from .base_models import Size, build_base, parameter_count
+from .trunks import STATE_PREFIX, Trunk
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -84,13 +85,16 @@ class GranularSam2(nn.Module):
         adapter: `paper`, `lite` or `full`, see `adapters.py`.
         image_size: pixels a side of the square input.
         video: build the base as sam2's video predictor, see `video.py`.
+        trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
     """
 
-    def __init__(self, size: Size, adapter: Adapter, image_size: int, *, video: bool = False) -> None:
+    def __init__(
+        self, size: Size, adapter: Adapter, image_size: int, *, video: bool = False, trunk: Trunk | None = None
+    ) -> None:
         super().__init__()
-        self.size, self.adapter, self.image_size = size, adapter, image_size
+        self.size, self.adapter, self.image_size, self.trunk = size, adapter, image_size, trunk
         self.spec = SPECS[adapter]
-        self.base = build_base(size, image_size, video=video)
+        self.base = build_base(size, image_size, video=video, trunk=trunk.name if trunk else None)
         decoder = self.base.sam_mask_decoder
         width = int(decoder.transformer_dim)
         self.granularity_encoder = GranularityEncoder(self.spec, width)
@@ -137,11 +141,16 @@ class GranularSam2(nn.Module):
         """Freezes all but what the adapter trains, and returns those names in order.
 
         `full` trains the base too, except what a still image never uses: memory, object pointers, mask tokens 0 and
-        hypernetworks of SAM's own answer.
+        hypernetworks of SAM's own answer, and a frozen trunk.
         """
         names = set(self.adapter_names())
         if self.adapter == "full":
-            names |= {name for name, _ in self.named_parameters() if _trained_from_scratch(name)}
+            frozen = self.trunk is not None and not self.trunk.rate
+            names |= {
+                name
+                for name, _ in self.named_parameters()
+                if _trained_from_scratch(name) and not (frozen and name.startswith(STATE_PREFIX))
+            }
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in names)
         return [name for name, _ in self.named_parameters() if name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weight
 from .checkpoint import FOLDER, Checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import start_from_clicks
+from .trunks import OWN, Trunk, in_checkpoint
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -24,7 +26,16 @@ KINDS: Final = ("full", "adapter", MERGED)
 """Of a checkpoint: the whole model, an adapter without its base, or both folded into one."""
 
 
-def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int) -> GranularSam2:
+def new_model(
+    size: Size,
+    adapter: Adapter,
+    image_size: int,
+    *,
+    init: str,
+    seed: int,
+    trunk: Trunk | None = None,
+    trunk_file: Path | None = None,
+) -> GranularSam2:
     """A model before training.
 
     Args:
@@ -33,13 +44,17 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
         image_size: pixels a side.
         init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
         seed: of the random weights.
+        trunk: the network in Hiera's place; None: Hiera.
+        trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size)
+    model = GranularSam2(size, adapter, image_size, trunk=trunk)
     if init == SCRATCH:
+        if trunk is not None and trunk_file is not None:
+            model.base.image_encoder.trunk.load(trunk_file, trunk)
         start_from_clicks(model)
         return model
     if _is_granular(init):
@@ -49,8 +64,19 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
                 f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
                 f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
             )
+        theirs = Trunk.of_record(start.record.get("trunk"))
+        if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
+            raise InputError(
+                f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
+                f"found {trunk.told if trunk else OWN}"
+            )
         install_state(model, start.group("model"), where=init, size=size)
         return model
+    if trunk is not None:
+        raise InputError(
+            f"--init {init}: SAM-2's weights are for its own trunk; --trunk goes with --init scratch, or with a "
+            "checkpoint of `train` that has the same trunk"
+        )
     install_base(model, init)
     return model
 
@@ -78,6 +104,7 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
+        "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
         "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
@@ -93,7 +120,7 @@ def trained_state(model: GranularSam2) -> dict[str, Tensor]:
     """The tensors that a checkpoint holds under `model.`: all for `full`, else the adapter's."""
     state = dict(model.state_dict())
     if model.adapter == "full":
-        return state
+        return in_checkpoint(state, model.trunk)
     return {name: state[name] for name in model.adapter_names()}
 
 
@@ -138,7 +165,8 @@ def load_granular(
                 "written by another version?"
             )
     where = usable_device(device)
-    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
+    trunk = Trunk.of_record(record.get("trunk"))
+    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video, trunk=trunk)
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
     else:

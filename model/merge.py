@@ -23,13 +23,17 @@ from .loading import MERGED, load_granular
 from .module_commands import BaseOption, CheckpointArgument, run_tool
 
 
-def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
+def merge_checkpoint(
+    path: str | os.PathLike[str], output: Path, *, base: str | None = None, half: bool = False
+) -> dict[str, Any]:
     """Writes the merged checkpoint.
 
     Args:
         path: a checkpoint file, or a run's directory (its newest checkpoint).
         output: the new file; an older one is replaced.
         base: the base's weights; None: where they were when the adapter was trained.
+        half: keep all numbers in half precision: half the size, for models that are shared. They are computed with in
+            single precision all the same.
 
     Returns:
         output, bytes, folded_layers, kind.
@@ -48,7 +52,9 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
     about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
-    write_checkpoint(output, {**about, "kind": MERGED}, tensors)
+    if half:
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    write_checkpoint(output, {**about, "kind": MERGED, "trunk": record.get("trunk")}, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
 
 
@@ -56,9 +62,12 @@ def command(
     checkpoint: CheckpointArgument,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
     base: BaseOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Numbers in half precision: half the size. Default: as they are.")
+    ] = False,
 ) -> None:
     """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
-    print(canonical_json(merge_checkpoint(checkpoint, output, base=base)).decode())
+    print(canonical_json(merge_checkpoint(checkpoint, output, base=base, half=half)).decode())
 
 
 def main() -> int:

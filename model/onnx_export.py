@@ -131,6 +131,7 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
         "format": ONNX_FORMAT,
         "size": model.size,
         "adapter": model.adapter,
+        "trunk": model.trunk and model.trunk.name,
         "image_size": side,
         "mean": list(IMAGE_MEAN),
         "std": list(IMAGE_STD),
