@@ -25,6 +25,8 @@ WRAPPERS: Final = ("teacher", "model_ema", "model", "state_dict")
 PREFIXES: Final = ("module.", "backbone.")
 """Of names of weights in training checkpoints; what has not the prefix (heads) is no part of the backbone."""
 
+_CHUNKED: Final = re.compile(r"^blocks\.\d+\.(\d+)\.")
+
 
 def split_backbone(backbone: str, *, flag: str = "--backbone", otherwise: str = "descriptor") -> tuple[str, str | None]:
     """`timm:NAME@FILE` -> (NAME, FILE or None).
@@ -92,6 +94,9 @@ def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
     import sys
 
     weights = backbone_weights(read_checkpoint(checkpoint))
+    if not any(_CHUNKED.match(each) for each in model.state_dict()):
+        # DINOv2 and DINOv3 train with blocks in chunks: blocks.CHUNK.BLOCK, counted on through the chunks.
+        weights = {_CHUNKED.sub(r"blocks.\1.", each): value for each, value in weights.items()}
     if "_conv_stem.weight" in weights and "conv_stem.weight" in model.state_dict():
         # EfficientNet-lite as PyTorch's first port names it: the same tensors in the same order; the head comes last.
         weights = dict(zip(model.state_dict(), weights.values(), strict=False))
@@ -154,8 +159,7 @@ def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
     weights = {name: value for name, value in found.items() if hasattr(value, "shape")}
     while prefix := next((each for each in PREFIXES if any(name.startswith(each) for name in weights)), None):
         weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    # DINOv2 and DINOv3 train with blocks in chunks: blocks.CHUNK.BLOCK, counted on through the chunks.
-    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): value for name, value in weights.items()}
+    return weights
 
 
 def timm_package() -> Any:
