@@ -107,7 +107,7 @@ def build_base(size: Size, image_size: int, *, video: bool = False, trunk: str |
     from hydra.utils import instantiate
 
     config = base_config(size, image_size, video=video)
-    given = {} if trunk is None else {"image_encoder": build_encoder(config.pop("image_encoder"), trunk)}
+    given = {} if trunk is None else {"image_encoder": build_encoder(config.pop("image_encoder"), trunk, image_size)}
     model = instantiate(config, **given, _recursive_=True)
     model.eval()
     return model

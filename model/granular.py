@@ -309,11 +309,13 @@ def _upscale(decoder: Any, source_NCHW: Tensor, high_res: tuple[Tensor, ...]) ->
     return act_second(second(upscaled) + fine)
 
 
-_UNUSED_BY_IMAGES = (
+MEMORY_NAMES = (
     "base.memory_attention.", "base.memory_encoder.", "base.maskmem_tpos_enc", "base.no_mem_pos_enc",
     "base.no_obj_ptr", "base.no_obj_embed_spatial", "base.mask_downsample.", "base.obj_ptr_proj.",
-    "base.obj_ptr_tpos_proj.", "base.sam_mask_decoder.output_hypernetworks_mlps.",
+    "base.obj_ptr_tpos_proj.",
 )  # fmt: skip
+"""How the names of what video alone uses begin."""
+_UNUSED_BY_IMAGES = (*MEMORY_NAMES, "base.sam_mask_decoder.output_hypernetworks_mlps.")
 
 
 def _trained_from_scratch(name: str) -> bool:

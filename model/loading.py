@@ -16,7 +16,7 @@ from pipeline.errors import InputError, SchemaError
 from .adapters import ADAPTERS, Adapter, lora_layers
 from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
 from .checkpoint import FOLDER, Checkpoint, read_checkpoint
-from .granular import GranularSam2
+from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
 from .trunks import OWN, Trunk, in_checkpoint
 
@@ -55,6 +55,7 @@ def new_model(
     if init == SCRATCH:
         if trunk is not None and trunk_file is not None:
             model.base.image_encoder.trunk.load(trunk_file, trunk)
+            _round_frozen(model)
         start_from_clicks(model)
         return model
     if _is_granular(init):
@@ -71,6 +72,7 @@ def new_model(
                 f"found {trunk.told if trunk else OWN}"
             )
         install_state(model, start.group("model"), where=init, size=size)
+        _round_frozen(model)
         return model
     if trunk is not None:
         raise InputError(
@@ -79,6 +81,12 @@ def new_model(
         )
     install_base(model, init)
     return model
+
+
+def _round_frozen(model: GranularSam2) -> None:
+    """Nothing is lost then when checkpoints hold a frozen trunk in half precision."""
+    if model.trunk is not None and not model.trunk.rate:
+        model.base.image_encoder.trunk.round_matrices()
 
 
 def install_base(model: GranularSam2, source: str) -> None:
@@ -165,7 +173,12 @@ def load_granular(
                 "written by another version?"
             )
     where = usable_device(device)
-    trunk = Trunk.of_record(record.get("trunk"))
+    try:
+        trunk = Trunk.of_record(record.get("trunk"))
+    except SchemaError as error:
+        raise SchemaError(f"{checkpoint.path}: {error}") from error
+    if video and record.get("images_only"):
+        raise InputError(f"{checkpoint.path}: it was merged with --images-only, without the memory that video needs")
     model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video, trunk=trunk)
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
@@ -227,7 +240,12 @@ def _find_base(checkpoint: Path, source: str) -> str:
 
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     found, folded = checkpoint.group("model"), checkpoint.group("folded")
-    expected = {name: value.shape for name, value in model.state_dict().items() if ".lora_" not in name}
+    left_out = MEMORY_NAMES if checkpoint.record.get("images_only") else ()
+    expected = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if ".lora_" not in name and not name.startswith(left_out)
+    }
     layers = dict(lora_layers(model))
     shapes = [{name: value.shape for name, value in group.items()} for group in (found, folded)]
     if shapes != [expected, {name: layer.weight.shape for name, layer in layers.items()}]:

@@ -19,12 +19,19 @@ from pipeline.schema import canonical_json
 
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
+from .granular import MEMORY_NAMES
 from .loading import MERGED, load_granular
 from .module_commands import BaseOption, CheckpointArgument, run_tool
+from .trunks import in_checkpoint
 
 
 def merge_checkpoint(
-    path: str | os.PathLike[str], output: Path, *, base: str | None = None, half: bool = False
+    path: str | os.PathLike[str],
+    output: Path,
+    *,
+    base: str | None = None,
+    half: bool = False,
+    images_only: bool = False,
 ) -> dict[str, Any]:
     """Writes the merged checkpoint.
 
@@ -34,6 +41,7 @@ def merge_checkpoint(
         base: the base's weights; None: where they were when the adapter was trained.
         half: keep all numbers in half precision: half the size, for models that are shared. They are computed with in
             single precision all the same.
+        images_only: leave out what video alone uses; a model trained from scratch never learned it.
 
     Returns:
         output, bytes, folded_layers, kind.
@@ -45,7 +53,13 @@ def merge_checkpoint(
     """
     record = read_checkpoint(path).record
     model = load_granular(path, base=base)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if ".lora_" not in name}
+    images_only = images_only or bool(record.get("images_only"))
+    state = in_checkpoint(dict(model.state_dict()), model.trunk)
+    tensors = {
+        f"model.{name}": value
+        for name, value in state.items()
+        if ".lora_" not in name and not (images_only and name.startswith(MEMORY_NAMES))
+    }
     layers = lora_layers(model)
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
@@ -54,7 +68,8 @@ def merge_checkpoint(
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     if half:
         tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
-    write_checkpoint(output, {**about, "kind": MERGED, "trunk": record.get("trunk")}, tensors)
+    about |= {"kind": MERGED, "trunk": record.get("trunk"), "images_only": images_only}
+    write_checkpoint(output, about, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
 
 
@@ -65,9 +80,12 @@ def command(
     half: Annotated[
         bool, typer.Option("--half", help="Numbers in half precision: half the size. Default: as they are.")
     ] = False,
+    images_only: Annotated[
+        bool, typer.Option("--images-only", help="Without the memory for video. Default: all of the model.")
+    ] = False,
 ) -> None:
     """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
-    print(canonical_json(merge_checkpoint(checkpoint, output, base=base, half=half)).decode())
+    print(canonical_json(merge_checkpoint(checkpoint, output, base=base, half=half, images_only=images_only)).decode())
 
 
 def main() -> int:

@@ -161,7 +161,12 @@ class _Run:
 
         def found() -> list[tuple[Tensor, Tensor]]:
             photographs = self.examples.photographs(STANDARD_PHOTOGRAPHS)
-            return trunk.statistics(normalised([each], self.ranks.device) for each in photographs)
+            images = (normalised([each], self.ranks.device) for each in photographs)
+            statistics: list[tuple[Tensor, Tensor]] = trunk.statistics(images)
+            if self.config.coarse_images:
+                side = self.config.image_size // 2
+                trunk.checked_levels(torch.zeros(1, 3, side, side, device=self.ranks.device))
+            return statistics
 
         trunk.standardise(self.ranks.gather(self.ranks.on_first(found))[0])
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, SchemaError
 from pipeline.timm_weights import PREFIX, file_sha256, load_weights, locate_checkpoint, split_backbone, timm_package
 
 FLAG: Final = "--trunk"
@@ -61,8 +61,19 @@ class Trunk:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any] | None) -> Trunk | None:
-        """What a checkpoint says; None: the size's own encoder."""
-        return None if record is None else cls(**{name: record[name] for name in ("name", "sha256", "rate")})
+        """What a checkpoint says; None: the size's own encoder.
+
+        Raises:
+            SchemaError: something else.
+        """
+        if record is None:
+            return None
+        try:
+            return cls(name=str(record["name"]), sha256=str(record["sha256"]), rate=float(record["rate"]))
+        except (TypeError, KeyError, ValueError) as error:
+            raise SchemaError(
+                f"trunk is {record!r:.80}, expected name, sha256 and rate; was it written by another version?"
+            ) from error
 
 
 def trunk_of_flags(trunk: str | None, rate: float | None) -> tuple[Trunk | None, Path | None]:
@@ -103,6 +114,7 @@ class TimmTrunk(nn.Module):
 
     Args:
         name: timm's.
+        image_size: pixels a side of the square images, for networks that are built for one size.
 
     Raises:
         InputError: timm has no such network, or it does not give the four strides.
@@ -111,12 +123,13 @@ class TimmTrunk(nn.Module):
     input_scale: Tensor
     input_shift: Tensor
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, image_size: int) -> None:
         super().__init__()
         from .granular import IMAGE_MEAN, IMAGE_STD
 
         self.name = name
-        self.pyramid = _pyramid(name)
+        self._more = _size_arguments(name, image_size)
+        self.pyramid = _pyramid(name, self._more)
         strides = list(self.pyramid.feature_info.reduction())
         channels = list(self.pyramid.feature_info.channels())
         if absent := [stride for stride in STRIDES if stride not in strides]:
@@ -137,7 +150,8 @@ class TimmTrunk(nn.Module):
         for number, level in enumerate(self.levels):
             self.register_buffer(f"mean_{number}", torch.zeros(channels[level], 1, 1))
             self.register_buffer(f"scale_{number}", torch.ones(channels[level], 1, 1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so, on processors too
+        # Convolutions are faster so, on processors too.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Images normalised as SAM-2's encoder expects them -> (B, C, H / s, W / s) at s = 4, 8, 16, 32."""
@@ -155,33 +169,34 @@ class TimmTrunk(nn.Module):
 
     @torch.no_grad()
     def load(self, path: Path, trunk: Trunk) -> None:
-        """Fills the network from a file; a frozen one's matrices are rounded to half precision.
+        """Fills the network from a file.
 
         Raises:
             InputError: a file that is not read safely, or of another network.
         """
         if (found := file_sha256(path)) != trunk.sha256:
             raise InputError(f"{path}: it changed meanwhile: sha256 is {found[:16]}…, expected {trunk.sha256[:16]}…")
-        whole = timm_package().create_model(self.name, pretrained=False, num_classes=0)
+        whole = timm_package().create_model(self.name, pretrained=False, num_classes=0, **self._more)
         load_weights(whole, path, name=self.name)
         # timm flattens names for features_only (stages.0 -> stages_0), or puts the whole network under `model`.
         known = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
-        state = {
-            key: known[key.removeprefix("model.").replace(".", "_")].to(
-                torch.float32 if value.is_floating_point() else value.dtype
-            )
-            for key, value in self.pyramid.state_dict().items()
-        }
-        if trunk.rate == 0.0:
-            state = {key: value.half().float() if halved(value) else value for key, value in state.items()}
-        self.pyramid.load_state_dict(state)
+        self.pyramid.load_state_dict(
+            {key: known[key.removeprefix("model.").replace(".", "_")] for key in self.pyramid.state_dict()}
+        )
+
+    @torch.no_grad()
+    def round_matrices(self) -> None:
+        """Rounds them to half precision, as the checkpoints of a frozen trunk hold them."""
+        for value in self.pyramid.state_dict().values():
+            if halved(value):
+                value.copy_(value.half())
 
     @torch.no_grad()
     def statistics(self, images: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Mean and 1 / deviation of each level's channels, (C,) float64 on the CPU, over images (1, 3, H, W)."""
         sums: list[list[Tensor]] = [[] for _ in STRIDES]
         for image in images:
-            for level, found in zip(self._checked(image), sums, strict=True):
+            for level, found in zip(self.checked_levels(image), sums, strict=True):
                 values = level[0].flatten(1).double()
                 found.append(torch.stack([values.mean(1), values.square().mean(1)]).cpu())
         told = []
@@ -198,7 +213,13 @@ class TimmTrunk(nn.Module):
             self.get_buffer(f"mean_{number}").copy_(mean.view(-1, 1, 1))
             self.get_buffer(f"scale_{number}").copy_(scale.view(-1, 1, 1))
 
-    def _checked(self, image: Tensor) -> list[Tensor]:
+    @torch.no_grad()
+    def checked_levels(self, image: Tensor) -> list[Tensor]:
+        """As `raw_levels`.
+
+        Raises:
+            InputError: the network does not take images of this size, or its levels have other sizes than expected.
+        """
         side = image.shape[-1]
         try:
             levels = self.raw_levels(image)
@@ -216,12 +237,18 @@ class TimmTrunk(nn.Module):
         return levels
 
 
-def _pyramid(name: str) -> Any:
+def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+    """For timm: networks with windows or tables of positions are built for one size."""
     timm = timm_package()
     if not timm.is_model(name.partition(".")[0]):
         raise InputError(f"{FLAG} {PREFIX}{name}: timm {timm.__version__} has no such model")
+    settings = timm.models.get_pretrained_cfg(name)
+    return {"img_size": image_size} if getattr(settings, "fixed_input_size", False) else {}
+
+
+def _pyramid(name: str, more: Mapping[str, Any]) -> Any:
     try:
-        return timm.create_model(name, pretrained=False, features_only=True)
+        return timm_package().create_model(name, pretrained=False, features_only=True, **more)
     except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError, KeyError) as error:
         raise InputError(
             f"{FLAG} {PREFIX}{name}: timm makes no pyramid of it ({' '.join(str(error).split())[:200]}); expected a "
@@ -229,7 +256,7 @@ def _pyramid(name: str) -> Any:
         ) from error
 
 
-def build_encoder(config: Any, name: str) -> Any:
+def build_encoder(config: Any, name: str, image_size: int) -> Any:
     """sam2's `ImageEncoder` around a trunk of timm.
 
     Args:
@@ -237,11 +264,12 @@ def build_encoder(config: Any, name: str) -> Any:
             ones say, bilinear: a classifier's fine levels know little of things (sam2's neck does so at strides 16 and
             32 alone).
         name: timm's.
+        image_size: pixels a side.
     """
     from hydra.utils import instantiate
     from sam2.modeling.backbones.image_encoder import ImageEncoder
 
-    trunk = TimmTrunk(name)
+    trunk = TimmTrunk(name, image_size)
     neck = instantiate(
         config.neck,
         backbone_channel_list=trunk.channel_list,
