@@ -22,7 +22,7 @@ from .checkpoint import read_checkpoint, write_checkpoint
 from .granular import MEMORY_NAMES
 from .loading import MERGED, load_granular
 from .module_commands import BaseOption, CheckpointArgument, run_tool
-from .trunks import in_checkpoint
+from .trunks import halved, in_checkpoint
 
 
 def merge_checkpoint(
@@ -39,7 +39,7 @@ def merge_checkpoint(
         path: a checkpoint file, or a run's directory (its newest checkpoint).
         output: the new file; an older one is replaced.
         base: the base's weights; None: where they were when the adapter was trained.
-        half: keep all numbers in half precision: half the size, for models that are shared. They are computed with in
+        half: keep matrices in half precision: half the size, for models that are shared. They are computed with in
             single precision all the same.
         images_only: leave out what video alone uses; a model trained from scratch never learned it.
 
@@ -67,7 +67,7 @@ def merge_checkpoint(
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     if half:
-        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        tensors = {name: value.half() if halved(value) else value for name, value in tensors.items()}
     about |= {"kind": MERGED, "trunk": record.get("trunk"), "images_only": images_only}
     write_checkpoint(output, about, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
@@ -78,7 +78,7 @@ def command(
     output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
     base: BaseOption = None,
     half: Annotated[
-        bool, typer.Option("--half", help="Numbers in half precision: half the size. Default: as they are.")
+        bool, typer.Option("--half", help="Matrices in half precision: half the size. Default: as they are.")
     ] = False,
     images_only: Annotated[
         bool, typer.Option("--images-only", help="Without the memory for video. Default: all of the model.")

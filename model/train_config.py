@@ -79,7 +79,7 @@ class TrainConfig:
         if self.init == SCRATCH and self.adapter != "full":
             raise InputError("--init scratch trains the whole model: leave --adapter out (or say full)")
         if self.trunk is not None and self.adapter != "full":
-            raise InputError(f"--trunk is trained with --adapter full, found {self.adapter}: leave --adapter out")
+            raise InputError(f"--trunk is trained with --adapter full, found {self.adapter}; add it")
         for name in ("masks_per_image", "masks_per_click", "clicks", "global_batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")

@@ -143,26 +143,26 @@ class TimmTrunk(nn.Module):
         """Coarsest first, as sam2 wants it."""
         self._rows_last = getattr(self.pyramid, "output_fmt", "NCHW") == "NHWC"
         wanted = timm_package().data.resolve_model_data_config(self.pyramid)
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGE_MEAN, IMAGE_STD))
-        mean_wanted, std_wanted = (torch.tensor(wanted[each]).view(3, 1, 1) for each in ("mean", "std"))
+        mean, std = (torch.tensor(each) for each in (IMAGE_MEAN, IMAGE_STD))
+        mean_wanted, std_wanted = (torch.tensor(wanted[each]) for each in ("mean", "std"))
         self.register_buffer("input_scale", std / std_wanted)
         self.register_buffer("input_shift", (mean - mean_wanted) / std_wanted)
         for number, level in enumerate(self.levels):
-            self.register_buffer(f"mean_{number}", torch.zeros(channels[level], 1, 1))
-            self.register_buffer(f"scale_{number}", torch.ones(channels[level], 1, 1))
+            self.register_buffer(f"mean_{number}", torch.zeros(channels[level]))
+            self.register_buffer(f"scale_{number}", torch.ones(channels[level]))
         # Convolutions are faster so, on processors too.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Images normalised as SAM-2's encoder expects them -> (B, C, H / s, W / s) at s = 4, 8, 16, 32."""
         return [
-            (level - self.get_buffer(f"mean_{number}")) * self.get_buffer(f"scale_{number}")
+            (level - _of_channels(self.get_buffer(f"mean_{number}"))) * _of_channels(self.get_buffer(f"scale_{number}"))
             for number, level in enumerate(self.raw_levels(images_B3HW))
         ]
 
     def raw_levels(self, images_B3HW: Tensor) -> list[Tensor]:
         """As `forward`, before the levels are standardised."""
-        pixels = images_B3HW * self.input_scale + self.input_shift
+        pixels = images_B3HW * _of_channels(self.input_scale) + _of_channels(self.input_shift)
         found = self.pyramid(pixels.contiguous(memory_format=torch.channels_last))
         chosen = [found[level] for level in self.levels]
         return [level.permute(0, 3, 1, 2) for level in chosen] if self._rows_last else chosen
@@ -210,8 +210,8 @@ class TimmTrunk(nn.Module):
     def standardise(self, statistics: list[tuple[Tensor, Tensor]]) -> None:
         """Sets what `statistics` found."""
         for number, (mean, scale) in enumerate(statistics):
-            self.get_buffer(f"mean_{number}").copy_(mean.view(-1, 1, 1))
-            self.get_buffer(f"scale_{number}").copy_(scale.view(-1, 1, 1))
+            self.get_buffer(f"mean_{number}").copy_(mean)
+            self.get_buffer(f"scale_{number}").copy_(scale)
 
     @torch.no_grad()
     def checked_levels(self, image: Tensor) -> list[Tensor]:
@@ -235,6 +235,10 @@ class TimmTrunk(nn.Module):
                     f"of {side} px, found {tuple(level.shape[-2:])}"
                 )
         return levels
+
+
+def _of_channels(values_C: Tensor) -> Tensor:
+    return values_C.view(-1, 1, 1)
 
 
 def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
@@ -280,7 +284,8 @@ def build_encoder(config: Any, name: str, image_size: int) -> Any:
 
 
 def halved(value: Tensor) -> bool:
-    """Whether a frozen trunk's tensor is kept in half precision: matrices are, vectors and BatchNorm's sums are not."""
+    """Whether a tensor is one of those that half precision serves: matrices are; of vectors, BatchNorm's variances and
+    the levels' means can leave its range, and they take little space."""
     return value.ndim > 1 and value.dtype == torch.float32
 
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +105,9 @@ def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     where = f"{checkpoint} for timm:{name}"
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # timm prints what it leaves out
+        # timm prints what it leaves out, and resizes tables of positions in ways that torch advises against.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             weights = convert(weights, model) if convert else weights
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
