@@ -288,7 +288,7 @@ def backbone_rates(name: str, checkpoint: Path, *, batch: int | None, repeats: i
     for side in (backbone.patch_px * round(480 / backbone.patch_px), 48 * backbone.patch_px):
         drawn = list(rng.integers(0, 256, (backbone.batch_size, side, side, 3), dtype=np.uint8))
         spent = seconds_of(lambda drawn=drawn: backbone(drawn), device, repeats=repeats)
-        pixels = torch.from_numpy(backbone.normalised(drawn, backbone.batch_size)).to(device)
+        pixels = backbone.normalised(drawn, backbone.batch_size)
 
         def forward(pixels: torch.Tensor = pixels) -> None:
             with torch.inference_mode(), torch.autocast(device.type, dtype=backbone.precision, enabled=half):

@@ -68,7 +68,7 @@ def flops_of_step(config: TrainConfig, micro_batch_size: int) -> dict[str, int]:
         config: of the run; its examples are taken as full.
         micro_batch_size: photographs in a pass.
     """
-    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight)
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
     model.set_trainable()
     head = dense_head(model, config)
     examples = [blank_example(config) for _ in range(micro_batch_size)]

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.torch_compat import ensure_torchvision
 
+from .trunks import build_encoder
+
 Size = Literal["tiny", "small", "base_plus", "large", "micro"]
 SIZES: Final[tuple[Size, ...]] = get_args(Size)
 
@@ -90,20 +92,23 @@ def expect_image_size(image_size: int) -> None:
         raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
 
 
-def build_base(size: Size, image_size: int, *, video: bool = False) -> Any:
+def build_base(size: Size, image_size: int, *, video: bool = False, trunk: str | None = None) -> Any:
     """Builds a `sam2` model with random weights, in evaluation mode, on the CPU.
 
     Args:
         size: one of `SIZES`.
         image_size: pixels a side of the square input, a multiple of 32.
         video: build `video.DialledVideo`, sam2's video predictor with the same weights, instead of `SAM2Base`.
+        trunk: timm's name of the network that takes Hiera's place in the image encoder; None: Hiera.
 
     Raises:
-        InputError: an unknown size, or an image size that is no multiple of 32.
+        InputError: an unknown size, an image size that is no multiple of 32, or a trunk without the levels.
     """
     from hydra.utils import instantiate
 
-    model = instantiate(base_config(size, image_size, video=video), _recursive_=True)
+    config = base_config(size, image_size, video=video)
+    given = {} if trunk is None else {"image_encoder": build_encoder(config.pop("image_encoder"), trunk, image_size)}
+    model = instantiate(config, **given, _recursive_=True)
     model.eval()
     return model
 

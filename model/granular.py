@@ -35,6 +35,7 @@ from .adapters import (
 )
 from .base_models import Size, build_base, parameter_count
 from .sight import ClickFeatures, Clicks, Sight, SimilarityTerm
+from .trunks import STATE_PREFIX, Trunk
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -87,16 +88,24 @@ class GranularSam2(nn.Module):
         image_size: pixels a side of the square input.
         sight: what the decoder hears where it is clicked. Beside a frozen base it says nothing at the start.
         video: build the base as sam2's video predictor, see `video.py`.
+        trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
     """
 
     def __init__(
-        self, size: Size, adapter: Adapter, image_size: int, *, sight: Sight | None = None, video: bool = False
+        self,
+        size: Size,
+        adapter: Adapter,
+        image_size: int,
+        *,
+        sight: Sight | None = None,
+        video: bool = False,
+        trunk: Trunk | None = None,
     ) -> None:
         super().__init__()
-        self.size, self.adapter, self.image_size = size, adapter, image_size
+        self.size, self.adapter, self.image_size, self.trunk = size, adapter, image_size, trunk
         self.sight = sight or Sight()
         self.spec = SPECS[adapter]
-        self.base = build_base(size, image_size, video=video)
+        self.base = build_base(size, image_size, video=video, trunk=trunk.name if trunk else None)
         decoder = self.base.sam_mask_decoder
         width = int(decoder.transformer_dim)
         self.granularity_encoder = GranularityEncoder(self.spec, width)
@@ -153,11 +162,16 @@ class GranularSam2(nn.Module):
         """Freezes all but what the adapter trains, and returns those names in order.
 
         `full` trains the base too, except what a still image never uses: memory, object pointers, mask tokens 0 and
-        hypernetworks of SAM's own answer.
+        hypernetworks of SAM's own answer, and a frozen trunk.
         """
         names = set(self.adapter_names())
         if self.adapter == "full":
-            names |= {name for name, _ in self.named_parameters() if _trained_from_scratch(name)}
+            frozen = self.trunk is not None and not self.trunk.rate
+            names |= {
+                name
+                for name, _ in self.named_parameters()
+                if _trained_from_scratch(name) and not (frozen and name.startswith(STATE_PREFIX))
+            }
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in names)
         return [name for name, _ in self.named_parameters() if name in names]
@@ -343,11 +357,13 @@ def _upscale(decoder: Any, source_NCHW: Tensor, high_res: tuple[Tensor, ...]) ->
     return act_second(second(upscaled) + fine)
 
 
-_UNUSED_BY_IMAGES = (
+MEMORY_NAMES = (
     "base.memory_attention.", "base.memory_encoder.", "base.maskmem_tpos_enc", "base.no_mem_pos_enc",
     "base.no_obj_ptr", "base.no_obj_embed_spatial", "base.mask_downsample.", "base.obj_ptr_proj.",
-    "base.obj_ptr_tpos_proj.", "base.sam_mask_decoder.output_hypernetworks_mlps.",
+    "base.obj_ptr_tpos_proj.",
 )  # fmt: skip
+"""How the names of what video alone uses begin."""
+_UNUSED_BY_IMAGES = (*MEMORY_NAMES, "base.sam_mask_decoder.output_hypernetworks_mlps.")
 
 
 def _trained_from_scratch(name: str) -> bool:

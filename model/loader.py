@@ -8,6 +8,7 @@ whether that stops the run.
 from __future__ import annotations
 
 import collections
+import contextlib
 import multiprocessing
 import queue
 import signal
@@ -260,6 +261,23 @@ class Examples(Dataset[Example]):
             draws = np.zeros((0, self.settings.clicks - 1))
             return _example(position, key, blank, no_prompts(size), draws, str(error))
         return make_example(sample, position, seed=self.seed, settings=self.settings)
+
+    def photographs(self, count: int) -> list[NDArray[np.uint8]]:
+        """The first photographs of the order, whole, (R, R, 3) RGB each: at most `count`, unreadable ones left out.
+
+        Raises:
+            InputError: none can be read.
+        """
+        found: list[NDArray[np.uint8]] = []
+        for position in range(len(self)):
+            with contextlib.suppress(BadSampleError):
+                image = self.index.load(self._sampler.sample(position)).image
+                found.append(view_image(image, whole_view(image.shape[0], image.shape[1], self.settings.image_size)))
+            if len(found) == count:
+                break
+        if not found:
+            raise InputError(f"{self.index.location}: none of its {len(self)} photographs can be read")
+        return found
 
     def _load(self, row: int) -> LoadedSample:
         found = self._cache.get(row)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ from pipeline.errors import InputError, SchemaError
 from .adapters import ADAPTERS, Adapter, lora_layers
 from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
 from .checkpoint import FOLDER, Checkpoint, read_checkpoint
-from .granular import GranularSam2
+from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
 from .sight import Sight
+from .trunks import OWN, Trunk, in_checkpoint
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -27,7 +28,15 @@ KINDS: Final = ("full", "adapter", MERGED)
 
 
 def new_model(
-    size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int, sight: Sight | None = None
+    size: Size,
+    adapter: Adapter,
+    image_size: int,
+    *,
+    init: str,
+    seed: int,
+    sight: Sight | None = None,
+    trunk: Trunk | None = None,
+    trunk_file: Path | None = None,
 ) -> GranularSam2:
     """A model before training.
 
@@ -38,13 +47,18 @@ def new_model(
         init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
         seed: of the random weights.
         sight: what the decoder hears where it is clicked.
+        trunk: the network in Hiera's place; None: Hiera.
+        trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size, sight=sight)
+    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk)
     if init == SCRATCH:
+        if trunk is not None and trunk_file is not None:
+            model.base.image_encoder.trunk.load(trunk_file, trunk)
+            _round_frozen(model)
         start_from_clicks(model)
         return model
     if _is_granular(init):
@@ -59,10 +73,28 @@ def new_model(
                 f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
                 f"{_words(model.sight)}; give the same --click-features and --similarity"
             )
+        theirs = Trunk.of_record(start.record.get("trunk"))
+        if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
+            raise InputError(
+                f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
+                f"found {trunk.told if trunk else OWN}"
+            )
         install_state(model, start.group("model"), where=init, size=size)
+        _round_frozen(model)
         return model
+    if trunk is not None:
+        raise InputError(
+            f"--init {init}: SAM-2's weights are for its own trunk; --trunk goes with --init scratch, or with a "
+            "checkpoint of `train` that has the same trunk"
+        )
     install_base(model, init)
     return model
+
+
+def _round_frozen(model: GranularSam2) -> None:
+    """Nothing is lost then when checkpoints hold a frozen trunk in half precision."""
+    if model.trunk is not None and not model.trunk.rate:
+        model.base.image_encoder.trunk.round_matrices()
 
 
 def install_base(model: GranularSam2, source: str) -> None:
@@ -88,7 +120,8 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
-        "sight": asdict(model.sight),
+        "sight": dataclasses.asdict(model.sight),
+        "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
         "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
@@ -105,8 +138,8 @@ def recorded_sight(record: dict[str, Any]) -> Sight:
         return Sight(**record.get("sight", {}))
     except (TypeError, InputError) as error:
         raise SchemaError(
-            f"the checkpoint's sight is {record['sight']!r}, expected {asdict(Sight())}; was it written by another "
-            "version?"
+            f"the checkpoint's sight is {record['sight']!r}, expected {dataclasses.asdict(Sight())}; was it written by "
+            "another version?"
         ) from error
 
 
@@ -123,7 +156,7 @@ def trained_state(model: GranularSam2) -> dict[str, Tensor]:
     """The tensors that a checkpoint holds under `model.`: all for `full`, else the adapter's."""
     state = dict(model.state_dict())
     if model.adapter == "full":
-        return state
+        return in_checkpoint(state, model.trunk)
     return {name: state[name] for name in model.adapter_names()}
 
 
@@ -168,8 +201,19 @@ def load_granular(
                 "written by another version?"
             )
     where = usable_device(device)
+    try:
+        trunk = Trunk.of_record(record.get("trunk"))
+    except SchemaError as error:
+        raise SchemaError(f"{checkpoint.path}: {error}") from error
+    if video and record.get("images_only"):
+        raise InputError(f"{checkpoint.path}: it was merged with --images-only, without the memory that video needs")
     model = GranularSam2(
-        record["size"], record["adapter"], int(record["image_size"]), sight=recorded_sight(record), video=video
+        record["size"],
+        record["adapter"],
+        int(record["image_size"]),
+        sight=recorded_sight(record),
+        video=video,
+        trunk=trunk,
     )
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
@@ -231,7 +275,12 @@ def _find_base(checkpoint: Path, source: str) -> str:
 
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     found, folded = checkpoint.group("model"), checkpoint.group("folded")
-    expected = {name: value.shape for name, value in model.state_dict().items() if ".lora_" not in name}
+    left_out = MEMORY_NAMES if checkpoint.record.get("images_only") else ()
+    expected = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if ".lora_" not in name and not name.startswith(left_out)
+    }
     layers = dict(lora_layers(model))
     shapes = [{name: value.shape for name, value in group.items()} for group in (found, folded)]
     if shapes != [expected, {name: layer.weight.shape for name, layer in layers.items()}]:

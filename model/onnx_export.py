@@ -133,6 +133,7 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "sight": asdict(model.sight),
+        "trunk": model.trunk and model.trunk.name,
         "image_size": side,
         "mean": list(IMAGE_MEAN),
         "std": list(IMAGE_STD),

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.console import ProgressBar, note
 from pipeline.errors import GrainmillError, InputError, InterruptedRunError, SchemaError
@@ -40,13 +40,14 @@ from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_fe
 from .granular import GranularSam2
 from .index import Locations
 from .loader import Example, Examples, stream
-from .loading import checkpoint_record, install_trained, new_model, trained_state
+from .loading import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
 from .pictures import Rgb
 from .ranks import Ranks
 from .run_log import METRICS, RunLog
-from .step import SUMS, accumulate_gradients
+from .step import SUMS, accumulate_gradients, normalised
 from .train_config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
+from .trunks import STANDARD_PHOTOGRAPHS, STATE_PREFIX
 from .validation import Validation, validate
 
 HEAD: Final = "dense_head"
@@ -130,10 +131,19 @@ class _Run:
         self.saved_step = 0
         """Of the newest checkpoint; the first rank's counts."""
         self.model = new_model(
-            config.size, config.adapter, config.image_size, init=config.init, seed=config.seed, sight=config.sight
+            config.size,
+            config.adapter,
+            config.image_size,
+            init=config.init,
+            seed=config.seed,
+            sight=config.sight,
+            trunk=config.trunk,
+            trunk_file=options.trunk_file,
         )
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
+        if config.trunk is not None and config.init == SCRATCH and saved is None:
+            self._standardise_trunk()
         if options.compile_encoder:
             self.model.base.image_encoder.compile()  # in place, so that names in checkpoints stay
         self.cache = self._open_cache()
@@ -147,13 +157,31 @@ class _Run:
             self.trainable_names += [f"{HEAD}.{name}" for name, _ in self.head.named_parameters()]
             self.trainable += self.head.parameters()
         self.optimizer = torch.optim.AdamW(
-            self.trainable, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+            _parameter_groups(self.trainable_names, self.trainable, config),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            foreach=True,
         )
         self.validation = ranks.on_first(self._open_validation) or Validation(images=())
         if saved is not None:
             self._restore(saved)
         self.log: RunLog | None = None
         self.started_s = time.monotonic()
+
+    def _standardise_trunk(self) -> None:
+        """From some photographs as they are, the first of the run's order; every rank takes the first one's figures."""
+        trunk = self.model.base.image_encoder.trunk
+
+        def found() -> list[tuple[Tensor, Tensor]]:
+            photographs = self.examples.photographs(STANDARD_PHOTOGRAPHS)
+            images = (normalised([each], self.ranks.device) for each in photographs)
+            statistics: list[tuple[Tensor, Tensor]] = trunk.statistics(images)
+            if self.config.coarse_images:
+                side = self.config.image_size // 2
+                trunk.checked_levels(torch.zeros(1, 3, side, side, device=self.ranks.device))
+            return statistics
+
+        trunk.standardise(self.ranks.gather(self.ranks.on_first(found))[0])
 
     def _open_validation(self) -> Validation:
         return Validation.open(
@@ -346,7 +374,7 @@ class _Run:
         self._expect_finite(totals["loss"] + totals["dense"], norm, examples)
         rate = learning_rate(config, progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.step()
         progress.step += 1
         progress.position += config.global_batch_size
@@ -470,6 +498,16 @@ class _Run:
         }
 
 
+def _parameter_groups(names: list[str], parameters: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """All that is trained, and apart from it a trunk, each with its share of the learning rate."""
+    rate = config.trunk.rate if config.trunk is not None else 1.0
+    shares = [rate if name.startswith(STATE_PREFIX) else 1.0 for name in names]
+    return [
+        {"params": [each for each, own in zip(parameters, shares, strict=True) if own == share], "share": share}
+        for share in sorted(set(shares), reverse=True)
+    ]
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then a cosine to the final rate; `step` counts from 0."""
     if step < config.warmup_steps:
@@ -499,7 +537,7 @@ def describe(
     """
     if cache_features is not None:
         expect_cacheable(config)
-    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight)
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
     head = dense_head(model, config)
     told = {
         "size": config.size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import ConfigMismatchError, InputError
@@ -15,6 +16,7 @@ from .loader import ExampleSettings
 from .losses import LossWeights
 from .order import Order
 from .sight import Sight
+from .trunks import Trunk
 from .views import NO_AUGMENTATION, Augmentation
 
 SCRATCH: Final = "scratch"
@@ -79,6 +81,8 @@ class TrainConfig:
     holdout: float
     precision: str
     """fp32 or bf16 (autocast)."""
+    trunk: Trunk | None = None
+    """The network in Hiera's place; None: Hiera."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("size", SIZES), ("adapter", ADAPTERS), ("precision", ("fp32", "bf16"))):
@@ -86,6 +90,8 @@ class TrainConfig:
                 raise InputError(f"--{name} {getattr(self, name)}: expected one of {', '.join(allowed)}")
         if self.init == SCRATCH and self.adapter != "full":
             raise InputError("--init scratch trains the whole model: leave --adapter out (or say full)")
+        if self.trunk is not None and self.adapter != "full":
+            raise InputError(f"--trunk is trained with --adapter full, found {self.adapter}; add it")
         for name in ("masks_per_image", "masks_per_click", "clicks", "global_batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
@@ -160,6 +166,8 @@ class RunOptions:
     threads: int | None = None
     compile_encoder: bool = False
     """`torch.compile` for the image encoder; the same function, rounded otherwise."""
+    trunk_file: Path | None = None
+    """Weights of the configuration's trunk; `new_model` says when they are read."""
 
 
 LOADER_PROCESSES_OF_A_GPU: Final = 4

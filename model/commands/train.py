@@ -53,6 +53,25 @@ def command(
             rich_help_panel=LEARNED,
         ),
     ] = None,
+    trunk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="hiera|lite0|timm:NAME[@FILE]",
+            help="The image encoder's network, with --init scratch: any of timm's pyramids with strides 4, 8, 16 and "
+            "32, its weights from a file (safetensors, or of torch.save) or from the hub; lite0 is EfficientNet-lite0 "
+            "with the weights of the extra [lite]. Checkpoints hold its weights. Default: the size's own Hiera.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    trunk_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the learning rate at which --trunk is tuned. Default 0: frozen, which is cheaper.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -381,11 +400,13 @@ def command(
     from model.order import Order
     from model.train import describe, interrupted, train
     from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
+    from model.trunks import trunk_of_flags
 
     on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+    chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
     config = make_config(
         cast(Any, size),  # checked there
-        init or ("scratch" if size == "micro" else f"sam2.1_hiera_{size}"),
+        init or ("scratch" if size == "micro" or chosen_trunk else f"sam2.1_hiera_{size}"),
         cast(Any, adapter),
         image_size=image_size,
         coarse_images=coarse_images,
@@ -408,6 +429,7 @@ def command(
         holdout=holdout,
         min_masks=min_masks,
         order=Order(kind=order),
+        trunk=chosen_trunk,
         precision=precision or ("bf16" if on_gpu else "fp32"),
         seed=seed,
     )
@@ -434,6 +456,7 @@ def command(
         threads=threads,
         cache_features=cache_features,
         compile_encoder=compile_encoder,
+        trunk_file=trunk_file,
     )
     summary = train(config, options)
     if summary["rank"] == 0:

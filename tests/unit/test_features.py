@@ -21,13 +21,11 @@ from pipeline.errors import InputError
 from pipeline.masks import Atoms
 from pipeline.stages.features import (
     Backbone,
-    file_sha256,
-    locate_checkpoint,
     nearest_multiple,
     pooled_on_leaves,
-    split_backbone,
     squashed,
 )
+from pipeline.timm_weights import file_sha256, locate_checkpoint, split_backbone
 from pipeline.torch_compat import ensure_torchvision
 
 ensure_torchvision()
