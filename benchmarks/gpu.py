@@ -10,11 +10,12 @@ Each part writes its figures into `results.json` of the output before the next b
 - step: training `small` at 1024 px by the paper's recipe in bf16: images per second against the floor of counted FLOPs
   over the card's own matrix rate, and the share of time that it waits for examples; a step alone on drawn examples: its
   kernels, and its memory (`benchmarks.memory_recipe` computes it without a card).
-- compiled: the same loop with `torch.compile` of the encoder.
+- compiled: the step alone with `torch.compile` of the encoder, and of the decoder's transformer too.
 - mill: the mill with drawn weights, ViT-B/16 with crops of 768 px and ViT-B/8, against the backbone's own rate.
 - automatic: all masks at ten granularities from one encoding, against ten encodings.
 - nccl: one rank under torchrun, its losses beside those without.
-- student: `grainmill train` with the given flags for as long as `--seconds` says; its checkpoint and curves.
+- student: `grainmill train` with the given flags for as long as `--seconds` says; its checkpoint and curves. Several of
+  different `--name` may train beside each other, each with its share of the loader processes.
 
 `--toy` does all of it at a size for a processor, so that nothing runs for the first time on a card.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import os
@@ -56,7 +58,7 @@ from pipeline.stages.features import Backbone
 from pipeline.torch_compat import ensure_torchvision
 
 RESULTS: Final = "results.json"
-CALIBRATION_STEPS: Final = 150
+CALIBRATION_STEPS: Final = 60
 """Of the student, from which the number of steps that the time allows is taken."""
 
 
@@ -70,6 +72,9 @@ class Setting:
     seconds: float
     toy: bool
     train_flags: tuple[str, ...]
+    name: str
+    share: int
+    """So many students train at once."""
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +87,11 @@ class Setting:
     @property
     def loaders(self) -> int:
         """Loader processes beside a training process."""
-        return 0 if self.toy else max(self.cores - 4, 1)
+        return 0 if self.toy else max((self.cores - 2 * self.share) // self.share, 1)
+
+    def keep(self, part: str, found: dict[str, Any]) -> None:
+        """What is measured so far: the part may be cut off after this."""
+        record(self.output, part, found)
 
 
 def synchronized_s(device: torch.device) -> float:
@@ -175,12 +184,18 @@ def drawn_example(config: TrainConfig, rng: np.random.Generator) -> Example:
     )
 
 
-def bare_step(setting: Setting, config: TrainConfig, micro_batch_size: int) -> dict[str, Any]:
+def bare_step(
+    setting: Setting, config: TrainConfig, micro_batch_size: int, *, compile_parts: str = "eager"
+) -> dict[str, Any]:
     """One step's arithmetic without loader and optimiser, on drawn weights: seconds, memory, kernels."""
     device = setting.device
     torch.manual_seed(0)
     model = GranularSam2(config.size, config.adapter, config.image_size).to(device)
     model.set_trainable()
+    if compile_parts in ("encoder", "encoder and transformer"):
+        model.base.image_encoder.compile()
+    if compile_parts == "encoder and transformer":
+        model.base.sam_mask_decoder.transformer.compile()
     rng = np.random.default_rng(0)
     examples = [drawn_example(config, rng) for _ in range(config.global_batch_size)]
 
@@ -248,21 +263,24 @@ def loop(setting: Setting, *flags: str) -> dict[str, Any]:
 
 
 def step(setting: Setting) -> dict[str, Any]:
-    """The loop as a user runs it, then the step alone."""
-    found: dict[str, Any] = {"loop": loop(setting)}
-    sizes = (1,) if setting.toy else (1, 2, 4)
-    found["alone"] = [bare_step(setting, paper_config(setting), size) for size in sizes]
+    """The step alone, then the loop as a user runs it."""
+    found: dict[str, Any] = {"alone": []}
+    for micro_batch_size in (1,) if setting.toy else (2, 4, 1):
+        found["alone"].append(bare_step(setting, paper_config(setting), micro_batch_size))
+        setting.keep("step", found)
     if not setting.toy:
-        found["loop of one pass a step"] = loop(setting, "--micro-batch-size", "4")
         found["alone, 8 masks"] = bare_step(setting, paper_config(setting, masks_per_image=8), 1)
-    return found
+        setting.keep("step", found)
+    return found | {"loop": loop(setting)}
 
 
 def compiled(setting: Setting) -> dict[str, Any]:
-    """The loop with a compiled encoder; toy: the flag alone, since compiling for a processor takes minutes."""
-    if setting.toy:
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    return loop(setting, "--compile", "--micro-batch-size", "4")
+    """The step alone, then with its parts compiled; toy: without compiling, which takes minutes for a processor."""
+    found: dict[str, Any] = {}
+    for name in ("eager",) if setting.toy else ("eager", "encoder", "encoder and transformer"):
+        found[name] = bare_step(setting, paper_config(setting), 4, compile_parts=name)
+        setting.keep("compiled", found)
+    return found
 
 
 def drawn_backbone(name: str, folder: Path) -> Path:
@@ -346,10 +364,11 @@ def mill(setting: Setting) -> dict[str, Any]:
     """Two backbones with drawn weights."""
     if setting.toy:
         return {"test_vit": milled(setting, "test_vit", images=2, batch=2)}
-    return {
-        "vit_base_patch16_224.dino": milled(setting, "vit_base_patch16_224.dino", images=96, batch=16),
-        "vit_base_patch8_224.dino": milled(setting, "vit_base_patch8_224.dino", images=48, batch=16),
-    }
+    found: dict[str, Any] = {}
+    for name in ("vit_base_patch16_224.dino", "vit_base_patch8_224.dino"):
+        found[name] = milled(setting, name, images=96, batch=16)
+        setting.keep("mill", found)
+    return found
 
 
 def automatic(setting: Setting) -> dict[str, Any]:
@@ -403,20 +422,20 @@ def nccl(setting: Setting) -> dict[str, Any]:
 def student(setting: Setting) -> dict[str, Any]:
     """Trains for the given time: some steps to learn the rate, then as many as fit, by the same recipe."""
     begun_s = time.monotonic()
-    run = setting.output / "work-student"
-    trial = setting.output / "work-trial"
+    run = setting.output / f"work-{setting.name}"
+    trial = setting.output / f"work-trial-{setting.name}"
     flags = [*setting.train_flags] or ["--size", "micro", "--init", "scratch"]
     base = [sys.executable, "-m", "pipeline", "train", "--data", setting.data, *flags]
     base += ["--workers", str(setting.loaders), "--log-every", "10"]
     steps = 4 if setting.toy else CALIBRATION_STEPS
     for folder in (run, trial):
         shutil.rmtree(folder, ignore_errors=True)
-    log = (setting.output / "student.log").open("w")
+    log = (setting.output / f"{setting.name}.log").open("w")
     subprocess.run(
         [*base, "--output", str(trial), "--steps", str(steps), "--coarse-images", "0"], check=True, stderr=log
     )
     lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-    late = [line["images_per_second"] for line in lines[len(lines) // 2 :]]
+    late = [line["images_per_second"] for line in lines[-max(len(lines) // 2, 1) :]]
     batch = _flag(flags, "--global-batch-size")
     rate = statistics.median(late)
     left_s = setting.seconds - (time.monotonic() - begun_s) - 20
@@ -425,10 +444,11 @@ def student(setting: Setting) -> dict[str, Any]:
     command += ["--keep", "1"] + ([] if setting.toy else ["--time-limit-s", str(int(left_s))])
     subprocess.run(command, check=True, stderr=log)
     subprocess.run(
-        [sys.executable, "-m", "model.merge", str(run), "--output", str(setting.output / "student.safetensors")],
+        [sys.executable, "-m", "model.merge", str(run), "--output",
+         str(setting.output / f"{setting.name}.safetensors"), "--half", "--images-only"],
         check=True, stdout=log, stderr=log,
     )  # fmt: skip
-    shutil.copy(run / "metrics.jsonl", setting.output / "student_metrics.jsonl")
+    shutil.copy(run / "metrics.jsonl", setting.output / f"{setting.name}_metrics.jsonl")
     told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for folder in (run, trial):
         shutil.rmtree(folder, ignore_errors=True)
@@ -460,13 +480,15 @@ PARTS: Final[dict[str, Callable[[Setting], dict[str, Any]]]] = {
 
 
 def record(output: Path, part: str, found: dict[str, Any]) -> None:
-    """Adds a part's figures to `results.json`, in one rename."""
+    """Adds a part's figures to `results.json`, in one rename; parts may run beside each other."""
     path = output / RESULTS
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    everything[part] = found
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(everything, indent=1) + "\n")
-    fresh.replace(path)
+    with (output / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        everything = json.loads(path.read_text()) if path.exists() else {}
+        everything[part] = found
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(everything, indent=1) + "\n")
+        fresh.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -477,6 +499,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--photographs", required=True, help="Images at their own size, for the mill.")
     parser.add_argument("--data", required=True, help="Shards to train on.")
     parser.add_argument("--seconds", type=float, default=60.0, help="Of the part `student`.")
+    parser.add_argument("--name", default="student", help="Of its files. Default student.")
+    parser.add_argument("--share", type=int, default=1, help="So many students train at once. Default 1.")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--train", default="", help="Flags of `grainmill train`, one string, for the part `student`.")
     arguments = parser.parse_args(argv)
@@ -484,11 +508,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     setting = Setting(
         output=arguments.output.absolute(), photographs=arguments.photographs, data=arguments.data,
         seconds=arguments.seconds, toy=arguments.toy, train_flags=tuple(shlex.split(arguments.train)),
+        name=arguments.name, share=arguments.share,
     )  # fmt: skip
     begun_s = time.monotonic()
     found = PARTS[arguments.part](setting)
     found["part_seconds"] = round(time.monotonic() - begun_s, 1)
-    record(setting.output, arguments.part, found)
+    record(setting.output, arguments.name if arguments.part == "student" else arguments.part, found)
     return 0
 
 
