@@ -32,6 +32,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,8 @@ from pipeline.torch_compat import ensure_torchvision
 RESULTS: Final = "results.json"
 CALIBRATION_STEPS: Final = 60
 """Of the student, from which the number of steps that the time allows is taken."""
+AFTER_TRAINING_S: Final = 20.0
+"""For saving, merging and copying."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -412,55 +415,63 @@ def nccl(setting: Setting) -> dict[str, Any]:
         )
         if done.returncode != 0:
             return {"exit": done.returncode, "launcher": name, "said": (done.stdout + done.stderr)[-1500:]}
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [line["loss"] for line in lines]
+        losses[name] = [line["loss"] for line in metrics_of(run)]
         said = [line for line in (done.stdout + done.stderr).splitlines() if "NCCL version" in line]
         shutil.rmtree(run, ignore_errors=True)
     return {"losses": losses, "equal": np.allclose(losses["alone"], losses["torchrun"], rtol=1e-3), "nccl": said[:1]}
 
 
 def student(setting: Setting) -> dict[str, Any]:
-    """Trains for the given time: some steps to learn the rate, then as many as fit, by the same recipe."""
+    """Trains for the given time: some steps to learn the rate, then as many as fit, by the same recipe.
+
+    Whatever ends the run, its newest checkpoint is brought home: a signal that comes before the end reaches the
+    training process too, which saves, and this one goes on to what follows.
+    """
     begun_s = time.monotonic()
-    run = setting.output / f"work-{setting.name}"
-    trial = setting.output / f"work-trial-{setting.name}"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    run, trial = (setting.output / f"work-{kind}-{setting.name}" for kind in ("run", "trial"))
     flags = [*setting.train_flags] or ["--size", "micro", "--init", "scratch"]
-    base = [sys.executable, "-m", "pipeline", "train", "--data", setting.data, *flags]
-    base += ["--workers", str(setting.loaders), "--log-every", "10"]
+    base = [sys.executable, "-m", "pipeline", "train", "--data", setting.data, *flags, "--json"]
+    base += ["--workers", str(setting.loaders), "--log-every", "5"]
     steps = 4 if setting.toy else CALIBRATION_STEPS
-    for folder in (run, trial):
-        shutil.rmtree(folder, ignore_errors=True)
-    log = (setting.output / f"{setting.name}.log").open("w")
-    subprocess.run(
-        [*base, "--output", str(trial), "--steps", str(steps), "--coarse-images", "0"], check=True, stderr=log
-    )
-    lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-    late = [line["images_per_second"] for line in lines[-max(len(lines) // 2, 1) :]]
-    batch = _flag(flags, "--global-batch-size")
-    rate = statistics.median(late)
-    left_s = setting.seconds - (time.monotonic() - begun_s) - 20
-    wanted = steps if setting.toy else max(steps, int(left_s * rate / batch * 0.95))
-    command = [*base, "--output", str(run), "--steps", str(wanted), "--save-every", str(max(wanted // 3, 1))]
-    command += ["--keep", "1"] + ([] if setting.toy else ["--time-limit-s", str(int(left_s))])
-    subprocess.run(command, check=True, stderr=log)
-    subprocess.run(
-        [sys.executable, "-m", "model.merge", str(run), "--output",
-         str(setting.output / f"{setting.name}.safetensors"), "--half", "--images-only"],
-        check=True, stdout=log, stderr=log,
-    )  # fmt: skip
+    with (setting.output / f"{setting.name}.log").open("w") as log:
+
+        def called(command: Sequence[str]) -> dict[str, Any]:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+            found: dict[str, Any] = json.loads(done.stdout or "{}")
+            return found
+
+        for folder in (run, trial):
+            shutil.rmtree(folder, ignore_errors=True)
+        summary = called([*base, "--output", str(trial), "--steps", str(steps), "--coarse-images", "0"])
+        trial_s = time.monotonic() - begun_s
+        lines = metrics_of(trial)
+        rate = statistics.median(line["images_per_second"] for line in lines[-max(len(lines) // 2, 1) :])
+        # The same start comes again, and what follows the last step.
+        left_s = setting.seconds - trial_s - (trial_s - summary.get("seconds", 0.0)) - AFTER_TRAINING_S
+        wanted = steps if setting.toy else max(steps, int(0.9 * left_s * rate / _flag(flags, "--global-batch-size")))
+        command = [*base, "--output", str(run), "--steps", str(wanted), "--save-every", str(max(wanted // 4, 1))]
+        called([*command, "--keep", "1", *([] if setting.toy else ["--time-limit-s", f"{left_s:.0f}"])])
+        merged = str(setting.output / f"{setting.name}.safetensors")
+        called([sys.executable, "-m", "model.merge", str(run), "--output", merged, "--half", "--images-only"])
     shutil.copy(run / "metrics.jsonl", setting.output / f"{setting.name}_metrics.jsonl")
-    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = metrics_of(run)
     for folder in (run, trial):
         shutil.rmtree(folder, ignore_errors=True)
     return {
         "flags": flags,
         "steps_planned": wanted,
         "images_per_second_of_trial": rate,
-        "trial_last": lines[-1],
         "last": told[-1],
         "wait_share_median": statistics.median(line["wait_share"] for line in told),
         "seconds": time.monotonic() - begun_s,
     }
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def _flag(flags: Sequence[str], name: str) -> int:

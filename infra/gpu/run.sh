@@ -49,7 +49,7 @@ run() {
         return
     fi
     echo "== $part, at most $most s" >>"$output/run.log"
-    timeout --kill-after=5 "$most" "$python" -m benchmarks.gpu "$part" --output "$output" \
+    timeout --kill-after=20 "$most" "$python" -m benchmarks.gpu "$part" --output "$output" \
         --photographs "$kit/photographs" --data "$work/data" --seconds "$most" ${TOY:+--toy} "$@" >>"$output/run.log" 2>&1
     rc=$?
     echo "$part $* exit $rc, $(($(date +%s) - part_begun)) s" >>"$output/parts.txt"
@@ -76,12 +76,13 @@ left=$(left_s)
 number=0
 for flags in "${students[@]}"; do
     number=$((number + 1))
-    run student $((left - 5)) --name "student-$number" --share "${#students[@]}" --train "$flags" &
+    run student $((left - 25)) --name "student-$number" --share "${#students[@]}" --train "$flags" &
 done
 for part in ${BESIDE-tests nccl}; do
     left=$(left_s)
     run "$part" $((limit_s[$part] < left - 5 ? limit_s[$part] : left - 5))
 done
 wait
-find "$output" -maxdepth 1 -name 'work-*' -exec rm -rf {} +
+# What a student that was cut off has saved stays.
+find "$output" -maxdepth 1 -name 'work-*' ! -name 'work-run-*' -exec rm -rf {} +
 cat "$output/parts.txt"
