@@ -4,9 +4,9 @@ The width of a processor's vectors, the number of threads, the shape of a produc
 it adds, so a batch and single prompts, our call and a library's, one machine and the next agree but for rounding. Each
 addition rounds by up to half a unit in the last place of the sum so far. A logit or a feature is a sum over hundreds of
 channels through some ten layers, so the difference grows with the largest value, not with the one that is looked at:
-where terms cancel out to nearly zero, it stays as large as anywhere else. Measured with AVX-512, AVX2 and neither:
+where terms cancel out to nearly zero, it stays as large as anywhere else. Measured with AVX-512, AVX2 and SSE:
 sam2's own answer to three prompts in one pass and its own answers one by one lie up to 7 units in the last place of the
-largest logit apart, a small decoder with steep attention up to 13. A click half a pixel off moves logits by 50,000.
+largest logit apart, a small decoder with steep attention up to 16. A click half a pixel off moves logits by 50,000.
 """
 
 from __future__ import annotations
