@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -277,28 +275,30 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def start(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=dict(os.environ)
-    )
+SIGNALLED = """
+import os, signal, sys
+from model import train
+from pipeline import cli
+place, number = sys.argv[1], signal.Signals[sys.argv[2]]
+metrics, validate = train.RunLog.metrics, train.validate
+
+def line(log, values):
+    metrics(log, values)
+    if place == f"after step {values['step']}":
+        os.killpg(0, number)
+
+def validation(*arguments, show):
+    return validate(*arguments, show=(lambda *_: os.killpg(0, number)) if place == "in a validation" else show)
+
+train.RunLog.metrics, train.validate = line, validation
+sys.exit(cli.main(sys.argv[3:]))
+"""
 
 
-def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s and process.poll() is None:
-        path = output / "metrics.jsonl"
-        if path.exists() and len(path.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step}: {process.communicate()}")
-
-
-def killed_at(command: Sequence[str], output: Path, step: int) -> None:
-    """Runs a command until the line of a step is written, and kills it with all its processes."""
-    process = start(command)
-    wait_for_step(process, output, step)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def signalled(place: str, number: signal.Signals, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """The command in a process group that gets a signal once it has come to this place, however slow the machine is."""
+    command = [sys.executable, "-c", SIGNALLED, place, number.name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=240, check=False)
 
 
 def validated(output: Path) -> list[int]:
@@ -309,16 +309,12 @@ def test_kills_anywhere_and_resuming_give_the_undisturbed_numbers(drawn_run: Pat
     """Killed between two steps, with a loader process, and in the middle of a validation."""
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "run"
     train(config(holdout=0.4), options(drawn_run, undisturbed, validate_every=2))
-    more = ("--holdout", "0.4", "--validate-every", "2")
-    command = [sys.executable, "-m", "pipeline", *flags(drawn_run, output, *more)]
-    killed_at([*command, "--workers", "1"], output, 3)
-    resume = [*command, "--resume"]
-    for _ in range(5):
-        killed_at(resume, output, 4)
-        if validated(output) == [2]:
-            break
-        go_back_to(output, 2)  # the machine was busy and the kill came late
-    assert validated(output) == [2], "no kill came in the validation of the fourth step"
+    arguments = flags(drawn_run, output, "--holdout", "0.4", "--validate-every", "2")
+    for place, more, steps in (("after step 3", ["--workers", "1"], 3), ("in a validation", ["--resume"], 4)):
+        killed = signalled(place, signal.SIGKILL, [*arguments, *more])
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (len(lines(output)), validated(output)) == (steps, [2])
+    resume = [sys.executable, "-m", "pipeline", *arguments, "--resume"]
     done = subprocess.run(resume, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["step"] == 6
@@ -338,24 +334,18 @@ def test_a_compiled_encoder_computes_the_same_and_leaves_the_same_names(
     assert weights(tmp_path / "run").keys() == weights(undisturbed).keys()
 
 
-def test_ctrl_c_saves_and_exits_130(drawn_run: Path, tmp_path: Path) -> None:
-    """Of 40 steps, so that it comes before the last."""
-    undisturbed, output = tmp_path / "undisturbed", tmp_path / "run"
-    train(config(steps=40, coarse_images=56), options(drawn_run, undisturbed, save_every=100))
-    more = ("--save-every", "100", "--steps", "40", "--coarse-images", "56")
-    command = [sys.executable, "-m", "pipeline", *flags(drawn_run, output, *more)]
-    process = start(command)
-    wait_for_step(process, output, 1)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 130, err
-    summary = json.loads(out)
-    assert summary["stopped"] == "interrupted"
-    assert 1 <= summary["step"] < 40
-    assert list(checkpoint_steps(output)) == [summary["step"]]
-    finished = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+def test_ctrl_c_saves_and_exits_130(drawn_run: Path, undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = flags(drawn_run, output, "--save-every", "100")
+    stopped = signalled("after step 3", signal.SIGINT, arguments)
+    assert stopped.returncode == 130, stopped.stderr
+    summary = json.loads(stopped.stdout)
+    assert (summary["stopped"], summary["step"]) == ("interrupted", 3)
+    assert list(checkpoint_steps(output)) == [3]
+    command = [sys.executable, "-m", "pipeline", *arguments, "--resume"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["step"] == 40
+    assert json.loads(finished.stdout)["step"] == 6
     assert numbers(output) == numbers(undisturbed)
 
 
