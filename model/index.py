@@ -7,7 +7,6 @@ name, so that training can start on the first shards. Nothing else that may lie 
 from __future__ import annotations
 
 import collections
-import io
 import mmap
 import os
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
 from pipeline.images import decode_rgb
+from pipeline.parquet import parquet_table
 from pipeline.rle import Rle
 from pipeline.schema import (
     FORMAT,
@@ -321,7 +320,7 @@ def _commit_records(storage: Storage) -> list[tuple[int, dict[str, Any]]]:
     records: dict[int, dict[str, Any]] = {}
     names = storage.list("commits")
     for name in [each for each in names if each.startswith("compact-") and each.endswith(".parquet")]:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(f"commits/{name}")), columns=["unit", "record"])
+        table = parquet_table(storage.read_bytes(f"commits/{name}"), columns=["unit", "record"])
         for unit, record in zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True):
             records.setdefault(unit, load_json(record, where=f"{storage.location}/commits/{name}"))
     for name in [each for each in names if each.endswith(".json") and each[:-5].isdigit()]:
@@ -348,4 +347,4 @@ def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ..
         raise InputError(
             f"{storage.location}/{name}: sha256 is {found}, expected {sha256}; `grainmill verify` tells more"
         )
-    return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(columns))
+    return parquet_table(data, schema=SAMPLES_SCHEMA, columns=columns)

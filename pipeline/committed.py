@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .commits import Commit, CommitLog
-from .errors import InputError
+from .errors import InputError, SchemaError
+from .parquet import parquet_table
 from .plan import Plan, open_plan
 from .schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA, Sample, load_json, sample_from_json
 from .storage import Storage
@@ -120,5 +119,9 @@ class CommittedRun:
     def _table(self, file: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
         if file is None:
             return schema.empty_table()
-        data = io.BytesIO(self.storage.read_bytes(file["name"]))
-        return pq.read_table(data, schema=schema, use_threads=False)  # a unit's table is small
+        try:
+            return parquet_table(self.storage.read_bytes(file["name"]), schema=schema)
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
+            raise SchemaError(
+                f"{self.location}/{file['name']}: damaged ({error}); `grainmill verify` tells more"
+            ) from error

@@ -93,7 +93,7 @@ def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | Non
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if skip is None or skip.count(1, first, first + rows) < rows:
-                for row in file.read_row_group(group).to_pylist():
+                for row in file.read_row_group(group, use_threads=False).to_pylist():
                     if skip is None or not skip[row["unit"]]:
                         yield row
             first += rows

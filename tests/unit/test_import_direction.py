@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CONTRACT = {"schema", "rle", "masks", "errors"}
-GROUND_FLOOR = {"config", "console", "images", "storage", "tar", "torch_compat", "versions"}
+GROUND_FLOOR = {"config", "console", "images", "parquet", "storage", "tar", "torch_compat", "versions"}
 """Leaf modules that both packages may use: they know neither stages nor runs."""
 
 
