@@ -111,6 +111,7 @@ def test_another_configuration_is_refused_with_the_difference(photographs_copy: 
     with pytest.raises(ConfigMismatchError, match=r"samples_per_shard: there 2, here 3") as caught:
         mined(photographs_copy, tmp_path / "out", samples_per_shard=3)
     assert caught.value.exit_code == 3
+    assert str(caught.value).splitlines()[1:-1] == ["  samples_per_shard: there 2, here 3"]
 
 
 def test_where_the_photographs_lie_is_no_part_of_the_configuration(photographs_copy: Path, tmp_path: Path) -> None:
