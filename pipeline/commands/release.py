@@ -29,7 +29,10 @@ def command(
     ] = None,
     version: Annotated[
         str | None,
-        typer.Option(help="Of this release, as in 1.0.0. Needed, but to push again.", show_default=False),
+        typer.Option(
+            help="Of this release, as in 1.0.0; with --append later than all that stand. Needed, but to push again.",
+            show_default=False,
+        ),
     ] = None,
     license: Annotated[
         str | None,

@@ -23,6 +23,23 @@ from pipeline.release.selection import Selection
 from pipeline.release.splits import own_split, parse_splits, split_beside
 from pipeline.release.yaml_text import to_yaml
 from pipeline.schema import sha256_of
+from pipeline.versions import version_order
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Versions
+
+
+def test_versions_are_ordered_as_semantic_versioning_orders_them() -> None:
+    """The example of semver.org, with shorter and longer names between."""
+    ascending = [
+        "0.9", "0.9.1", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2",
+        "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "1.0.1", "1.2", "1.10.0", "v2", "10",
+    ]  # fmt: skip
+    orders = [version_order(each) for each in ascending]
+    assert all(before < after for before, after in itertools.pairwise(orders))  # type: ignore[operator]
+    assert len({version_order(each) for each in ("1", "1.0", "v1.0.0", "1.0.0+build.7")}) == 1
+    assert [version_order(each) for each in ("november", "2026-11-24", "1.0_a", "1..2", "1.0.x")] == [None] * 5
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Licences
