@@ -140,7 +140,8 @@ class ShardIndex:
     @classmethod
     def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
         tables, shards = [], []
-        for unit, record in _commit_records(storage):
+        records = _commit_records(storage)
+        for unit, record in records:
             try:
                 shard = record["shard"]
                 if shard is None:
@@ -154,12 +155,13 @@ class ShardIndex:
                     f"({type(error).__name__}: {error}); `grainmill verify` tells more"
                 ) from error
             tables.append(_read_table(storage, name, sha256, columns))
-        if not tables:
+        if not records:
             raise InputError(
                 f"{storage.location}: expected committed or released shards, found neither manifest.json nor a commit; "
                 "`grainmill mine` makes them"
             )
-        return cls(storage, pa.concat_tables(tables), dataset_digest(shards, []), complete=False)
+        table = pa.concat_tables(tables) if tables else SAMPLES_SCHEMA.empty_table().select(columns)
+        return cls(storage, table, dataset_digest(shards, []), complete=False)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

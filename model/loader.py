@@ -165,6 +165,10 @@ class Examples(Dataset[Example]):
 
     def _open(self) -> None:
         index = ShardIndex.open(self.directory)
+        if not len(index):
+            raise InputError(
+                f"{self.directory}: holds no sample, so there is nothing to train on; `grainmill status` tells more"
+            )
         rows = filter_rows(index, min_masks=self.min_masks, holdout=self.holdout, held_out=False)
         if not len(rows):
             raise InputError(

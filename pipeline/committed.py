@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -82,6 +83,27 @@ class CommittedRun:
     def totals(self) -> dict[str, int]:
         """units, samples, masks, failures over all commits, fast."""
         return self._log.totals()
+
+    def require_samples(self) -> None:
+        """Ends what cannot be done with a run in which nothing is mined.
+
+        Raises:
+            InputError: no sample is committed; with what is there instead.
+        """
+        done, reasons = 0, collections.Counter[str]()
+        for commit in self.commits():
+            if commit.samples:
+                return
+            done += 1
+            reasons.update(commit.reasons)
+        pending = self.units_total - done
+        said = [f"{pending} of {self.units_total} units are not committed yet"] if pending else []
+        if reasons:
+            failed = ", ".join(f"{name} {count}" for name, count in sorted(reasons.items()))
+            said.append(
+                f"{reasons.total()} of {reasons.total()} samples failed ({failed}), `grainmill failures` lists them"
+            )
+        raise InputError(f"{self.location}: holds no sample: {'; '.join(said) or 'nothing is in it'}")
 
     def samples(self, commit: Commit) -> pa.Table:
         """The rows of `SAMPLES_SCHEMA` of one unit."""

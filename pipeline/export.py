@@ -70,8 +70,7 @@ def export_run(
     """
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise InputError(f"{target}: expected a new or empty directory, found something there; choose another --output")
-    if next((commit for commit in run.commits() if commit.samples), None) is None:
-        raise InputError(f"{run.location}: no sample is committed yet, there is nothing to export")
+    run.require_samples()
     scratch = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
     with explained("write", target):
         scratch.mkdir(parents=True)

@@ -61,7 +61,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
 
     Raises:
         ConfigMismatchError, InputError, OutputBusyError, StorageError: before or while it mines.
-        TooManyFailuresError: at the end, when more samples failed than allowed; the commits stand.
+        TooManyFailuresError: at the end, when every sample failed, or more than allowed; the commits stand.
     """
     storage = open_output(options.output)
     check_output(storage, overwrite=options.overwrite)
@@ -211,15 +211,20 @@ def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[st
 
 
 def check_failures(result: dict[str, Any], max_failed_fraction: float) -> None:
-    """Compares the failures, without `no_masks`, to what `--max-failed-fraction` allows.
+    """Compares the failures, without `no_masks`, to what `--max-failed-fraction` allows; all of them is never allowed.
 
     Raises:
         TooManyFailuresError: naming the reasons.
     """
     total = result["samples"] + result["failures"]
     failed = result["failures"] - result["failure_reasons"].get("no_masks", 0)
+    reasons = ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items())
+    if total and not result["samples"]:
+        raise TooManyFailuresError(
+            f"nothing was mined: {total} of {total} samples failed ({reasons}). `grainmill failures` lists them, "
+            "`--retry-failed REASON` tries them again"
+        )
     if total and failed / total > max_failed_fraction:
-        reasons = ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items())
         raise TooManyFailuresError(
             f"{failed} of {total} samples failed ({reasons}), more than --max-failed-fraction {max_failed_fraction:g}; "
             "everything else is committed. `grainmill failures` lists them"

@@ -217,7 +217,7 @@ def command(
             min=0.0,
             max=1.0,
             help="More failed samples (no_masks not counted) end with exit code 4. Default 1: failures are rows to "
-            "look at, not a reason to stop.",
+            "look at, not a reason to stop; a run in which no sample is left ends with 4 whatever this is.",
             rich_help_panel=REPEAT,
         ),
     ] = 1.0,

@@ -51,10 +51,12 @@ def require_releasable(run: CommittedRun, *, max_failed_fraction: float) -> list
         )
     failed = manifest["failures"] - sum(manifest["failure_reasons"].get(reason, 0) for reason in EMPTY_REASONS)
     total = manifest["samples"] + manifest["failures"]
-    if manifest["samples"] == 0 or failed > max_failed_fraction * total:
+    if manifest["samples"] == 0:
+        run.require_samples()
+    if failed > max_failed_fraction * total:
         reasons = ", ".join(f"{name} {count}" for name, count in manifest["failure_reasons"].items())
         raise ReleaseRefusedError(
-            f"{where}: a failed run: {failed} of {total} samples failed ({reasons or 'nothing was mined'}), more than "
+            f"{where}: a failed run: {failed} of {total} samples failed ({reasons}), more than "
             f"--max-failed-fraction {max_failed_fraction:g} allows; `grainmill failures` lists them"
         )
     shards = [commit for commit in commits if commit.shard is not None]
