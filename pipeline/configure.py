@@ -68,6 +68,8 @@ def mine_options(flags: MineFlags) -> MineOptions:
         raise InputError(f"--executor inline has one worker, found --workers {flags.workers}; use local or ray")
     if flags.ray_address is not None and flags.executor != "ray":
         raise InputError(f"--ray-address goes with --executor ray, found --executor {flags.executor}")
+    if flags.gpus_per_worker and flags.executor != "ray":
+        _require_gpus(flags.gpus_per_worker)
     for reason in flags.retry_failed or []:
         _one_of("--retry-failed", reason, FAILURE_REASONS)
     if flags.overwrite and (flags.extend or flags.retry_failed):
@@ -202,6 +204,22 @@ def default_workers(gpus_per_worker: float, cpus_per_worker: int = 1) -> int:
     devices = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     count = len(devices) or len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
     return max(int(count / gpus_per_worker), 1)
+
+
+def _require_gpus(gpus_per_worker: float) -> None:
+    """What Ray looks after by itself; the other executors have the GPUs that torch sees.
+
+    Raises:
+        InputError: fewer than one worker needs.
+    """
+    import torch
+
+    present = torch.cuda.device_count()
+    if gpus_per_worker > present:
+        raise InputError(
+            f"--gpus-per-worker {gpus_per_worker:g}: this machine has {present} GPUs; "
+            "give 0 to mine on processors, or a smaller share"
+        )
 
 
 def default_memory_gib(workers: int) -> float:

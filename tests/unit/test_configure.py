@@ -61,6 +61,8 @@ def test_a_licence_of_an_unknown_source_is_refused(tmp_path: Path) -> None:
     [
         {"executor": "inline", "workers": 2},
         {"executor": "local", "ray_address": "auto"},
+        {"executor": "local", "gpus_per_worker": 99.0},
+        {"executor": "inline", "gpus_per_worker": 99.0},
         {"overwrite": True, "extend": True},
         {"retry_failed": ["bad luck"]},
         {"recipe": "none"},
