@@ -14,6 +14,7 @@ import psutil
 from .config import DivideName, FeaturesConfig, GranularityName, MineConfig, RecipeName, RefineName
 from .errors import FAILURE_REASONS, InputError
 from .executors import ExecutorName, PoolOptions
+from .licenses import check_license
 from .mine import MineOptions
 from .recipes import recipe as recipe_config
 from .schema import sha256_of
@@ -179,20 +180,20 @@ def _checked_proposals(path: str) -> tuple[str, str | None]:
     return sha256, Proposals.read(path, sha256=sha256).license
 
 
-def licenses_of(values: Sequence[str]) -> dict[str, str]:
-    """Reads `LABEL=SPDX` of `--license`.
+def licenses_of(values: Sequence[str], *, flag: str = "--license") -> dict[str, str]:
+    """Reads `LABEL=SPDX` of `--license`; licences in SPDX's spelling.
 
     Raises:
-        InputError: a value without both, or two for one label.
+        InputError: a value without both, two for one label, or no licence of the list.
     """
     licenses: dict[str, str] = {}
     for value in values:
         label, equals, license = value.partition("=")
         if not (equals and label and license):
-            raise InputError(f"--license {value!r}: expected LABEL=LICENSE, for instance photos=CC-BY-4.0")
+            raise InputError(f"{flag} {value!r}: expected LABEL=LICENSE, for instance photos=CC-BY-4.0")
         if label in licenses:
-            raise InputError(f"--license: {label!r} has two, {licenses[label]} and {license}; name the sources apart")
-        licenses[label] = license
+            raise InputError(f"{flag}: {label!r} has two, {licenses[label]} and {license}; name the sources apart")
+        licenses[label] = check_license(f"{flag} {value}", license)
     return licenses
 
 

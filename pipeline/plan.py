@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from . import __version__
 from .config import MineConfig, config_hash
 from .errors import ConfigMismatchError, InputError, SchemaError
+from .licenses import spelled
 from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, explained, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
@@ -199,8 +200,8 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
     Raises:
         ConfigMismatchError: with every difference.
     """
-    # Earlier plans hash the places of their sources too.
-    sources = [{"label": each["label"], "license": each["license"]} for each in plan.config["sources"]]
+    # Earlier plans hash the places of their sources too, and spell licences as they were typed.
+    sources = [{"label": each["label"], "license": spelled(each["license"])} for each in plan.config["sources"]]
     planned = {**plan.config, "sources": sources}
     if config_hash(dict(record)) == config_hash(planned):
         return

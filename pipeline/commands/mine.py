@@ -109,8 +109,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LABEL=LICENSE",
-            help="Terms of a source, as an SPDX identifier; it stands in each of its samples, and `release` heeds it. "
-            "Repeat it for several. Default: none declared.",
+            help="Terms of a source, as an SPDX identifier, LicenseRef-NAME or `other`; it stands in each of its "
+            "samples, and `release` heeds it. Repeat it for several. Default: none declared.",
             rich_help_panel=MINED,
         ),
     ] = None,

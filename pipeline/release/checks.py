@@ -8,6 +8,7 @@ from ..commits import Commit
 from ..committed import CommittedRun
 from ..errors import EMPTY_REASONS, InputError
 from ..lease import is_alive, read_lease
+from ..licenses import OTHER
 from ..schema import dataset_digest
 
 LOCAL_FIELDS: Final = ("sources", "limit", "samples_per_shard", "images")
@@ -117,9 +118,6 @@ OBLIGATIONS: Final[dict[str, frozenset[str]]] = {
 }
 """What a licence asks of those who pass the work on; by lower-case SPDX identifier."""
 
-OTHER: Final = "other"
-"""Covers everything: the terms of each sample stand beside it, and the card says so."""
-
 
 def license_gap(stated: str, declared: str) -> str | None:
     """Why the licence of the whole cannot cover a part's; None if it can.
@@ -166,8 +164,6 @@ def require_license(stated: str, declared: list[tuple[str, str]]) -> None:
     Raises:
         ReleaseRefusedError: naming the first that is not covered.
     """
-    if not stated or any(character.isspace() for character in stated):
-        raise ReleaseRefusedError(f"--license {stated!r}: expected one SPDX identifier, as in CC-BY-4.0, or other")
     for what, license in declared:
         gap = license_gap(stated, license)
         if gap is not None:

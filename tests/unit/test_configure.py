@@ -14,7 +14,7 @@ from pipeline.schema import canonical_json
 
 
 def test_a_licence_reaches_its_source(tmp_path: Path) -> None:
-    flags = MineFlags(input=[f"a={tmp_path}", f"b={tmp_path}"], output="out", license=["b=CC-BY-4.0"])
+    flags = MineFlags(input=[f"a={tmp_path}", f"b={tmp_path}"], output="out", license=["b=cc-by-4.0"])
     assert [source.license for source in mine_options(flags).sources] == [None, "CC-BY-4.0"]
 
 
@@ -45,7 +45,7 @@ def test_of_two_configurations_only_what_differs_is_named() -> None:
     ]
 
 
-@pytest.mark.parametrize("values", [["CC-BY-4.0"], ["a="], ["=MIT"], ["a=MIT", "a=CC0-1.0"]])
+@pytest.mark.parametrize("values", [["CC-BY-4.0"], ["a="], ["=MIT"], ["a=MIT", "a=CC0-1.0"], ["a=banana"]])
 def test_a_licence_that_names_no_single_source_is_refused(values: list[str]) -> None:
     with pytest.raises(InputError, match="--license"):
         licenses_of(values)

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image, ImageEnhance
 
 from pipeline.errors import InputError
+from pipeline.licenses import check_license, check_link
 from pipeline.release.checks import OBLIGATIONS, license_gap
 from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
 from pipeline.release.figures import bar_chart, masks_per_image_histogram
@@ -81,6 +82,42 @@ def test_licences_that_do_not(stated: str, declared: str, why: str) -> None:
     gap = license_gap(stated, declared)
     assert gap is not None
     assert why in gap
+
+
+def test_a_licence_is_one_of_the_list_in_any_case() -> None:
+    for text in OBLIGATIONS:  # every licence whose terms are known here can be named
+        assert check_license("--license", text).lower() == text
+        assert check_license("--license", text.upper()) == check_license("--license", text)
+    for text, expected in (
+        ("cc-by-nc-sa-3.0-igo", "CC-BY-NC-SA-3.0-IGO"), ("mit", "MIT"), ("OTHER", "other"), ("GPL-2.0+", "GPL-2.0+"),
+        ("licenseref-House-Terms", "LicenseRef-House-Terms"), ("ODbL", "odbl"),
+    ):  # fmt: skip
+        assert check_license("--license", text) == expected
+    for text in (
+        "",
+        "foo",
+        "banana",
+        "CC-BY",
+        "CC BY 4.0",
+        "MIT OR Apache-2.0",
+        "(MIT)",
+        "LicenseRef-",
+        "unknown",
+        "a\nb",
+    ):
+        with pytest.raises(InputError, match=r"--license: .* is not on SPDX's list of licences"):
+            check_license("--license", text)
+
+
+def test_a_link_goes_with_terms_that_have_no_address() -> None:
+    for license in ("other", "LicenseRef-House-Terms"):
+        assert check_link(license, "https://example.org/terms?a=1#b") == "https://example.org/terms?a=1#b"
+        assert check_link(license, None) is None
+        for link in ("terms.txt", "javascript:alert(1)", "https://a b", "https://a/<b>", "https://", "ftp://a/b"):
+            with pytest.raises(InputError, match="--license-link"):
+                check_link(license, link)
+    with pytest.raises(InputError, match="goes with --license other"):
+        check_link("MIT", "https://example.org/terms")
 
 
 def test_no_licence_loses_an_obligation() -> None:
