@@ -1,6 +1,6 @@
 """One self-contained checkpoint out of an adapter's and its base.
 
-    python -m model.merge RUN --output merged.safetensors
+    grainmill merge RUN --output merged.safetensors        (or python -m model.merge ...)
 
 The decoder's projections with LoRA folded in (W + scale B A, added in double precision) take the place of three
 products at every call. The base's own projections stay beside them, so that `granularity=None` is still SAM-2's answer;
@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-
-from pipeline.schema import canonical_json
+from typing import Any
 
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
+from .commands.merge import command
 from .loading import MERGED, load_granular
-from .module_commands import BaseOption, CheckpointArgument, run_tool
+from .module_commands import run_tool
 
 
 def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
@@ -50,15 +47,6 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     write_checkpoint(output, {**about, "kind": MERGED}, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
-
-
-def command(
-    checkpoint: CheckpointArgument,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
-    base: BaseOption = None,
-) -> None:
-    """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
-    print(canonical_json(merge_checkpoint(checkpoint, output, base=base)).decode())
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import typer
 MINED = "What is mined (part of the configuration: a run with other values is another run)"
 RUN = "How it runs (changes when it ends, not what it writes)"
 REPEAT = "Failures and repeats"
+PATTERN_FLAG = "--input"
 
 
 def command(
