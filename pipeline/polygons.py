@@ -52,7 +52,7 @@ def _with_slits(outer: NDArray[np.int64], holes: list[NDArray[np.int64]]) -> NDA
     return np.concatenate([*parts, outer[done:]])
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _borders(padded: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Every border of a mask with one background pixel around it, in rows of the upper left edge of each.
 
