@@ -7,7 +7,6 @@ name, so that training can start on the first shards. Nothing else that may lie 
 from __future__ import annotations
 
 import collections
-import io
 import mmap
 import os
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
 from pipeline.images import decode_rgb
+from pipeline.parquet import parquet_table
 from pipeline.rle import Rle
 from pipeline.schema import (
     FORMAT,
@@ -221,7 +220,8 @@ class ShardIndex:
     @classmethod
     def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
         tables, shards = [], []
-        for unit, record in _commit_records(storage):
+        records = _commit_records(storage)
+        for unit, record in records:
             try:
                 shard = record["shard"]
                 if shard is None:
@@ -235,12 +235,13 @@ class ShardIndex:
                     f"({type(error).__name__}: {error}); `grainmill verify` tells more"
                 ) from error
             tables.append(_read_table(storage, name, sha256, columns))
-        if not tables:
+        if not records:
             raise InputError(
                 f"{storage.location}: expected committed or released shards, found neither manifest.json nor a commit; "
                 "`grainmill mine` makes them"
             )
-        return cls([storage], pa.concat_tables(tables), dataset_digest(shards, []), complete=False)
+        table = pa.concat_tables(tables) if tables else SAMPLES_SCHEMA.empty_table().select(columns)
+        return cls([storage], table, dataset_digest(shards, []), complete=False)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -412,7 +413,7 @@ def _commit_records(storage: Storage) -> list[tuple[int, dict[str, Any]]]:
     records: dict[int, dict[str, Any]] = {}
     names = storage.list("commits")
     for name in [each for each in names if each.startswith("compact-") and each.endswith(".parquet")]:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(f"commits/{name}")), columns=["unit", "record"])
+        table = parquet_table(storage.read_bytes(f"commits/{name}"), columns=["unit", "record"])
         for unit, record in zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True):
             records.setdefault(unit, load_json(record, where=f"{storage.location}/commits/{name}"))
     for name in [each for each in names if each.endswith(".json") and each[:-5].isdigit()]:
@@ -439,4 +440,4 @@ def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ..
         raise InputError(
             f"{storage.location}/{name}: sha256 is {found}, expected {sha256}; `grainmill verify` tells more"
         )
-    return pq.read_table(io.BytesIO(data), schema=SAMPLES_SCHEMA, columns=list(columns))
+    return parquet_table(data, schema=SAMPLES_SCHEMA, columns=columns)

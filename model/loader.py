@@ -211,6 +211,10 @@ class Examples(Dataset[Example]):
 
     def _open(self) -> None:
         index, where = ShardIndex.open_all(self.directories), told_locations(self.directories)
+        if not len(index):
+            raise InputError(
+                f"{where}: holds no sample, so there is nothing to train on; `grainmill status` tells more"
+            )
         rows = filter_rows(index, min_masks=self.min_masks, holdout=self.holdout, held_out=False)
         if not len(rows):
             raise InputError(

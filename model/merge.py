@@ -1,6 +1,6 @@
 """One self-contained checkpoint out of an adapter's and its base.
 
-    python -m model.merge RUN --output merged.safetensors
+    grainmill merge RUN --output merged.safetensors        (or python -m model.merge ...)
 
 The decoder's projections with LoRA folded in (W + scale B A, added in double precision) take the place of three
 products at every call. The base's own projections stay beside them, so that `granularity=None` is still SAM-2's answer;
@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-
-from pipeline.schema import canonical_json
+from typing import Any
 
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
+from .commands.merge import command
 from .granular import MEMORY_NAMES
 from .loading import MERGED, load_granular
-from .module_commands import BaseOption, CheckpointArgument, run_tool
+from .module_commands import run_tool
 from .trunks import halved, in_checkpoint
 
 
@@ -72,21 +69,6 @@ def merge_checkpoint(
     about |= {"kind": MERGED, "trunk": record.get("trunk"), "images_only": images_only}
     write_checkpoint(output, about, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
-
-
-def command(
-    checkpoint: CheckpointArgument,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
-    base: BaseOption = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Matrices in half precision: half the size. Default: as they are.")
-    ] = False,
-    images_only: Annotated[
-        bool, typer.Option("--images-only", help="Without the memory for video. Default: all of the model.")
-    ] = False,
-) -> None:
-    """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
-    print(canonical_json(merge_checkpoint(checkpoint, output, base=base, half=half, images_only=images_only)).decode())
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the commands of `python -m model.NAME` share: their arguments, and one message for an expected error."""
+"""What `grainmill merge` and `onnx-export` share, and their other spelling, `python -m model.NAME`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_tool(command: Callable[..., Any], module: str) -> int:
         The exit code: 0, or that of an expected error, whose one message is printed.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
     try:
         app()
     except GrainmillError as error:

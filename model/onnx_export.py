@@ -1,6 +1,6 @@
 """The image path as two ONNX files: an encoder, run once an image, and a decoder with the granularity as an input.
 
-    python -m model.onnx_export RUN --output onnx/
+    grainmill onnx-export RUN --output onnx/        (or python -m model.onnx_export ...)
 
 Both are compared with torch by onnxruntime before the command is done. LoRA is folded into the weights first. Points
 are in pixels of the model's square input; `about.json` beside the files says how an image gets there and back.
@@ -21,22 +21,20 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-import typer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from pipeline.errors import GrainmillError, InputError
-from pipeline.schema import canonical_json
 
+from .commands.onnx_export import command
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
-from .loading import load_granular
 from .mask_records import json_bytes
-from .module_commands import BaseOption, CheckpointArgument, run_tool
+from .module_commands import run_tool
 from .output_files import OutputFiles
 
 ONNX_FORMAT: Final = "grainmill-onnx/1"
@@ -215,15 +213,6 @@ def _difference(found: list[NDArray[np.float32]], expected: tuple[Tensor, ...]) 
         float(np.abs(one - other.numpy()).max()) / max(1e-6, float(other.abs().max()))
         for one, other in zip(found, expected, strict=True)
     )
-
-
-def command(
-    checkpoint: CheckpointArgument,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where the three files go. No default.")],
-    base: BaseOption = None,
-) -> None:
-    """Writes the image path as ONNX: encoder.onnx, decoder.onnx with the granularity as an input, about.json."""
-    print(canonical_json(export_onnx(load_granular(checkpoint, base=base), output)).decode())
 
 
 def main() -> int:

@@ -14,10 +14,12 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
+import urllib.parse
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final
 
@@ -27,7 +29,7 @@ import ray.exceptions
 
 from .environment import single_threaded
 from .errors import GrainmillError, InputError
-from .executors import Event, PoolOptions
+from .executors import STARTING, Event, PoolOptions
 from .logs import LoggedSamples, UnitLog
 from .metrics import RunMetrics, WorkerMetrics
 from .scheduler import Assignment
@@ -45,6 +47,10 @@ PROGRESS_S: Final = 2.0
 PROGRESS_PER_S: Final = 100.0
 """Questions a second over all actors at most, so that a thousand nodes do not keep the driver busy with answers."""
 STOP_WAIT_S: Final = 10.0
+CONNECT_S: Final = 15.0
+"""For a cluster's head to listen, so that one that is just starting is met."""
+CLIENT_PORT: Final = 10_001
+"""Of `ray://HOST`, Ray's own default."""
 CLUSTER_LOOK_S: Final = 2.0
 """Between two looks at which nodes there are."""
 NODE_LABEL: Final = "ray.io/node-id"
@@ -193,6 +199,7 @@ class RayPool:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if not private:
+                require_listening(options.ray_address or "")
                 ray.init(address=options.ray_address, **quiet)
             else:
                 self._temporary = SessionFolder("gm-ray-")
@@ -290,6 +297,9 @@ class RayPool:
         if self._metrics is not None:
             self._metrics.workers(len(self.descriptions), gpus=self._gpus * len(self.descriptions))
 
+    def waits_for(self) -> str:
+        return STARTING if self._nodes else "a node with room for a worker"
+
     def room(self) -> int | None:
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
@@ -342,6 +352,46 @@ class RayPool:
                     process.kill()
             self._temporary.remove()
             self._temporary = None
+
+
+def require_listening(address: str) -> None:
+    """Waits `CONNECT_S` for somebody to listen where Ray would look for its cluster: Ray itself would try for a quarter
+    of an hour.
+
+    Args:
+        address: as `--ray-address` has it; what is no `HOST:PORT`, `ray://HOST[:PORT]` or `auto` is left to Ray.
+
+    Raises:
+        ConnectionError: nobody does.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address  # as ray.init looks for it
+
+        address = canonicalize_bootstrap_address("auto") or ""
+    scheme, _, place = address.rpartition("://")
+    if scheme not in ("", "ray"):
+        return
+    try:
+        parts = urllib.parse.urlsplit(f"//{place}")
+        host, port = parts.hostname, parts.port or (CLIENT_PORT if scheme else None)
+    except ValueError:
+        return
+    if not host or port is None:
+        return
+    until_s = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_S / 3).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= until_s:
+                raise ConnectionError(
+                    f"nothing answers at {host} port {port} ({error}); `ray status` on the head tells its address, and "
+                    "`ray start --head` starts one"
+                ) from error
+        time.sleep(CONNECT_S / 30)
 
 
 def _with_control_group() -> type[MiningActor]:

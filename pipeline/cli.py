@@ -42,6 +42,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
     "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
+    "merge": ("model.commands.merge", "an adapter and its base in one checkpoint, without LoRA's cost"),
+    "onnx-export": ("model.commands.onnx_export", "encoder.onnx, and decoder.onnx with the granularity as an input"),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
     "demo": ("pipeline.commands.demo", "the whole loop on the photographs inside scikit-image"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
@@ -72,13 +74,15 @@ def _run(name: str, arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     module = importlib.import_module(COMMANDS[name][0])
-    app.command(name, help=None)(module.command)
+    app.command(name, help=None, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
     try:
         code = app(args=arguments, prog_name=f"grainmill {name}", standalone_mode=False)
     except KeyboardInterrupt:
         code = InterruptedRunError.exit_code
     except typer.exceptions.TyperException as error:  # bad usage
         error.show()  # type: ignore[attr-defined]
+        if "unexpected extra argument" in str(error) and (flag := getattr(module, "PATTERN_FLAG", None)):
+            print(f"a pattern needs quotes, or the shell puts its files there: {flag} 'photos/*.png'", file=sys.stderr)
         return InputError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,7 +105,7 @@ def _help() -> str:
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return (
         f"grainmill {__version__}: granularity-labelled segmentation masks from unlabelled images\n\n"
-        f"usage: grainmill COMMAND [options]      grainmill COMMAND --help tells all of them\n\n{lines}\n\n"
+        f"usage: grainmill COMMAND [options]      grainmill COMMAND -h tells all of them\n\n{lines}\n\n"
         "first steps:\n"
         "  grainmill demo --output demo                        # the whole loop, minutes, no GPU, no download\n"
         "  grainmill mine --input photos/ --output out/        # your own images; the same command resumes\n"

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .errors import SchemaError
+from .parquet import parquet_table
 from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, StorageError
 from .writer import PARQUET_OPTIONS, OutputFile, Outputs, parquet_bytes
@@ -152,9 +153,10 @@ class CommitLog:
     def read(self, unit: int) -> Commit | None:
         """The record that decides a unit; None if it is not committed."""
         for name in self._compacted():
-            table = pq.read_table(io.BytesIO(self._storage.read_bytes(name)), filters=[("unit", "==", unit)])
-            if table.num_rows:
-                return read_commit(table["record"][0].as_py(), where=name)
+            table = parquet_table(self._storage.read_bytes(name), columns=["unit", "record"])
+            found = table["unit"].index(unit).as_py()
+            if found >= 0:
+                return read_commit(table["record"][found].as_py(), where=name)
         return self.read_single(unit)
 
     def read_single(self, unit: int) -> Commit | None:
@@ -199,7 +201,7 @@ class CommitLog:
         compacted: set[int] = set()
         for name in self._compacted():
             columns = ["unit", "samples", "masks", "failures"]
-            table = pq.read_table(io.BytesIO(self._storage.read_bytes(name)), columns=columns)
+            table = parquet_table(self._storage.read_bytes(name), columns=columns)
             for unit, samples, masks, failures in zip(*(table[each].to_pylist() for each in columns), strict=True):
                 if unit not in compacted:
                     compacted.add(unit)
@@ -245,7 +247,7 @@ class CommitLog:
     def revoke(self, units: set[int]) -> None:
         """Makes units pending again (`--retry-failed`). Only for a driver that is alone."""
         for name in self._compacted():
-            table = pq.read_table(io.BytesIO(self._storage.read_bytes(name)), schema=COMPACT_SCHEMA)
+            table = parquet_table(self._storage.read_bytes(name), schema=COMPACT_SCHEMA)
             kept = [row for row in table.to_pylist() if row["unit"] not in units]
             if len(kept) < table.num_rows:
                 self._storage.put_atomic(name, parquet_bytes(pa.Table.from_pylist(kept, schema=COMPACT_SCHEMA)))
@@ -267,12 +269,12 @@ class CommitLog:
         return [f"{FOLDER}/{name}" for name in self._storage.list(FOLDER) if _COMPACT.fullmatch(name)]
 
     def _units_of(self, name: str) -> NDArray[np.int64]:
-        table = pq.read_table(io.BytesIO(self._storage.read_bytes(name)), columns=["unit"])
+        table = parquet_table(self._storage.read_bytes(name), columns=["unit"])
         return np.asarray(table["unit"].to_numpy(), dtype=np.int64)
 
     def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, bytes]]:
         file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)), pre_buffer=False)
-        for batch in file.iter_batches(batch_size=64, columns=["unit", "record"]):
+        for batch in file.iter_batches(batch_size=64, columns=["unit", "record"], use_threads=False):
             for unit, record in zip(batch["unit"].to_pylist(), batch["record"].to_pylist(), strict=True):
                 yield unit, rank, record
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import collections
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .commits import Commit, CommitLog
-from .errors import InputError
+from .errors import InputError, SchemaError
+from .parquet import parquet_table
 from .plan import Plan, open_plan
 from .schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA, Sample, load_json, sample_from_json
 from .storage import Storage
@@ -84,6 +84,27 @@ class CommittedRun:
         """units, samples, masks, failures over all commits, fast."""
         return self._log.totals()
 
+    def require_samples(self) -> None:
+        """Ends what cannot be done with a run in which nothing is mined.
+
+        Raises:
+            InputError: no sample is committed; with what is there instead.
+        """
+        done, reasons = 0, collections.Counter[str]()
+        for commit in self.commits():
+            if commit.samples:
+                return
+            done += 1
+            reasons.update(commit.reasons)
+        pending = self.units_total - done
+        said = [f"{pending} of {self.units_total} units are not committed yet"] if pending else []
+        if reasons:
+            failed = ", ".join(f"{name} {count}" for name, count in sorted(reasons.items()))
+            said.append(
+                f"{reasons.total()} of {reasons.total()} samples failed ({failed}), `grainmill failures` lists them"
+            )
+        raise InputError(f"{self.location}: holds no sample: {'; '.join(said) or 'nothing is in it'}")
+
     def samples(self, commit: Commit) -> pa.Table:
         """The rows of `SAMPLES_SCHEMA` of one unit."""
         index = commit.record["index"]
@@ -120,5 +141,9 @@ class CommittedRun:
     def _table(self, file: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
         if file is None:
             return schema.empty_table()
-        data = io.BytesIO(self.storage.read_bytes(file["name"]))
-        return pq.read_table(data, schema=schema, use_threads=False)  # a unit's table is small
+        try:
+            return parquet_table(self.storage.read_bytes(file["name"]), schema=schema)
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
+            raise SchemaError(
+                f"{self.location}/{file['name']}: damaged ({error}); `grainmill verify` tells more"
+            ) from error

@@ -10,6 +10,7 @@ A field's sentence gives meaning, unit, range and the source of its default.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -213,7 +214,9 @@ class MineConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The resolved configuration as it stands in `plan.json`."""
-        return {"format": FORMAT, "labels_version": LABELS_VERSION, **dataclasses.asdict(self)}
+        record = {"format": FORMAT, "labels_version": LABELS_VERSION, **dataclasses.asdict(self)}
+        plain: dict[str, Any] = json.loads(canonical_json(record))  # lists, as a reader of the file finds them
+        return plain
 
 
 def config_hash(config: dict[str, Any]) -> str:

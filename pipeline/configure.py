@@ -14,6 +14,7 @@ import psutil
 from .config import DivideName, FeaturesConfig, GranularityName, MineConfig, RecipeName, RefineName
 from .errors import FAILURE_REASONS, InputError
 from .executors import ExecutorName, PoolOptions
+from .licenses import check_license
 from .mine import MineOptions
 from .recipes import recipe as recipe_config
 from .schema import sha256_of
@@ -68,6 +69,8 @@ def mine_options(flags: MineFlags) -> MineOptions:
         raise InputError(f"--executor inline has one worker, found --workers {flags.workers}; use local or ray")
     if flags.ray_address is not None and flags.executor != "ray":
         raise InputError(f"--ray-address goes with --executor ray, found --executor {flags.executor}")
+    if flags.gpus_per_worker and flags.executor != "ray":
+        _require_gpus(flags.gpus_per_worker)
     for reason in flags.retry_failed or []:
         _one_of("--retry-failed", reason, FAILURE_REASONS)
     if flags.overwrite and (flags.extend or flags.retry_failed):
@@ -177,20 +180,20 @@ def _checked_proposals(path: str) -> tuple[str, str | None]:
     return sha256, Proposals.read(path, sha256=sha256).license
 
 
-def licenses_of(values: Sequence[str]) -> dict[str, str]:
-    """Reads `LABEL=SPDX` of `--license`.
+def licenses_of(values: Sequence[str], *, flag: str = "--license") -> dict[str, str]:
+    """Reads `LABEL=SPDX` of `--license`; licences in SPDX's spelling.
 
     Raises:
-        InputError: a value without both, or two for one label.
+        InputError: a value without both, two for one label, or no licence of the list.
     """
     licenses: dict[str, str] = {}
     for value in values:
         label, equals, license = value.partition("=")
         if not (equals and label and license):
-            raise InputError(f"--license {value!r}: expected LABEL=LICENSE, for instance photos=CC-BY-4.0")
+            raise InputError(f"{flag} {value!r}: expected LABEL=LICENSE, for instance photos=CC-BY-4.0")
         if label in licenses:
-            raise InputError(f"--license: {label!r} has two, {licenses[label]} and {license}; name the sources apart")
-        licenses[label] = license
+            raise InputError(f"{flag}: {label!r} has two, {licenses[label]} and {license}; name the sources apart")
+        licenses[label] = check_license(f"{flag} {value}", license)
     return licenses
 
 
@@ -202,6 +205,22 @@ def default_workers(gpus_per_worker: float, cpus_per_worker: int = 1) -> int:
     devices = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
     count = len(devices) or len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) or 1
     return max(int(count / gpus_per_worker), 1)
+
+
+def _require_gpus(gpus_per_worker: float) -> None:
+    """What Ray looks after by itself; the other executors have the GPUs that torch sees.
+
+    Raises:
+        InputError: fewer than one worker needs.
+    """
+    import torch
+
+    present = torch.cuda.device_count()
+    if gpus_per_worker > present:
+        raise InputError(
+            f"--gpus-per-worker {gpus_per_worker:g}: this machine has {present} GPUs; "
+            "give 0 to mine on processors, or a smaller share"
+        )
 
 
 def default_memory_gib(workers: int) -> float:

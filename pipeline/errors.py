@@ -4,7 +4,7 @@
     ├── InputError            bad usage or bad input                                    exit 2
     │   └── SchemaError       a file that is not in the format it claims                exit 2
     ├── ConfigMismatchError   the output holds a run with another configuration         exit 3
-    ├── TooManyFailuresError  more samples failed than `--max-failed-fraction` allows   exit 4
+    ├── TooManyFailuresError  more samples failed than allowed, or all of them          exit 4
     └── InterruptedRunError   Ctrl-C or SIGTERM; the same command goes on               exit 130
 
     SampleFailureError        one bad sample: becomes a row in `failures/`, never an exit
@@ -66,7 +66,7 @@ class ConfigMismatchError(GrainmillError):
 
 
 class TooManyFailuresError(GrainmillError):
-    """More samples failed than allowed."""
+    """More samples failed than `--max-failed-fraction` allows, or all of them."""
 
     exit_code = 4
 

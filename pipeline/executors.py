@@ -20,6 +20,7 @@ from .storage import Storage
 from .worker import InlineSamples, RunSpec, UnitProgress, mine_unit
 
 ExecutorName = Literal["ray", "local", "inline"]
+STARTING: Final = "the first worker starts: it imports, compiles and loads weights"
 POLL_S: Final = 0.5
 """The longest a driver sleeps between two looks at time-outs."""
 
@@ -35,6 +36,10 @@ class Listener(Protocol):
 
     def workers_ready(self, count: int) -> None: ...
 
+    def waits_for(self, what: str) -> None:
+        """What to tell people if nothing comes for some seconds."""
+        ...
+
 
 class DriverCommits:
     """Commits what workers report, then passes it on; for stores where the first of two writers does not win.
@@ -45,7 +50,7 @@ class DriverCommits:
     def __init__(self, listener: Listener, log: CommitLog) -> None:
         self._listener, self._log = listener, log
         self.progressed, self.noted = listener.progressed, listener.noted
-        self.workers_ready = listener.workers_ready
+        self.workers_ready, self.waits_for = listener.workers_ready, listener.waits_for
 
     def committed(self, commit: Commit) -> None:
         if not self._log.create(commit):
@@ -96,6 +101,10 @@ class Pool(Protocol):
         """Ends a worker at once; no event follows."""
         ...
 
+    def waits_for(self) -> str:
+        """While no worker is ready: what they are waiting for."""
+        ...
+
     def room(self) -> int | None:
         """Workers that there is room for now; None if the pool does not know and the caller decides."""
         ...
@@ -115,6 +124,7 @@ class Pool(Protocol):
 
 def run_inline(units: Iterator[UnitSpec], run: RunSpec, storage: Storage, listener: Listener) -> None:
     """Does every unit in this process."""
+    listener.waits_for(STARTING)
     samples = InlineSamples(run.mining)
     listener.workers_ready(1)
     try:
@@ -167,8 +177,6 @@ class _Driver:
     """Workers that may die on one node, without a commit between, before it is left out."""
     LOOK_S: Final = 0.5
     """Between two looks at time-outs and at the size of the cluster."""
-    SILENCE_S: Final = 30.0
-    """Without any worker before the driver says what it waits for."""
 
     def __init__(
         self,
@@ -189,7 +197,6 @@ class _Driver:
         self._losses = 0
         self._node_losses: collections.Counter[str] = collections.Counter()
         self._next_look_s = clock()
-        self._silent_since_s: float | None = clock()
 
     def look_around(self) -> None:
         """Starts workers that there is room for, ends those whose time is up."""
@@ -208,13 +215,8 @@ class _Driver:
         if self._pending is not None:
             states["pending"] = self._pending - self._committed - counts["in_hand"]
         self._pool.report(states)
-        if self._nodes:
-            self._silent_since_s = None
-        elif self._silent_since_s is None:
-            self._silent_since_s = now_s
-        elif now_s - self._silent_since_s > self.SILENCE_S:
-            self._silent_since_s = now_s
-            self._listener.noted("no worker has started yet; waiting for a node with room for one")
+        if not self._nodes:
+            self._listener.waits_for(self._pool.waits_for())
         if self._options.unit_timeout_s is not None:
             for worker, unit in self._scheduler.overdue(now_s, self._options.unit_timeout_s):
                 timeout = f"{self._options.unit_timeout_s:g} s"

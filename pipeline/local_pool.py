@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing.connection import Connection, wait
 
 from .environment import single_threaded
-from .executors import Event
+from .executors import STARTING, Event
 from .processes import Peer
 from .scheduler import Assignment
 from .worker import RunSpec
@@ -53,6 +53,9 @@ class LocalPool:
 
     def stop_worker(self, worker: int) -> None:
         self._peers.pop(worker).kill()
+
+    def waits_for(self) -> str:
+        return STARTING
 
     def room(self) -> int | None:
         return None

@@ -16,7 +16,7 @@ from typing import Any
 from . import faults
 from .commits import CommitLog
 from .config import MineConfig, config_hash
-from .console import note
+from .console import Waiting, note
 from .environment import differences, numeric_environment
 from .errors import TooManyFailuresError
 from .executors import DriverCommits, ExecutorName, Listener, PoolOptions, make_pool, run_inline, run_pool
@@ -61,7 +61,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
 
     Raises:
         ConfigMismatchError, InputError, OutputBusyError, StorageError: before or while it mines.
-        TooManyFailuresError: at the end, when more samples failed than allowed; the commits stand.
+        TooManyFailuresError: at the end, when every sample failed, or more than allowed; the commits stand.
     """
     storage = open_output(options.output)
     check_output(storage, overwrite=options.overwrite)
@@ -69,7 +69,8 @@ def mine(options: MineOptions) -> dict[str, Any]:
         if options.overwrite:
             move_away(storage)
         storage.clean_scratch()
-        plan = frozen_plan(storage, options)
+        with Waiting(f"{storage.location}: reading what is planned, and listing the sources"):
+            plan = frozen_plan(storage, options)
         log = CommitLog(storage)
         if options.retry_failed:
             revoke_failed(storage, plan, options.retry_failed)
@@ -80,8 +81,9 @@ def mine(options: MineOptions) -> dict[str, Any]:
                 storage.remove(MANIFEST)
             with report:
                 run_units(plan.units(storage, skip=done), options, plan, storage, report, pending=done.count(0))
-        manifest = finished_manifest(storage, plan, changed=report.commits > 0)
-        storage.clean_scratch()
+        with Waiting(f"{storage.location}: merging the index"):
+            manifest = finished_manifest(storage, plan, changed=report.commits > 0)
+            storage.clean_scratch()
     result = report.result(manifest)
     check_failures(result, options.max_failed_fraction)
     return result
@@ -185,6 +187,9 @@ def run_units(
     if options.executor == "inline":
         run_inline(units, run, storage, listener)
         return
+    if options.executor == "ray":
+        address = options.pool.ray_address
+        listener.waits_for("Ray starts on this machine" if address is None else f"connecting to Ray at {address}")
     with contextlib.closing(make_pool(options.executor, run, options.pool)) as pool:
         run_pool(units, pool, listener, options.pool, pending=pending)
 
@@ -211,15 +216,20 @@ def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[st
 
 
 def check_failures(result: dict[str, Any], max_failed_fraction: float) -> None:
-    """Compares the failures, without `no_masks`, to what `--max-failed-fraction` allows.
+    """Compares the failures, without `no_masks`, to what `--max-failed-fraction` allows; all of them is never allowed.
 
     Raises:
         TooManyFailuresError: naming the reasons.
     """
     total = result["samples"] + result["failures"]
     failed = result["failures"] - result["failure_reasons"].get("no_masks", 0)
+    reasons = ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items())
+    if total and not result["samples"]:
+        raise TooManyFailuresError(
+            f"nothing was mined: {total} of {total} samples failed ({reasons}). `grainmill failures` lists them, "
+            "`--retry-failed REASON` tries them again"
+        )
     if total and failed / total > max_failed_fraction:
-        reasons = ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items())
         raise TooManyFailuresError(
             f"{failed} of {total} samples failed ({reasons}), more than --max-failed-fraction {max_failed_fraction:g}; "
             "everything else is committed. `grainmill failures` lists them"

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from . import __version__
 from .config import MineConfig, config_hash
 from .errors import ConfigMismatchError, InputError, SchemaError
+from .licenses import spelled
 from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, explained, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
@@ -93,7 +94,7 @@ def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | Non
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if skip is None or skip.count(1, first, first + rows) < rows:
-                for row in file.read_row_group(group).to_pylist():
+                for row in file.read_row_group(group, use_threads=False).to_pylist():
                     if skip is None or not skip[row["unit"]]:
                         yield row
             first += rows
@@ -199,8 +200,8 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
     Raises:
         ConfigMismatchError: with every difference.
     """
-    # Earlier plans hash the places of their sources too.
-    sources = [{"label": each["label"], "license": each["license"]} for each in plan.config["sources"]]
+    # Earlier plans hash the places of their sources too, and spell licences as they were typed.
+    sources = [{"label": each["label"], "license": spelled(each["license"])} for each in plan.config["sources"]]
     planned = {**plan.config, "sources": sources}
     if config_hash(dict(record)) == config_hash(planned):
         return
@@ -211,16 +212,25 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
     )
 
 
-def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`name: there …, here …` for every field that differs."""
-    lines = []
-    for name in sorted(set(planned) | set(asked)):
-        before, after = planned.get(name), asked.get(name)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += config_differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            lines.append(f"{prefix}{name}: there {before!r}, here {after!r}")
-    return lines
+def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """`a.b[0].c: there …, here …` for every value that differs; both as they are read from JSON."""
+    there, here = _flat(planned), _flat(asked)
+    return [
+        f"{name}: there {there.get(name, 'nothing')}, here {here.get(name, 'nothing')}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Every value inside, as JSON, by its place."""
+    if isinstance(value, Mapping):
+        parts = [(f"{name}.{key}" if name else str(key), part) for key, part in value.items()]
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        parts = [(f"{name}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        return {name: canonical_json(value).decode()}
+    return {place: text for part_name, part in parts for place, text in _flat(part, part_name).items()}
 
 
 def _extension_names(storage: Storage) -> list[str]:

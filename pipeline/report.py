@@ -49,6 +49,9 @@ class RunReport:
 
     # What executors call
 
+    def waits_for(self, what: str) -> None:
+        self._bar.waits_for(what)
+
     def workers_ready(self, count: int) -> None:
         if self._first_s is None:
             self._first_s = time.monotonic()

@@ -22,7 +22,7 @@ import psutil
 
 from .commits import Commit
 from .errors import GrainmillError
-from .executors import Event, PoolOptions, run_pool
+from .executors import STARTING, Event, PoolOptions, run_pool
 from .planning import Cluster, Estimate, Profile
 from .scheduler import Assignment
 from .sources import Entry, UnitSpec
@@ -191,6 +191,8 @@ class _Counter:
 
     def workers_ready(self, count: int) -> None: ...
 
+    def waits_for(self, what: str) -> None: ...
+
 
 def _memory_mb() -> float:
     return round(psutil.Process().memory_info().rss / 1e6, 1)
@@ -312,6 +314,9 @@ class SimulatedPool:
             f"the simulated run never ends: units hang on every worker that has them, {self._done.count(0)} of "
             f"{len(self._done)} are missing; `mine` would wait for them, too, unless --unit-timeout-s ends such workers"
         )
+
+    def waits_for(self) -> str:
+        return STARTING
 
     def leave_out(self, node: str) -> bool:
         present = set(self._on_node) - self._left_out

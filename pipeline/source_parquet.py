@@ -23,7 +23,7 @@ def image_rows(stream: BinaryIO) -> int | str:
     Raises:
         OSError, pyarrow.ArrowException: it is no parquet file.
     """
-    with pq.ParquetFile(stream) as file:
+    with pq.ParquetFile(stream, pre_buffer=False) as file:
         column = image_column(file.schema_arrow)
         if column is not None:
             return int(file.metadata.num_rows)
@@ -51,7 +51,7 @@ class ParquetRows:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._file = pq.ParquetFile(stream)
+        self._file = pq.ParquetFile(stream, pre_buffer=False)
         column = image_column(self._file.schema_arrow)
         assert column is not None, "planned as a table with an image column"
         self._column = column
@@ -105,7 +105,9 @@ class ParquetRows:
             if row < first + rows:
                 self._group_first, self._group_end = first, first + rows
                 self._first, self._batch = first, pa.array([])
-                self._batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._column])
+                self._batches = self._file.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=[self._column], use_threads=False
+                )
                 return
             first += rows
         raise SampleFailureError("truncated", "read", f"row {row} of {first}")

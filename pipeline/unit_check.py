@@ -9,7 +9,6 @@ is compared with what the tar holds.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,12 +17,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .commits import Commit
 from .errors import GrainmillError, SampleFailureError
 from .images import decode_rgb, read_header
+from .parquet import parquet_table
 from .schema import (
     FAILURES_SCHEMA,
     MASKS_SCHEMA,
@@ -202,7 +201,7 @@ def _read_table(storage: Storage, file: Mapping[str, Any], schema: pa.Schema, re
     if not _check_file(storage, file, report):
         return None
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(file["name"])))
+        table = parquet_table(storage.read_bytes(file["name"]))
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         report.problems.append(Problem(kind="index", file=file["name"], message=f"not readable parquet: {error}"))
         return None

@@ -8,7 +8,6 @@ not errors: they are what an attempt left that was overtaken or is still at work
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import re
 from collections import Counter
@@ -19,13 +18,13 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .commits import Commit, read_commit
 from .committed import CommittedRun
 from .config import config_hash
 from .errors import GrainmillError, SchemaError
+from .parquet import parquet_table
 from .schema import FORMAT, SEAL, canonical_json, dataset_digest, load_json, sealed
 from .storage import Storage, open_storage
 from .unit_check import CHUNK_BYTES, Problem, UnitReport, key_numbers, verify_unit
@@ -173,7 +172,7 @@ def readable_commits(storage: Storage, damaged: list[Problem]) -> Iterator[Commi
 
 def _compacted_commits(storage: Storage, file: str, decided: set[int], damaged: list[Problem]) -> Iterator[Commit]:
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(file)), columns=["unit", "record"])
+        table = parquet_table(storage.read_bytes(file), columns=["unit", "record"])
         rows = list(zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True))
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
         damaged.append(Problem(kind="commit", file=file, message=f"not readable parquet: {error}"))

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .errors import InputError, SchemaError
 from .schema import load_json
@@ -20,6 +20,9 @@ from .storage import Storage, StorageError, open_storage
 
 VERSIONS: Final = "versions"
 _VERSIONED: Final = re.compile(r"(?P<root>.+)/versions/(?P<version>[^/]+)/*")
+_NUMBERED: Final = re.compile(
+    r"v?(?P<numbers>[0-9]+(?:\.[0-9]+)*)(?:-(?P<before>[0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?", re.IGNORECASE
+)
 VERSION_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 
 
@@ -125,3 +128,20 @@ def check_version_name(version: str) -> str:
     if not VERSION_NAME.fullmatch(version):
         raise InputError(f"--version {version!r}: expected up to 64 of letters, digits, . + _ -, as in 1.0.0")
     return version
+
+
+def version_order(version: str) -> tuple[Any, ...] | None:
+    """What orders versions as semantic versioning does: 0.9 < 1.0.0-rc.1 < 1.0.0 = 1.0 = v1.0.0+build < 1.10.0.
+
+    None for a name that says no order, such as `november` or the date 2026-11-24.
+    """
+    match = _NUMBERED.fullmatch(version)
+    if match is None or (match["before"] and "." not in match["numbers"]):
+        return None
+    numbers = [int(part) for part in match["numbers"].split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    if not match["before"]:
+        return tuple(numbers), 1
+    parts = match["before"].split(".")
+    return tuple(numbers), 0, tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)

@@ -175,6 +175,9 @@ class InstantPool:
     def report(self, states: dict[str, int]) -> None:
         return
 
+    def waits_for(self) -> str:
+        return ""
+
     def leave_out(self, node: str) -> bool:
         return False
 

@@ -20,26 +20,56 @@ def command(
     images: Annotated[
         bool, typer.Option(help="Copy the image bytes, unchanged [default: yes, so that the export stands alone].")
     ] = True,
+    upright: Annotated[
+        bool,
+        typer.Option(
+            "--upright",
+            help="For readers that know no EXIF: write images whose orientation is not 1 again, as PNG of the upright "
+            "pixels, without loss [default: off, every image keeps its bytes].",
+        ),
+    ] = False,
+    polygons: Annotated[
+        bool,
+        typer.Option(
+            "--polygons",
+            help="coco: polygons along the borders of the pixels, a piece each, holes reached by a slit of no width; "
+            "pycocotools fills them to the same pixels, readers that draw outlines show the slits. Files get several "
+            "times larger [default: off, compressed run lengths].",
+        ),
+    ] = False,
+    uncompressed: Annotated[
+        bool,
+        typer.Option("--uncompressed", help="coco: run lengths as lists of numbers [default: off, compressed]."),
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
     ] = False,
 ) -> None:
     """Whole files in the layout of COCO or SA-1B readers; granularity and tree as extra fields.
 
-    Masks are upright; readers must apply the EXIF orientation of images where it is not 1 (it stands in each record).
+    Masks are upright; readers must apply the EXIF orientation of images where it is not 1 (it stands in each record),
+    or take --upright. Ids begin with 1.
     """
     from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
     from ..errors import InputError
-    from ..export import LAYOUTS, export_run
+    from ..export import LAYOUTS, MaskForm, export_run
 
     layout = next((each for each in LAYOUTS if each == to), None)
     if layout is None:
         raise InputError(f"--to {to!r}: expected one of {', '.join(LAYOUTS)}")
+    if polygons and uncompressed:
+        raise InputError("--polygons and --uncompressed: give one of them")
+    masks: MaskForm = "polygons" if polygons else "uncompressed" if uncompressed else "rle"
     run = CommittedRun.open(directory)
     with ProgressBar("export", run.totals()["samples"]) as progress:
-        counts = export_run(run, output, layout=layout, images=images, on_sample=progress.update)
+        counts = export_run(
+            run, output, layout=layout, images=images, upright=upright, masks=masks, on_sample=progress.update
+        )
     if json:
         print_json({"output": str(output), "layout": layout, **counts})
     else:
-        print(f"{output}: {counts['samples']:,} samples, {counts['masks']:,} masks, {counts['images']:,} images")
+        turned = f", {counts['turned']:,} of them turned upright as PNG" if counts["turned"] else ""
+        print(
+            f"{output}: {counts['samples']:,} samples, {counts['masks']:,} masks, {counts['images']:,} images{turned}"
+        )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+PATTERN_FLAG = "--images"
+
 
 def command(
     release: Annotated[str, typer.Argument(metavar="REL", help="A release of masks and references; a folder or URL.")],

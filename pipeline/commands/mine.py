@@ -10,6 +10,7 @@ import typer
 MINED = "What is mined (part of the configuration: a run with other values is another run)"
 RUN = "How it runs (changes when it ends, not what it writes)"
 REPEAT = "Failures and repeats"
+PATTERN_FLAG = "--input"
 
 
 def command(
@@ -109,8 +110,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="LABEL=LICENSE",
-            help="Terms of a source, as an SPDX identifier; it stands in each of its samples, and `release` heeds it. "
-            "Repeat it for several. Default: none declared.",
+            help="Terms of a source, as an SPDX identifier, LicenseRef-NAME or `other`; it stands in each of its "
+            "samples, and `release` heeds it. Repeat it for several. Default: none declared.",
             rich_help_panel=MINED,
         ),
     ] = None,
@@ -217,7 +218,7 @@ def command(
             min=0.0,
             max=1.0,
             help="More failed samples (no_masks not counted) end with exit code 4. Default 1: failures are rows to "
-            "look at, not a reason to stop.",
+            "look at, not a reason to stop; a run in which no sample is left ends with 4 whatever this is.",
             rich_help_panel=REPEAT,
         ),
     ] = 1.0,

@@ -29,13 +29,24 @@ def command(
     ] = None,
     version: Annotated[
         str | None,
-        typer.Option(help="Of this release, as in 1.0.0. Needed, but to push again.", show_default=False),
+        typer.Option(
+            help="Of this release, as in 1.0.0; with --append later than all that stand. Needed, but to push again.",
+            show_default=False,
+        ),
     ] = None,
     license: Annotated[
         str | None,
         typer.Option(
-            help="Of the whole, as an SPDX identifier, or `other`; refused if it cannot cover its sources. Needed, "
-            "but to push again.",
+            help="Of the whole, as an SPDX identifier, LicenseRef-NAME or `other`; refused if it cannot cover its "
+            "sources. Needed, but to push again.",
+            show_default=False,
+        ),
+    ] = None,
+    license_link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where the terms stand, for `other` or LicenseRef-NAME [default: nowhere].",
             show_default=False,
         ),
     ] = None,
@@ -152,6 +163,7 @@ def command(
     from ..configure import licenses_of
     from ..console import ProgressBar, print_json
     from ..errors import InputError
+    from ..licenses import check_license, check_link
     from ..release.build import build_release
     from ..release.committing import copy_card
     from ..release.dates import check_date
@@ -176,11 +188,14 @@ def command(
         options = ReleaseOptions(
             name=check_name(name),
             version=check_version_name(version),
-            license=license,
+            license=check_license("--license", license),
+            license_link=check_link(check_license("--license", license), license_link),
             date=None if date is None else check_date(date),
-            source_licenses=licenses_of(source_license or ()),
+            source_licenses=licenses_of(source_license or (), flag="--source-license"),
             source_terms=pairs_of("--source-terms", source_terms or ()),
-            proposals_license=proposals_license,
+            proposals_license=(
+                None if proposals_license is None else check_license("--proposals-license", proposals_license)
+            ),
             splits={} if splits is None else parse_splits(splits),
             split_key=split_key,
             against=tuple(against or ()),

@@ -38,6 +38,10 @@ def _text(statistics: dict[str, Any]) -> str:
         f"masks per image  {'-' if per_image is None else f'{per_image:.1f}'}   ({spread or 'no images yet'})",
         f"failures         {statistics['failures']:,}",
         *(f"  {count:>9,}  {reason}" for reason, count in statistics["failures_by_reason"].items()),
+    ]
+    if not statistics["samples"]:
+        return "\n".join(lines)
+    lines += [
         "",
         "granularity      masks     share   published (UnSAMv2 on its own images, arXiv 2511.13714 Fig. 4)",
     ]

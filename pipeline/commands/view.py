@@ -91,4 +91,5 @@ def command(
             {"output": str(output), "size": size, "shown": shown, "samples": samples, "left_out": samples - shown}
         )
     else:
-        print(f"{output}: {shown:,} of {samples:,} photographs, {size / 1e6:.1f} MB")
+        empty = "" if samples else f"; no sample is mined, {data['statistics']['failures']:,} failed"
+        print(f"{output}: {shown:,} of {samples:,} photographs, {size / 1e6:.1f} MB{empty}")

@@ -67,10 +67,12 @@ def carried_on(options: ReleaseOptions, previous: dict[str, Any] | None) -> Rele
     if options.splits and (list(options.splits.items()) != list(shares.items()) or options.split_key != key):
         raise InputError(f"--splits: the release has {shares or 'none'} with key {key!r}, which a new version keeps")
     card = previous["card"]
+    same_license = options.license.lower() == previous["license"].lower()
     return dataclasses.replace(
         options,
         splits=shares,
         split_key=key or options.split_key,
+        license_link=options.license_link or (previous.get("license_link") if same_license else None),
         description=options.description or card["description"],
         people=options.people or card["people"],
     )

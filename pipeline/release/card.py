@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from ..licenses import OTHER
 from ..schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
-from .checks import OTHER
 from .duplicates import MAX_BITS, MAX_COLOUR
 from .records import RELEASED_SAMPLES_SCHEMA
 from .yaml_text import to_yaml
@@ -70,7 +70,7 @@ def card_text(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str
         "numbers": _numbers(manifest, statistics),
         "made": _made(manifest),
         "sources": _sources(manifest),
-        "license_note": _license_note(license, images),
+        "license_note": _license_note(license, manifest.get("license_link"), images),
         "splits": _splits(manifest),
         "duplicates": _duplicates(manifest["duplicates"]),
         "limits": _limits(manifest),
@@ -102,12 +102,13 @@ def header(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The YAML header: what the Hub shows, and the type of every column, so that no reader has to guess."""
     hub_license = manifest["license"].lower()
     fields: dict[str, Any] = {"pretty_name": manifest["title"], "license": hub_license}
+    link = manifest.get("license_link")
     if hub_license not in HUB_LICENSES:
-        fields |= {
-            "license": OTHER,
-            "license_name": hub_license,
-            "license_link": f"https://spdx.org/licenses/{manifest['license']}.html",
-        }
+        fields |= {"license": OTHER, "license_name": hub_license}
+        if not hub_license.startswith("licenseref-"):
+            link = f"https://spdx.org/licenses/{manifest['license']}.html"
+    if link is not None:
+        fields["license_link"] = link
     return fields | {
         "task_categories": ["image-segmentation", "mask-generation"],
         "annotations_creators": ["machine-generated"],
@@ -329,10 +330,11 @@ def _sources(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _license_note(license: str, images: bool) -> str:
+def _license_note(license: str, link: str | None, images: bool) -> str:
     what = "The images keep the licence of their source" if images else "No image is contained; each keeps its licence"
+    terms = license if link is None else f"{license} (<{link}>)"
     text = (
-        f"The whole is released under {license}. {what}, which stands with each sample (`source.license` in the shard, "
+        f"The whole is released under {terms}. {what}, which stands with each sample (`source.license` in the shard, "
     )
     text += "`source_license` and `source_terms` in the index)."
     if license.lower() == OTHER:

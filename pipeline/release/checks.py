@@ -8,6 +8,7 @@ from ..commits import Commit
 from ..committed import CommittedRun
 from ..errors import EMPTY_REASONS, InputError
 from ..lease import is_alive, read_lease
+from ..licenses import OTHER
 from ..schema import dataset_digest
 
 LOCAL_FIELDS: Final = ("sources", "limit", "samples_per_shard", "images")
@@ -51,10 +52,12 @@ def require_releasable(run: CommittedRun, *, max_failed_fraction: float) -> list
         )
     failed = manifest["failures"] - sum(manifest["failure_reasons"].get(reason, 0) for reason in EMPTY_REASONS)
     total = manifest["samples"] + manifest["failures"]
-    if manifest["samples"] == 0 or failed > max_failed_fraction * total:
+    if manifest["samples"] == 0:
+        run.require_samples()
+    if failed > max_failed_fraction * total:
         reasons = ", ".join(f"{name} {count}" for name, count in manifest["failure_reasons"].items())
         raise ReleaseRefusedError(
-            f"{where}: a failed run: {failed} of {total} samples failed ({reasons or 'nothing was mined'}), more than "
+            f"{where}: a failed run: {failed} of {total} samples failed ({reasons}), more than "
             f"--max-failed-fraction {max_failed_fraction:g} allows; `grainmill failures` lists them"
         )
     shards = [commit for commit in commits if commit.shard is not None]
@@ -115,9 +118,6 @@ OBLIGATIONS: Final[dict[str, frozenset[str]]] = {
 }
 """What a licence asks of those who pass the work on; by lower-case SPDX identifier."""
 
-OTHER: Final = "other"
-"""Covers everything: the terms of each sample stand beside it, and the card says so."""
-
 
 def license_gap(stated: str, declared: str) -> str | None:
     """Why the licence of the whole cannot cover a part's; None if it can.
@@ -164,8 +164,6 @@ def require_license(stated: str, declared: list[tuple[str, str]]) -> None:
     Raises:
         ReleaseRefusedError: naming the first that is not covered.
     """
-    if not stated or any(character.isspace() for character in stated):
-        raise ReleaseRefusedError(f"--license {stated!r}: expected one SPDX identifier, as in CC-BY-4.0, or other")
     for what, license in declared:
         gap = license_gap(stated, license)
         if gap is not None:

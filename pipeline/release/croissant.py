@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from ..licenses import OTHER
 from ..schema import MASKS_SCHEMA
-from .checks import OTHER
 from .records import RELEASED_SAMPLES_SCHEMA, SUMS
 
 MAX_LISTED_SHARDS: Final = 2000
@@ -127,7 +127,7 @@ def croissant(manifest: Mapping[str, Any]) -> dict[str, Any]:
             "parts, mined from the images alone by divide-and-conquer (after UnSAMv2, arXiv 2511.13714)."
         ),
         "version": manifest["version"],
-        "license": license_url(manifest["license"]),
+        "license": manifest.get("license_link") or license_url(manifest["license"]),
         "datePublished": manifest["date"],
         "dateModified": manifest["date"],
         "isLiveDataset": False,
@@ -149,8 +149,9 @@ def croissant(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def license_url(spdx: str) -> str:
-    """An address for a licence."""
-    return "https://spdx.org/licenses/" if spdx.lower() == OTHER else f"https://spdx.org/licenses/{spdx}.html"
+    """An address for a licence; that of the list for what is not on it."""
+    listed = spdx.lower() != OTHER and not spdx.startswith("LicenseRef-")
+    return f"https://spdx.org/licenses/{spdx}.html" if listed else "https://spdx.org/licenses/"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def draft_manifest(
         "title": options.name,
         "version": options.version,
         "license": options.license,
+        **({} if options.license_link is None else {"license_link": options.license_link}),
         "date": date,
         "hub": None,
         "digest": digest,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..errors import InputError
 from ..storage import LocalStorage, open_storage
+from ..versions import version_order
 from .reading import read_manifest
 from .records import CARD, CHANGELOG, CROISSANT, MACHINES, MANIFEST, STATISTICS, SUMS, ReleaseOptions
 
@@ -69,6 +70,14 @@ def previous_version(
             raise InputError(
                 f"{output.location}: has version {options.version} already; a new version needs a new --version"
             )
+        asked = version_order(options.version)
+        for standing in [] if asked is None else (each["version"] for each in manifest["versions"]):
+            order = version_order(standing)
+            if order is not None and order >= asked:
+                raise InputError(
+                    f"{output.location}: has version {standing}; a new version needs a later --version, found "
+                    f"{options.version}"
+                )
         return manifest
     if manifest is not None:
         same = (manifest["name"], manifest["version"]) == (options.name, options.version)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..commits import Commit
 from ..errors import GrainmillError, InputError, SampleFailureError
 from ..images import read_header
+from ..parquet import parquet_table
 from ..schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
 from ..sources import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
 from ..storage import LocalStorage
@@ -184,9 +185,8 @@ def _joined(
 
 def writer_tables(outputs: Any) -> tuple[pa.Table, pa.Table]:
     """The index that a shard writer made, from its scratch folder."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(outputs.samples_index.path), pq.read_table(outputs.masks_index.path)
+    samples, masks = (outputs.samples_index.path, outputs.masks_index.path)
+    return parquet_table(samples.read_bytes()), parquet_table(masks.read_bytes())
 
 
 def _draft(

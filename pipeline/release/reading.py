@@ -114,10 +114,12 @@ class SlicedTable:
     """Rows of a parquet file by their position; keeps the row groups read last."""
 
     def __init__(self, storage: Storage, name: str) -> None:
+        self._threads = isinstance(storage, LocalStorage)
+        """Never over Python's bytes, see `parquet.parquet_table`."""
         if isinstance(storage, LocalStorage):
-            self._file = pq.ParquetFile(storage.path(name), memory_map=True)
+            self._file = pq.ParquetFile(storage.path(name), memory_map=True, pre_buffer=False)
         else:
-            self._file = pq.ParquetFile(io.BytesIO(storage.read_bytes(name)))
+            self._file = pq.ParquetFile(io.BytesIO(storage.read_bytes(name)), pre_buffer=False)
         sizes = (self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))
         self._starts = [0]
         for size in sizes:
@@ -142,7 +144,10 @@ class SlicedTable:
             raise SchemaError(f"the index has {self.num_rows} rows, expected rows {start} to {start + count}")
         last = len(self._starts) - 1
         groups = [g for g in range(last) if self._starts[g] < start + count and self._starts[g + 1] > start]
-        self._kept = {g: self._kept[g] if g in self._kept else self._file.read_row_group(g) for g in groups}
+        self._kept = {
+            g: self._kept[g] if g in self._kept else self._file.read_row_group(g, use_threads=self._threads)
+            for g in groups
+        }
         if not groups:
             return self.schema.empty_table()
         return pa.concat_tables(self._kept.values()).slice(start - self._starts[groups[0]], count)

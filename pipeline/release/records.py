@@ -73,6 +73,7 @@ class ReleaseOptions:
         name: of the dataset; also the Hub's repository name.
         version: of this release.
         license: SPDX identifier of the whole.
+        license_link: address of the terms, for a licence that SPDX does not list.
         date: ISO date; None for that of the newest commit.
         source_licenses: label -> SPDX identifier, for sources that declared none when they were mined.
         source_terms: label -> address or words of the source's terms.
@@ -92,6 +93,7 @@ class ReleaseOptions:
     name: str
     version: str
     license: str
+    license_link: str | None = None
     date: str | None = None
     source_licenses: dict[str, str] = field(default_factory=dict)
     source_terms: dict[str, str] = field(default_factory=dict)

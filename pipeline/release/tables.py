@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ..commits import Commit
 from ..committed import CommittedRun
 from ..manifest import MergedTable
+from ..parquet import parquet_table
 from ..schema import MASKS_SCHEMA
 from ..storage import LocalStorage, Storage
 from ..writer import HASH_DIGITS, parquet_bytes
@@ -89,7 +88,7 @@ def table_rows(storage: Storage, file: dict[str, Any] | None) -> list[dict[str, 
     """Rows of one of a manifest's tables; none where it has none."""
     if file is None:
         return []
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(storage.read_bytes(file["name"]))).to_pylist()
+    rows: list[dict[str, Any]] = parquet_table(storage.read_bytes(file["name"])).to_pylist()
     return rows
 
 

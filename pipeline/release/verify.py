@@ -219,7 +219,7 @@ def _table_problems(storage: Storage, manifest: dict[str, Any], bad: set[str]) -
         if file["name"] in bad:
             continue
         try:
-            found = pq.ParquetFile(io.BytesIO(storage.read_bytes(file["name"])))
+            found = pq.ParquetFile(io.BytesIO(storage.read_bytes(file["name"])), pre_buffer=False)
             if not found.schema_arrow.equals(schema):
                 yield Problem(kind="index", file=file["name"], message="its columns are not the format's")
             elif found.metadata.num_rows != file["rows"]:

@@ -111,6 +111,7 @@ def test_another_configuration_is_refused_with_the_difference(photographs_copy: 
     with pytest.raises(ConfigMismatchError, match=r"samples_per_shard: there 2, here 3") as caught:
         mined(photographs_copy, tmp_path / "out", samples_per_shard=3)
     assert caught.value.exit_code == 3
+    assert str(caught.value).splitlines()[1:-1] == ["  samples_per_shard: there 2, here 3"]
 
 
 def test_where_the_photographs_lie_is_no_part_of_the_configuration(photographs_copy: Path, tmp_path: Path) -> None:
@@ -123,6 +124,18 @@ def test_where_the_photographs_lie_is_no_part_of_the_configuration(photographs_c
     assert len(hashes) == 1
     with pytest.raises(ConfigMismatchError, match="sources"):  # the licence is
         mined(elsewhere, tmp_path / "two", limit=2, license=["in=CC0-1.0"])
+
+
+def test_how_a_licence_is_spelled_is_no_part_of_the_configuration(photographs_copy: Path, tmp_path: Path) -> None:
+    """Also for a run that was planned when it was kept as it was typed."""
+    first = mined(photographs_copy, tmp_path / "out", limit=2, license=["in=CC-BY-4.0"])
+    path = tmp_path / "out" / "plan.json"
+    plan = json.loads(path.read_bytes())
+    for sources in (plan["config"]["sources"], plan["sources"]):
+        sources[0]["license"] = "cc-by-4.0"
+    path.write_bytes(canonical_json(sealed(plan)))
+    for text in ("CC-BY-4.0", "cc-by-4.0"):
+        assert mined(photographs_copy, tmp_path / "out", limit=2, license=[f"in={text}"])["digest"] == first["digest"]
 
 
 def test_a_run_goes_on_after_its_photographs_were_moved(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import io
 import json
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,12 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from pipeline import rle
 from pipeline.cli import main
 from pipeline.committed import CommittedRun
 from pipeline.export import sample_rows
-from pipeline.schema import Sample, sample_from_json
+from pipeline.images import decode_rgb
+from pipeline.schema import Annotation, Sample, sample_from_json
 
 # pycocotools is compiled against an older numpy protocol; its own business.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -138,20 +143,165 @@ def test_the_coco_export_loads_in_pycocotools(coco: Path, drawn_run: Path, drawn
     assert [each["name"] for each in api.dataset["licenses"]] == ["CC0-1.0"]
 
 
-def test_the_coco_export_can_be_evaluated_against_itself(coco: Path) -> None:
+def faster_evaluation(truth: str, results: list[dict[str, Any]]) -> list[float]:
+    """[AP, AR] of faster-coco-eval."""
+    pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    from faster_coco_eval import COCO as FasterCOCO
+    from faster_coco_eval import COCOeval_faster
+
+    loaded = FasterCOCO(truth)
+    evaluation = COCOeval_faster(loaded, loaded.loadRes(results), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [float(evaluation.stats[0]), float(evaluation.stats[8])]
+
+
+def evaluation(truth: str, results: list[dict[str, Any]]) -> list[float]:
+    """[AP, AR] of pycocotools."""
     from pycocotools.cocoeval import COCOeval
 
+    loaded = COCO(truth)
+    evaluation = COCOeval(loaded, loaded.loadRes(results), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [float(evaluation.stats[0]), float(evaluation.stats[8])]
+
+
+FORMS: tuple[tuple[str, ...], ...] = ((), ("--polygons",), ("--uncompressed",), ("--upright", "--polygons"))
+
+
+def awkward(width: int, height: int) -> tuple[Annotation, ...]:
+    """Masks with holes, in pieces, of one pixel, of all pixels, and with pixels that touch at corners only."""
+    full = np.ones((height, width), dtype=bool)
+    ring = np.zeros_like(full)
+    ring[2:40, 3:50] = True
+    ring[10:30, 8:20] = ring[10:30, 25:45] = False
+    ring[15:20, 10:15] = True  # an island in the hole
+    corners = np.zeros_like(full)
+    corners[5:9:2, 60:64:2] = corners[6:10:2, 61:65:2] = True
+    corners[-3:, -7:] = True
+    dot = np.zeros_like(full)
+    dot[-1, 0] = True
+    noise = np.random.default_rng(width).random(full.shape) < 0.6
+    made = []
+    for number, mask in enumerate((full, ring, corners, dot, noise)):
+        encoded = rle.encode(mask)
+        made.append(
+            Annotation(
+                id=number, segmentation=encoded, bbox=rle.bbox_xywh(rle.runs_of(encoded), height), area=int(mask.sum()),
+                granularity=1.0 if number == 0 else 0.5, instance_id=0, parent_id=None if number == 0 else 0,
+                level=None, origin="divide" if number == 0 else "conquer", score=None,
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+@pytest.fixture(scope="module")
+def awkward_run(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drawn_run(tmp_path_factory.mktemp("awkward") / "run", annotate=awkward)
+
+
+def test_every_export_evaluated_against_itself_is_perfect(awkward_run: Path, tmp_path: Path) -> None:
+    """As ground truth and as results, by both evaluations; an id of 0 would count as no match."""
+    run, truths = awkward_run, []
+    for flags in FORMS:
+        target = tmp_path / "-".join(["coco", *flags])
+        assert main(["export", str(run), "--to", "coco", "--output", str(target), *flags]) == 0
+        truths.append(str(target / "annotations" / "instances.json"))
+    assert main(["export", str(run), "--to", "sa1b", "--output", str(tmp_path / "sa1b")]) == 0
+    truths.append(str(tmp_path / "sa1b.json"))
+    Path(truths[-1]).write_text(json.dumps(as_coco(tmp_path / "sa1b")))
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(coco / "annotations" / "instances.json"))
-        results = [
+        results = [  # compressed run lengths, which is what both take as results
             {**{name: each[name] for name in ("image_id", "category_id", "segmentation")}, "score": 0.5}
-            for each in truth.loadAnns(truth.getAnnIds())
+            for each in COCO(truths[0]).dataset["annotations"]
         ]
-        evaluation = COCOeval(truth, truth.loadRes(results), "segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1.0)
+        for truth in truths:
+            record = json.loads(Path(truth).read_bytes())
+            assert (
+                min(each["id"] for each in record["annotations"]) == min(each["id"] for each in record["images"]) == 1
+            )
+            assert evaluation(truth, copy.deepcopy(results)) == [1.0, 1.0], truth
+            assert faster_evaluation(truth, copy.deepcopy(results)) == [1.0, 1.0], truth
+
+
+def as_coco(folder: Path) -> dict[str, Any]:
+    """An SA-1B folder's records as one COCO file, ids of masks counted on over the images."""
+    images, annotations = [], []
+    for path in sorted(folder.glob("sa_*.json")):
+        record = json.loads(path.read_bytes())
+        images.append({**record["image"], "id": record["image"]["image_id"]})
+        for each in record["annotations"]:
+            place = {"image_id": record["image"]["image_id"], "category_id": 1, "iscrowd": 0}
+            annotations.append(
+                {**each, **place, "id": len(annotations) + each["id"] - record["annotations"].index(each)}
+            )
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+
+
+def test_polygons_and_plain_runs_are_the_masks_to_the_pixel(
+    awkward_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = samples_of(awkward_run)
+    for flag in ("--polygons", "--uncompressed"):
+        target = tmp_path / flag
+        assert main(["export", str(awkward_run), "--to", "coco", "--output", str(target), flag]) == 0
+        with contextlib.redirect_stdout(io.StringIO()):
+            api = COCO(str(target / "annotations" / "instances.json"))
+        for image in api.dataset["images"]:
+            found = api.imgToAnns[image["id"]]
+            for each, mask in zip(found, expected[image["key"]].annotations, strict=True):
+                np.testing.assert_array_equal(api.annToMask(each).astype(bool), rle.decode(mask.segmentation))
+                assert coco_mask.area(api.annToRLE(each)) == each["area"]
+            if flag == "--polygons":
+                assert [len(each["segmentation"]) for each in found[:4]] == [1, 2, 9, 1]
+                assert found[0]["segmentation"] == [
+                    [0, 0, image["width"], 0, image["width"], image["height"], 0, image["height"]]
+                ]
+    capsys.readouterr()
+    for flags, said in (
+        (("--to", "sa1b", "--polygons"), "goes with --to coco"),
+        (("--to", "coco", "--polygons", "--uncompressed"), "give one of them"),
+        (("--to", "coco", "--upright", "--no-images"), "does not go with --no-images"),
+    ):
+        assert main(["export", str(awkward_run), "--output", str(tmp_path / "none"), *flags]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_upright_images_need_no_reader_that_knows_exif(drawn_run: Path, tmp_path: Path) -> None:
+    """Those that are turned hold the pixels that were mined; all others their own bytes."""
+    for layout in ("coco", "sa1b"):
+        for flags in ((), ("--upright",)):
+            target = tmp_path / f"{layout}{len(flags)}"
+            assert main(["export", str(drawn_run), "--to", layout, "--output", str(target), *flags]) == 0
+    expected = samples_of(drawn_run)
+    record = json.loads((tmp_path / "coco1" / "annotations" / "instances.json").read_bytes())
+    assert "do not turn" in record["info"]["note"]
+    sa1b = [json.loads(path.read_bytes())["image"] for path in sorted((tmp_path / "sa1b1").glob("*.json"))]
+    turned = 0
+    for image, folder in [(each, "coco1/images") for each in record["images"]] + [(each, "sa1b1") for each in sa1b]:
+        data = (tmp_path / folder / image["file_name"]).read_bytes()
+        with Image.open(io.BytesIO(data)) as opened:
+            assert opened.size == (image["width"], image["height"])
+            assert opened.getexif().get(0x0112, 1) == image["exif_orientation"] == 1
+        sample = expected[image["key"]]
+        if sample.exif_orientation != 1:
+            turned += 1
+            before = (tmp_path / "coco0" / "images" / str(sample.file_name)).read_bytes()
+            assert image["file_name"].endswith(".png")
+            np.testing.assert_array_equal(decode_rgb(data, max_pixels=10**6), decode_rgb(before, max_pixels=10**6))
+        else:
+            assert hashlib.sha256(data).hexdigest() == sample.source_sha256
+    assert turned == 2
+
+
+def test_upright_needs_images(write_drawn_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = write_drawn_run(tmp_path / "run", images=False)
+    assert main(["export", str(run), "--to", "coco", "--output", str(tmp_path / "out"), "--upright"]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def sa1b_reader(folder: Path) -> dict[int, tuple[np.ndarray, list[dict[str, Any]]]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.cli import main
 from pipeline.committed import CommittedRun
@@ -112,6 +113,33 @@ def test_what_must_not_be_published_is_refused_with_the_reason(
     assert code == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_terms_of_ones_own_stand_in_card_and_croissant_with_their_link(
+    write_drawn_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, link = write_drawn_run(tmp_path / "run", license=None), "https://example.org/terms?v=1"
+    for license, spelled, named in (
+        ("Other", "other", {}),
+        ("licenseref-House", "LicenseRef-House", {"license_name": "licenseref-house"}),
+    ):
+        for flags, linked in ((("--license-link", link), {"license_link": link}), ((), {})):
+            output = tmp_path / f"{license}-{len(flags)}"
+            assert main(release_command(run, output, "--gallery-images", "0", *flags, license=license)) == 0
+            card = (output / "README.md").read_text(encoding="utf-8")
+            header = yaml.safe_load(card.split("---")[1])
+            found = {name: value for name, value in header.items() if name.startswith("license")}
+            assert found == {"license": "other", **named, **linked}
+            assert f"released under {spelled}{f' (<{link}>)' if flags else ''}. " in card
+            croissant = json.loads((output / "croissant.json").read_bytes())
+            assert croissant["license"] == (link if flags else "https://spdx.org/licenses/")
+            assert problems(output) == []
+    capsys.readouterr()
+    for flag, value in (("--license", "foo"), ("--source-license", "drawn=foo"), ("--proposals-license", "foo")):
+        assert main([*release_command(run, tmp_path / "none"), flag, value]) == 2
+        said = capsys.readouterr().err
+        assert flag in said
+        assert "'foo' is not on SPDX's list" in said
 
 
 def test_a_second_release_needs_a_new_place_or_a_flag(drawn_run: Path, tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ def test_append_refuses_other_labels_names_and_known_versions(
     assert "tree.max_masks: there 300, here 7" in capsys.readouterr().err
     assert main(release(runs["b"], first, "1.0.0", "--append")) == 2
     assert "has version 1.0.0 already" in capsys.readouterr().err
+    for run in (runs["b"], None):  # also with nothing new in it
+        assert main(release(run, first, "0.10.0", "--append")) == 2
+        assert "has version 1.0.0; a new version needs a later --version, found 0.10.0" in capsys.readouterr().err
     assert main(release(runs["b"], tmp_path / "none", "1.1.0", "--append")) == 2
     assert problems(first) == []
 

@@ -41,6 +41,7 @@ def test_every_command_teaches_itself(name: str) -> None:
     assert "Usage: grainmill" in done.stdout
     command = importlib.import_module(cli.COMMANDS[name][0]).command
     assert command.__doc__
+    assert run(name, "-h").stdout == done.stdout
 
 
 def test_unknown_command_and_flag_are_bad_usage() -> None:
@@ -48,6 +49,27 @@ def test_unknown_command_and_flag_are_bad_usage() -> None:
     done = run("mine", "--no-such-flag")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_the_short_help_is_the_long_one() -> None:
+    assert run("-h").stdout == run("--help").stdout == run("help").stdout
+    for module, command in (("model.merge", "merge"), ("model.onnx_export", "onnx-export")):  # their older spelling
+        done = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1:] == run(command, "-h").stdout.splitlines()[1:]
+
+
+def test_a_pattern_without_quotes_is_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, flag in (
+        (["mine", "--input", "a.jpg", "b.jpg", "--output", "out"], "--input"),
+        (["join", "rel", "--images", "a.jpg", "b.jpg", "--output", "out"], "--images"),
+    ):
+        assert cli.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "unexpected extra argument" in said
+        assert f"quotes, or the shell puts its files there: {flag} 'photos/*.png'" in said
+    assert cli.main(["stats", "a", "b"]) == 2
+    assert "quotes" not in capsys.readouterr().err
 
 
 def test_version() -> None:

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.configure import MineFlags, licenses_of, mine_options
+from pipeline.configure import MineFlags, licenses_of, mine_config, mine_options
 from pipeline.errors import InputError
+from pipeline.plan import config_differences
+from pipeline.schema import canonical_json
 
 
 def test_a_licence_reaches_its_source(tmp_path: Path) -> None:
-    flags = MineFlags(input=[f"a={tmp_path}", f"b={tmp_path}"], output="out", license=["b=CC-BY-4.0"])
+    flags = MineFlags(input=[f"a={tmp_path}", f"b={tmp_path}"], output="out", license=["b=cc-by-4.0"])
     assert [source.license for source in mine_options(flags).sources] == [None, "CC-BY-4.0"]
 
 
-@pytest.mark.parametrize("values", [["CC-BY-4.0"], ["a="], ["=MIT"], ["a=MIT", "a=CC0-1.0"]])
+def test_of_two_configurations_only_what_differs_is_named() -> None:
+    """One as a plan keeps it, in JSON, where tuples are lists."""
+
+    def record(**changed: object) -> dict[str, object]:
+        return mine_config(MineFlags(input=["a"], output="out", **changed)).to_json()  # type: ignore[arg-type]
+
+    planned = json.loads(canonical_json(record()))
+    for changed, expected in (
+        ({}, []),
+        ({"limit": 1}, ["limit: there null, here 1"]),
+        ({"seed": 2, "no_images": True}, ["images: there true, here false", "seed: there 0, here 2"]),
+        ({"recipe": "default-1000"}, [
+            'recipe: there "default", here "default-1000"', "tree.max_masks: there 300, here 1000"
+        ]),
+    ):  # fmt: skip
+        assert config_differences(planned, record(**changed)) == expected
+    planned["conquer"]["costs"][1]["size_power"] = 0.75
+    planned["conquer"]["thresholds"].pop()
+    planned["older"] = planned.pop("seed")
+    assert config_differences(planned, record()) == [
+        "conquer.costs[1].size_power: there 0.75, here 0.5",
+        "conquer.thresholds: there [0.9,0.8,0.7,0.6], here [0.9,0.8,0.7,0.6,0.5]",
+        "older: there 0, here nothing",
+        "seed: there nothing, here 0",
+    ]
+
+
+@pytest.mark.parametrize("values", [["CC-BY-4.0"], ["a="], ["=MIT"], ["a=MIT", "a=CC0-1.0"], ["a=banana"]])
 def test_a_licence_that_names_no_single_source_is_refused(values: list[str]) -> None:
     with pytest.raises(InputError, match="--license"):
         licenses_of(values)
@@ -31,6 +61,8 @@ def test_a_licence_of_an_unknown_source_is_refused(tmp_path: Path) -> None:
     [
         {"executor": "inline", "workers": 2},
         {"executor": "local", "ray_address": "auto"},
+        {"executor": "local", "gpus_per_worker": 99.0},
+        {"executor": "inline", "gpus_per_worker": 99.0},
         {"overwrite": True, "extend": True},
         {"retry_failed": ["bad luck"]},
         {"recipe": "none"},

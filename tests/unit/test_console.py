@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
 from pipeline import console
-from pipeline.console import ProgressBar
+from pipeline.console import ProgressBar, Waiting
 
 
 class Clock:
@@ -93,3 +94,50 @@ def test_print_json_refuses_what_json_cannot_say(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == '{"a": "ä", "b": 1}\n'
     with pytest.raises(ValueError, match="JSON"):
         console.print_json({"x": float("nan")})
+
+
+def test_a_line_that_stands_still_says_what_is_waited_for(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines_of(seconds: int, bar: ProgressBar) -> list[str]:
+        """What the thread that looks every second says."""
+        for _ in range(seconds):
+            clock.now_s += 1.0
+            bar.beat()
+        return capsys.readouterr().err.splitlines()
+
+    with ProgressBar("mining", 3) as bar:
+        assert lines_of(25, bar) == [f"mining: 0/3 images, starting (no news for {s} s), {s} s" for s in (8, 16, 24)]
+        bar.waits_for("a node with room for a worker")
+        assert lines_of(8, bar) == ["mining: 0/3 images, a node with room for a worker (no news for 32 s), 32 s"]
+        bar.update(0, "ready")
+        assert lines_of(7, bar) == []
+        bar.update(1, "fine")
+        capsys.readouterr()
+        assert lines_of(7, bar) == []
+        for _ in range(4):  # the same again is no news
+            clock.now_s += 3.0
+            bar.update(1, "fine")
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) >= 2
+        assert "fine, at work on the next images (no news for " in said[-1]
+        bar.update(3, "fine")
+        assert all("finishing (no news for" in line for line in lines_of(17, bar))
+    assert "no news" not in capsys.readouterr().err
+    with Waiting("listing photos/") as waiting:
+        for _ in range(17):
+            clock.now_s += 1.0
+            waiting.beat()
+    assert capsys.readouterr().err.splitlines() == ["listing photos/, 8 s so far", "listing photos/, 16 s so far"]
+
+
+def test_the_line_speaks_by_itself_while_the_caller_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the real thread and the real clock; the wait ends when something is said."""
+    monkeypatch.setattr(console, "SILENCE_S", 0.0)
+    monkeypatch.setattr(console, "_BEAT_S", 0.01)
+    said = threading.Event()
+    monkeypatch.setattr(console, "note", lambda text: said.set())
+    for at_work in (ProgressBar("mining", 3), Waiting("listing photos/")):
+        said.clear()
+        with at_work:
+            assert said.wait(60)

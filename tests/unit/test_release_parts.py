@@ -13,6 +13,7 @@ import yaml
 from PIL import Image, ImageEnhance
 
 from pipeline.errors import InputError
+from pipeline.licenses import check_license, check_link
 from pipeline.release.checks import OBLIGATIONS, license_gap
 from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
 from pipeline.release.figures import bar_chart, masks_per_image_histogram
@@ -23,6 +24,23 @@ from pipeline.release.selection import Selection
 from pipeline.release.splits import own_split, parse_splits, split_beside
 from pipeline.release.yaml_text import to_yaml
 from pipeline.schema import sha256_of
+from pipeline.versions import version_order
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Versions
+
+
+def test_versions_are_ordered_as_semantic_versioning_orders_them() -> None:
+    """The example of semver.org, with shorter and longer names between."""
+    ascending = [
+        "0.9", "0.9.1", "1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2",
+        "1.0.0-beta.11", "1.0.0-rc.1", "1.0.0", "1.0.1", "1.2", "1.10.0", "v2", "10",
+    ]  # fmt: skip
+    orders = [version_order(each) for each in ascending]
+    assert all(before < after for before, after in itertools.pairwise(orders))  # type: ignore[operator]
+    assert len({version_order(each) for each in ("1", "1.0", "v1.0.0", "1.0.0+build.7")}) == 1
+    assert [version_order(each) for each in ("november", "2026-11-24", "1.0_a", "1..2", "1.0.x")] == [None] * 5
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Licences
@@ -64,6 +82,42 @@ def test_licences_that_do_not(stated: str, declared: str, why: str) -> None:
     gap = license_gap(stated, declared)
     assert gap is not None
     assert why in gap
+
+
+def test_a_licence_is_one_of_the_list_in_any_case() -> None:
+    for text in OBLIGATIONS:  # every licence whose terms are known here can be named
+        assert check_license("--license", text).lower() == text
+        assert check_license("--license", text.upper()) == check_license("--license", text)
+    for text, expected in (
+        ("cc-by-nc-sa-3.0-igo", "CC-BY-NC-SA-3.0-IGO"), ("mit", "MIT"), ("OTHER", "other"), ("GPL-2.0+", "GPL-2.0+"),
+        ("licenseref-House-Terms", "LicenseRef-House-Terms"), ("ODbL", "odbl"),
+    ):  # fmt: skip
+        assert check_license("--license", text) == expected
+    for text in (
+        "",
+        "foo",
+        "banana",
+        "CC-BY",
+        "CC BY 4.0",
+        "MIT OR Apache-2.0",
+        "(MIT)",
+        "LicenseRef-",
+        "unknown",
+        "a\nb",
+    ):
+        with pytest.raises(InputError, match=r"--license: .* is not on SPDX's list of licences"):
+            check_license("--license", text)
+
+
+def test_a_link_goes_with_terms_that_have_no_address() -> None:
+    for license in ("other", "LicenseRef-House-Terms"):
+        assert check_link(license, "https://example.org/terms?a=1#b") == "https://example.org/terms?a=1#b"
+        assert check_link(license, None) is None
+        for link in ("terms.txt", "javascript:alert(1)", "https://a b", "https://a/<b>", "https://", "ftp://a/b"):
+            with pytest.raises(InputError, match="--license-link"):
+                check_link(license, link)
+    with pytest.raises(InputError, match="goes with --license other"):
+        check_link("MIT", "https://example.org/terms")
 
 
 def test_no_licence_loses_an_obligation() -> None:

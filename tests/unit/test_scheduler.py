@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.commits import Commit
 from pipeline.errors import GrainmillError
-from pipeline.executors import Event, PoolOptions, run_pool
+from pipeline.executors import STARTING, Event, PoolOptions, run_pool
 from pipeline.planning import Cluster, Profile, estimate
 from pipeline.scheduler import Assignment, Scheduler, UnitLostTooOftenError
 from pipeline.simulation import Conditions, SimulatedPool, SimulationResult, simulate_run
@@ -122,6 +122,7 @@ class Listener:
     def __init__(self) -> None:
         self.units: list[int] = []
         self.notes: list[str] = []
+        self.waited_for: list[str] = []
 
     def committed(self, commit: Commit) -> None:
         self.units.append(commit.unit)
@@ -132,6 +133,9 @@ class Listener:
         self.notes.append(text)
 
     def workers_ready(self, count: int) -> None: ...
+
+    def waits_for(self, what: str) -> None:
+        self.waited_for.append(what)
 
 
 def simulated(
@@ -169,6 +173,7 @@ def test_every_unit_is_committed_once_whatever_is_lost(
         count, nodes=nodes, seed=seed, unit_timeout_s=3600.0, node_losses_per_hour=losses, hung_share=hung
     )
     assert sorted(listener.units) == list(range(count))
+    assert set(listener.waited_for) == {STARTING}
 
 
 @pytest.mark.parametrize(("count", "nodes", "seed"), [(1, 6, 1217), (2, 4, 678), (120, 4, 563)])
