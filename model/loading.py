@@ -129,6 +129,7 @@ def load_granular(
         InputError: no checkpoint, no base, or a base with other weights than it was trained on.
         SchemaError: a file that is no checkpoint of ours.
     """
+    where = usable_device(device)
     checkpoint = read_checkpoint(path)
     record = checkpoint.record
     for name, known in (("size", SIZES), ("adapter", ADAPTERS), ("kind", KINDS)):
@@ -137,7 +138,6 @@ def load_granular(
                 f"{checkpoint.path}: {name} is {record.get(name)!r}, expected one of {', '.join(known)}; was it "
                 "written by another version?"
             )
-    where = usable_device(device)
     model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
@@ -150,18 +150,21 @@ def load_granular(
     return model.to(where).eval()
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """Checks a device's name.
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Checks a device's name; None: a GPU if there is one.
 
     Raises:
-        InputError: not a device, or one that this machine (or this build of torch) lacks.
+        InputError: neither a processor nor a CUDA GPU, or a GPU that this machine (or this build of torch) lacks.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device}: expected cpu, cuda or cuda:N") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu")
+        found = torch.device(device if device is not None else "cuda" if gpus else "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!s}: expected cpu, cuda or cuda:N, all that models here run on")
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        raise InputError(f"device {device}: torch sees {gpus} GPUs here; use cpu")
     return found
 
 

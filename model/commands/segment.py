@@ -215,10 +215,10 @@ class _Model:
     device: str | None
 
     @property
-    def where(self) -> str:
-        import torch
+    def where(self) -> Any:
+        from model.loading import usable_device
 
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return usable_device(self.device)
 
 
 def _is_video(path: str) -> bool:

@@ -319,13 +319,12 @@ def command(
     if not dry_run and (data is None or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
-    import torch
-
+    from model.loading import usable_device
     from model.order import Order
     from model.train import describe, interrupted, train
     from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
 
-    on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+    on_gpu = usable_device(device).type == "cuda"
     config = make_config(
         cast(Any, size),  # checked there
         init or ("scratch" if size == "micro" else f"sam2.1_hiera_{size}"),

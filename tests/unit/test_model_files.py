@@ -16,15 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from model import base_models
 from model.base_models import build_base, load_base_weights, read_state, state_sha256
 from model.checkpoint import read_checkpoint, write_checkpoint
+from model.evaluation.benchmarks import find_benchmark
+from model.evaluation.checkpoint_scores import load_model
+from model.evaluation.scores import ScoreOptions
 from model.granular import GranularSam2
 from model.loading import _find_base, checkpoint_record, install_base, load_granular, new_model, trained_state
 from model.merge import merge_checkpoint
 from model.predictor import GranularPredictor
+from model.ranks import Ranks
+from pipeline import cli
 from pipeline.errors import InputError, SchemaError
 
 SIDE = 128
@@ -435,9 +441,35 @@ def test_sam2s_file_as_a_checkpoint_hears_where_it_goes(micro_base: Path, tmp_pa
         load_granular(tmp_path / "text.safetensors")
 
 
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "privateuseone", "gpu", "", "cuda:-1"])
+def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
+    name: str, micro_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    expected = f"device {name}: expected cpu, cuda or cuda:N"
+    options = ScoreOptions(
+        benchmark=find_benchmark("davis"),
+        data=tmp_path,
+        split="val",
+        output=tmp_path,
+        checkpoint=str(path),
+        device=name,
+    )
+    for call in (lambda: load_granular(path, name), lambda: Ranks(name), lambda: load_model(options)):
+        with pytest.raises(InputError, match=f"^{expected}"):
+            call()
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for command in (
+        ["segment", str(tmp_path / "a.png"), "--checkpoint", str(path), "--point", "1,1", "--output", str(tmp_path)],
+        ["train", "--size", "micro", "--dry-run"],
+    ):
+        assert cli.main([*command, "--device", name]) == 2
+        assert capsys.readouterr() == ("", f"grainmill {command[0]}: {expected}, all that models here run on\n")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 99, reason="a hundred GPUs")
 def test_a_missing_gpu_is_one_message(micro_base: Path, tmp_path: Path) -> None:
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
-    with pytest.raises(InputError, match="expected cpu, cuda or cuda:N"):
-        load_granular(path, "gpu")
-    with pytest.raises(InputError, match="torch sees"):
-        load_granular(path, "cuda:99")
+    for call in (lambda: load_granular(path, "cuda:99"), lambda: Ranks("cuda:99")):
+        with pytest.raises(InputError, match=r"^device cuda:99: torch sees \d+ GPUs here; use cpu$"):
+            call()
