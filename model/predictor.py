@@ -27,6 +27,7 @@ from pipeline.errors import InputError
 
 from .adapters import granularity_tensor, granularity_values
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
+from .image_files import as_rgb, real_numbers
 from .loading import load_granular
 
 BoolArray = NDArray[np.bool_]
@@ -91,7 +92,7 @@ class GranularPredictor:
         Raises:
             InputError: none, or something that is no RGB photograph.
         """
-        photographs = [_as_rgb(each) for each in images]
+        photographs = [as_rgb(each, "set_image") for each in images]
         if not photographs:
             raise InputError("set_image_batch: expected at least one photograph, found none")
         self._features = self.model.encode(torch.cat([self._squared(each) for each in photographs]))
@@ -133,17 +134,17 @@ class GranularPredictor:
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        points = None if point_coords is None else _real_numbers(point_coords, "points")
+        points = None if point_coords is None else real_numbers(point_coords, "points", "predict")
         if points is not None and points.ndim != 2:
             raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        corners = None if box is None else _real_numbers(box, "box").reshape(-1)
+        corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
         if corners is not None and corners.size != 4:
             raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
         wanted = None if granularity is None else granularity_values(granularity)
         count = 1 if wanted is None else wanted.size
         dense = None
         if mask_input is not None:
-            given = _real_numbers(mask_input, "mask_input")
+            given = real_numbers(mask_input, "mask_input", "predict")
             given = given[None] if given.ndim == 2 else given
             side = self.model.image_size // 4
             if given.shape not in {(1, side, side), (count, side, side)}:
@@ -155,7 +156,9 @@ class GranularPredictor:
             dense = np.broadcast_to(given, (count, side, side))
         logits, ious = self.predict_logits(
             None if points is None else np.repeat(points[None], count, axis=0),
-            None if point_labels is None else np.repeat(_real_numbers(point_labels, "labels")[None], count, axis=0),
+            None
+            if point_labels is None
+            else np.repeat(real_numbers(point_labels, "labels", "predict")[None], count, axis=0),
             wanted,
             boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
             mask_inputs=dense,
@@ -287,7 +290,7 @@ class GranularPredictor:
         return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
 
     def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
-        dense = _real_numbers(mask_inputs, "mask inputs")
+        dense = real_numbers(mask_inputs, "mask inputs", "predict")
         side = self.model.image_size // 4
         if dense.ndim != 3 or dense.shape[1:] != (side, side):
             raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {dense.shape}")
@@ -305,15 +308,17 @@ class GranularPredictor:
         """Points and boxes (as two points, first) in the model's pixels: (N, P, 2) float32 and (N, P) int32."""
         parts, kinds = [], []
         if boxes is not None:
-            corners = _real_numbers(boxes, "boxes")
+            corners = real_numbers(boxes, "boxes", "predict")
             if corners.ndim != 2 or corners.shape[1] != 4:
                 raise InputError(f"predict: expected boxes (N, 4), found {corners.shape}")
             corners = corners.reshape(-1, 2, 2)
             parts.append(corners)
             kinds.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), corners.shape[:2]))
         if point_coords is not None:
-            points = _real_numbers(point_coords, "points")
-            given = np.ones(points.shape[:2]) if point_labels is None else _real_numbers(point_labels, "labels")
+            points = real_numbers(point_coords, "points", "predict")
+            given = (
+                np.ones(points.shape[:2]) if point_labels is None else real_numbers(point_labels, "labels", "predict")
+            )
             if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
                 raise InputError(
                     f"predict: expected points (N, K, 2) and labels (N, K), found {points.shape}, {given.shape}"
@@ -338,38 +343,6 @@ class GranularPredictor:
             pixels * self.model.image_size,
             torch.from_numpy(np.ascontiguousarray(np.concatenate(kinds, axis=1))).to(self.device),
         )
-
-
-def _as_rgb(image: Photograph) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: no RGB photograph.
-    """
-    if isinstance(image, Image.Image):
-        if image.mode != "RGB" or not image.width * image.height:
-            raise InputError(
-                f"set_image: expected an image of mode RGB, found {image.mode}, {image.width} x {image.height}; "
-                'give image.convert("RGB")'
-            )
-        return np.array(image)
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"set_image: expected an array (H, W, 3) uint8 RGB, found {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
-    return image
-
-
-def _real_numbers(values: ArrayLike, name: str) -> FloatArray:
-    """As float32.
-
-    Raises:
-        InputError: no numbers, or rows of different lengths.
-    """
-    try:
-        return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"predict: expected an array of numbers as {name} ({error})") from error
 
 
 def squared(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor:

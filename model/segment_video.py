@@ -31,7 +31,8 @@ def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: 
     """Do the prompts speak of this video? Told before a model is loaded.
 
     Raises:
-        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside.
+        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside; frames of
+            several sizes.
     """
     flags = "--point [N:]X,Y, --not-point [N:]X,Y or --box [N:]X0,Y0,X1,Y1"
     if not objects:
@@ -45,6 +46,7 @@ def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: 
                 f"video needs {flags}, where N is its number and 1 if left out"
             )
         each.prompt.check(width=frames.width, height=frames.height, where=f"{frames.name}, object {number}")
+    frames.expect_one_size()
 
 
 def track_objects(
