@@ -4,8 +4,9 @@ Photographs of any size are squeezed to the model's square and masks come back o
 `set_image` serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer: the transform, the
 prompts' encoding and the single mask's fallback to a stable one are those of `sam2.SAM2ImagePredictor`.
 
-Two differences from that class: one mask is the default (`multimask_output` answers "which of three sizes?", the dial
-answers it in advance), and several prompts go to `predict_many`, so that every function has one shape of answer.
+`predict` takes that class's arguments in its order, and `granularity` by name. Two differences: one mask is the default
+(`multimask_output` answers "which of three sizes?", the dial answers it in advance), and several prompts go to
+`predict_many`, so that every function has one shape of answer.
 Legend: N prompts, K points of a prompt, C masks of a prompt, H W pixels of the photograph, h w of the logits (a quarter
 of the model's input).
 """
@@ -110,22 +111,26 @@ class GranularPredictor:
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask_input: FloatArray | None = None,
-        granularity: Any = None,
-        *,
         multimask_output: bool = False,
         return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        granularity: Any = None,
         image: int = 0,
     ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
         """The mask of one prompt: one, one for each granularity, or SAM-2's own three.
+
+        Arguments before the star are SAM-2's, in its order.
 
         Args:
             point_coords: (K, 2) clicks (x, y) in pixels of the photograph.
             point_labels: (K,) 1 inside, 0 outside; None: all inside.
             box: (4,) x0, y0, x1, y1 in pixels.
             mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; with C granularities also C.
-            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
             multimask_output: SAM-2's three masks; only without a granularity.
             return_logits: masks as float32 logits instead of bool.
+            normalize_coords: False: points and box are in [0, 1] instead of pixels.
+            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
             image: which of the images of `set_image_batch`.
 
         Returns:
@@ -164,6 +169,7 @@ class GranularPredictor:
             mask_inputs=dense,
             image=image,
             multimask=multimask_output,
+            normalize=normalize_coords,
         )
         if multimask_output:
             logits, ious = logits[0], ious[0]
@@ -175,10 +181,11 @@ class GranularPredictor:
         point_labels_batch: Sequence[ArrayLike | None] | None = None,
         box_batch: Sequence[ArrayLike | None] | None = None,
         mask_input_batch: Sequence[FloatArray | None] | None = None,
-        granularity_batch: Sequence[Any] | None = None,
-        *,
         multimask_output: bool = False,
         return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        granularity_batch: Sequence[Any] | None = None,
     ) -> tuple[list[NDArray[Any]], list[FloatArray], list[FloatArray]]:
         """One prompt for each image of `set_image_batch`; arguments and answers are lists over images, see `predict`.
 
@@ -203,6 +210,7 @@ class GranularPredictor:
                 **{name: None if values is None else values[index] for name, values in given.items()},
                 multimask_output=multimask_output,
                 return_logits=return_logits,
+                normalize_coords=normalize_coords,
                 image=index,
             )
             for index in range(count)
@@ -261,10 +269,12 @@ class GranularPredictor:
         mask_inputs: FloatArray | None = None,
         image: int = 0,
         multimask: bool = False,
+        normalize: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """As `predict_many`, without leaving the device: logits (N, h, w) and IoU (N,), float32.
 
-        With `multimask` (only without a granularity) both have three columns: (N, 3, h, w) and (N, 3).
+        With `multimask` (only without a granularity) both have three columns: (N, 3, h, w) and (N, 3). Without
+        `normalize` points and boxes are in [0, 1].
         """
         if self._features is None:
             raise InputError("predict: set_image first")
@@ -272,7 +282,7 @@ class GranularPredictor:
             raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
         if not 0 <= image < len(self._sizes):
             raise InputError(f"predict: image {image} of {len(self._sizes)}")
-        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image])
+        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image] if normalize else (1, 1))
         dense = None if mask_inputs is None else self._mask_inputs(mask_inputs)
         if prompt is None and dense is None:
             raise InputError("predict: expected points, a box or a mask")
