@@ -86,6 +86,9 @@ class GranularSam2(nn.Module):
         video: build the base as sam2's video predictor, see `video.py`.
     """
 
+    has_dial: bool = True
+    """False: SAM-2's own weights alone, which know no granularity."""
+
     def __init__(self, size: Size, adapter: Adapter, image_size: int, *, video: bool = False) -> None:
         super().__init__()
         self.size, self.adapter, self.image_size = size, adapter, image_size

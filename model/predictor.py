@@ -29,7 +29,7 @@ from pipeline.errors import InputError
 from .adapters import granularity_tensor, granularity_values
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .image_files import as_rgb, real_numbers
-from .loading import load_granular
+from .loading import load_for_prediction
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -37,6 +37,8 @@ Photograph = NDArray[np.uint8] | Image.Image
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
+
+NO_DIAL: Final = "these are SAM-2's own weights, which know no granularity; leave it out, or load what was trained"
 
 LABELS: Final = (-1, 0, 1, 2, 3)
 """Of a point: padding, outside, inside, a box's first and second corner."""
@@ -58,7 +60,7 @@ class GranularPredictor:
     def load(
         cls, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None
     ) -> GranularPredictor:
-        """Loads a checkpoint, or the newest one of a training run.
+        """Loads a checkpoint, the newest one of a training run, or SAM-2's own weights, which know no granularity.
 
         Args:
             path: file or directory.
@@ -67,9 +69,9 @@ class GranularPredictor:
 
         Raises:
             InputError: no checkpoint or no fitting base.
-            SchemaError: a file that is no checkpoint of ours.
+            SchemaError: a file that is no checkpoint.
         """
-        return cls(load_granular(path, device, base=base))
+        return cls(load_for_prediction(path, device, base=base))
 
     @property
     def device(self) -> torch.device:
@@ -278,6 +280,8 @@ class GranularPredictor:
         """
         if self._features is None:
             raise InputError("predict: set_image first")
+        if granularity is not None and not self.model.has_dial:
+            raise InputError(f"predict: {NO_DIAL}")
         if multimask and granularity is not None:
             raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
         if not 0 <= image < len(self._sizes):

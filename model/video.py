@@ -44,7 +44,8 @@ from .image_files import (
     read_rgb,
     real_numbers,
 )
-from .loading import load_granular
+from .loading import load_for_prediction
+from .predictor import NO_DIAL
 
 ensure_torchvision()
 from sam2 import sam2_video_predictor as sam2_video  # noqa: E402  (needs torchvision's operators)
@@ -232,7 +233,7 @@ class GranularVideoPredictor:
         cls, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None
     ) -> GranularVideoPredictor:
         """As `GranularPredictor.load`."""
-        return cls(load_granular(path, device, base=base, video=True))
+        return cls(load_for_prediction(path, device, base=base, video=True))
 
     def start(
         self,
@@ -353,6 +354,8 @@ class GranularVideoPredictor:
         if granularity is None:
             state["granularity"][object_id] = None
             return
+        if not self.model.has_dial:
+            raise InputError(f"video: {NO_DIAL}")
         values = granularity_values(granularity)
         if values.size != 1:
             raise InputError(f"granularity: expected one value for an object, found {values.size}")

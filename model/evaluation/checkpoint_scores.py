@@ -14,7 +14,7 @@ from pipeline.errors import InputError, SchemaError
 
 from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state
 from ..checkpoint import find_checkpoint, read_checkpoint
-from ..loading import usable_device
+from ..loading import expect_base_is_needed, usable_device
 from .controls import JITTER_RADIUS
 from .intervals import Interval
 from .model_options import ModelOptions, ModelTask
@@ -91,8 +91,12 @@ def load_model(options: ScoreOptions) -> CheckpointModel:
     assert options.checkpoint is not None
     path = find_checkpoint(Path(options.checkpoint))
     device = str(usable_device(options.device))
-    if not is_granular(path):
+    try:
+        record = read_checkpoint(path).record
+    except SchemaError:
+        record = None
         sam2_size(read_state(path), where=str(path))
+    expect_base_is_needed(options.base, record, where=path)
     return CheckpointModel(path=str(path), base=options.base, device=device)
 
 
