@@ -303,14 +303,20 @@ def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, 
     model.load_state_dict(dict(state), strict=False)
 
 
-def size_of_state(state: Mapping[str, Tensor]) -> str | None:
+def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
     """Which size the weights of an image encoder have, by their width and depth; None if it is none of ours."""
     patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
     if patch is None:
         return None
     prefix = "image_encoder.trunk.blocks."
     blocks = len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
-    known = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large", (32, 7): "micro"}
+    known: dict[tuple[int, int], Size] = {
+        (96, 12): "tiny",
+        (96, 16): "small",
+        (112, 24): "base_plus",
+        (144, 48): "large",
+        (32, 7): "micro",
+    }
     return known.get((int(patch.shape[0]), blocks))
 
 

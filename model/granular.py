@@ -91,6 +91,9 @@ class GranularSam2(nn.Module):
         trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
     """
 
+    has_dial: bool = True
+    """False: SAM-2's own weights alone, which know no granularity."""
+
     def __init__(
         self,
         size: Size,

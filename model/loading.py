@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +15,18 @@ from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
 from .adapters import ADAPTERS, Adapter, lora_layers
-from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
-from .checkpoint import FOLDER, Checkpoint, read_checkpoint
+from .base_models import (
+    DEFAULT_IMAGE_SIZE,
+    PUBLISHED,
+    SIZES,
+    Size,
+    install_state,
+    load_base_weights,
+    read_state,
+    size_of_state,
+    state_sha256,
+)
+from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_torch_file, read_checkpoint
 from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
 from .sight import Sight
@@ -192,6 +203,7 @@ def load_granular(
         InputError: no checkpoint, no base, or a base with other weights than it was trained on.
         SchemaError: a file that is no checkpoint of ours.
     """
+    where = usable_device(device)
     checkpoint = read_checkpoint(path)
     record = checkpoint.record
     for name, known in (("size", SIZES), ("adapter", ADAPTERS), ("kind", KINDS)):
@@ -200,7 +212,7 @@ def load_granular(
                 f"{checkpoint.path}: {name} is {record.get(name)!r}, expected one of {', '.join(known)}; was it "
                 "written by another version?"
             )
-    where = usable_device(device)
+    expect_base_is_needed(base, record, where=checkpoint.path)
     try:
         trunk = Trunk.of_record(record.get("trunk"))
     except SchemaError as error:
@@ -221,23 +233,77 @@ def load_granular(
         if record["kind"] == "adapter":
             _install_recorded_base(model, checkpoint, base)
         install_trained(model, checkpoint)
+    return _for_use(model, where)
+
+
+def load_for_prediction(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None, video: bool = False
+) -> GranularSam2:
+    """A trained model as `load_granular`, or SAM-2's own weights: a model that answers without a granularity alone.
+
+    Args:
+        path: also a `.pt` file as Meta publishes it, or such a state dict as safetensors.
+        device, base, video: as `load_granular`.
+
+    Raises:
+        InputError: as `load_granular`, and a file of weights that is no SAM 2.1.
+        SchemaError: as `load_granular`.
+    """
+    where = usable_device(device)
+    try:
+        return load_granular(path, where, base=base, video=video)
+    except SchemaError as error:
+        file = find_checkpoint(Path(path))
+        try:
+            state = read_state(file)
+        except InputError as found:
+            raise (found if is_torch_file(file) else error) from found
+        size = size_of_state(state)
+        if size is None and not is_torch_file(file):
+            raise
+    if size is None:
+        raise InputError(
+            f"{file}: expected a checkpoint of `grainmill train` or the weights of SAM 2.1, found {len(state)} other "
+            f"tensors, first {next(iter(state), 'none')}"
+        )
+    expect_base_is_needed(base, None, where=file)
+    model = GranularSam2(size, "lite", DEFAULT_IMAGE_SIZE[size], video=video)
+    install_state(model.base, state, where=str(file), size=size)
+    model.has_dial = False
+    return _for_use(model, where)
+
+
+def expect_base_is_needed(base: str | None, record: Mapping[str, Any] | None, *, where: Path) -> None:
+    """Is a base that was given looked at? `record` is the checkpoint's, None: SAM-2's own weights.
+
+    Raises:
+        InputError: it is not.
+    """
+    if base is not None and (record is None or record["kind"] != "adapter"):
+        raise InputError(f"--base {base}: {where} is a whole model and needs none; leave it out")
+
+
+def _for_use(model: GranularSam2, where: torch.device) -> GranularSam2:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(where).eval()
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """Checks a device's name.
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Checks a device's name; None: a GPU if there is one.
 
     Raises:
-        InputError: not a device, or one that this machine (or this build of torch) lacks.
+        InputError: neither a processor nor a CUDA GPU, or a GPU that this machine (or this build of torch) lacks.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device}: expected cpu, cuda or cuda:N") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu")
+        found = torch.device(device if device is not None else "cuda" if gpus else "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!s}: expected cpu, cuda or cuda:N, all that models here run on")
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        raise InputError(f"device {device}: torch sees {gpus} GPUs here; use cpu")
     return found
 
 

@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import GrainmillError, InputError
+from pipeline.errors import GrainmillError
+
+from .loading import usable_device
 
 _Found = TypeVar("_Found")
 
@@ -29,15 +31,9 @@ class Ranks:
         """By torchrun: collectives are used, also by a single rank."""
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
-        if name == "cuda" and self.launched:
-            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        try:
-            self.device = torch.device(name)
-        except RuntimeError as error:
-            raise InputError(f"--device {name}: expected cpu, cuda or cuda:N") from error
+        self.device = usable_device(device)
+        if str(self.device) == "cuda" and self.launched:
+            self.device = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 
     def __enter__(self) -> Self:
         if self.launched:

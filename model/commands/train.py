@@ -395,14 +395,13 @@ def command(
     if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
-    import torch
-
+    from model.loading import usable_device
     from model.order import Order
     from model.train import describe, interrupted, train
     from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
     from model.trunks import trunk_of_flags
 
-    on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+    on_gpu = usable_device(device).type == "cuda"
     chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
     config = make_config(
         cast(Any, size),  # checked there

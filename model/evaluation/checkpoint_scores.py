@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
 from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state
 from ..checkpoint import find_checkpoint, read_checkpoint
+from ..loading import expect_base_is_needed, usable_device
 from .controls import JITTER_RADIUS
 from .intervals import Interval
 from .model_options import ModelOptions, ModelTask
@@ -91,9 +90,13 @@ def load_model(options: ScoreOptions) -> CheckpointModel:
     """
     assert options.checkpoint is not None
     path = find_checkpoint(Path(options.checkpoint))
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not is_granular(path):
+    device = str(usable_device(options.device))
+    try:
+        record = read_checkpoint(path).record
+    except SchemaError:
+        record = None
         sam2_size(read_state(path), where=str(path))
+    expect_base_is_needed(options.base, record, where=path)
     return CheckpointModel(path=str(path), base=options.base, device=device)
 
 

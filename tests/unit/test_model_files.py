@@ -16,15 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from model import base_models
 from model.base_models import build_base, load_base_weights, read_state, state_sha256
 from model.checkpoint import read_checkpoint, write_checkpoint
+from model.evaluation.benchmarks import find_benchmark
+from model.evaluation.checkpoint_scores import load_model, load_sam2, sam2_predictor
+from model.evaluation.scores import ScoreOptions
 from model.granular import GranularSam2
 from model.loading import _find_base, checkpoint_record, install_base, load_granular, new_model, trained_state
 from model.merge import merge_checkpoint
 from model.predictor import GranularPredictor
+from model.ranks import Ranks
+from model.video import GranularVideoPredictor
+from pipeline import cli
 from pipeline.errors import InputError, SchemaError
 from tests.numeric import assert_same_sums
 
@@ -436,9 +443,106 @@ def test_sam2s_file_as_a_checkpoint_hears_where_it_goes(micro_base: Path, tmp_pa
         load_granular(tmp_path / "text.safetensors")
 
 
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_sam2s_own_weights_predict_without_a_granularity(form: str, micro_base: Path, tmp_path: Path) -> None:
+    path = micro_base
+    if form == "safetensors":
+        path = tmp_path / "base.safetensors"
+        save_file({name: value.clone() for name, value in read_state(micro_base).items()}, path)
+    predictor, own = GranularPredictor.load(path), sam2_predictor(load_sam2(micro_base))
+    image = np.random.default_rng(5).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    for each in (predictor, own):
+        each.set_image(image)
+    for multimask in (False, True):
+        found, expected = (
+            each.predict(np.array([[20, 30]]), np.array([1]), None, None, multimask, True) for each in (predictor, own)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
+        predictor.predict([[20, 30]], [1], granularity=0.5)
+    video = GranularVideoPredictor.load(path)
+    state = video.start([image, image])
+    with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
+        video.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
+    video.add_points(state, 0, 1, [[20, 30]])
+    assert [each.frame for each in video.propagate(state)] == [0, 1]
+
+
+def test_weights_of_something_else_do_not_predict(micro_base: Path, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "resnet.pt")
+    with pytest.raises(InputError, match=r"resnet.pt: expected .* or the weights of SAM 2.1, .*first fc.weight"):
+        GranularPredictor.load(tmp_path / "resnet.pt")
+    save_file({"fc.weight": torch.zeros(3, 3)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(SchemaError, match=r"resnet.safetensors: safetensors, but not written by `grainmill train`"):
+        GranularPredictor.load(tmp_path / "resnet.safetensors")
+    with (tmp_path / "code.pt").open("wb") as stream:
+        pickle.dump({"model": Canary(tmp_path / "ran")}, stream)
+    with pytest.raises(InputError, match="Pickles can run code"):
+        GranularPredictor.load(tmp_path / "code.pt")
+    assert not (tmp_path / "ran").exists()
+    state = read_state(micro_base)
+    state.pop("no_mem_embed")
+    torch.save({"model": state}, tmp_path / "less.pt")
+    with pytest.raises(InputError, match=r"less.pt: .*1 missing \['no_mem_embed'\]"):
+        GranularPredictor.load(tmp_path / "less.pt")
+    (tmp_path / "text.jpg").write_text("no checkpoint at all")
+    with pytest.raises(SchemaError, match=r"text.jpg: expected a checkpoint .* found something else or a cut file"):
+        GranularPredictor.load(tmp_path / "text.jpg")
+
+
+def test_a_base_that_nothing_needs_is_not_passed_over(micro_base: Path, tmp_path: Path) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    merge_checkpoint(path, tmp_path / "merged.safetensors")
+    model = new_model("micro", "full", SIDE, init="scratch", seed=3)
+    state = {f"model.{name}": value for name, value in trained_state(model).items()}
+    write_checkpoint(tmp_path / "whole.safetensors", checkpoint_record(model, init="scratch"), state)
+    (tmp_path / "nonsense.pt").write_text("nonsense")
+    for whole in (tmp_path / "merged.safetensors", tmp_path / "whole.safetensors", micro_base):
+        options = ScoreOptions(
+            benchmark=find_benchmark("davis"),
+            data=tmp_path,
+            split="val",
+            output=tmp_path,
+            checkpoint=str(whole),
+            base="nonsense.pt",
+        )
+        for call in (lambda: GranularPredictor.load(whole, base="nonsense.pt"), lambda: load_model(options)):  # noqa: B023
+            with pytest.raises(
+                InputError, match=rf"^--base nonsense.pt: .*{whole.name} is a whole model and needs non"
+            ):
+                call()
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "privateuseone", "gpu", "", "cuda:-1"])
+def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
+    name: str, micro_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    expected = f"device {name}: expected cpu, cuda or cuda:N"
+    options = ScoreOptions(
+        benchmark=find_benchmark("davis"),
+        data=tmp_path,
+        split="val",
+        output=tmp_path,
+        checkpoint=str(path),
+        device=name,
+    )
+    for call in (lambda: load_granular(path, name), lambda: Ranks(name), lambda: load_model(options)):
+        with pytest.raises(InputError, match=f"^{expected}"):
+            call()
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for command in (
+        ["segment", str(tmp_path / "a.png"), "--checkpoint", str(path), "--point", "1,1", "--output", str(tmp_path)],
+        ["train", "--size", "micro", "--dry-run"],
+    ):
+        assert cli.main([*command, "--device", name]) == 2
+        assert capsys.readouterr() == ("", f"grainmill {command[0]}: {expected}, all that models here run on\n")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 99, reason="a hundred GPUs")
 def test_a_missing_gpu_is_one_message(micro_base: Path, tmp_path: Path) -> None:
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
-    with pytest.raises(InputError, match="expected cpu, cuda or cuda:N"):
-        load_granular(path, "gpu")
-    with pytest.raises(InputError, match="torch sees"):
-        load_granular(path, "cuda:99")
+    for call in (lambda: load_granular(path, "cuda:99"), lambda: Ranks("cuda:99")):
+        with pytest.raises(InputError, match=r"^device cuda:99: torch sees \d+ GPUs here; use cpu$"):
+            call()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model.evaluation.checkpoint_scores import sam2_predictor
 from model.loading import new_model
 from model.predictor import GranularPredictor
 from pipeline.errors import InputError
@@ -37,15 +38,46 @@ def predictor() -> GranularPredictor:
     return GranularPredictor(model)
 
 
-def test_arguments_are_sam2s_and_granularity() -> None:
+def test_arguments_are_sam2s_in_its_order_and_granularity_by_name(predictor: GranularPredictor) -> None:
     ensure_torchvision()
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    ours = list(inspect.signature(GranularPredictor.predict).parameters)
-    own = list(inspect.signature(SAM2ImagePredictor.predict).parameters)
-    assert ours[:5] == own[:5] == ["self", "point_coords", "point_labels", "box", "mask_input"]
-    assert ours[5] == "granularity"
-    assert set(own) - set(ours) == {"normalize_coords"}
+    def arguments(function: Any, *, positional: bool) -> list[str]:
+        return [
+            each.name
+            for each in inspect.signature(function).parameters.values()
+            if (each.kind is not inspect.Parameter.KEYWORD_ONLY) == positional
+        ]
+
+    for name, more in (("predict", ["granularity", "image"]), ("predict_batch", ["granularity_batch"])):
+        ours, own = getattr(GranularPredictor, name), getattr(SAM2ImagePredictor, name)
+        assert arguments(ours, positional=True) == arguments(own, positional=True)
+        assert arguments(ours, positional=False) == more
+    image = photograph(50, 90)
+    own = sam2_predictor(predictor.model.base)
+    own.set_image(image)
+    predictor.set_image(image)
+    point, label, box = np.array([[10, 20]]), np.array([1]), np.array([5, 5, 40, 40])
+    calls: list[tuple[Any, ...]] = [
+        (point, label, box, None, False, True),
+        (point, label, None, None, True, True),
+        (point / (90, 50), label, None, None, True, True, False),
+        (None, None, box / (90, 50, 90, 50), None, False, True, False),
+    ]
+    answers = []
+    for call in calls:
+        answers.append(predictor.predict(*call))
+        for one, other in zip(answers[-1], own.predict(*call), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_allclose(answers[2][0], answers[1][0], atol=1e-4)
+    images, labels = [image, image], [label, label]
+    predictor.set_image_batch(images)
+    own.set_image_batch(images)
+    found, expected = (
+        each.predict_batch([point, point + 3], labels, [box, box], None, False, True) for each in (predictor, own)
+    )
+    for one, other in zip(found[2], expected[2], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_shapes(predictor: GranularPredictor) -> None:
