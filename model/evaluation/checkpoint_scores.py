@@ -21,7 +21,7 @@ from .intervals import Interval
 from .model_options import ModelOptions, ModelTask
 from .model_scores import ModelScores, measure_model
 from .records import Benchmark, Split, Task
-from .scores import Metric, Scored, ScoreOptions, claim_output
+from .scores import Metric, Scored, ScoreOptions, claim_output, summed
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
         rows=found.rows,
         tables=tables_of(found, settings),
         counts={name: count for name, count in found.counts.items() if count},
+        left_out=summed([split.left_out, found.left_out]),
         details={
             "protocol": settings.as_json(),
             "weights_sha256": identity,
