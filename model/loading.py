@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,19 @@ from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
 from .adapters import ADAPTERS, Adapter, lora_layers
-from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
-from .checkpoint import FOLDER, Checkpoint, read_checkpoint
+from .base_models import (
+    DEFAULT_IMAGE_SIZE,
+    PUBLISHED,
+    SIZES,
+    Size,
+    base_config,
+    install_state,
+    load_base_weights,
+    read_state,
+    sam2_size,
+    state_sha256,
+)
+from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import start_from_clicks
 
@@ -209,15 +221,62 @@ def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
         layer.folded = folded[name]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What a file is, and SAM-2's own models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A file of weights that this program can use."""
+
+    path: Path
+    """The file; of a run's directory its newest checkpoint."""
+    ours: bool
+    """Written by `train` or `merge` (read it with `load_granular`), or SAM 2.1's own (`load_sam2`)."""
+    size: Size
+
+
+def recognised(path: str | os.PathLike[str]) -> Weights:
+    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM 2.1's own weights as Meta publishes them.
+
+    Raises:
+        InputError: nothing there, or something else; it says what: SAM 2.0's weights, SAM 1's, a pickle, a cut file, a
+            web page.
+        SchemaError: a checkpoint of ours in a format that this version does not know.
+    """
+    file = find_checkpoint(Path(path))
+    if not is_checkpoint(file):
+        return Weights(path=file, ours=False, size=sam2_size(read_state(file), where=str(file)))
+    record = read_checkpoint(file).record
+    if record.get("size") not in SIZES:
+        raise SchemaError(f"{file}: size is {record.get('size')!r}, expected one of {', '.join(SIZES)}")
+    return Weights(path=file, ours=True, size=record["size"])
+
+
+def build_sam2(size: Size, image_size: int, *, video: bool = False) -> Any:
+    """A model of sam2's own classes with random weights, in evaluation mode; with `video` its `SAM2VideoPredictor`."""
+    from hydra.utils import instantiate
+
+    config = base_config(size, image_size, video=video)
+    if video:
+        config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    return instantiate(config, _recursive_=True).eval()
+
+
+def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
+    """The same with the weights of a file, of the size that they have, on the CPU and frozen.
+
+    Raises:
+        InputError: other weights than SAM 2.1's.
+    """
+    state = read_state(Path(path))
+    size = sam2_size(state, where=str(path))
+    model = build_sam2(size, DEFAULT_IMAGE_SIZE[size], video=video)
+    install_state(model, state, where=str(path), size=size)
+    return model.requires_grad_(False)
+
+
 def _is_granular(init: str) -> bool:
     """Whether a file (or a run's directory) was written by `train`."""
     path = Path(init)
-    if path.is_dir():
-        return True
-    if not path.is_file():
-        return False
-    try:
-        read_checkpoint(path)
-    except SchemaError:
-        return False
-    return True
+    return path.is_dir() or (path.is_file() and is_checkpoint(path))

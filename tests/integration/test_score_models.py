@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.base_models import build_base
+from model.base_models import build_base, sam2_size
 from model.checkpoint import write_checkpoint
-from model.evaluation.checkpoint_scores import load_sam2, sam2_size
 from model.evaluation.model_options import ModelOptions
 from model.evaluation.model_scores import summarise
-from model.loading import checkpoint_record, new_model, trained_state
+from model.loading import checkpoint_record, load_sam2, new_model, trained_state
 from pipeline.cli import main
 from pipeline.errors import InputError
 
