@@ -7,9 +7,11 @@ safetensors; nothing is ever unpickled.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
+import multiprocessing
 import pickle
 import re
 import warnings
@@ -22,9 +24,11 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pipeline.console import note
 from pipeline.errors import InputError
 from pipeline.torch_compat import ensure_torchvision
 
+from .checkpoint import is_checkpoint
 from .trunks import build_encoder
 
 Size = Literal["tiny", "small", "base_plus", "large", "micro"]
@@ -218,16 +222,21 @@ def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
         The weights' identity, see `state_sha256`.
 
     Raises:
-        InputError: no such file, pickled code, a checkpoint of another size, missing or foreign weights.
+        InputError: no such file, pickled code, another model, another version or size, missing or foreign weights.
     """
     path = Path(_fetch(source)) if source in PUBLISHED and not Path(source).exists() else Path(source)
+    if path.is_file() and is_checkpoint(path):
+        raise InputError(f"{path}: expected SAM 2.1's own weights, found a checkpoint that `grainmill train` wrote")
     state = read_state(path)
+    sam2_size(state, where=str(path))
     install_state(model, state, where=str(path), size=size)
     return state_sha256(state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a `.pt` or safetensors file, on the CPU, without unpickling code.
+
+    Names of weights that a wrapper has lengthened (`module.`, `_orig_mod.`) are taken without it, which is said.
 
     Raises:
         InputError: no such file, or a file that is neither.
@@ -244,7 +253,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         start = stream.read(9)
         if start[8:9] == b"{":
             try:
-                return dict(load_file(path))
+                return _unwrapped(load_file(path), path)
             except SafetensorError as error:
                 raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         stream.seek(0)
@@ -257,10 +266,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; found "
                 f"{_unreadable(error, start)}"
             ) from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    inner = [loaded[name] for name in ("model", "state_dict") if name in loaded] if isinstance(loaded, dict) else []
+    state = inner[0] if inner else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
-    return dict(state)
+    return _unwrapped(state, path)
+
+
+_FIRST_WEIGHT: Final = "image_encoder.trunk.patch_embed.proj.weight"
+
+
+def _unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel (`module.`), torch.compile (`_orig_mod.`, anywhere) and the like put before
+    the names of SAM-2's weights."""
+    short = {name: name.replace("_orig_mod.", "") for name in state}
+    first = next((name for name in short.values() if name.endswith(f".{_FIRST_WEIGHT}")), _FIRST_WEIGHT)
+    prefix = first.removesuffix(_FIRST_WEIGHT)
+    if all(name.startswith(prefix) for name in short.values()):
+        short = {name: each.removeprefix(prefix) for name, each in short.items()}
+    if list(short) == list(short.values()) or len(set(short.values())) < len(short):
+        return dict(state)
+    _tell_once(f"{path}: its weights have longer names than SAM-2's ({next(iter(state))}); read without the wrapper's")
+    return {short[name]: value for name, value in state.items()}
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    if multiprocessing.parent_process() is None:  # not again in each worker
+        note(text)
 
 
 def _unreadable(error: Exception, start: bytes) -> str:
@@ -272,6 +305,10 @@ def _unreadable(error: Exception, start: bytes) -> str:
         what = "a TorchScript program"
     elif start.startswith(b"\x80") or (zipped and isinstance(error, pickle.UnpicklingError)):
         what = "a pickle that is cut or holds more than tensors"
+    elif start.startswith(b"version h"):
+        return "a pointer of Git LFS in place of the file; `git lfs pull` fetches it"
+    elif start.lower().startswith((b"<!doctype", b"<html")):
+        return "a web page (HTML) in place of the file; fetch it again, or have it sent by who may read it"
     else:
         return f"{'a cut or damaged file of torch.save' if zipped else 'something else or a cut file'}; fetch it again"
     return (
@@ -305,19 +342,47 @@ def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, 
 
 def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
     """Which size the weights of an image encoder have, by their width and depth; None if it is none of ours."""
-    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    patch = state.get(_FIRST_WEIGHT)
     if patch is None:
         return None
     prefix = "image_encoder.trunk.blocks."
     blocks = len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
-    known: dict[tuple[int, int], Size] = {
-        (96, 12): "tiny",
-        (96, 16): "small",
-        (112, 24): "base_plus",
-        (144, 48): "large",
-        (32, 7): "micro",
-    }
-    return known.get((int(patch.shape[0]), blocks))
+    return _TRUNKS.get((int(patch.shape[0]), blocks))
+
+
+_TRUNKS: Final[dict[tuple[int, int], Size]] = {
+    (96, 12): "tiny",
+    (96, 16): "small",
+    (112, 24): "base_plus",
+    (144, 48): "large",
+    (32, 7): "micro",
+}
+"""(channels of the first stage, blocks) of the encoder's trunk."""
+
+_NEW_IN_2_1: Final = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
+
+
+def sam2_size(state: Mapping[str, Tensor], *, where: str) -> Size:
+    """Which size of SAM 2.1 a state dict is.
+
+    Raises:
+        InputError: SAM 2.0's weights, SAM 1's, or none of these; it says which.
+    """
+    size = size_of_state(state)
+    if size is not None and any(name in state for name in _NEW_IN_2_1):
+        return size
+    if size is not None:
+        found = f"SAM 2.0's weights of size {size} (sam2_hiera_*.pt), which lack {_NEW_IN_2_1[0]} and two more of 2.1"
+    elif any(name.startswith("image_encoder.blocks.") for name in state):
+        found = "SAM 1's weights"
+    else:
+        found = f"{len(state)} weights of something else{''.join(f', such as {name}' for name in sorted(state)[:1])}"
+    name = f"sam2.1_hiera_{size or 'small'}"
+    fetch = f"; fetch {_address(PUBLISHED[name])}" if name in PUBLISHED else ""
+    raise InputError(
+        f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large), found "
+        f"{found}{fetch}"
+    )
 
 
 @contextmanager
@@ -338,11 +403,16 @@ def _first_line_only(log: logging.Logger) -> Iterator[None]:
             handler.removeFilter(first)
 
 
+def _address(published: Published) -> str:
+    return f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
+
+
 def _fetch(name: str) -> str:
     """Downloads an official checkpoint (or finds it in the hub's cache) and compares it with the table above."""
     published = PUBLISHED[name]
-    address = f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
-    by_hand = f"fetch {address} by hand and give its path (--init PATH, or --base PATH for a trained adapter)"
+    by_hand = (
+        f"fetch {_address(published)} by hand and give its path (--init PATH, or --base PATH for a trained adapter)"
+    )
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:

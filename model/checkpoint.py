@@ -104,6 +104,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(path=file, record=record, tensors=tensors)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether `train` (or `merge`) wrote a file, of whatever version; its tensors are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            return "grainmill" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _other_file(file: Path, error: Exception) -> str:
     """What a file is that safetensors does not read."""
     if is_torch_file(file):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,13 +21,14 @@ from .base_models import (
     PUBLISHED,
     SIZES,
     Size,
+    base_config,
     install_state,
     load_base_weights,
     read_state,
-    size_of_state,
+    sam2_size,
     state_sha256,
 )
-from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_torch_file, read_checkpoint
+from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_checkpoint, read_checkpoint
 from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
 from .sight import Sight
@@ -249,26 +251,12 @@ def load_for_prediction(
         InputError: as `load_granular`, and a file of weights that is no SAM 2.1.
         SchemaError: as `load_granular`.
     """
-    where = usable_device(device)
-    try:
-        return load_granular(path, where, base=base, video=video)
-    except SchemaError as error:
-        file = find_checkpoint(Path(path))
-        try:
-            state = read_state(file)
-        except InputError as found:
-            raise (found if is_torch_file(file) else error) from found
-        size = size_of_state(state)
-        if size is None and not is_torch_file(file):
-            raise
-    if size is None:
-        raise InputError(
-            f"{file}: expected a checkpoint of `grainmill train` or the weights of SAM 2.1, found {len(state)} other "
-            f"tensors, first {next(iter(state), 'none')}"
-        )
-    expect_base_is_needed(base, None, where=file)
-    model = GranularSam2(size, "lite", DEFAULT_IMAGE_SIZE[size], video=video)
-    install_state(model.base, state, where=str(file), size=size)
+    where, weights = usable_device(device), recognised(path)
+    if weights.ours:
+        return load_granular(weights.path, where, base=base, video=video)
+    expect_base_is_needed(base, None, where=weights.path)
+    model = GranularSam2(weights.size, "lite", DEFAULT_IMAGE_SIZE[weights.size], video=video)
+    install_state(model.base, read_state(weights.path), where=str(weights.path), size=weights.size)
     model.has_dial = False
     return _for_use(model, where)
 
@@ -356,15 +344,62 @@ def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
         layer.folded = folded[name]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What a file is, and SAM-2's own models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A file of weights that this program can use."""
+
+    path: Path
+    """The file; of a run's directory its newest checkpoint."""
+    ours: bool
+    """Written by `train` or `merge` (read it with `load_granular`), or SAM 2.1's own (`load_sam2`)."""
+    size: Size
+
+
+def recognised(path: str | os.PathLike[str]) -> Weights:
+    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM 2.1's own weights as Meta publishes them.
+
+    Raises:
+        InputError: nothing there, or something else; it says what: SAM 2.0's weights, SAM 1's, a pickle, a cut file, a
+            web page.
+        SchemaError: a checkpoint of ours in a format that this version does not know.
+    """
+    file = find_checkpoint(Path(path))
+    if not is_checkpoint(file):
+        return Weights(path=file, ours=False, size=sam2_size(read_state(file), where=str(file)))
+    record = read_checkpoint(file).record
+    if record.get("size") not in SIZES:
+        raise SchemaError(f"{file}: size is {record.get('size')!r}, expected one of {', '.join(SIZES)}")
+    return Weights(path=file, ours=True, size=record["size"])
+
+
+def build_sam2(size: Size, image_size: int, *, video: bool = False) -> Any:
+    """A model of sam2's own classes with random weights, in evaluation mode; with `video` its `SAM2VideoPredictor`."""
+    from hydra.utils import instantiate
+
+    config = base_config(size, image_size, video=video)
+    if video:
+        config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    return instantiate(config, _recursive_=True).eval()
+
+
+def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
+    """The same with the weights of a file, of the size that they have, on the CPU and frozen.
+
+    Raises:
+        InputError: other weights than SAM 2.1's.
+    """
+    state = read_state(Path(path))
+    size = sam2_size(state, where=str(path))
+    model = build_sam2(size, DEFAULT_IMAGE_SIZE[size], video=video)
+    install_state(model, state, where=str(path), size=size)
+    return model.requires_grad_(False)
+
+
 def _is_granular(init: str) -> bool:
     """Whether a file (or a run's directory) was written by `train`."""
     path = Path(init)
-    if path.is_dir():
-        return True
-    if not path.is_file():
-        return False
-    try:
-        read_checkpoint(path)
-    except SchemaError:
-        return False
-    return True
+    return path.is_dir() or (path.is_file() and is_checkpoint(path))

@@ -21,12 +21,22 @@ from safetensors.torch import save_file
 
 from model import base_models
 from model.base_models import build_base, load_base_weights, read_state, state_sha256
-from model.checkpoint import read_checkpoint, write_checkpoint
+from model.checkpoint import read_checkpoint, step_path, write_checkpoint
 from model.evaluation.benchmarks import find_benchmark
-from model.evaluation.checkpoint_scores import load_model, load_sam2, sam2_predictor
+from model.evaluation.checkpoint_scores import load_model, sam2_predictor
 from model.evaluation.scores import ScoreOptions
 from model.granular import GranularSam2
-from model.loading import _find_base, checkpoint_record, install_base, load_granular, new_model, trained_state
+from model.loading import (
+    Weights,
+    _find_base,
+    checkpoint_record,
+    install_base,
+    load_granular,
+    load_sam2,
+    new_model,
+    recognised,
+    trained_state,
+)
 from model.merge import merge_checkpoint
 from model.predictor import GranularPredictor
 from model.ranks import Ranks
@@ -128,6 +138,95 @@ def test_missing_and_unknown_weights_are_told(micro_base: Path, tmp_path: Path) 
         install_base(GranularSam2("micro", "lite", SIDE), str(tmp_path / "odd.pt"))
 
 
+# -- what a file is ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_file_is(micro_base: Path, official_tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    step = step_path(run, 3)
+    step.parent.mkdir(parents=True)
+    step.write_bytes(adapter_checkpoint(micro_base, "lite", tmp_path).read_bytes())
+    for path, file, ours, size in (
+        (run, step, True, "micro"),
+        (step, step, True, "micro"),
+        (micro_base, micro_base, False, "micro"),
+        (official_tiny, official_tiny, False, "tiny"),
+    ):
+        assert recognised(path) == Weights(path=file, ours=ours, size=size)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a directory without checkpoints"):
+        recognised(tmp_path)
+    checkpoint = read_checkpoint(step)
+    write_checkpoint(step, {**checkpoint.record, "size": "huge"}, checkpoint.tensors)
+    with pytest.raises(SchemaError, match="size is 'huge'"):
+        recognised(run)
+
+
+def other_weights() -> dict[str, Any]:
+    block = torch.zeros(96, 3, 7, 7)
+    return {
+        "SAM 1's weights": {"image_encoder.blocks.0.norm1.weight": torch.zeros(3)},
+        r"1 weights of something else, such as conv1\.weight": {"conv1.weight": torch.zeros(3)},
+        "0 weights of something else;": {},
+        "2 weights of something else, such as image": {
+            "image_encoder.trunk.patch_embed.proj.weight": block, "image_encoder.trunk.blocks.0.x": torch.zeros(1)
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("found", other_weights())
+def test_weights_of_other_models_are_named(found: str, tmp_path: Path) -> None:
+    torch.save({"model": other_weights()[found]}, tmp_path / "weights.pt")
+    for read in (recognised, load_sam2, lambda path: new_model("micro", "lite", SIDE, init=str(path), seed=0)):
+        with pytest.raises(
+            InputError, match=rf"weights.pt: expected a checkpoint of .grainmill train. .*found {found}"
+        ):
+            read(tmp_path / "weights.pt")
+
+
+def test_sam_2_0_is_named_with_its_size(official_tiny: Path, tmp_path: Path) -> None:
+    state = read_state(official_tiny)
+    for name in ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"):
+        del state[name]
+    torch.save({"model": state}, tmp_path / "sam2_hiera_tiny.pt")
+    for read in (recognised, lambda path: new_model("tiny", "lite", SIDE, init=str(path), seed=0)):
+        with pytest.raises(
+            InputError, match=r"found SAM 2\.0's weights of size tiny .*fetch https.*sam2\.1_hiera_tiny\.pt"
+        ):
+            read(tmp_path / "sam2_hiera_tiny.pt")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "image_encoder."])
+def test_names_that_a_wrapper_has_lengthened_are_read_and_it_is_said(
+    wrapper: str, micro_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = read_state(micro_base)
+    if wrapper == "image_encoder.":  # torch.compile of the encoder alone
+        longer = {name.replace(wrapper, f"{wrapper}_orig_mod."): value for name, value in state.items()}
+    else:
+        longer = {f"{wrapper}{name}": value for name, value in state.items()}
+    torch.save({"state_dict" if wrapper == "model." else "model": longer}, tmp_path / "wrapped.pt")
+    save_file({name: value.clone() for name, value in longer.items()}, tmp_path / "wrapped.safetensors")
+    for path in (tmp_path / "wrapped.pt", tmp_path / "wrapped.safetensors"):
+        assert recognised(path) == Weights(path=path, ours=False, size="micro")
+        assert load_base_weights(build_base("micro", SIDE), str(path), size="micro") == state_sha256(state)
+        assert capsys.readouterr().err.count(f"{path}: its weights have longer names than SAM-2's") == 1
+    assert not capsys.readouterr().err
+    read_state(micro_base)
+    assert not capsys.readouterr().err
+
+
+def test_a_wrapper_around_some_names_only_is_no_wrapper(micro_base: Path, tmp_path: Path) -> None:
+    state = {f"module.{name}": value for name, value in read_state(micro_base).items()}
+    torch.save({"model": {**state, "head.weight": torch.zeros(1)}}, tmp_path / "odd.pt")
+    assert set(read_state(tmp_path / "odd.pt")) == {*state, "head.weight"}
+
+
+def test_a_checkpoint_of_ours_is_no_base(micro_base: Path, tmp_path: Path) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    with pytest.raises(InputError, match=r"expected SAM 2\.1's own weights, found a checkpoint that `grainmill train`"):
+        load_base_weights(build_base("micro", SIDE), str(path), size="micro")
+
+
 def test_pickled_code_is_never_run(tmp_path: Path, micro_base: Path) -> None:
     marker = tmp_path / "ran"
     with (tmp_path / "plain.pkl").open("wb") as stream:
@@ -184,12 +283,19 @@ def test_unread_files_are_told_in_our_own_words(content: Any, found: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"PK\x03\x04 cut", "a cut or damaged file of torch.save"), (b"some text", "something else or a cut file")],
+    [
+        (b"PK\x03\x04 cut", "a cut or damaged file of torch.save; fetch it again$"),
+        (b"some text", "something else or a cut file; fetch it again$"),
+        (b"<!DOCTYPE html><html>{}</html>", r"a web page \(HTML\) in place of the file; fetch it again"),
+        (b"<html>log in</html>", r"a web page \(HTML\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+    ],
 )
 def test_damaged_files_are_told_in_our_own_words(content: bytes, found: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(content)
-    with pytest.raises(InputError, match=f"found {found}; fetch it again$"):
-        read_state(tmp_path / "weights.pt")
+    for read in (read_state, recognised):
+        with pytest.raises(InputError, match=f"found {found}"):
+            read(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -1000])
