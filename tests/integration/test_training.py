@@ -65,7 +65,9 @@ def lines(output: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 
 def numbers(output: Path) -> list[tuple[float, ...]]:
     """What each step computed."""
-    return [tuple(line[name] for name in ("step", "loss", "iou", "gradient_norm")) for line in lines(output)]
+    return [
+        tuple(line[name] for name in ("step", "loss", "dense_loss", "iou", "gradient_norm")) for line in lines(output)
+    ]
 
 
 def weights(output: Path) -> dict[str, Tensor]:
@@ -155,11 +157,14 @@ def test_other_data_another_configuration_and_nothing_to_resume_are_errors(
         train(config(), options(drawn_run, tmp_path / "nothing", resume=True))
 
 
-def test_a_run_in_batches_of_parts_gives_nearly_the_same_numbers(
-    drawn_run: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    train(config(), options(drawn_run, tmp_path / "run", micro_batch_size=1))
-    for ours, whole in zip(numbers(tmp_path / "run"), numbers(undisturbed), strict=True):
+GENTLE = 1e-4
+"""A learning rate at which sums rounded in another order stay near each other; AdamW's first steps magnify them."""
+
+
+def test_a_run_in_batches_of_parts_gives_nearly_the_same_numbers(drawn_run: Path, tmp_path: Path) -> None:
+    for size in (1, 2):
+        train(config(learning_rate=GENTLE), options(drawn_run, tmp_path / str(size), micro_batch_size=size))
+    for ours, whole in zip(numbers(tmp_path / "1"), numbers(tmp_path / "2"), strict=True):
         assert ours == pytest.approx(whole, rel=2e-3, abs=2e-3)
 
 
@@ -364,10 +369,11 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_has_nothing(
 ) -> None:
     """Batches of two over two ranks: where the damaged sample is drawn, its rank joins with nothing."""
     one, two = tmp_path / "one", tmp_path / "two"
-    train(config(), options(damaged_run[0], one, on_bad_sample="skip"))
+    train(config(learning_rate=GENTLE), options(damaged_run[0], one, on_bad_sample="skip"))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline",
         *flags(damaged_run[0], two, "--device", "cpu", "--on-bad-sample", "skip"),
+        "--learning-rate", str(GENTLE),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
@@ -376,5 +382,5 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_has_nothing(
         assert ours == pytest.approx(alone, rel=5e-3, abs=5e-3)
     resumed = dataclasses.replace(options(damaged_run[0], two, on_bad_sample="skip"), resume=True)
     go_back_to(two, 4)
-    train(config(), resumed)  # what two ranks saved, one goes on with
+    train(config(learning_rate=GENTLE), resumed)  # what two ranks saved, one goes on with
     assert numbers(two)[-1] == pytest.approx(numbers(one)[-1], rel=5e-3, abs=5e-3)
