@@ -14,7 +14,7 @@ import torch
 from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
-from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state
+from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state, size_of_state, trunk_blocks
 from ..checkpoint import find_checkpoint, read_checkpoint
 from .controls import JITTER_RADIUS
 from .intervals import Interval
@@ -106,32 +106,20 @@ def is_granular(path: Path) -> bool:
     return True
 
 
-_TRUNK: Final[Mapping[tuple[int, int], Size]] = {
-    (96, 12): "tiny",
-    (96, 16): "small",
-    (112, 24): "base_plus",
-    (144, 48): "large",
-    (32, 7): "micro",
-}
-"""(channels of the first stage, blocks) of the encoder's trunk."""
-
-
 def sam2_size(state: Mapping[str, Any], *, where: str) -> Size:
     """Which SAM 2.1 a state dict is.
 
     Raises:
         InputError: none of them.
     """
-    prefix = "image_encoder.trunk.blocks."
-    blocks = {int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)}
-    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
-    found = (0 if patch is None else int(patch.shape[0]), len(blocks))
-    if found not in _TRUNK:
+    found = size_of_state(state)
+    if found is None:
+        patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
         raise InputError(
             f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large); found "
-            f"weights with {found[0]} channels in {found[1]} blocks"
+            f"weights with {0 if patch is None else int(patch.shape[0])} channels in {trunk_blocks(state)} blocks"
         )
-    return _TRUNK[found]
+    return found
 
 
 def build_own(size: Size, image_size: int, *, video: bool) -> Any:
