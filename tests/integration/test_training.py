@@ -22,6 +22,8 @@ from torch import Tensor
 from model import train as train_module
 from model.checkpoint import CheckpointWriteError, checkpoint_steps, read_checkpoint
 from model.index import ShardIndex
+from model.loading import load_granular
+from model.merge import merge_checkpoint
 from model.order import Order
 from model.train import train
 from model.train_config import RunOptions, TrainConfig, make_config
@@ -121,13 +123,18 @@ def test_a_run_leaves_metrics_and_tensorboard(undisturbed: Path) -> None:
     assert [value for _, value in found] == pytest.approx([line["loss"] for line in lines(undisturbed)])
 
 
-def test_checkpoints_hold_all_that_resuming_needs(undisturbed: Path) -> None:
+def test_checkpoints_hold_all_that_resuming_needs(undisturbed: Path, tmp_path: Path) -> None:
     saved = read_checkpoint(undisturbed)
     assert set(saved.record) >= {"config", "loader", "progress", "step", "size", "adapter", "image_size"}
     assert saved.record["loader"]["next_position"] == 12
     assert saved.group("model")
+    assert saved.group("dense_head")
     moments = {name.split(".")[0] for name in saved.group("optimizer")}
     assert moments == {"step", "exp_avg", "exp_avg_sq"}
+    merge_checkpoint(undisturbed, tmp_path / "merged.safetensors")
+    merged = read_checkpoint(tmp_path / "merged.safetensors")
+    assert load_granular(merged.path).sight == config().sight
+    assert {name.split(".")[0] for name in merged.tensors} == {"model"}, "what only training needs stays behind"
 
 
 def test_another_batch_size_goes_on_at_the_next_position(

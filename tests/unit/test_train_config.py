@@ -95,3 +95,13 @@ def test_a_dry_run_counts_what_is_added_and_what_is_left_behind(capsys: pytest.C
     assert counts[1]["added_parameters"] - counts[0]["added_parameters"] == added
     assert counts[1]["trainable_parameters"] - counts[0]["trainable_parameters"] == added
     assert [each["training_only_parameters"] for each in counts] == [0, 9 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3]
+
+
+def test_beside_sam2_the_similarity_term_is_a_few_hundred_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Width 256 and 32 channels at stride 4: two rows of weights with their biases, and the gate."""
+    counts = []
+    for similarity in ("off", "features"):
+        command = ["train", "--dry-run", "--json", "--size", "tiny", "--adapter", "paper", "--similarity", similarity]
+        assert cli.main(command) == 0
+        counts.append(json.loads(capsys.readouterr().out)["added_parameters"])
+    assert counts[1] - counts[0] == 2 * (256 + 32) + 2 + 1 == 579
