@@ -180,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.init is None:
         torch.manual_seed(0)
         save_file(build_base(config.size, config.image_size).state_dict(), config.init)
-    micro = arguments.micro_batch_size or photographs_per_pass(config, config.global_batch_size)
+    micro = arguments.micro_batch_size or photographs_per_pass(
+        config, config.global_batch_size, on_gpu=device.type == "cuda"
+    )
     options = RunOptions(
         data=arguments.data, output=str(arguments.work / "run"), workers=arguments.workers, micro_batch_size=micro,
         device=arguments.device, save_every=arguments.steps, log_every=1, threads=arguments.threads,

@@ -31,7 +31,7 @@ from pipeline.torch_compat import ensure_torchvision
 from .checkpoint import is_checkpoint
 from .trunks import build_encoder
 
-Size = Literal["tiny", "small", "base_plus", "large", "micro"]
+Size = Literal["tiny", "small", "base_plus", "large", "micro", "mini"]
 SIZES: Final[tuple[Size, ...]] = get_args(Size)
 
 DEFAULT_IMAGE_SIZE: Final[dict[Size, int]] = {
@@ -40,8 +40,9 @@ DEFAULT_IMAGE_SIZE: Final[dict[Size, int]] = {
     "base_plus": 1024,
     "large": 1024,
     "micro": 256,
+    "mini": 256,
 }
-"""Pixels a side: what SAM 2.1 was trained at; for micro, what two processor cores can train."""
+"""Pixels a side: what SAM 2.1 was trained at; for micro and mini, what two processor cores can train."""
 
 IMAGE_SIZE_STEP: Final = 32
 """Image sizes are multiples of it: windows of 8 at stride 4 tile the map, and stride 32 is the coarsest level."""
@@ -52,6 +53,7 @@ _CONFIGS: Final[dict[str, str]] = {
     "base_plus": "sam2.1_hiera_b+.yaml",
     "large": "sam2.1_hiera_l.yaml",
     "micro": "sam2.1_hiera_t.yaml",
+    "mini": "sam2.1_hiera_t.yaml",
 }
 
 
@@ -87,7 +89,8 @@ PUBLISHED: Final[dict[str, Published]] = {
         sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
     ),
 }
-_MICRO_WIDTH: Final = 64
+SCRATCH_WIDTH: Final[dict[str, int]] = {"micro": 64, "mini": 128}
+"""The sizes that nobody publishes, which train from scratch: one small trunk, and the decoder's width."""
 
 
 def expect_image_size(image_size: int) -> None:
@@ -134,7 +137,7 @@ def base_config(size: Size, image_size: int, *, video: bool = False) -> Any:
 
 
 def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
-    """What differs from the package's file: input size, sam2's own post-processing defaults, and micro's widths."""
+    """What differs from the package's file: input size, sam2's own post-processing defaults, and small widths."""
     grid = [image_size // 16, image_size // 16]
     values: dict[str, Any] = {
         "image_size": image_size,
@@ -152,8 +155,8 @@ def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
     if video:
         values["_target_"] = "model.video.DialledVideo"
         values["binarize_mask_from_pts_for_mem_enc"] = True
-    if size == "micro":
-        width = _MICRO_WIDTH
+    if size in SCRATCH_WIDTH:
+        width = SCRATCH_WIDTH[size]
         values["image_encoder"] = {
             "trunk": {
                 "embed_dim": 32,
@@ -341,13 +344,15 @@ def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, 
 
 
 def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
-    """Which size the weights of an image encoder have, by their width and depth; None if it is none of ours."""
+    """Which size weights of SAM-2 have, by the trunk's width and depth and the neck's width; None: none of ours."""
     patch = state.get(_FIRST_WEIGHT)
     if patch is None:
         return None
     prefix = "image_encoder.trunk.blocks."
     blocks = len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
-    return _TRUNKS.get((int(patch.shape[0]), blocks))
+    found = _TRUNKS.get((int(patch.shape[0]), blocks))
+    neck = state.get("image_encoder.neck.convs.0.conv.weight")
+    return "mini" if found == "micro" and neck is not None and len(neck) == SCRATCH_WIDTH["mini"] else found
 
 
 _TRUNKS: Final[dict[tuple[int, int], Size]] = {

@@ -43,7 +43,7 @@ from .views import (
 CACHE_BYTES: Final = 256 * 2**20
 """Decoded samples that each loader process keeps: enough for a small data set, little beside a training process."""
 AHEAD: Final = 4
-"""Examples that wait in the training process, and in each loader process."""
+"""Examples that wait in each loader process, and in the training process at least."""
 _BELOW_ONE: Final = 1.0 - 2.0**-24
 """The last number of 32 bits below 1: draws nearer to it must not be rounded up."""
 CLOSING_S: Final = 10.0
@@ -296,8 +296,12 @@ class Examples(Dataset[Example]):
         return sample
 
 
-def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Generator[Example, None, None]:
+def stream(
+    examples: Examples, positions: Iterator[int], *, workers: int, ahead: int = AHEAD
+) -> Generator[Example, None, None]:
     """Examples of the positions, in their order, prepared by `workers` processes ahead of need (0: in this one).
+
+    `ahead` of them wait in this process at most: a step that takes many at once would wait for each of them otherwise.
 
     Close it when no more are wanted: that ends the processes.
     """
@@ -316,15 +320,15 @@ def stream(examples: Examples, positions: Iterator[int], *, workers: int) -> Gen
         multiprocessing_context=context,
         worker_init_fn=_begin_worker,
     )
-    return _received(iter(loader))
+    return _received(iter(loader), ahead)
 
 
-def _received(loader: Iterator[Example]) -> Generator[Example, None, None]:
+def _received(loader: Iterator[Example], ahead: int) -> Generator[Example, None, None]:
     """What the loader processes send, taken out of their pipes by a thread beside training.
 
     An example of 1024 px with 30 masks is 7 MB; a GPU would wait at every step while that is read and unpickled.
     """
-    waiting: queue.Queue[Example | BaseException] = queue.Queue(maxsize=AHEAD)
+    waiting: queue.Queue[Example | BaseException] = queue.Queue(maxsize=ahead)
     closed = threading.Event()
     thread = threading.Thread(target=_receive, args=(loader, waiting, closed), name="examples", daemon=True)
     del loader  # the thread's: when it ends, so do the processes

@@ -39,7 +39,7 @@ from .dense_loss import DenseHead
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
 from .index import Locations
-from .loader import Example, Examples, stream
+from .loader import AHEAD, Example, Examples, stream
 from .loading import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
 from .pictures import Rgb
@@ -116,7 +116,7 @@ class _Run:
         self.output = Path(options.output)
         expect_usable(config, options)
         share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
-        self.micro = options.micro_batch_size or photographs_per_pass(config, share)
+        self.micro = options.micro_batch_size or photographs_per_pass(config, share, on_gpu=ranks.device.type == "cuda")
         if share % self.micro:
             raise InputError(
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
@@ -311,7 +311,8 @@ class _Run:
         every = self.options.validate_every
         if every and progress.step % every == 0 and progress.step > validated_step:  # stopped before it was written
             validation, validated_step = self._validate(), progress.step
-        streamed = stream(self.examples, self._positions(), workers=self.options.workers)
+        share = config.global_batch_size // self.ranks.ranks
+        streamed = stream(self.examples, self._positions(), workers=self.options.workers, ahead=max(AHEAD, 2 * share))
         bar = ProgressBar("train", config.steps, unit="steps", shown=self.ranks.is_first)
         with contextlib.closing(streamed) as examples, bar:
             while progress.step < config.steps and not stopped:
@@ -369,8 +370,10 @@ class _Run:
                 anchors_in_step=max(anchors, 1.0),
             )
         self.ranks.sum_gradients(self.trainable)
+        clipped = nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit)
+        # Read here for the first time in a step: a GPU has been given all work before.
         totals = dict(zip(SUMS, self.ranks.sum(sums.tolist()), strict=True))
-        norm = float(nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit))
+        norm = float(clipped)
         self._expect_finite(totals["loss"] + totals["dense"], norm, examples)
         rate = learning_rate(config, progress.step)
         for group in self.optimizer.param_groups:

@@ -30,17 +30,17 @@ def command(
         typer.Option(
             metavar="scratch|CKPT",
             help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
-            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro, which "
-            "nobody publishes; the official name for the other sizes.",
+            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro "
+            "and mini, which nobody publishes; the official name for the other sizes.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
     size: Annotated[
         str,
         typer.Option(
-            metavar="tiny|small|base_plus|large|micro",
-            help="Of the base. Default micro, which trains from scratch on two processor cores; the others want --init "
-            "and a GPU.",
+            metavar="tiny|small|base_plus|large|micro|mini",
+            help="Of the base. Default micro, which trains from scratch on two processor cores; mini has a decoder "
+            "twice as wide, for longer training; the others want --init and a GPU.",
             rich_help_panel=LEARNED,
         ),
     ] = "micro",
@@ -75,7 +75,7 @@ def command(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels a side, a multiple of 32. Default 1024, SAM 2.1's own; 256 for micro, for its speed.",
+            help="Pixels a side, a multiple of 32. Default 1024, SAM 2.1's own; 256 for micro and mini.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -281,7 +281,7 @@ def command(
         typer.Option(
             min=1,
             help="Photographs of one forward pass of a rank; the rest of a step is accumulated. Default: at most 2, 4 "
-            "from scratch; less needs less memory.",
+            "from scratch, 64 of a micro or mini model of 256 pixels on a GPU; less needs less memory.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -395,6 +395,7 @@ def command(
     if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
+    from model.base_models import SCRATCH_WIDTH
     from model.loading import usable_device
     from model.order import Order
     from model.train import describe, interrupted, train
@@ -405,7 +406,7 @@ def command(
     chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
     config = make_config(
         cast(Any, size),  # checked there
-        init or ("scratch" if size == "micro" or chosen_trunk else f"sam2.1_hiera_{size}"),
+        init or ("scratch" if size in SCRATCH_WIDTH or chosen_trunk else f"sam2.1_hiera_{size}"),
         cast(Any, adapter),
         image_size=image_size,
         coarse_images=coarse_images,

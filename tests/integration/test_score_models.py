@@ -163,7 +163,7 @@ def test_images_of_one_name_are_scored_apart(fresh: Path, tmp_path: Path, capsys
 
 
 def test_sizes_of_sam2_are_read_from_its_weights(sam2_file: Path, tmp_path: Path) -> None:
-    for size in ("tiny", "micro"):
+    for size in ("tiny", "micro", "mini"):
         assert sam2_size(build_base(size, 64).state_dict(), where="x") == size  # type: ignore[arg-type]
     model, again = load_sam2(sam2_file), load_sam2(sam2_file)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))

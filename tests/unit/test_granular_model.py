@@ -445,3 +445,19 @@ def test_lora_is_off_outside_the_granular_path() -> None:
 def test_scratch_models_are_equal_for_equal_seeds() -> None:
     one, other = (new_model("micro", "full", 64, init="scratch", seed=4).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_mini_is_micro_with_a_decoder_twice_as_wide() -> None:
+    """It answers, takes both additions and is told from micro by its weights; small enough for 8 MB in half."""
+    seeing = Sight(click_features=True, similarity="place")
+    model = new_model("mini", "full", 64, init="scratch", seed=0, sight=seeing).eval()
+    narrow = micro("full", 64)
+    trunks = [base_models.parameter_count(each.base.image_encoder.trunk) for each in (model, narrow)]
+    assert trunks[0] == trunks[1]
+    assert model.base.sam_mask_decoder.transformer_dim == 2 * narrow.base.sam_mask_decoder.transformer_dim == 128
+    assert sum(each.numel() for each in model.state_dict().values()) * 2 < 8e6
+    predictor = GranularPredictor(model)
+    predictor.set_image(photograph())
+    masks, iou, _ = predictor.predict([[60, 40]], [1], granularity=[0.2, 0.9])
+    assert (masks.shape, iou.shape) == ((2, 90, 120), (2,))
+    assert [base_models.size_of_state(each.base_state()) for each in (model, narrow)] == ["mini", "micro"]
