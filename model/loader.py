@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.errors import InputError
 
 from .chance import uniforms
-from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows, filter_sha256
+from .index import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, filter_sha256, told_locations
 from .order import LoaderState, Order, Sampler
 from .prompts import Prompts, draw_prompts, no_prompts, prompt_draws
 from .views import (
@@ -64,12 +64,21 @@ class ExampleSettings:
     augmentation: Augmentation
     min_parts: int = 0
     """Parts that an instance must have for its parts to be drawn; wholes always are."""
+    smallest_parts: bool = True
+    """Draw each instance's smallest part too, whose g is 0.1 however large it is."""
+    wholes_only: bool = False
+    """Draw only from instances that lie beside each other, see `LoadedSample.alone`."""
+    dense_anchors: int = 0
+    """Pairs of a cell and a mask over it for the dense loss, on the grid of stride 4."""
     coarse_images: int = 0
     """Positions below it are seen at half the size, which costs a quarter."""
 
     def size_at(self, position: int) -> int:
         """Pixels a side at a position."""
         return self.image_size // 2 if position < self.coarse_images else self.image_size
+
+
+_NO_ANCHORS: Final = no_prompts(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,8 @@ class Example:
     """(M, clicks - 1) in [0, 1): which wrong pixel each correction clicks."""
     problem: str | None
     """Why there is nothing here, if the sample could not be read."""
+    anchors: Prompts = _NO_ANCHORS
+    """K pairs for the dense loss, on the stride-4 grid of the same view; possibly none."""
 
     @property
     def count(self) -> int:
@@ -103,19 +114,27 @@ class Example:
 def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
     """Draws view and prompts of one position."""
     count, masks_per_click = settings.masks_per_image, settings.masks_per_click
-    for_view, for_prompts, for_colours, for_corrections = uniforms(
+    for_view, for_prompts, for_colours, for_corrections, for_anchors = uniforms(
         seed,
         position,
-        (VIEW_DRAWS, prompt_draws(count, masks_per_click), COLOUR_DRAWS, count * (settings.clicks - 1)),
+        (
+            VIEW_DRAWS,
+            prompt_draws(count, masks_per_click),
+            COLOUR_DRAWS,
+            count * (settings.clicks - 1),
+            prompt_draws(settings.dense_anchors, 1),
+        ),
     )
     height, width = sample.image.shape[:2]
     size = settings.size_at(position)
     view = draw_view(for_view, height, width, size, settings.augmentation)
-    scaled = sample.with_scale(settings.min_parts)
-    eligible = scaled if view.shows_all else true_masks(sample, view) & scaled
+    drawable = sample.drawable(
+        min_parts=settings.min_parts, smallest_parts=settings.smallest_parts, wholes_only=settings.wholes_only
+    )
+    eligible = drawable if view.shows_all else true_masks(sample, view) & drawable
     if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
         view = whole_view(height, width, size)
-        eligible = scaled
+        eligible = drawable
     prompts = draw_prompts(
         for_prompts,
         sample,
@@ -125,13 +144,31 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
         masks_per_click=masks_per_click,
         balance=settings.balance,
     )
+    anchors = _NO_ANCHORS
+    if settings.dense_anchors and len(prompts.points):
+        cells = view.at_size(size // 4)
+        anchors = draw_prompts(
+            for_anchors,
+            sample,
+            cells,
+            eligible,
+            count=settings.dense_anchors,
+            masks_per_click=1,
+            balance=settings.balance,
+        )
     image = jitter_colours(for_colours, view_image(sample.image, view), settings.augmentation)
     corrections = for_corrections.reshape(count, settings.clicks - 1)[: len(prompts.points)]
-    return _example(position, sample.key, image, prompts, corrections, None)
+    return _example(position, sample.key, image, prompts, corrections, None, anchors)
 
 
 def _example(
-    position: int, key: str, image: NDArray[np.uint8], prompts: Prompts, draws: NDArray[Any], problem: str | None
+    position: int,
+    key: str,
+    image: NDArray[np.uint8],
+    prompts: Prompts,
+    draws: NDArray[Any],
+    problem: str | None,
+    anchors: Prompts = _NO_ANCHORS,
 ) -> Example:
     return Example(
         position=position,
@@ -142,6 +179,7 @@ def _example(
         masks_packed=prompts.masks_packed,
         correction_draws=np.minimum(draws, _BELOW_ONE).astype(np.float32),
         problem=problem,
+        anchors=anchors,
     )
 
 
@@ -149,7 +187,7 @@ class Examples(Dataset[Example]):
     """The data of a run, indexed by position.
 
     Args:
-        directory: committed or released shards.
+        directories: committed or released shards; several count as one.
         settings: of the examples.
         seed: of every random choice.
         order: of the samples.
@@ -158,32 +196,37 @@ class Examples(Dataset[Example]):
     """
 
     def __init__(
-        self, directory: str, settings: ExampleSettings, *, seed: int, order: Order, min_masks: int, holdout: float
+        self,
+        directories: Locations,
+        settings: ExampleSettings,
+        *,
+        seed: int,
+        order: Order,
+        min_masks: int,
+        holdout: float,
     ) -> None:
-        self.directory, self.settings, self.seed = directory, settings, seed
+        self.directories, self.settings, self.seed = directories, settings, seed
         self.order, self.min_masks, self.holdout = order, min_masks, holdout
         self._open()
 
     def _open(self) -> None:
-        index = ShardIndex.open(self.directory)
+        index, where = ShardIndex.open_all(self.directories), told_locations(self.directories)
         rows = filter_rows(index, min_masks=self.min_masks, holdout=self.holdout, held_out=False)
         if not len(rows):
             raise InputError(
-                f"{self.directory}: none of {len(index)} samples has {self.min_masks} masks and is not held out; "
+                f"{where}: none of {len(index)} samples has {self.min_masks} masks and is not held out; "
                 "there is nothing to train on"
             )
         self.digest = index.digest
         self.index = index.select(rows)
         if self.index.table.column("image_offset").null_count:
-            raise InputError(
-                f"{self.directory}: mined with --no-images, so there is nothing to train on; mine with images"
-            )
+            raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         self._sampler = Sampler(len(rows), seed=self.seed, order=self.order)
         self._cache: collections.OrderedDict[int, LoadedSample] = collections.OrderedDict()
         self._cached_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("directory", "settings", "seed", "order", "min_masks", "holdout", "digest")
+        names = ("directories", "settings", "seed", "order", "min_masks", "holdout", "digest")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -191,7 +234,7 @@ class Examples(Dataset[Example]):
         expected = self.digest
         self._open()
         if self.digest != expected:
-            raise InputError(f"{self.directory}: the data changed while training was starting")
+            raise InputError(f"{told_locations(self.directories)}: the data changed while training was starting")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -233,7 +276,7 @@ class Examples(Dataset[Example]):
             if len(found) == count:
                 break
         if not found:
-            raise InputError(f"{self.directory}: none of its {len(self)} photographs can be read")
+            raise InputError(f"{self.index.location}: none of its {len(self)} photographs can be read")
         return found
 
     def _load(self, row: int) -> LoadedSample:

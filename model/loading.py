@@ -18,6 +18,7 @@ from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weight
 from .checkpoint import FOLDER, Checkpoint, read_checkpoint
 from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
+from .sight import Sight
 from .trunks import OWN, Trunk, in_checkpoint
 
 SCRATCH: Final = "scratch"
@@ -33,6 +34,7 @@ def new_model(
     *,
     init: str,
     seed: int,
+    sight: Sight | None = None,
     trunk: Trunk | None = None,
     trunk_file: Path | None = None,
 ) -> GranularSam2:
@@ -44,6 +46,7 @@ def new_model(
         image_size: pixels a side.
         init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
         seed: of the random weights.
+        sight: what the decoder hears where it is clicked.
         trunk: the network in Hiera's place; None: Hiera.
         trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
 
@@ -51,7 +54,7 @@ def new_model(
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size, trunk=trunk)
+    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk)
     if init == SCRATCH:
         if trunk is not None and trunk_file is not None:
             model.base.image_encoder.trunk.load(trunk_file, trunk)
@@ -64,6 +67,11 @@ def new_model(
             raise InputError(
                 f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
                 f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
+            )
+        if recorded_sight(start.record) != model.sight:
+            raise InputError(
+                f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
+                f"{_words(model.sight)}; give the same --click-features and --similarity"
             )
         theirs = Trunk.of_record(start.record.get("trunk"))
         if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
@@ -112,11 +120,31 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
+        "sight": dataclasses.asdict(model.sight),
         "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
         "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def recorded_sight(record: dict[str, Any]) -> Sight:
+    """What a checkpoint's model hears where it is clicked; those that do not say hear nothing.
+
+    Raises:
+        SchemaError: something that this version does not know.
+    """
+    try:
+        return Sight(**record.get("sight", {}))
+    except (TypeError, InputError) as error:
+        raise SchemaError(
+            f"the checkpoint's sight is {record['sight']!r}, expected {dataclasses.asdict(Sight())}; was it written by "
+            "another version?"
+        ) from error
+
+
+def _words(sight: Sight) -> str:
+    return f"{'' if sight.click_features else 'no '}click features and similarity {sight.similarity}"
 
 
 def _lasting(init: str) -> str:
@@ -179,7 +207,14 @@ def load_granular(
         raise SchemaError(f"{checkpoint.path}: {error}") from error
     if video and record.get("images_only"):
         raise InputError(f"{checkpoint.path}: it was merged with --images-only, without the memory that video needs")
-    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video, trunk=trunk)
+    model = GranularSam2(
+        record["size"],
+        record["adapter"],
+        int(record["image_size"]),
+        sight=recorded_sight(record),
+        video=video,
+        trunk=trunk,
+    )
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
     else:

@@ -64,6 +64,7 @@ def merge_checkpoint(
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
     about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
+    about["sight"] = record.get("sight", {})
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
     if half:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .dense_loss import DenseHead, dense_loss, padded
 from .feature_cache import FeatureCache
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loader import Example
@@ -27,8 +28,9 @@ from .train_config import TrainConfig
 FEEDBACK_LIMIT: Final = 32.0
 """Logits that are fed back are clipped to this, as in SAM-2."""
 
-SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts")
-"""What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass."""
+SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts", "dense", "anchors")
+"""What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass. `dense`, the dense
+loss before its weight, is summed over anchors and no part of `loss`."""
 
 
 _VALUES_OF_BYTES: Final = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(
@@ -52,6 +54,8 @@ def accumulate_gradients(
     *,
     prompts_in_step: float,
     cache: FeatureCache | None = None,
+    head: DenseHead | None = None,
+    anchors_in_step: float = 1.0,
 ) -> Tensor:
     """Adds the gradients of some examples' losses, divided by the prompts of the whole step over all ranks.
 
@@ -61,16 +65,18 @@ def accumulate_gradients(
         config: of the run.
         prompts_in_step: over all ranks and all examples of the step, at least 1.
         cache: where the features of a frozen encoder are kept; None: they are computed each time.
+        head: of the dense loss, on the model's device; None: without that loss.
+        anchors_in_step: over all ranks and all examples of the step, at least 1; of examples that have a prompt.
 
     Returns:
-        (6,) float64 on the model's device, the values named by `SUMS`.
+        (8,) float64 on the model's device, the values named by `SUMS`.
     """
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=next(model.parameters()).device)
     seen = [each for each in examples if each.count]
     for size in sorted({each.image.shape[0] for each in seen}):
         with model.at_image_size(size):
             alike = [each for each in seen if each.image.shape[0] == size]
-            sums += _accumulate(model, alike, config, prompts_in_step, cache)
+            sums += _accumulate(model, alike, config, prompts_in_step, cache, head, anchors_in_step)
     return sums
 
 
@@ -80,6 +86,8 @@ def _accumulate(
     config: TrainConfig,
     prompts_in_step: float,
     cache: FeatureCache | None,
+    head: DenseHead | None,
+    anchors_in_step: float,
 ) -> Tensor:
     """`accumulate_gradients` of examples of one size, each with a prompt."""
     device = next(model.parameters()).device
@@ -119,10 +127,18 @@ def _accumulate(
             full = F.interpolate(mask_input, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             more, kind = correction_clicks(full > 0, target, torch.from_numpy(draws[:, click]))
             points, labels = torch.cat([points, more], dim=1), torch.cat([labels, kind], dim=1)
+    dense, anchors = torch.zeros_like(total), 0
+    if head is not None and any(len(each.anchors.points) for each in examples):
+        cells, g, masks = (torch.from_numpy(each).to(device) for each in padded([each.anchors for each in examples]))
+        targets = _unpacked(masks).view(*cells.shape, -1)
+        summed = dense_loss(head, leaves.high_res[0], cells, g, targets, config.loss)
+        (config.dense_weight * summed / anchors_in_step).backward()
+        dense, anchors = summed.detach().double(), sum(len(each.anchors.points) for each in examples)
     if config.adapter == "full":
         _backward_through_encoder(features, leaves)
-    last = (losses.mask, losses.dice, losses.iou, losses.iou_error)
-    return torch.stack([total, *(each.detach().double() for each in last), torch.full_like(total, sum(counts))])
+    means = (losses.mask, losses.dice, losses.iou, losses.iou_error)
+    numbers = (torch.full_like(total, sum(counts)), dense, torch.full_like(total, anchors))
+    return torch.stack([total, *(each.detach().double() for each in means), *numbers])
 
 
 def _unpacked(packed: Tensor) -> Tensor:

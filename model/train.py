@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import torch
@@ -25,6 +25,7 @@ from pipeline.console import ProgressBar, note
 from pipeline.errors import GrainmillError, InputError, InterruptedRunError, SchemaError
 from pipeline.schema import sha256_of
 
+from .base_models import parameter_count
 from .checkpoint import (
     Checkpoint,
     CheckpointWriteError,
@@ -34,8 +35,10 @@ from .checkpoint import (
     step_path,
     write_checkpoint,
 )
+from .dense_loss import DenseHead
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
+from .index import Locations
 from .loader import Example, Examples, stream
 from .loading import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
@@ -46,6 +49,9 @@ from .step import SUMS, accumulate_gradients, normalised
 from .train_config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
 from .trunks import STANDARD_PHOTOGRAPHS, STATE_PREFIX
 from .validation import Validation, validate
+
+HEAD: Final = "dense_head"
+"""Before the names of the dense loss's head in checkpoints."""
 
 
 @dataclass
@@ -130,6 +136,7 @@ class _Run:
             config.image_size,
             init=config.init,
             seed=config.seed,
+            sight=config.sight,
             trunk=config.trunk,
             trunk_file=options.trunk_file,
         )
@@ -143,6 +150,12 @@ class _Run:
         self.trainable_names = self.model.set_trainable()
         named = dict(self.model.named_parameters())
         self.trainable = [named[name] for name in self.trainable_names]
+        self.head = dense_head(self.model, config)
+        """Trained with the model and left behind: no part of its checkpoint's `model` tensors."""
+        if self.head is not None:
+            self.head.to(ranks.device)
+            self.trainable_names += [f"{HEAD}.{name}" for name, _ in self.head.named_parameters()]
+            self.trainable += self.head.parameters()
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.trainable_names, self.trainable, config),
             lr=config.learning_rate,
@@ -223,6 +236,8 @@ class _Run:
         if self.config.adapter != "full" and saved.record["base"]["sha256"] != self.record["base"]["sha256"]:
             raise InputError(f"{saved.path}: it was trained on another base than --init {self.config.init} holds")
         install_trained(self.model, saved)
+        if self.head is not None:
+            self.head.load_state_dict(saved.group(HEAD))
         moments = saved.group("optimizer")
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             values = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -259,6 +274,8 @@ class _Run:
 
     def _write_checkpoint(self) -> CheckpointWriteError | None:
         tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        if self.head is not None:
+            tensors |= {f"{HEAD}.{name}": value for name, value in self.head.state_dict().items()}
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
@@ -335,7 +352,10 @@ class _Run:
         skipped = self._bad_samples(examples)
         # Dropout is the only chance that is not in the examples.
         torch.manual_seed(int(sha256_of(f"{config.seed}/{progress.step}/{self.ranks.rank}".encode())[:15], 16))
-        [prompts] = self.ranks.sum([float(sum(each.count for each in examples))])
+        seen = [each for each in examples if each.count]
+        prompts, anchors = self.ranks.sum([
+            float(sum(each.count for each in seen)), float(sum(len(each.anchors.points) for each in seen))
+        ])  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
         for start in range(0, share, self.micro):
@@ -345,11 +365,13 @@ class _Run:
                 config,
                 prompts_in_step=max(prompts, 1.0),
                 cache=self.cache,
+                head=self.head,
+                anchors_in_step=max(anchors, 1.0),
             )
         self.ranks.sum_gradients(self.trainable)
         totals = dict(zip(SUMS, self.ranks.sum(sums.tolist()), strict=True))
         norm = float(nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit))
-        self._expect_finite(totals["loss"], norm, examples)
+        self._expect_finite(totals["loss"] + totals["dense"], norm, examples)
         rate = learning_rate(config, progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -363,8 +385,9 @@ class _Run:
         return {
             "step": progress.step,
             "position": progress.position,
-            **{name: totals[name] / count for name in SUMS[:-1]},
+            **{name: totals[name] / count for name in SUMS[: SUMS.index("prompts")]},
             "prompts": int(totals["prompts"]),
+            **({} if self.head is None else {"dense_loss": totals["dense"] / max(anchors, 1.0)}),
             "gradient_norm": norm,
             "learning_rate": rate,
             "skipped": progress.skipped,
@@ -499,7 +522,9 @@ def interrupted(summary: dict[str, Any]) -> int | None:
     return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
 
 
-def describe(config: TrainConfig, *, data: str | None = None, cache_features: str | None = None) -> dict[str, Any]:
+def describe(
+    config: TrainConfig, *, data: Locations | None = None, cache_features: str | None = None
+) -> dict[str, Any]:
     """What `--dry-run` tells: parameters, by count of the model as built; with a cache, what it takes.
 
     Args:
@@ -512,8 +537,15 @@ def describe(config: TrainConfig, *, data: str | None = None, cache_features: st
     """
     if cache_features is not None:
         expect_cacheable(config)
-    model = GranularSam2(config.size, config.adapter, config.image_size, trunk=config.trunk)
-    told = {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
+    head = dense_head(model, config)
+    told = {
+        "size": config.size,
+        "adapter": config.adapter,
+        "image_size": config.image_size,
+        **model.counts(),
+        "training_only_parameters": 0 if head is None else parameter_count(head),
+    }
     if cache_features is None:
         return told
     images = None if data is None else len(_examples(data, config))
@@ -521,7 +553,12 @@ def describe(config: TrainConfig, *, data: str | None = None, cache_features: st
     return {**told, **space, "features_bytes": space["features_bytes"] if data else None, "images": images}
 
 
-def _examples(data: str, config: TrainConfig) -> Examples:
+def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:
+    """A fresh head for the dense loss of a run; None: it has none."""
+    return DenseHead(model.base.sam_mask_decoder.conv_s0.out_channels) if config.dense_anchors else None
+
+
+def _examples(data: Locations, config: TrainConfig) -> Examples:
     return Examples(
         data,
         config.example_settings(),

@@ -14,10 +14,11 @@ GOES_ON = "--resume goes on from the newest checkpoint"
 
 def command(
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Committed or released shards, a path or a URL. No default; only --dry-run goes without.",
+            help="Committed or released shards, a path or a URL; given several times, they are trained on as one, in "
+            "this order. No default; only --dry-run goes without.",
         ),
     ] = None,
     output: Annotated[
@@ -114,6 +115,61 @@ def command(
             rich_help_panel=LEARNED,
         ),
     ] = None,
+    smallest_parts: Annotated[
+        bool | None,
+        typer.Option(
+            "--smallest-parts/--no-smallest-parts",
+            help="Draw masks with g exactly 0.1 too: the smallest part of each instance, however large it is. Default: "
+            "off, for they turn the dial around at its lower end.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    wholes_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--wholes-only/--all-instances",
+            help="Draw masks only from instances that lie beside each other, so that a click belongs to one; the "
+            "others join several and were kept for recall. Default: on from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    click_features: Annotated[
+        bool | None,
+        typer.Option(
+            "--click-features/--no-click-features",
+            help="What the encoder's maps say at the click goes into the decoder's tokens, which hear the photograph "
+            "in steps of 16 pixels otherwise. Default: on from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|features|place",
+            help="A term in the mask's logits that falls with the distance to the clicked place, in the features at "
+            "stride 4 or also in the photograph, so that masks stop at edges. Beside a frozen base a few hundred "
+            "parameters, without effect at the start. Default: features from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    dense_anchors: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pairs of a place and a mask over it, in each view, on which the features are trained directly, at a "
+            "fifteenth of the cost of a prompt; only where the whole model is trained. Default: 48 from scratch, else "
+            "none.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    dense_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Of that loss beside the decoder's. Default 1: alike.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
     balance: Annotated[
         float | None,
         typer.Option(
@@ -157,7 +213,8 @@ def command(
     loss_stride: Annotated[
         int | None,
         typer.Option(
-            help="Losses on the view's grid divided by 1, 2 or 4. Default 2: half the memory of 1, little lost.",
+            help="Losses on the view's grid divided by 1, 2 or 4. Default 2: half the memory of 1, little lost; 4 "
+            "from scratch, a quarter of the cost.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -335,7 +392,7 @@ def command(
 
     if on_bad_sample not in ("stop", "skip"):
         raise InputError(f"--on-bad-sample {on_bad_sample}: expected stop or skip")
-    if not dry_run and (data is None or output is None):
+    if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
     import torch
@@ -356,6 +413,12 @@ def command(
         masks_per_image=masks_per_image,
         masks_per_click=masks_per_click,
         min_parts=min_parts,
+        smallest_parts=smallest_parts,
+        wholes_only=wholes_only,
+        click_features=click_features,
+        similarity=similarity,
+        dense_anchors=dense_anchors,
+        dense_weight=dense_weight,
         balance=balance,
         clicks=clicks,
         global_batch_size=global_batch_size,
@@ -371,12 +434,12 @@ def command(
         seed=seed,
     )
     if dry_run:
-        _tell(describe(config, data=data, cache_features=cache_features), json_output)
+        _tell(describe(config, data=tuple(data) if data else None, cache_features=cache_features), json_output)
         return None
-    assert data is not None
+    assert data
     assert output is not None
     options = RunOptions(
-        data=data,
+        data=tuple(data),
         output=output,
         resume=resume,
         workers=loader_processes(workers, on_gpu=on_gpu),
@@ -412,6 +475,11 @@ def _tell(found: dict[str, Any], json_output: bool) -> None:
             f"size {found['size']}, adapter {found['adapter']}, {found['image_size']} px: trains "
             f"{found['trainable_parameters']:,} parameters; adds {found['added_parameters']:,}, "
             f"{found['added_percent']} % of the base's {found['base_parameters']:,}"
+            + (
+                f"; and {found['training_only_parameters']:,} of the dense loss, which are left behind"
+                if found["training_only_parameters"]
+                else ""
+            )
         )
         if "features_bytes" in found:
             each = f"features: {found['features_bytes_per_image'] / 2**20:g} MiB an image"

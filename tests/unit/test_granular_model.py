@@ -19,6 +19,7 @@ from model.base_models import SIZES
 from model.granular import GranularSam2
 from model.loading import new_model
 from model.predictor import GranularPredictor
+from model.sight import Sight
 from pipeline import cli
 from pipeline.errors import InputError
 
@@ -166,7 +167,7 @@ def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
     train_a_little(model, steps)
     assert_equal_to_sam2(ours, own)
     torch.manual_seed(9)
-    loaded = GranularSam2(model.size, model.adapter, model.image_size).eval()
+    loaded = GranularSam2(model.size, model.adapter, model.image_size, sight=model.sight).eval()
     loaded.load_state_dict(model.state_dict())
     first_use = GranularPredictor(loaded)  # nothing has been asked of it yet, with a granularity or without
     first_use.set_image(image)
@@ -175,10 +176,13 @@ def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
     assert np.abs(after - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("adapter", ["paper", "lite"])
-def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: Any) -> None:
+SEEING = Sight(click_features=True, similarity="place")
+
+
+@pytest.mark.parametrize(("adapter", "sight"), [("paper", None), ("paper", SEEING), ("lite", None)])
+def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: Any, sight: Sight | None) -> None:
     torch.manual_seed(1)
-    check_before_and_after_training(GranularSam2("tiny", adapter, 128).eval(), steps=2)
+    check_before_and_after_training(GranularSam2("tiny", adapter, 128, sight=sight).eval(), steps=2)
 
 
 def test_places_of_points_are_sam2s_to_the_last_bit() -> None:

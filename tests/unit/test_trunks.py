@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.checkpoint import read_checkpoint, write_checkpoint
 from model.granular import MEMORY_NAMES
-from model.loading import load_granular, new_model
+from model.loading import load_granular, new_model, recorded_sight
 from model.merge import merge_checkpoint
 from model.order import Order
 from model.predictor import GranularPredictor
@@ -261,9 +261,10 @@ def test_a_whole_model_goes_on_with_its_own_trunk_alone(
     kept = [name for name in before if name.startswith(f"model.{STATE_PREFIX}")]
     assert all(torch.equal(found[name], before[name]) for name in kept), "the levels' means and deviations stay too"
     other = dataclasses.replace(Trunk.of_record(read_checkpoint(frozen).record["trunk"]), sha256="0" * 64)  # type: ignore[type-var]
+    sight = recorded_sight(read_checkpoint(frozen).record)
     for trunk in (None, other):
         with pytest.raises(InputError, match=r"its trunk is timm:test_efficientnet \(sha256 .*expected --trunk"):
-            new_model("micro", "full", SIDE, init=str(frozen), seed=0, trunk=trunk)
+            new_model("micro", "full", SIDE, init=str(frozen), seed=0, trunk=trunk, sight=sight)
 
 
 def test_bfloat16_autocast_and_a_pass_over_the_photographs_at_two_sizes(
