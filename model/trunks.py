@@ -150,7 +150,7 @@ class TimmTrunk(nn.Module):
         for number, level in enumerate(self.levels):
             self.register_buffer(f"mean_{number}", torch.zeros(channels[level]))
             self.register_buffer(f"scale_{number}", torch.ones(channels[level]))
-        # Convolutions are faster so, on processors too.
+        # The layout that convolutions of GPUs want.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
