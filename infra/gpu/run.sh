@@ -25,7 +25,7 @@ mkdir -p "$output"
 output=$(cd "$output" && pwd)
 code=$(cd "$(dirname "$0")/../.." && pwd)
 kit=${KIT:-$(dirname "$code")}
-python=${PYTHON:-python3}
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 budget_s=${BUDGET_S:-470}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
