@@ -149,8 +149,20 @@ class Mill:
 
     def warm_up(self) -> None:
         """Compiles and loads what the first image would pay for."""
-        speckled = np.random.default_rng(0).integers(0, 256, size=(48, 64, 3), dtype=np.uint8)
-        self.mine([ImageInput(rgb=speckled, source_uri="warm-up", member=None)])
+        rng = np.random.default_rng(0)
+        speckled = ImageInput(
+            rgb=rng.integers(0, 256, size=(48, 64, 3), dtype=np.uint8), source_uri="warm-up", member=None
+        )
+        [mined] = self.features([speckled])
+        if mined.grid is not None:
+            # Features that surely show an object with parts, whatever the backbone says of speckles.
+            rows, columns, depth = mined.grid.shape
+            inside = np.zeros((rows, columns, 1), dtype=bool)
+            inside[rows // 4 : 3 * rows // 4, columns // 4 : 3 * columns // 4] = True
+            direction = rng.standard_normal(depth)
+            grid = np.where(inside, direction, -direction) + 0.1 * rng.standard_normal(mined.grid.shape)
+            mined = replace(mined, grid=grid.astype(np.float32))
+        self.finish(speckled, mined)
 
     def mine(self, batch: Sequence[ImageInput]) -> list[MinedImage | SampleFailureError]:
         """Mines some images; each answer stands at its image's place.

@@ -3,6 +3,7 @@ and the reference's defects by their number, where the whole mill shows that the
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.gpu import drawn_backbone
+from pipeline import mill as mill_module
 from pipeline import rle
 from pipeline.config import GranularityConfig, MineConfig
 from pipeline.errors import SampleFailureError
@@ -74,6 +77,21 @@ def box_mask(top: int, left: int, high: int, wide: int, shape: tuple[int, int] =
 def iou(annotation: Annotation, mask: NDArray[np.bool_]) -> float:
     found = rle.decode(annotation.segmentation)
     return float((found & mask).sum() / (found | mask).sum())
+
+
+def test_warming_up_reaches_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is compiled at its first call is compiled before the first image, whatever a backbone says of noise."""
+    checkpoint = drawn_backbone("test_vit", tmp_path)
+    config = unsamv2()
+    mill = Mill(
+        replace(config, features=replace(config.features, backbone=f"timm:test_vit@{checkpoint}")), device="cpu"
+    )
+    built = []
+    real = mill_module.build_forest
+    monkeypatch.setattr(mill_module, "build_forest", lambda *given, **named: built.append(real(*given, **named)))
+    with contextlib.suppress(SampleFailureError):
+        mill.warm_up()
+    assert any(each.origin == "conquer" for each in built[0])
 
 
 def test_an_object_is_a_whole_and_its_halves_are_parts(mill: Mill) -> None:
