@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 # share the cores with the mill's workers; tests and the demo set threads themselves.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# As on a processor without AVX-512, and with two threads: BLAS, oneDNN, torch and numba add in another order there. The
-# files whose results rest on sums of floats; a new one belongs here.
+# As on a processor without AVX-512: BLAS, oneDNN, torch and numba add in another order there. The files whose results rest
+# on sums of floats; a new one belongs here.
 VARIANT := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
-	NUMBA_CPU_NAME=generic OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
+	NUMBA_CPU_NAME=generic OMP_NUM_THREADS=1
 NUMERIC := $(addsuffix .py,$(addprefix tests/unit/test_,automatic click_models divide feature_cache features forest \
 	granular_model leaf_conquer losses masks metrics metrics_recall mill model_files model_scores onnx_export \
 	patch_conquer patch_mill predictor refine segment_answers step validation_figures video video_scores) \
@@ -40,7 +40,7 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow"
 
 test-variant: $(STAMP)
-	$(VARIANT) $(BIN)/python -m pytest -m "not slow" $(NUMERIC)
+	$(VARIANT) $(PYTEST) -m "not slow" $(NUMERIC)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m slow

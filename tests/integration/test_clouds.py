@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,8 +113,8 @@ def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited before a request was repeated."""
-    slept, sleep = list[float](), time.sleep
-    monkeypatch.setattr("pipeline.storage.time.sleep", lambda wait_s: (slept.append(wait_s), sleep(wait_s)))
+    slept: list[float] = []
+    monkeypatch.setattr("pipeline.storage.time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
