@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.granular import GranularSam2
 from model.loader import Example
+from model.prompts import Prompts
 from model.train_config import TrainConfig
 
 
-def use_fake_weights(model: GranularSam2) -> None:
+def use_fake_weights(model: nn.Module) -> None:
     """Replaces all weights and buffers by fresh ones: inside a `FakeTensorMode`, by fake ones."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
@@ -27,6 +27,13 @@ def use_fake_weights(model: GranularSam2) -> None:
 def blank_example(config: TrainConfig) -> Example:
     """One with all prompts that the configuration asks for, in a photograph of its size."""
     size, count = config.image_size, config.masks_per_image
+    cells = size // 4
+    anchors = Prompts(
+        points=np.zeros((config.dense_anchors, 2), dtype=np.float32),
+        masks_packed=np.zeros((config.dense_anchors, cells, cells // 8), dtype=np.uint8),
+        granularity=np.ones(config.dense_anchors, dtype=np.float32),
+        mask_id=np.zeros(config.dense_anchors, dtype=np.int64),
+    )
     return Example(
         position=0,
         key="",
@@ -36,4 +43,5 @@ def blank_example(config: TrainConfig) -> Example:
         masks_packed=np.zeros((count, size, size // 8), dtype=np.uint8),
         correction_draws=np.zeros((count, config.clicks - 1), dtype=np.float32),
         problem=None,
+        anchors=anchors,
     )

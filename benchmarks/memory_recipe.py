@@ -67,7 +67,7 @@ def peak_mib(arguments: argparse.Namespace) -> dict[str, float]:
         arguments.size, "path", arguments.adapter, order=Order(), seed=0, min_masks=1, holdout=0.0, precision="bf16",
         image_size=arguments.image_size, masks_per_image=arguments.masks_per_image, clicks=arguments.clicks,
     )  # fmt: skip
-    model = GranularSam2(arguments.size, arguments.adapter, arguments.image_size)
+    model = GranularSam2(arguments.size, arguments.adapter, arguments.image_size, sight=config.sight)
     names = set(model.set_trainable())
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, LiveBytes() as live:
         use_fake_weights(model)

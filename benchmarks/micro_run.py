@@ -75,7 +75,7 @@ def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: s
         granularity = np.array([each.granularity for each in segments])
     counts = tuple(each.mask["counts"] for each in segments)
     return LoadedSample(
-        key=image.name,
+        key=image.path.stem,
         where=str(image.path),
         image=read_rgb(image.path),
         counts=counts,
@@ -124,7 +124,7 @@ def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict
             found = find_everything(predictor, read_rgb(image.path), default_config(model.size))
             sides = {
                 "student": [each.segmentation for each in found],
-                "labels": list(index.load(by_name[image.name]).rles),
+                "labels": list(index.load(by_name[image.path.stem]).rles),
             }
             for name, masks in sides.items():
                 columns[name].append(recall_best(iou_with(masks, objects), area, crowd)["recall_1000"])

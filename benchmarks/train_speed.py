@@ -7,6 +7,8 @@
 The floor: the FLOPs of one step, counted by torch while the step's own code runs on fake tensors, over the rate of the
 device's best product of two large square matrices in the step's precision. Counted are products and convolutions,
 forward and backward, attention included; all else (normalising, losses, reading memory) is what the share misses.
+Counted beside them are the bytes that the step's operators read and write, each by itself: over the device's copy rate
+they are the time that a step takes at least as long as nothing is fused.
 Without `--init` the base has drawn weights: what a step costs does not hang on them. With `--compile` the encoder is
 compiled, and both runs stand in the output. The first steps of each are not counted. Prints one JSON object.
 """
@@ -28,13 +30,15 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from model.base_models import build_base
 from model.granular import GranularSam2
 from model.order import Order
 from model.step import accumulate_gradients
-from model.train import train
+from model.train import dense_head, train
 from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
 from pipeline.bench.report import environment
 
@@ -61,25 +65,49 @@ _CPU_ATTENTION: Final = {
 """What torch's counter knows of GPUs only. By shapes."""
 
 
+class MovedBytes(TorchDispatchMode):
+    """Adds up the bytes of what each operator reads and writes; views and allocations move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "aten" and not func.is_view and "empty" not in func.__name__:
+            leaves = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor))
+            self.total += sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+        return out
+
+
 def flops_of_step(config: TrainConfig, micro_batch_size: int) -> dict[str, int]:
     """Of one step's forward passes, and of these with the backward ones: multiplications and additions, each counted.
+
+    `bytes` are those that the step's operators read and write, one by one.
 
     Args:
         config: of the run; its examples are taken as full.
         micro_batch_size: photographs in a pass.
     """
-    model = GranularSam2(config.size, config.adapter, config.image_size)
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
     model.set_trainable()
+    head = dense_head(model, config)
     examples = [blank_example(config) for _ in range(micro_batch_size)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         use_fake_weights(model)
-        with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as whole:
-            accumulate_gradients(model, examples, config, prompts_in_step=1.0)
+        if head is not None:
+            use_fake_weights(head)
+        with MovedBytes() as moved, FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as whole:
+            accumulate_gradients(model, examples, config, prompts_in_step=1.0, head=head)
         images = torch.empty(micro_batch_size, 3, config.image_size, config.image_size)
         with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as encoder, torch.no_grad():
             model.encode(images)
     passes = config.global_batch_size // micro_batch_size
-    return {"step": passes * whole.get_total_flops(), "encoder_forward": passes * encoder.get_total_flops()}
+    return {
+        "step": passes * whole.get_total_flops(),
+        "encoder_forward": passes * encoder.get_total_flops(),
+        "bytes": passes * moved.total,
+    }
 
 
 def flops_per_second(device: torch.device, precision: str) -> float:
@@ -152,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.init is None:
         torch.manual_seed(0)
         save_file(build_base(config.size, config.image_size).state_dict(), config.init)
-    micro = arguments.micro_batch_size or photographs_per_pass(config, config.global_batch_size)
+    micro = arguments.micro_batch_size or photographs_per_pass(
+        config, config.global_batch_size, on_gpu=device.type == "cuda"
+    )
     options = RunOptions(
         data=arguments.data, output=str(arguments.work / "run"), workers=arguments.workers, micro_batch_size=micro,
         device=arguments.device, save_every=arguments.steps, log_every=1, threads=arguments.threads,

@@ -212,11 +212,14 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.active and self.folded is not None:
             return F.linear(input, self.folded, self.bias)
-        out = F.linear(input, self.weight, self.bias)
         if not self.active:
-            return out
+            return F.linear(input, self.weight, self.bias)
+        if torch.is_autocast_enabled(input.device.type):  # once, for both paths; dropout then writes half as much
+            input = input.to(torch.get_autocast_dtype(input.device.type))
         dropped = F.dropout(input, self.dropout, self.training)
-        return out + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)
+        # Scaled where it is narrow: the tokens of an image are many, the rank is small.
+        added = F.linear(self.scale * F.linear(dropped, self.lora_a), self.lora_b)
+        return F.linear(input, self.weight, self.bias) + added
 
     def folded_weight(self) -> Tensor:
         """The weight with LoRA in it: as it was folded before, or W + scale B A, added in double precision."""

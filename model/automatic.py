@@ -26,7 +26,7 @@ from pipeline.errors import InputError
 from pipeline.masks import contained_fraction, suppress_duplicates
 from pipeline.schema import CONTAINED_FRACTION, GRANULARITY_MAX, GRANULARITY_MIN
 
-from .base_models import Size
+from .base_models import SCRATCH_WIDTH, Size
 from .mask_records import FoundMask
 from .predictor import GranularPredictor
 
@@ -82,8 +82,8 @@ MAX_IMAGE_FRACTION: Final = 0.9
 
 
 def default_config(size: Size) -> AutomaticConfig:
-    """SAM-2's thresholds for its sizes, lower ones for micro."""
-    return MICRO_CONFIG if size == "micro" else AutomaticConfig()
+    """SAM-2's thresholds for its sizes, lower ones for those that train from scratch."""
+    return MICRO_CONFIG if size in SCRATCH_WIDTH else AutomaticConfig()
 
 
 def point_grid(points_per_side: int, height: int, width: int) -> NDArray[np.float32]:

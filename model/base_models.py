@@ -7,9 +7,11 @@ safetensors; nothing is ever unpickled.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import logging
+import multiprocessing
 import pickle
 import re
 import warnings
@@ -22,10 +24,14 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pipeline.console import note
 from pipeline.errors import InputError
 from pipeline.torch_compat import ensure_torchvision
 
-Size = Literal["tiny", "small", "base_plus", "large", "micro"]
+from .checkpoint import is_checkpoint
+from .trunks import build_encoder
+
+Size = Literal["tiny", "small", "base_plus", "large", "micro", "mini"]
 SIZES: Final[tuple[Size, ...]] = get_args(Size)
 
 DEFAULT_IMAGE_SIZE: Final[dict[Size, int]] = {
@@ -34,8 +40,9 @@ DEFAULT_IMAGE_SIZE: Final[dict[Size, int]] = {
     "base_plus": 1024,
     "large": 1024,
     "micro": 256,
+    "mini": 256,
 }
-"""Pixels a side: what SAM 2.1 was trained at; for micro, what two processor cores can train."""
+"""Pixels a side: what SAM 2.1 was trained at; for micro and mini, what two processor cores can train."""
 
 IMAGE_SIZE_STEP: Final = 32
 """Image sizes are multiples of it: windows of 8 at stride 4 tile the map, and stride 32 is the coarsest level."""
@@ -46,6 +53,7 @@ _CONFIGS: Final[dict[str, str]] = {
     "base_plus": "sam2.1_hiera_b+.yaml",
     "large": "sam2.1_hiera_l.yaml",
     "micro": "sam2.1_hiera_t.yaml",
+    "mini": "sam2.1_hiera_t.yaml",
 }
 
 
@@ -81,7 +89,8 @@ PUBLISHED: Final[dict[str, Published]] = {
         sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
     ),
 }
-_MICRO_WIDTH: Final = 64
+SCRATCH_WIDTH: Final[dict[str, int]] = {"micro": 64, "mini": 128}
+"""The sizes that nobody publishes, which train from scratch: one small trunk, and the decoder's width."""
 
 
 def expect_image_size(image_size: int) -> None:
@@ -90,20 +99,23 @@ def expect_image_size(image_size: int) -> None:
         raise InputError(f"--image-size {image_size}: expected a multiple of {IMAGE_SIZE_STEP} between 64 and 4096")
 
 
-def build_base(size: Size, image_size: int, *, video: bool = False) -> Any:
+def build_base(size: Size, image_size: int, *, video: bool = False, trunk: str | None = None) -> Any:
     """Builds a `sam2` model with random weights, in evaluation mode, on the CPU.
 
     Args:
         size: one of `SIZES`.
         image_size: pixels a side of the square input, a multiple of 32.
         video: build `video.DialledVideo`, sam2's video predictor with the same weights, instead of `SAM2Base`.
+        trunk: timm's name of the network that takes Hiera's place in the image encoder; None: Hiera.
 
     Raises:
-        InputError: an unknown size, or an image size that is no multiple of 32.
+        InputError: an unknown size, an image size that is no multiple of 32, or a trunk without the levels.
     """
     from hydra.utils import instantiate
 
-    model = instantiate(base_config(size, image_size, video=video), _recursive_=True)
+    config = base_config(size, image_size, video=video)
+    given = {} if trunk is None else {"image_encoder": build_encoder(config.pop("image_encoder"), trunk, image_size)}
+    model = instantiate(config, **given, _recursive_=True)
     model.eval()
     return model
 
@@ -125,7 +137,7 @@ def base_config(size: Size, image_size: int, *, video: bool = False) -> Any:
 
 
 def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
-    """What differs from the package's file: input size, sam2's own post-processing defaults, and micro's widths."""
+    """What differs from the package's file: input size, sam2's own post-processing defaults, and small widths."""
     grid = [image_size // 16, image_size // 16]
     values: dict[str, Any] = {
         "image_size": image_size,
@@ -143,8 +155,8 @@ def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
     if video:
         values["_target_"] = "model.video.DialledVideo"
         values["binarize_mask_from_pts_for_mem_enc"] = True
-    if size == "micro":
-        width = _MICRO_WIDTH
+    if size in SCRATCH_WIDTH:
+        width = SCRATCH_WIDTH[size]
         values["image_encoder"] = {
             "trunk": {
                 "embed_dim": 32,
@@ -213,16 +225,21 @@ def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
         The weights' identity, see `state_sha256`.
 
     Raises:
-        InputError: no such file, pickled code, a checkpoint of another size, missing or foreign weights.
+        InputError: no such file, pickled code, another model, another version or size, missing or foreign weights.
     """
     path = Path(_fetch(source)) if source in PUBLISHED and not Path(source).exists() else Path(source)
+    if path.is_file() and is_checkpoint(path):
+        raise InputError(f"{path}: expected SAM 2.1's own weights, found a checkpoint that `grainmill train` wrote")
     state = read_state(path)
+    sam2_size(state, where=str(path))
     install_state(model, state, where=str(path), size=size)
     return state_sha256(state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict of a `.pt` or safetensors file, on the CPU, without unpickling code.
+
+    Names of weights that a wrapper has lengthened (`module.`, `_orig_mod.`) are taken without it, which is said.
 
     Raises:
         InputError: no such file, or a file that is neither.
@@ -239,7 +256,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         start = stream.read(9)
         if start[8:9] == b"{":
             try:
-                return dict(load_file(path))
+                return _unwrapped(load_file(path), path)
             except SafetensorError as error:
                 raise InputError(f"{path}: not a whole safetensors file ({error})") from error
         stream.seek(0)
@@ -252,10 +269,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; found "
                 f"{_unreadable(error, start)}"
             ) from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    inner = [loaded[name] for name in ("model", "state_dict") if name in loaded] if isinstance(loaded, dict) else []
+    state = inner[0] if inner else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
-    return dict(state)
+    return _unwrapped(state, path)
+
+
+_FIRST_WEIGHT: Final = "image_encoder.trunk.patch_embed.proj.weight"
+
+
+def _unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without what DistributedDataParallel (`module.`), torch.compile (`_orig_mod.`, anywhere) and the like put before
+    the names of SAM-2's weights."""
+    short = {name: name.replace("_orig_mod.", "") for name in state}
+    first = next((name for name in short.values() if name.endswith(f".{_FIRST_WEIGHT}")), _FIRST_WEIGHT)
+    prefix = first.removesuffix(_FIRST_WEIGHT)
+    if all(name.startswith(prefix) for name in short.values()):
+        short = {name: each.removeprefix(prefix) for name, each in short.items()}
+    if list(short) == list(short.values()) or len(set(short.values())) < len(short):
+        return dict(state)
+    _tell_once(f"{path}: its weights have longer names than SAM-2's ({next(iter(state))}); read without the wrapper's")
+    return {short[name]: value for name, value in state.items()}
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    if multiprocessing.parent_process() is None:  # not again in each worker
+        note(text)
 
 
 def _unreadable(error: Exception, start: bytes) -> str:
@@ -267,6 +308,10 @@ def _unreadable(error: Exception, start: bytes) -> str:
         what = "a TorchScript program"
     elif start.startswith(b"\x80") or (zipped and isinstance(error, pickle.UnpicklingError)):
         what = "a pickle that is cut or holds more than tensors"
+    elif start.startswith(b"version h"):
+        return "a pointer of Git LFS in place of the file; `git lfs pull` fetches it"
+    elif start.lower().startswith((b"<!doctype", b"<html")):
+        return "a web page (HTML) in place of the file; fetch it again, or have it sent by who may read it"
     else:
         return f"{'a cut or damaged file of torch.save' if zipped else 'something else or a cut file'}; fetch it again"
     return (
@@ -298,15 +343,51 @@ def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, 
     model.load_state_dict(dict(state), strict=False)
 
 
-def size_of_state(state: Mapping[str, Tensor]) -> str | None:
-    """Which size the weights of an image encoder have, by their width and depth; None if it is none of ours."""
-    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
+def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
+    """Which size weights of SAM-2 have, by the trunk's width and depth and the neck's width; None: none of ours."""
+    patch = state.get(_FIRST_WEIGHT)
     if patch is None:
         return None
     prefix = "image_encoder.trunk.blocks."
     blocks = len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
-    known = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large", (32, 7): "micro"}
-    return known.get((int(patch.shape[0]), blocks))
+    found = _TRUNKS.get((int(patch.shape[0]), blocks))
+    neck = state.get("image_encoder.neck.convs.0.conv.weight")
+    return "mini" if found == "micro" and neck is not None and len(neck) == SCRATCH_WIDTH["mini"] else found
+
+
+_TRUNKS: Final[dict[tuple[int, int], Size]] = {
+    (96, 12): "tiny",
+    (96, 16): "small",
+    (112, 24): "base_plus",
+    (144, 48): "large",
+    (32, 7): "micro",
+}
+"""(channels of the first stage, blocks) of the encoder's trunk."""
+
+_NEW_IN_2_1: Final = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias")
+
+
+def sam2_size(state: Mapping[str, Tensor], *, where: str) -> Size:
+    """Which size of SAM 2.1 a state dict is.
+
+    Raises:
+        InputError: SAM 2.0's weights, SAM 1's, or none of these; it says which.
+    """
+    size = size_of_state(state)
+    if size is not None and any(name in state for name in _NEW_IN_2_1):
+        return size
+    if size is not None:
+        found = f"SAM 2.0's weights of size {size} (sam2_hiera_*.pt), which lack {_NEW_IN_2_1[0]} and two more of 2.1"
+    elif any(name.startswith("image_encoder.blocks.") for name in state):
+        found = "SAM 1's weights"
+    else:
+        found = f"{len(state)} weights of something else{''.join(f', such as {name}' for name in sorted(state)[:1])}"
+    name = f"sam2.1_hiera_{size or 'small'}"
+    fetch = f"; fetch {_address(PUBLISHED[name])}" if name in PUBLISHED else ""
+    raise InputError(
+        f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large), found "
+        f"{found}{fetch}"
+    )
 
 
 @contextmanager
@@ -327,11 +408,16 @@ def _first_line_only(log: logging.Logger) -> Iterator[None]:
             handler.removeFilter(first)
 
 
+def _address(published: Published) -> str:
+    return f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
+
+
 def _fetch(name: str) -> str:
     """Downloads an official checkpoint (or finds it in the hub's cache) and compares it with the table above."""
     published = PUBLISHED[name]
-    address = f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
-    by_hand = f"fetch {address} by hand and give its path (--init PATH, or --base PATH for a trained adapter)"
+    by_hand = (
+        f"fetch {_address(published)} by hand and give its path (--init PATH, or --base PATH for a trained adapter)"
+    )
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:

@@ -74,7 +74,9 @@ def expect_cacheable(config: TrainConfig) -> None:
         InputError: they do not, with the flags to change.
     """
     reasons = []
-    if config.adapter == "full":
+    if config.trunk is not None:
+        reasons.append("the neck behind --trunk is trained, so features change with every step: leave the cache out")
+    elif config.adapter == "full":
         reasons.append(
             f"--size {config.size} --adapter full trains the encoder, so its features change with every step: train "
             "--adapter paper or lite on --init CKPT"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adapters import (
@@ -33,6 +34,8 @@ from .adapters import (
     own_hypernetwork,
 )
 from .base_models import Size, build_base, parameter_count
+from .sight import ClickFeatures, Clicks, Sight, SimilarityTerm
+from .trunks import STATE_PREFIX, Trunk
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -83,14 +86,29 @@ class GranularSam2(nn.Module):
         size: of the base.
         adapter: `paper`, `lite` or `full`, see `adapters.py`.
         image_size: pixels a side of the square input.
+        sight: what the decoder hears where it is clicked. Beside a frozen base it says nothing at the start.
         video: build the base as sam2's video predictor, see `video.py`.
+        trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
     """
 
-    def __init__(self, size: Size, adapter: Adapter, image_size: int, *, video: bool = False) -> None:
+    has_dial: bool = True
+    """False: SAM-2's own weights alone, which know no granularity."""
+
+    def __init__(
+        self,
+        size: Size,
+        adapter: Adapter,
+        image_size: int,
+        *,
+        sight: Sight | None = None,
+        video: bool = False,
+        trunk: Trunk | None = None,
+    ) -> None:
         super().__init__()
-        self.size, self.adapter, self.image_size = size, adapter, image_size
+        self.size, self.adapter, self.image_size, self.trunk = size, adapter, image_size, trunk
+        self.sight = sight or Sight()
         self.spec = SPECS[adapter]
-        self.base = build_base(size, image_size, video=video)
+        self.base = build_base(size, image_size, video=video, trunk=trunk.name if trunk else None)
         decoder = self.base.sam_mask_decoder
         width = int(decoder.transformer_dim)
         self.granularity_encoder = GranularityEncoder(self.spec, width)
@@ -106,6 +124,16 @@ class GranularSam2(nn.Module):
             self.base.dialled = self.dialled
         insert_lora(decoder.transformer, self.spec)
         self._lora: list[LoraLinear] = [layer for _, layer in lora_layers(decoder.transformer)]
+        fine, middle = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
+        silent = adapter != "full"
+        self.click_features = (
+            ClickFeatures(width + fine + middle, width, silent=silent) if self.sight.click_features else None
+        )
+        self.similarity = (
+            SimilarityTerm(width, fine, place=self.sight.similarity == "place", silent=silent)
+            if self.sight.similarity != "off"
+            else None
+        )
 
     def adopt_base(self) -> None:
         """Copies SAM's token 0 and hypernetwork 0 into the new ones; call again after loading base weights."""
@@ -137,11 +165,16 @@ class GranularSam2(nn.Module):
         """Freezes all but what the adapter trains, and returns those names in order.
 
         `full` trains the base too, except what a still image never uses: memory, object pointers, mask tokens 0 and
-        hypernetworks of SAM's own answer.
+        hypernetworks of SAM's own answer, and a frozen trunk.
         """
         names = set(self.adapter_names())
         if self.adapter == "full":
-            names |= {name for name, _ in self.named_parameters() if _trained_from_scratch(name)}
+            frozen = self.trunk is not None and not self.trunk.rate
+            names |= {
+                name
+                for name, _ in self.named_parameters()
+                if _trained_from_scratch(name) and not (frozen and name.startswith(STATE_PREFIX))
+            }
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name in names)
         return [name for name, _ in self.named_parameters() if name in names]
@@ -209,7 +242,14 @@ class GranularSam2(nn.Module):
                 high_res_features=list(features.high_res),
             )
             return Decoded(logits_NMHW=masks, iou_NM=iou, token_NMC=tokens, object_N1=objects)
-        return self.decode_prompts(features, sparse, dense, granularity_N)
+        return self.decode_prompts(features, sparse, dense, granularity_N, self.clicks(points))
+
+    def clicks(self, points: tuple[Tensor, Tensor] | None) -> Clicks | None:
+        """Points and labels as sam2's prompt encoder takes them, in an input of the size that it is set to."""
+        if points is None:
+            return None
+        side = int(self.base.sam_prompt_encoder.input_image_size[0])
+        return Clicks(points_NP2=points[0], labels_NP=points[1], side=side)
 
     @contextmanager
     def dialled(self, granularity: float | None) -> Iterator[None]:
@@ -220,7 +260,12 @@ class GranularSam2(nn.Module):
         if granularity is None:
             yield
             return
-        decoder = self.base.sam_mask_decoder
+        decoder, encoder = self.base.sam_mask_decoder, self.base.sam_prompt_encoder
+        noted: list[Clicks | None] = [None]
+
+        def encode(points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None) -> Any:
+            noted[0] = self.clicks(points)
+            return type(encoder).forward(encoder, points, boxes, masks)
 
         def forward(
             image_embeddings: Tensor,
@@ -234,16 +279,24 @@ class GranularSam2(nn.Module):
             features = ImageFeatures(embedding_BCHW=image_embeddings, high_res=tuple(high_res_features))
             count = len(sparse_prompt_embeddings)
             values = granularity_tensor(granularity, count, image_embeddings.device)
-            found = self.decode_prompts(features, sparse_prompt_embeddings, dense_prompt_embeddings, values)
+            found = self.decode_prompts(features, sparse_prompt_embeddings, dense_prompt_embeddings, values, noted[0])
             return found.logits_NMHW, found.iou_NM, found.token_NMC, found.object_N1
 
-        decoder.forward = forward  # an attribute of this instance, in front of the class's method
+        # Attributes of these instances, in front of their classes' methods.
+        decoder.forward, encoder.forward = forward, encode
         try:
             yield
         finally:
-            del decoder.forward
+            del decoder.forward, encoder.forward
 
-    def decode_prompts(self, features: ImageFeatures, sparse: Tensor, dense: Tensor, granularity_N: Tensor) -> Decoded:
+    def decode_prompts(
+        self,
+        features: ImageFeatures,
+        sparse: Tensor,
+        dense: Tensor,
+        granularity_N: Tensor,
+        clicks: Clicks | None = None,
+    ) -> Decoded:
         """The granular answer to N prompts that sam2's prompt encoder has encoded.
 
         Args:
@@ -251,8 +304,13 @@ class GranularSam2(nn.Module):
             sparse: (N, T, C) prompt tokens.
             dense: (N, C, H, W), or one row for all.
             granularity_N: in [0.1, 1.0].
+            clicks: what the first of the prompt tokens stand for, for a model that looks there; None: no points.
         """
         decoder = self.base.sam_mask_decoder
+        heard: tuple[Tensor, Tensor] | None = None
+        if self.click_features is not None and clicks is not None:
+            heard = self.click_features((features.embedding_BCHW, *features.high_res), clicks)
+            sparse = sparse + F.pad(heard[0], (0, 0, 0, sparse.shape[1] - heard[0].shape[1]))
         prompt = torch.cat([sparse, self.granularity_encoder(granularity_N).to(sparse.dtype)], dim=1)
         output = torch.cat(
             [decoder.obj_score_token.weight, decoder.iou_token.weight, self.mask_token, decoder.mask_tokens.weight[1:]]
@@ -263,9 +321,11 @@ class GranularSam2(nn.Module):
         with lora_active(self._lora):
             answer, source_flat = decoder.transformer(source, position, tokens)
         upscaled = _upscale(decoder, source_flat.transpose(1, 2).reshape(source.shape), features.high_res)
-        token = answer[:, 2]
+        token = answer[:, 2] if heard is None else answer[:, 2] + heard[1]
         weights = self._mask_weights(token)
         logits = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]
+        if self.similarity is not None and clicks is not None:
+            logits = logits + self.similarity(token, features.high_res[0], clicks)[:, None]
         iou = decoder.iou_prediction_head(answer[:, 1])[:, :1]
         return Decoded(
             logits_NMHW=logits,
@@ -300,11 +360,13 @@ def _upscale(decoder: Any, source_NCHW: Tensor, high_res: tuple[Tensor, ...]) ->
     return act_second(second(upscaled) + fine)
 
 
-_UNUSED_BY_IMAGES = (
+MEMORY_NAMES = (
     "base.memory_attention.", "base.memory_encoder.", "base.maskmem_tpos_enc", "base.no_mem_pos_enc",
     "base.no_obj_ptr", "base.no_obj_embed_spatial", "base.mask_downsample.", "base.obj_ptr_proj.",
-    "base.obj_ptr_tpos_proj.", "base.sam_mask_decoder.output_hypernetworks_mlps.",
+    "base.obj_ptr_tpos_proj.",
 )  # fmt: skip
+"""How the names of what video alone uses begin."""
+_UNUSED_BY_IMAGES = (*MEMORY_NAMES, "base.sam_mask_decoder.output_hypernetworks_mlps.")
 
 
 def _trained_from_scratch(name: str) -> bool:

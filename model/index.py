@@ -9,7 +9,9 @@ from __future__ import annotations
 import collections
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from pipeline.parquet import parquet_table
 from pipeline.rle import Rle
 from pipeline.schema import (
     FORMAT,
+    GRANULARITY_MIN,
     SAMPLES_SCHEMA,
     canonical_json,
     dataset_digest,
@@ -38,10 +41,23 @@ from .runs import Runs
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
 )  # fmt: skip
+ALONE_GRID: Final = 128
+ALONE_SHARE: Final = 0.1
+"""Of an instance, that preferred ones may cover; see `LoadedSample.alone`."""
 MAPPED_SHARDS: Final = 64
 """Local files that one reader keeps mapped."""
 MAX_IMAGE_PIXELS: Final = 400_000_000
 """Above the limit of mining, so that nothing mined is refused; headers are still checked before decoding."""
+
+
+PART: Final = "part"
+Locations = str | Sequence[str]
+"""One directory or URL, or several."""
+
+
+def told_locations(directories: Locations) -> str:
+    """For messages."""
+    return directories if isinstance(directories, str) else ", ".join(directories)
 
 
 class BadSampleError(GrainmillError):
@@ -67,12 +83,27 @@ class LoadedSample:
     """(n,)."""
     area_px: NDArray[np.int64]
     """(n,)."""
+    origin_rank: NDArray[np.int64] | None = None
+    """(n,) place of their origin in `schema.ORIGINS`; None: not said, all alike."""
 
     @property
     def rles(self) -> tuple[Rle, ...]:
         """COCO's records of the masks."""
         size = [*self.image.shape[:2]]
         return tuple({"size": size, "counts": each} for each in self.counts)
+
+    def drawable(self, *, min_parts: int, smallest_parts: bool, wholes_only: bool) -> NDArray[np.bool_]:
+        """(n,) bool: masks that training may draw.
+
+        Args:
+            min_parts: see `with_scale`.
+            smallest_parts: also those with g exactly 0.1: by equation 3 each instance's smallest part, however large.
+            wholes_only: only those of instances that lie beside each other, see `alone`.
+        """
+        found = self.with_scale(min_parts)
+        if not smallest_parts:
+            found = found & (self.granularity > np.float32(GRANULARITY_MIN))
+        return found & self.alone if wholes_only else found
 
     def with_scale(self, min_parts: int) -> NDArray[np.bool_]:
         """(n,) bool: wholes, and parts of instances that have at least `min_parts`.
@@ -86,17 +117,42 @@ class LoadedSample:
         parts = np.bincount(self.instance_id, minlength=len(self.counts)) - 1
         return np.asarray(is_whole | (parts[self.instance_id] >= min_parts), dtype=np.bool_)
 
+    @cached_property
+    def alone(self) -> NDArray[np.bool_]:
+        """(n,) bool: masks of instances that lie beside each other, so that one instance lies over a pixel.
+
+        Miners also keep, for recall, regions that join several wholes; these are instances too. Preferred are wholes
+        that were given or divided and what no whole claims (in the order of `schema.ORIGINS`), then the larger; an
+        instance that lies in preferred ones by more than a tenth (on a grid of 128 x 128 places) is left out with its
+        parts.
+        """
+        count = len(self.counts)
+        instances = np.flatnonzero(self.instance_id == np.arange(count))
+        rank = np.zeros(count, dtype=np.int64) if self.origin_rank is None else self.origin_rank
+        height, width = self.image.shape[:2]
+        rows, columns = ((2 * np.arange(ALONE_GRID) + 1) * side // (2 * ALONE_GRID) for side in (height, width))
+        held = dict(zip(instances.tolist(), self.runs.sampled(instances, columns, rows), strict=True))
+        taken = np.zeros((ALONE_GRID, ALONE_GRID // 8), dtype=np.uint8)
+        kept = np.zeros(count, dtype=np.bool_)
+        for instance in instances[np.lexsort((instances, -self.area_px[instances], rank[instances]))].tolist():
+            mask = held[instance]
+            if np.bitwise_count(mask & taken).sum() <= ALONE_SHARE * np.bitwise_count(mask).sum():
+                taken |= mask
+                kept[instance] = True
+        return kept[self.instance_id]
+
     @property
     def nbytes(self) -> int:
         return self.image.nbytes + self.runs.nbytes + sum(map(len, self.counts))
 
 
 class ShardIndex:
-    """The samples of a directory. Pickles as its location, so that loader processes open it for themselves."""
+    """The samples of a directory, or of several as one, see `open_all`."""
 
-    def __init__(self, storage: Storage, table: pa.Table, digest: str, *, complete: bool) -> None:
-        self.storage = storage
+    def __init__(self, storages: Sequence[Storage], table: pa.Table, digest: str, *, complete: bool) -> None:
+        self.storages = tuple(storages)
         self.table = table
+        """Of several directories with a column `PART`: which of `storages` holds a sample."""
         self.digest = digest
         """Of the data: the manifest's, or of what was committed when this was opened."""
         self.complete = complete
@@ -125,6 +181,30 @@ class ShardIndex:
         return cls._from_commits(storage, columns)
 
     @classmethod
+    def open_all(cls, directories: Locations) -> ShardIndex:
+        """Opens one directory, or several as if their samples lay in one, in this order.
+
+        Raises:
+            InputError, SchemaError: as `open`; InputError also for a directory that is named twice.
+        """
+        names = (directories,) if isinstance(directories, str) else directories
+        indexes = [cls.open(each) for each in names]
+        if len(indexes) == 1:
+            return indexes[0]
+        twice = [
+            name for place, name in enumerate(names) if indexes[place].digest in {e.digest for e in indexes[:place]}
+        ]
+        if twice:
+            raise InputError(f"{told_locations(names)}: {twice[0]} holds data that was named before it; name it once")
+        tables = [
+            index.table.append_column(PART, pa.array(np.full(len(index), part, dtype=np.int32)))
+            for part, index in enumerate(indexes)
+        ]
+        digest = sha256_of(canonical_json([index.digest for index in indexes]))
+        storages = [storage for index in indexes for storage in index.storages]
+        return cls(storages, pa.concat_tables(tables), digest, complete=all(index.complete for index in indexes))
+
+    @classmethod
     def _from_manifest(cls, storage: Storage, columns: tuple[str, ...], split: str | None) -> ShardIndex:
         where = f"{storage.location}/manifest.json"
         manifest = load_json(storage.read_bytes("manifest.json"), where=where)
@@ -135,7 +215,7 @@ class ShardIndex:
             name, sha256 = str(file["name"]), str(file["sha256"])
         except (KeyError, TypeError) as error:
             raise SchemaError(f"{where}: expected the fields index.samples and digest, found no {error}") from error
-        return cls(storage, _read_table(storage, name, sha256, columns), digest, complete=True)
+        return cls([storage], _read_table(storage, name, sha256, columns), digest, complete=True)
 
     @classmethod
     def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
@@ -161,18 +241,18 @@ class ShardIndex:
                 "`grainmill mine` makes them"
             )
         table = pa.concat_tables(tables) if tables else SAMPLES_SCHEMA.empty_table().select(columns)
-        return cls(storage, table, dataset_digest(shards, []), complete=False)
+        return cls([storage], table, dataset_digest(shards, []), complete=False)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @property
     def location(self) -> str:
-        return self.storage.location
+        return told_locations([each.location for each in self.storages])
 
     def select(self, rows: NDArray[np.int64]) -> ShardIndex:
-        """The same directory with only these rows, in this order."""
-        return ShardIndex(self.storage, self.table.take(pa.array(rows)), self.digest, complete=self.complete)
+        """The same data with only these rows, in this order."""
+        return ShardIndex(self.storages, self.table.take(pa.array(rows)), self.digest, complete=self.complete)
 
     def sample_keys(self) -> list[str]:
         return self.table.column("key").to_pylist()
@@ -186,11 +266,11 @@ class ShardIndex:
             StorageError: the shard is shorter than the index says.
         """
         if self._places is None:
-            self._places, self._ranges = _Places(self.table), _RangeReader(self.storage)
-        shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
+            self._places, self._ranges = _Places(self.table), [_RangeReader(each) for each in self.storages]
+        part, shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
         start = min(image_offset, json_offset)
         end = max(image_offset + image_size, json_offset + json_size)
-        data = self._ranges.read(shard, start, end - start)
+        data = self._ranges[part].read(shard, start, end - start)
         image = data[image_offset - start : image_offset - start + image_size]
         return image, data[json_offset - start : json_offset - start + json_size]
 
@@ -205,7 +285,8 @@ class ShardIndex:
             InputError: the shards hold no images.
         """
         key, json_sha256 = (self.table.column(name)[number].as_py() for name in ("key", "json_sha256"))
-        where = f"{self.location}/{self.table.column('shard')[number]}: {key}"
+        part = self.table.column(PART)[number].as_py() if len(self.storages) > 1 else 0
+        where = f"{self.storages[part].location}/{self.table.column('shard')[number]}: {key}"
         if not self.table.column("image_offset")[number].is_valid:
             raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         try:
@@ -236,6 +317,7 @@ class ShardIndex:
             granularity=sample.granularity,
             instance_id=sample.instance_id,
             area_px=sample.area_px,
+            origin_rank=sample.origin_rank,
         )
 
 
@@ -278,14 +360,23 @@ class _Places:
         shards = table.column("shard").combine_chunks().dictionary_encode()
         self._names: list[str] = shards.dictionary.to_pylist()
         self._shard = shards.indices.to_numpy()
+        several = PART in table.column_names
+        self._part = table.column(PART).to_numpy() if several else np.zeros(table.num_rows, dtype=np.int32)
         self._numbers = [
             table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
             for name in ("image_offset", "image_size", "json_offset", "json_size")
         ]
 
-    def of(self, number: int) -> tuple[str, int, int, int, int]:
+    def of(self, number: int) -> tuple[int, str, int, int, int, int]:
         image_offset, image_size, json_offset, json_size = (int(column[number]) for column in self._numbers)
-        return self._names[self._shard[number]], image_offset, image_size, json_offset, json_size
+        return (
+            int(self._part[number]),
+            self._names[self._shard[number]],
+            image_offset,
+            image_size,
+            json_offset,
+            json_size,
+        )
 
 
 def filter_rows(index: ShardIndex, *, min_masks: int, holdout: float, held_out: bool) -> NDArray[np.int64]:

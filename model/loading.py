@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +16,23 @@ from pipeline import __version__
 from pipeline.errors import InputError, SchemaError
 
 from .adapters import ADAPTERS, Adapter, lora_layers
-from .base_models import PUBLISHED, SIZES, Size, install_state, load_base_weights, state_sha256
-from .checkpoint import FOLDER, Checkpoint, read_checkpoint
-from .granular import GranularSam2
+from .base_models import (
+    DEFAULT_IMAGE_SIZE,
+    PUBLISHED,
+    SIZES,
+    Size,
+    base_config,
+    install_state,
+    load_base_weights,
+    read_state,
+    sam2_size,
+    state_sha256,
+)
+from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_checkpoint, read_checkpoint
+from .granular import MEMORY_NAMES, GranularSam2
 from .scratch import start_from_clicks
+from .sight import Sight
+from .trunks import OWN, Trunk, in_checkpoint
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -24,7 +40,17 @@ KINDS: Final = ("full", "adapter", MERGED)
 """Of a checkpoint: the whole model, an adapter without its base, or both folded into one."""
 
 
-def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed: int) -> GranularSam2:
+def new_model(
+    size: Size,
+    adapter: Adapter,
+    image_size: int,
+    *,
+    init: str,
+    seed: int,
+    sight: Sight | None = None,
+    trunk: Trunk | None = None,
+    trunk_file: Path | None = None,
+) -> GranularSam2:
     """A model before training.
 
     Args:
@@ -33,13 +59,19 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
         image_size: pixels a side.
         init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
         seed: of the random weights.
+        sight: what the decoder hears where it is clicked.
+        trunk: the network in Hiera's place; None: Hiera.
+        trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size)
+    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk)
     if init == SCRATCH:
+        if trunk is not None and trunk_file is not None:
+            model.base.image_encoder.trunk.load(trunk_file, trunk)
+            _round_frozen(model)
         start_from_clicks(model)
         return model
     if _is_granular(init):
@@ -49,10 +81,33 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
                 f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
                 f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
             )
+        if recorded_sight(start.record) != model.sight:
+            raise InputError(
+                f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
+                f"{_words(model.sight)}; give the same --click-features and --similarity"
+            )
+        theirs = Trunk.of_record(start.record.get("trunk"))
+        if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
+            raise InputError(
+                f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
+                f"found {trunk.told if trunk else OWN}"
+            )
         install_state(model, start.group("model"), where=init, size=size)
+        _round_frozen(model)
         return model
+    if trunk is not None:
+        raise InputError(
+            f"--init {init}: SAM-2's weights are for its own trunk; --trunk goes with --init scratch, or with a "
+            "checkpoint of `train` that has the same trunk"
+        )
     install_base(model, init)
     return model
+
+
+def _round_frozen(model: GranularSam2) -> None:
+    """Nothing is lost then when checkpoints hold a frozen trunk in half precision."""
+    if model.trunk is not None and not model.trunk.rate:
+        model.base.image_encoder.trunk.round_matrices()
 
 
 def install_base(model: GranularSam2, source: str) -> None:
@@ -78,10 +133,31 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
+        "sight": dataclasses.asdict(model.sight),
+        "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
         "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def recorded_sight(record: dict[str, Any]) -> Sight:
+    """What a checkpoint's model hears where it is clicked; those that do not say hear nothing.
+
+    Raises:
+        SchemaError: something that this version does not know.
+    """
+    try:
+        return Sight(**record.get("sight", {}))
+    except (TypeError, InputError) as error:
+        raise SchemaError(
+            f"the checkpoint's sight is {record['sight']!r}, expected {dataclasses.asdict(Sight())}; was it written by "
+            "another version?"
+        ) from error
+
+
+def _words(sight: Sight) -> str:
+    return f"{'' if sight.click_features else 'no '}click features and similarity {sight.similarity}"
 
 
 def _lasting(init: str) -> str:
@@ -93,7 +169,7 @@ def trained_state(model: GranularSam2) -> dict[str, Tensor]:
     """The tensors that a checkpoint holds under `model.`: all for `full`, else the adapter's."""
     state = dict(model.state_dict())
     if model.adapter == "full":
-        return state
+        return in_checkpoint(state, model.trunk)
     return {name: state[name] for name in model.adapter_names()}
 
 
@@ -129,6 +205,7 @@ def load_granular(
         InputError: no checkpoint, no base, or a base with other weights than it was trained on.
         SchemaError: a file that is no checkpoint of ours.
     """
+    where = usable_device(device)
     checkpoint = read_checkpoint(path)
     record = checkpoint.record
     for name, known in (("size", SIZES), ("adapter", ADAPTERS), ("kind", KINDS)):
@@ -137,31 +214,84 @@ def load_granular(
                 f"{checkpoint.path}: {name} is {record.get(name)!r}, expected one of {', '.join(known)}; was it "
                 "written by another version?"
             )
-    where = usable_device(device)
-    model = GranularSam2(record["size"], record["adapter"], int(record["image_size"]), video=video)
+    expect_base_is_needed(base, record, where=checkpoint.path)
+    try:
+        trunk = Trunk.of_record(record.get("trunk"))
+    except SchemaError as error:
+        raise SchemaError(f"{checkpoint.path}: {error}") from error
+    if video and record.get("images_only"):
+        raise InputError(f"{checkpoint.path}: it was merged with --images-only, without the memory that video needs")
+    model = GranularSam2(
+        record["size"],
+        record["adapter"],
+        int(record["image_size"]),
+        sight=recorded_sight(record),
+        video=video,
+        trunk=trunk,
+    )
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
     else:
         if record["kind"] == "adapter":
             _install_recorded_base(model, checkpoint, base)
         install_trained(model, checkpoint)
+    return _for_use(model, where)
+
+
+def load_for_prediction(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None, video: bool = False
+) -> GranularSam2:
+    """A trained model as `load_granular`, or SAM-2's own weights: a model that answers without a granularity alone.
+
+    Args:
+        path: also a `.pt` file as Meta publishes it, or such a state dict as safetensors.
+        device, base, video: as `load_granular`.
+
+    Raises:
+        InputError: as `load_granular`, and a file of weights that is no SAM 2.1.
+        SchemaError: as `load_granular`.
+    """
+    where, weights = usable_device(device), recognised(path)
+    if weights.ours:
+        return load_granular(weights.path, where, base=base, video=video)
+    expect_base_is_needed(base, None, where=weights.path)
+    model = GranularSam2(weights.size, "lite", DEFAULT_IMAGE_SIZE[weights.size], video=video)
+    install_state(model.base, read_state(weights.path), where=str(weights.path), size=weights.size)
+    model.has_dial = False
+    return _for_use(model, where)
+
+
+def expect_base_is_needed(base: str | None, record: Mapping[str, Any] | None, *, where: Path) -> None:
+    """Is a base that was given looked at? `record` is the checkpoint's, None: SAM-2's own weights.
+
+    Raises:
+        InputError: it is not.
+    """
+    if base is not None and (record is None or record["kind"] != "adapter"):
+        raise InputError(f"--base {base}: {where} is a whole model and needs none; leave it out")
+
+
+def _for_use(model: GranularSam2, where: torch.device) -> GranularSam2:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model.to(where).eval()
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """Checks a device's name.
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Checks a device's name; None: a GPU if there is one.
 
     Raises:
-        InputError: not a device, or one that this machine (or this build of torch) lacks.
+        InputError: neither a processor nor a CUDA GPU, or a GPU that this machine (or this build of torch) lacks.
     """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device {device}: expected cpu, cuda or cuda:N") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu")
+        found = torch.device(device if device is not None else "cuda" if gpus else "cpu")
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!s}: expected cpu, cuda or cuda:N, all that models here run on")
+    if found.type == "cuda" and (found.index or 0) >= gpus:
+        raise InputError(f"device {device}: torch sees {gpus} GPUs here; use cpu")
     return found
 
 
@@ -199,7 +329,12 @@ def _find_base(checkpoint: Path, source: str) -> str:
 
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     found, folded = checkpoint.group("model"), checkpoint.group("folded")
-    expected = {name: value.shape for name, value in model.state_dict().items() if ".lora_" not in name}
+    left_out = MEMORY_NAMES if checkpoint.record.get("images_only") else ()
+    expected = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if ".lora_" not in name and not name.startswith(left_out)
+    }
     layers = dict(lora_layers(model))
     shapes = [{name: value.shape for name, value in group.items()} for group in (found, folded)]
     if shapes != [expected, {name: layer.weight.shape for name, layer in layers.items()}]:
@@ -209,15 +344,62 @@ def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
         layer.folded = folded[name]
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What a file is, and SAM-2's own models
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A file of weights that this program can use."""
+
+    path: Path
+    """The file; of a run's directory its newest checkpoint."""
+    ours: bool
+    """Written by `train` or `merge` (read it with `load_granular`), or SAM 2.1's own (`load_sam2`)."""
+    size: Size
+
+
+def recognised(path: str | os.PathLike[str]) -> Weights:
+    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM 2.1's own weights as Meta publishes them.
+
+    Raises:
+        InputError: nothing there, or something else; it says what: SAM 2.0's weights, SAM 1's, a pickle, a cut file, a
+            web page.
+        SchemaError: a checkpoint of ours in a format that this version does not know.
+    """
+    file = find_checkpoint(Path(path))
+    if not is_checkpoint(file):
+        return Weights(path=file, ours=False, size=sam2_size(read_state(file), where=str(file)))
+    record = read_checkpoint(file).record
+    if record.get("size") not in SIZES:
+        raise SchemaError(f"{file}: size is {record.get('size')!r}, expected one of {', '.join(SIZES)}")
+    return Weights(path=file, ours=True, size=record["size"])
+
+
+def build_sam2(size: Size, image_size: int, *, video: bool = False) -> Any:
+    """A model of sam2's own classes with random weights, in evaluation mode; with `video` its `SAM2VideoPredictor`."""
+    from hydra.utils import instantiate
+
+    config = base_config(size, image_size, video=video)
+    if video:
+        config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
+    return instantiate(config, _recursive_=True).eval()
+
+
+def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
+    """The same with the weights of a file, of the size that they have, on the CPU and frozen.
+
+    Raises:
+        InputError: other weights than SAM 2.1's.
+    """
+    state = read_state(Path(path))
+    size = sam2_size(state, where=str(path))
+    model = build_sam2(size, DEFAULT_IMAGE_SIZE[size], video=video)
+    install_state(model, state, where=str(path), size=size)
+    return model.requires_grad_(False)
+
+
 def _is_granular(init: str) -> bool:
     """Whether a file (or a run's directory) was written by `train`."""
     path = Path(init)
-    if path.is_dir():
-        return True
-    if not path.is_file():
-        return False
-    try:
-        read_checkpoint(path)
-    except SchemaError:
-        return False
-    return True
+    return path.is_dir() or (path.is_file() and is_checkpoint(path))

@@ -48,6 +48,37 @@ class LossSums:
     """True IoU of the masks, at the logits' resolution."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShapeLosses:
+    """Losses of N masks' shapes, one of each."""
+
+    mask_N: Tensor
+    """Focal loss and cross-entropy, weighted."""
+    dice_N: Tensor
+
+
+def shape_losses(logits_NP: Tensor, target_NP: Tensor, weights: LossWeights) -> ShapeLosses:
+    """How far masks are from their targets.
+
+    Args:
+        logits_NP: float32, P pixels.
+        target_NP: float32 in [0, 1].
+        weights: of the terms.
+    """
+    probability = logits_NP.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits_NP, target_NP, reduction="none")
+    mask = logits_NP.new_zeros(len(logits_NP))
+    if weights.focal:
+        right = probability * target_NP + (1 - probability) * (1 - target_NP)
+        alpha = 0.25 * target_NP + 0.75 * (1 - target_NP)
+        mask = mask + weights.focal * (alpha * (1 - right) ** 2 * entropy).mean(dim=1)
+    if weights.cross_entropy:
+        mask = mask + weights.cross_entropy * entropy.mean(dim=1)
+    overlap = (probability * target_NP).sum(dim=1)
+    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=1) + target_NP.sum(dim=1) + 1)
+    return ShapeLosses(mask_N=mask, dice_N=dice)
+
+
 def mask_losses(
     logits_NHW: Tensor, target_NHW: Tensor, predicted_iou_N: Tensor, object_logit_N: Tensor, weights: LossWeights
 ) -> LossSums:
@@ -62,17 +93,8 @@ def mask_losses(
     """
     logits = logits_NHW.float().flatten(1)
     target = target_NHW.float().flatten(1)
-    probability = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    mask = logits.new_zeros(len(logits))
-    if weights.focal:
-        right = probability * target + (1 - probability) * (1 - target)
-        alpha = 0.25 * target + 0.75 * (1 - target)
-        mask = mask + weights.focal * (alpha * (1 - right) ** 2 * entropy).mean(dim=1)
-    if weights.cross_entropy:
-        mask = mask + weights.cross_entropy * entropy.mean(dim=1)
-    overlap = (probability * target).sum(dim=1)
-    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)
+    shape = shape_losses(logits, target, weights)
+    mask, dice = shape.mask_N, shape.dice_N
     true_iou = _iou(logits.detach() > 0, target > 0.5)
     iou_error = (predicted_iou_N.float() - true_iou).abs()
     present = F.binary_cross_entropy_with_logits(

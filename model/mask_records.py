@@ -1,9 +1,10 @@
 """A mask that a model found, and the JSON file of an image's masks.
 
 The file is COCO's layout for one image (`images`, `annotations` with `image_id`, compressed RLE, `bbox`, `area`,
-`score`), so that COCO readers take it as it is. `score` is the IoU that the model predicts for that very mask,
-`granularity` the dial's value that gave it, null where SAM-2's own answer was asked for. `parent_id` is the smallest
-mask that holds at least 0.9 of this one, `instance_id` the root of its tree; both are null where no tree was built.
+`score`), so that COCO readers take it as it is. Ids begin with 1: COCOeval takes a match with annotation 0 for none.
+`score` is the IoU that the model predicts for that very mask, `granularity` the dial's value that gave it, null where
+SAM-2's own answer was asked for. `parent_id` is the smallest mask that holds at least 0.9 of this one, `instance_id`
+the root of its tree, both by `id`; both are null where no tree was built.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pipeline import rle as rle_codec
 from pipeline.rle import Rle
 
 MASK_FORMAT: Final = "grainmill-masks/1"
+FIRST_ID: Final = 1
+"""Of images and of annotations."""
 SCORE_DECIMALS: Final = 6
 
 
@@ -55,11 +58,11 @@ class FoundMask:
     def area_px(self) -> int:
         return rle_codec.area_px(rle_codec.runs_of(self.segmentation))
 
-    def to_json(self, number: int, *, image_id: int = 0) -> dict[str, Any]:
-        """An entry of `annotations`."""
+    def to_json(self, place: int, *, image_id: int = FIRST_ID) -> dict[str, Any]:
+        """An entry of `annotations`, of the mask at this place (0, 1, …) of its list."""
         runs = rle_codec.runs_of(self.segmentation)
         return {
-            "id": number,
+            "id": _id_of(place),
             "image_id": image_id,
             "category_id": 1,
             "iscrowd": 0,
@@ -70,18 +73,22 @@ class FoundMask:
             "score": round(self.score, SCORE_DECIMALS),
             "stability": None if self.stability is None else round(self.stability, SCORE_DECIMALS),
             "point": None if self.point is None else list(self.point),
-            "parent_id": self.parent_id,
-            "instance_id": self.instance_id,
+            "parent_id": _id_of(self.parent_id),
+            "instance_id": _id_of(self.instance_id),
         }
+
+
+def _id_of(place: int | None) -> int | None:
+    return None if place is None else FIRST_ID + place
 
 
 def mask_file(found: Sequence[FoundMask], *, image: str, width: int, height: int, **about: Any) -> dict[str, Any]:
     """The JSON of one image; `about` is added at the top."""
     return {
         "format": MASK_FORMAT,
-        "images": [{"id": 0, "file_name": image, "width": width, "height": height}],
+        "images": [{"id": FIRST_ID, "file_name": image, "width": width, "height": height}],
         "categories": [{"id": 1, "name": "mask"}],
-        "annotations": [each.to_json(number) for number, each in enumerate(found)],
+        "annotations": [each.to_json(place) for place, each in enumerate(found)],
         **about,
     }
 

@@ -16,17 +16,29 @@ from typing import Any
 from .adapters import lora_layers
 from .checkpoint import read_checkpoint, write_checkpoint
 from .commands.merge import command
+from .granular import MEMORY_NAMES
 from .loading import MERGED, load_granular
 from .module_commands import run_tool
+from .trunks import halved, in_checkpoint
 
 
-def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | None = None) -> dict[str, Any]:
+def merge_checkpoint(
+    path: str | os.PathLike[str],
+    output: Path,
+    *,
+    base: str | None = None,
+    half: bool = False,
+    images_only: bool = False,
+) -> dict[str, Any]:
     """Writes the merged checkpoint.
 
     Args:
         path: a checkpoint file, or a run's directory (its newest checkpoint).
         output: the new file; an older one is replaced.
         base: the base's weights; None: where they were when the adapter was trained.
+        half: keep matrices in half precision: half the size, for models that are shared. They are computed with in
+            single precision all the same.
+        images_only: leave out what video alone uses; a model trained from scratch never learned it.
 
     Returns:
         output, bytes, folded_layers, kind.
@@ -38,14 +50,24 @@ def merge_checkpoint(path: str | os.PathLike[str], output: Path, *, base: str | 
     """
     record = read_checkpoint(path).record
     model = load_granular(path, base=base)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if ".lora_" not in name}
+    images_only = images_only or bool(record.get("images_only"))
+    state = in_checkpoint(dict(model.state_dict()), model.trunk)
+    tensors = {
+        f"model.{name}": value
+        for name, value in state.items()
+        if ".lora_" not in name and not (images_only and name.startswith(MEMORY_NAMES))
+    }
     layers = lora_layers(model)
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
     about = {name: record[name] for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
+    about["sight"] = record.get("sight", {})
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
-    write_checkpoint(output, {**about, "kind": MERGED}, tensors)
+    if half:
+        tensors = {name: value.half() if halved(value) else value for name, value in tensors.items()}
+    about |= {"kind": MERGED, "trunk": record.get("trunk"), "images_only": images_only}
+    write_checkpoint(output, about, tensors)
     return {"output": str(output), "bytes": output.stat().st_size, "folded_layers": len(layers), "kind": MERGED}
 
 

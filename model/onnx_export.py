@@ -19,6 +19,7 @@ long.
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,7 @@ class _Decoder(nn.Module):
         sparse, masked = encoder(points=(points, labels), boxes=None, masks=mask_input)
         unmasked = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         dense = torch.where(has_mask.reshape(-1, 1, 1, 1) > 0, masked, unmasked)
-        decoded = self.model.decode_prompts(features, sparse, dense, granularity)
+        decoded = self.model.decode_prompts(features, sparse, dense, granularity, self.model.clicks((points, labels)))
         return decoded.logits_NMHW[:, 0], decoded.iou_NM[:, 0]
 
 
@@ -129,6 +130,8 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
         "format": ONNX_FORMAT,
         "size": model.size,
         "adapter": model.adapter,
+        "sight": asdict(model.sight),
+        "trunk": model.trunk and model.trunk.name,
         "image_size": side,
         "mean": list(IMAGE_MEAN),
         "std": list(IMAGE_STD),

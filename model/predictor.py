@@ -4,8 +4,9 @@ Photographs of any size are squeezed to the model's square and masks come back o
 `set_image` serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer: the transform, the
 prompts' encoding and the single mask's fallback to a stable one are those of `sam2.SAM2ImagePredictor`.
 
-Two differences from that class: one mask is the default (`multimask_output` answers "which of three sizes?", the dial
-answers it in advance), and several prompts go to `predict_many`, so that every function has one shape of answer.
+`predict` takes that class's arguments in its order, and `granularity` by name. Two differences: one mask is the default
+(`multimask_output` answers "which of three sizes?", the dial answers it in advance), and several prompts go to
+`predict_many`, so that every function has one shape of answer.
 Legend: N prompts, K points of a prompt, C masks of a prompt, H W pixels of the photograph, h w of the logits (a quarter
 of the model's input).
 """
@@ -27,7 +28,8 @@ from pipeline.errors import InputError
 
 from .adapters import granularity_tensor, granularity_values
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
-from .loading import load_granular
+from .image_files import as_rgb, real_numbers
+from .loading import load_for_prediction
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -35,6 +37,8 @@ Photograph = NDArray[np.uint8] | Image.Image
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
+
+NO_DIAL: Final = "these are SAM-2's own weights, which know no granularity; leave it out, or load what was trained"
 
 LABELS: Final = (-1, 0, 1, 2, 3)
 """Of a point: padding, outside, inside, a box's first and second corner."""
@@ -56,7 +60,7 @@ class GranularPredictor:
     def load(
         cls, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None
     ) -> GranularPredictor:
-        """Loads a checkpoint, or the newest one of a training run.
+        """Loads a checkpoint, the newest one of a training run, or SAM-2's own weights, which know no granularity.
 
         Args:
             path: file or directory.
@@ -65,9 +69,9 @@ class GranularPredictor:
 
         Raises:
             InputError: no checkpoint or no fitting base.
-            SchemaError: a file that is no checkpoint of ours.
+            SchemaError: a file that is no checkpoint.
         """
-        return cls(load_granular(path, device, base=base))
+        return cls(load_for_prediction(path, device, base=base))
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +95,7 @@ class GranularPredictor:
         Raises:
             InputError: none, or something that is no RGB photograph.
         """
-        photographs = [_as_rgb(each) for each in images]
+        photographs = [as_rgb(each, "set_image") for each in images]
         if not photographs:
             raise InputError("set_image_batch: expected at least one photograph, found none")
         self._features = self.model.encode(torch.cat([self._squared(each) for each in photographs]))
@@ -109,22 +113,26 @@ class GranularPredictor:
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask_input: FloatArray | None = None,
-        granularity: Any = None,
-        *,
         multimask_output: bool = False,
         return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        granularity: Any = None,
         image: int = 0,
     ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
         """The mask of one prompt: one, one for each granularity, or SAM-2's own three.
+
+        Arguments before the star are SAM-2's, in its order.
 
         Args:
             point_coords: (K, 2) clicks (x, y) in pixels of the photograph.
             point_labels: (K,) 1 inside, 0 outside; None: all inside.
             box: (4,) x0, y0, x1, y1 in pixels.
             mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; with C granularities also C.
-            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
             multimask_output: SAM-2's three masks; only without a granularity.
             return_logits: masks as float32 logits instead of bool.
+            normalize_coords: False: points and box are in [0, 1] instead of pixels.
+            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
             image: which of the images of `set_image_batch`.
 
         Returns:
@@ -133,17 +141,17 @@ class GranularPredictor:
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        points = None if point_coords is None else _real_numbers(point_coords, "points")
+        points = None if point_coords is None else real_numbers(point_coords, "points", "predict")
         if points is not None and points.ndim != 2:
             raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        corners = None if box is None else _real_numbers(box, "box").reshape(-1)
+        corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
         if corners is not None and corners.size != 4:
             raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
         wanted = None if granularity is None else granularity_values(granularity)
         count = 1 if wanted is None else wanted.size
         dense = None
         if mask_input is not None:
-            given = _real_numbers(mask_input, "mask_input")
+            given = real_numbers(mask_input, "mask_input", "predict")
             given = given[None] if given.ndim == 2 else given
             side = self.model.image_size // 4
             if given.shape not in {(1, side, side), (count, side, side)}:
@@ -155,12 +163,15 @@ class GranularPredictor:
             dense = np.broadcast_to(given, (count, side, side))
         logits, ious = self.predict_logits(
             None if points is None else np.repeat(points[None], count, axis=0),
-            None if point_labels is None else np.repeat(_real_numbers(point_labels, "labels")[None], count, axis=0),
+            None
+            if point_labels is None
+            else np.repeat(real_numbers(point_labels, "labels", "predict")[None], count, axis=0),
             wanted,
             boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
             mask_inputs=dense,
             image=image,
             multimask=multimask_output,
+            normalize=normalize_coords,
         )
         if multimask_output:
             logits, ious = logits[0], ious[0]
@@ -172,10 +183,11 @@ class GranularPredictor:
         point_labels_batch: Sequence[ArrayLike | None] | None = None,
         box_batch: Sequence[ArrayLike | None] | None = None,
         mask_input_batch: Sequence[FloatArray | None] | None = None,
-        granularity_batch: Sequence[Any] | None = None,
-        *,
         multimask_output: bool = False,
         return_logits: bool = False,
+        normalize_coords: bool = True,
+        *,
+        granularity_batch: Sequence[Any] | None = None,
     ) -> tuple[list[NDArray[Any]], list[FloatArray], list[FloatArray]]:
         """One prompt for each image of `set_image_batch`; arguments and answers are lists over images, see `predict`.
 
@@ -200,6 +212,7 @@ class GranularPredictor:
                 **{name: None if values is None else values[index] for name, values in given.items()},
                 multimask_output=multimask_output,
                 return_logits=return_logits,
+                normalize_coords=normalize_coords,
                 image=index,
             )
             for index in range(count)
@@ -258,18 +271,22 @@ class GranularPredictor:
         mask_inputs: FloatArray | None = None,
         image: int = 0,
         multimask: bool = False,
+        normalize: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """As `predict_many`, without leaving the device: logits (N, h, w) and IoU (N,), float32.
 
-        With `multimask` (only without a granularity) both have three columns: (N, 3, h, w) and (N, 3).
+        With `multimask` (only without a granularity) both have three columns: (N, 3, h, w) and (N, 3). Without
+        `normalize` points and boxes are in [0, 1].
         """
         if self._features is None:
             raise InputError("predict: set_image first")
+        if granularity is not None and not self.model.has_dial:
+            raise InputError(f"predict: {NO_DIAL}")
         if multimask and granularity is not None:
             raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
         if not 0 <= image < len(self._sizes):
             raise InputError(f"predict: image {image} of {len(self._sizes)}")
-        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image])
+        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image] if normalize else (1, 1))
         dense = None if mask_inputs is None else self._mask_inputs(mask_inputs)
         if prompt is None and dense is None:
             raise InputError("predict: expected points, a box or a mask")
@@ -287,7 +304,7 @@ class GranularPredictor:
         return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
 
     def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
-        dense = _real_numbers(mask_inputs, "mask inputs")
+        dense = real_numbers(mask_inputs, "mask inputs", "predict")
         side = self.model.image_size // 4
         if dense.ndim != 3 or dense.shape[1:] != (side, side):
             raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {dense.shape}")
@@ -305,15 +322,17 @@ class GranularPredictor:
         """Points and boxes (as two points, first) in the model's pixels: (N, P, 2) float32 and (N, P) int32."""
         parts, kinds = [], []
         if boxes is not None:
-            corners = _real_numbers(boxes, "boxes")
+            corners = real_numbers(boxes, "boxes", "predict")
             if corners.ndim != 2 or corners.shape[1] != 4:
                 raise InputError(f"predict: expected boxes (N, 4), found {corners.shape}")
             corners = corners.reshape(-1, 2, 2)
             parts.append(corners)
             kinds.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), corners.shape[:2]))
         if point_coords is not None:
-            points = _real_numbers(point_coords, "points")
-            given = np.ones(points.shape[:2]) if point_labels is None else _real_numbers(point_labels, "labels")
+            points = real_numbers(point_coords, "points", "predict")
+            given = (
+                np.ones(points.shape[:2]) if point_labels is None else real_numbers(point_labels, "labels", "predict")
+            )
             if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
                 raise InputError(
                     f"predict: expected points (N, K, 2) and labels (N, K), found {points.shape}, {given.shape}"
@@ -338,38 +357,6 @@ class GranularPredictor:
             pixels * self.model.image_size,
             torch.from_numpy(np.ascontiguousarray(np.concatenate(kinds, axis=1))).to(self.device),
         )
-
-
-def _as_rgb(image: Photograph) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: no RGB photograph.
-    """
-    if isinstance(image, Image.Image):
-        if image.mode != "RGB" or not image.width * image.height:
-            raise InputError(
-                f"set_image: expected an image of mode RGB, found {image.mode}, {image.width} x {image.height}; "
-                'give image.convert("RGB")'
-            )
-        return np.array(image)
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"set_image: expected an array (H, W, 3) uint8 RGB, found {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(f"set_image: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
-    return image
-
-
-def _real_numbers(values: ArrayLike, name: str) -> FloatArray:
-    """As float32.
-
-    Raises:
-        InputError: no numbers, or rows of different lengths.
-    """
-    try:
-        return np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"predict: expected an array of numbers as {name} ({error})") from error
 
 
 def squared(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor:

@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import GrainmillError, InputError
+from pipeline.errors import GrainmillError
+
+from .loading import usable_device
 
 _Found = TypeVar("_Found")
 
@@ -25,20 +27,16 @@ class Ranks:
     """The processes of a run. A context: collectives are set up and torn down with it."""
 
     def __init__(self, device: str | None) -> None:
+        self.launched = "WORLD_SIZE" in os.environ
+        """By torchrun: collectives are used, also by a single rank."""
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
-        if name == "cuda" and self.ranks > 1:
-            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        try:
-            self.device = torch.device(name)
-        except RuntimeError as error:
-            raise InputError(f"--device {name}: expected cpu, cuda or cuda:N") from error
+        self.device = usable_device(device)
+        if str(self.device) == "cuda" and self.launched:
+            self.device = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
 
     def __enter__(self) -> Self:
-        if self.ranks > 1:
+        if self.launched:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
@@ -47,7 +45,7 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.ranks > 1:
+        if self.launched:
             dist.destroy_process_group()
 
     @property
@@ -56,7 +54,7 @@ class Ranks:
 
     def sum(self, values: Iterable[float]) -> list[float]:
         """Sums numbers over all ranks; every rank gets the sums."""
-        if self.ranks == 1:
+        if not self.launched:
             return list(values)
         numbers = torch.tensor(list(values), dtype=torch.float64, device=self.device)
         dist.all_reduce(numbers)
@@ -67,7 +65,7 @@ class Ranks:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        if self.ranks == 1:
+        if not self.launched:
             return
         gradients: list[Tensor] = [each.grad for each in parameters if each.grad is not None]
         flat = torch.cat([each.flatten() for each in gradients])
@@ -77,7 +75,7 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """One value of each rank, in their order."""
-        if self.ranks == 1:
+        if not self.launched:
             return [value]
         found: list[Any] = [None] * self.ranks
         dist.all_gather_object(found, value)
@@ -103,5 +101,5 @@ class Ranks:
 
     def wait(self) -> None:
         """Waits for all ranks."""
-        if self.ranks > 1:
+        if self.launched:
             dist.barrier()

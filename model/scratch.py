@@ -63,6 +63,8 @@ def start_from_clicks(model: GranularSam2) -> None:
             _silence(written, position)
     _silence(decoder.transformer.final_attn_token_to_image.out_proj, position)
     _silence(model.granularity_encoder.mlp[-1], position)
+    if model.click_features is not None:
+        _silence(model.click_features.to_prompt, position)
     _keep_tokens_apart(decoder.transformer.layers[0].self_attn, position)
     for hypernetwork_layer in decoder.output_hypernetworks_mlps[0].layers:
         _draw(hypernetwork_layer, hypernetwork_layer.in_features, gain=math.sqrt(2))

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.console import ProgressBar
-from pipeline.errors import InputError, SampleFailureError
-from pipeline.images import decode_rgb
 
 from .automatic import AutomaticConfig, depths, find_everything
+from .image_files import Rgb
 from .mask_records import FoundMask
 from .pictures import captioned, contact_sheet, mark_box, mark_points, overlay, segment_map
 from .predictor import GranularPredictor
 from .prompt_flags import Prompt
 
-MAX_IMAGE_PIXELS: Final = 100_000_000
-"""As `grainmill mine` has it."""
 _LEVELS_SHOWN: Final = 3
 CLICK_GRANULARITY: Final = 1.0
 """Of a click without --granularity: the whole thing under it."""
-
-Rgb = NDArray[np.uint8]
-
-
-def read_rgb(path: str) -> Rgb:
-    """An image file: upright RGB, (H, W, 3) uint8.
-
-    Raises:
-        InputError: no file, or not an image.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{path}: expected an image, found {'a directory' if file.is_dir() else 'nothing'}")
-    try:
-        return decode_rgb(file.read_bytes(), max_pixels=MAX_IMAGE_PIXELS)
-    except SampleFailureError as error:
-        raise InputError(f"{path}: not an image that can be read: {error.message}") from error
 
 
 def click_masks(

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.console import ProgressBar
 from pipeline.errors import InputError
 
-from .mask_records import MASK_FORMAT, FoundMask
+from .mask_records import FIRST_ID, MASK_FORMAT, FoundMask
 from .output_files import OutputFiles
 from .pictures import png_bytes, segment_map
 from .prompt_flags import Prompt
@@ -31,7 +31,8 @@ def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: 
     """Do the prompts speak of this video? Told before a model is loaded.
 
     Raises:
-        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside.
+        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside; frames of
+            several sizes.
     """
     flags = "--point [N:]X,Y, --not-point [N:]X,Y or --box [N:]X0,Y0,X1,Y1"
     if not objects:
@@ -45,6 +46,7 @@ def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: 
                 f"video needs {flags}, where N is its number and 1 if left out"
             )
         each.prompt.check(width=frames.width, height=frames.height, where=f"{frames.name}, object {number}")
+    frames.expect_one_size()
 
 
 def track_objects(
@@ -67,8 +69,8 @@ def track_objects(
         folder: among them, for `00000.png`, `00001.png` …; prompts are drawn on their frame.
 
     Returns:
-        The JSON: as of one image, with one entry of `images` a frame and an `object_id` in each annotation. `score` is
-        null: sam2's tracker gives none.
+        The JSON: as of one image, with one entry of `images` a frame (`frame` counts from 0, as --frame does) and an
+        `object_id` in each annotation. `score` is null: sam2's tracker gives none.
     """
     state = predictor.start(frames)
     for number, each in objects.items():
@@ -99,11 +101,17 @@ def track_objects(
     return {
         "format": MASK_FORMAT,
         "images": [
-            {"id": number, "file_name": f"{number:05d}", "width": frames.width, "height": frames.height}
+            {
+                "id": FIRST_ID + number,
+                "frame": number,
+                "file_name": f"{number:05d}",
+                "width": frames.width,
+                "height": frames.height,
+            }
             for number in range(len(frames))
         ],
         "categories": [{"id": 1, "name": "mask"}],
-        "annotations": [{**each, "id": number} for number, each in enumerate(annotations)],
+        "annotations": [{**each, "id": number} for number, each in enumerate(annotations, FIRST_ID)],
         "frame": frame,
         "objects": {
             str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
@@ -115,7 +123,7 @@ def _annotations(tracked: Tracked, objects: Mapping[int, VideoObject]) -> list[d
     """Of the objects that are there; one that is hidden on a frame has no annotation on it."""
     return [
         {
-            **FoundMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=tracked.frame),
+            **FoundMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=FIRST_ID + tracked.frame),
             "score": None,
             "object_id": number,
         }

@@ -9,7 +9,7 @@ Legend: B images, N prompts, R pixels a side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .dense_loss import DenseHead, dense_loss, padded
 from .feature_cache import FeatureCache
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2, ImageFeatures
 from .loader import Example
@@ -27,22 +28,26 @@ from .train_config import TrainConfig
 FEEDBACK_LIMIT: Final = 32.0
 """Logits that are fed back are clipped to this, as in SAM-2."""
 
-SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts")
-"""What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass."""
+SUMS: Final = ("loss", "mask", "dice", "iou", "iou_error", "prompts", "dense", "anchors")
+"""What `accumulate_gradients` returns, summed over prompts; iou and iou_error of the last pass. `dense`, the dense
+loss before its weight, is summed over anchors and no part of `loss`."""
 
 
-_VALUES_OF_BYTES: Final = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(
-    torch.int64
-)[:, 0]
+_VALUES_OF_BYTES: Final = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).view(np.int64)[:, 0]
 """(256,): each byte's bits, the highest first, as eight bytes."""
 
 
 def normalised(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """(R, R, 3) uint8 RGB each -> (B, 3, R, R) float32 as the encoder expects."""
-    batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float() / 255.0
-    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1)
+    batch = sent(np.stack(images), device).permute(0, 3, 1, 2).float() / 255.0
+    mean, std = (sent(np.array(each, dtype=np.float32), device).view(1, 3, 1, 1) for each in (IMAGE_MEAN, IMAGE_STD))
     return ((batch - mean) / std).contiguous()
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on a device; on a GPU without waiting for what it is doing, as a copy from ordinary memory would."""
+    here = torch.from_numpy(array)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 def accumulate_gradients(
@@ -52,6 +57,8 @@ def accumulate_gradients(
     *,
     prompts_in_step: float,
     cache: FeatureCache | None = None,
+    head: DenseHead | None = None,
+    anchors_in_step: float = 1.0,
 ) -> Tensor:
     """Adds the gradients of some examples' losses, divided by the prompts of the whole step over all ranks.
 
@@ -61,16 +68,18 @@ def accumulate_gradients(
         config: of the run.
         prompts_in_step: over all ranks and all examples of the step, at least 1.
         cache: where the features of a frozen encoder are kept; None: they are computed each time.
+        head: of the dense loss, on the model's device; None: without that loss.
+        anchors_in_step: over all ranks and all examples of the step, at least 1; of examples that have a prompt.
 
     Returns:
-        (6,) float64 on the model's device, the values named by `SUMS`.
+        (8,) float64 on the model's device, the values named by `SUMS`.
     """
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=next(model.parameters()).device)
     seen = [each for each in examples if each.count]
     for size in sorted({each.image.shape[0] for each in seen}):
         with model.at_image_size(size):
             alike = [each for each in seen if each.image.shape[0] == size]
-            sums += _accumulate(model, alike, config, prompts_in_step, cache)
+            sums += _accumulate(model, alike, config, prompts_in_step, cache, head, anchors_in_step)
     return sums
 
 
@@ -80,6 +89,8 @@ def _accumulate(
     config: TrainConfig,
     prompts_in_step: float,
     cache: FeatureCache | None,
+    head: DenseHead | None,
+    anchors_in_step: float,
 ) -> Tensor:
     """`accumulate_gradients` of examples of one size, each with a prompt."""
     device = next(model.parameters()).device
@@ -92,21 +103,24 @@ def _accumulate(
             features = _frozen_features(model, images, device, cache)
     leaves = _leaves(features, trained=config.adapter == "full")
     counts = [each.count for each in examples]
-    image_of = torch.from_numpy(np.repeat(np.arange(len(examples)), counts)).to(device)
-    target = _unpacked(torch.from_numpy(np.concatenate([each.masks_packed for each in examples])).to(device))
+    image_of = sent(np.repeat(np.arange(len(examples)), counts), device)
+    target = _unpacked(sent(np.concatenate([each.masks_packed for each in examples]), device))
     small = F.avg_pool2d(target[:, None].float(), config.loss_stride)[:, 0]
-    granularity = torch.from_numpy(np.concatenate([each.granularity for each in examples])).to(device)
-    points = torch.from_numpy(np.concatenate([each.points for each in examples])).to(device)[:, None]
+    granularity = sent(np.concatenate([each.granularity for each in examples]), device)
+    points = sent(np.concatenate([each.points for each in examples]), device)[:, None]
     labels = torch.ones(points.shape[:2], dtype=torch.int32, device=device)
-    draws = np.concatenate([each.correction_draws for each in examples])
+    draws = sent(np.concatenate([each.correction_draws for each in examples]), device)
     mask_input: Tensor | None = None
     total = torch.zeros((), dtype=torch.float64, device=device)
     for click in range(config.clicks):
         with autocast:
             decoded = model.decode(leaves.select(image_of), points, labels, granularity, mask_input_N1HW=mask_input)
         logits = decoded.logits_NMHW.float()
+        seen = logits
+        if logits.shape[-2:] != small.shape[-2:]:
+            seen = F.interpolate(logits, size=small.shape[-2:], mode="bilinear", align_corners=False)
         losses = mask_losses(
-            F.interpolate(logits, size=small.shape[-2:], mode="bilinear", align_corners=False)[:, 0],
+            seen[:, 0],
             small,
             decoded.iou_NM[:, 0],
             decoded.object_N1[:, 0],
@@ -117,17 +131,25 @@ def _accumulate(
         if click + 1 < config.clicks:
             mask_input = logits.detach().clamp(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
             full = F.interpolate(mask_input, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            more, kind = correction_clicks(full > 0, target, torch.from_numpy(draws[:, click]))
+            more, kind = correction_clicks(full > 0, target, draws[:, click])
             points, labels = torch.cat([points, more], dim=1), torch.cat([labels, kind], dim=1)
+    dense, anchors = torch.zeros_like(total), 0
+    if head is not None and any(len(each.anchors.points) for each in examples):
+        cells, g, masks = (sent(array, device) for array in padded([each.anchors for each in examples]))
+        targets = _unpacked(masks).view(*cells.shape, -1)
+        summed = dense_loss(head, leaves.high_res[0], cells, g, targets, config.loss)
+        (config.dense_weight * summed / anchors_in_step).backward()
+        dense, anchors = summed.detach().double(), sum(len(each.anchors.points) for each in examples)
     if config.adapter == "full":
         _backward_through_encoder(features, leaves)
-    last = (losses.mask, losses.dice, losses.iou, losses.iou_error)
-    return torch.stack([total, *(each.detach().double() for each in last), torch.full_like(total, sum(counts))])
+    means = (losses.mask, losses.dice, losses.iou, losses.iou_error)
+    numbers = (torch.full_like(total, sum(counts)), dense, torch.full_like(total, anchors))
+    return torch.stack([total, *(each.detach().double() for each in means), *numbers])
 
 
 def _unpacked(packed: Tensor) -> Tensor:
     """(N, R, R / 8) uint8 as `np.packbits` gives -> (N, R, R) bool, where the bytes lie: a GPU is sent an eighth."""
-    values = _VALUES_OF_BYTES.to(packed.device).index_select(0, packed.int().flatten())
+    values = sent(_VALUES_OF_BYTES, packed.device).index_select(0, packed.int().flatten())
     return values.view(torch.bool).view(*packed.shape[:2], -1)
 
 

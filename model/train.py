@@ -15,16 +15,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.console import ProgressBar, note
 from pipeline.errors import GrainmillError, InputError, InterruptedRunError, SchemaError
 from pipeline.schema import sha256_of
 
+from .base_models import parameter_count
 from .checkpoint import (
     Checkpoint,
     CheckpointWriteError,
@@ -34,17 +35,23 @@ from .checkpoint import (
     step_path,
     write_checkpoint,
 )
+from .dense_loss import DenseHead
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
-from .loader import Example, Examples, stream
-from .loading import checkpoint_record, install_trained, new_model, trained_state
+from .index import Locations
+from .loader import AHEAD, Example, Examples, stream
+from .loading import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
 from .pictures import Rgb
 from .ranks import Ranks
 from .run_log import METRICS, RunLog
-from .step import SUMS, accumulate_gradients
+from .step import SUMS, accumulate_gradients, normalised
 from .train_config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
+from .trunks import STANDARD_PHOTOGRAPHS, STATE_PREFIX
 from .validation import Validation, validate
+
+HEAD: Final = "dense_head"
+"""Before the names of the dense loss's head in checkpoints."""
 
 
 @dataclass
@@ -109,7 +116,7 @@ class _Run:
         self.output = Path(options.output)
         expect_usable(config, options)
         share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
-        self.micro = options.micro_batch_size or photographs_per_pass(config, share)
+        self.micro = options.micro_batch_size or photographs_per_pass(config, share, on_gpu=ranks.device.type == "cuda")
         if share % self.micro:
             raise InputError(
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
@@ -123,23 +130,58 @@ class _Run:
         self.progress = Progress()
         self.saved_step = 0
         """Of the newest checkpoint; the first rank's counts."""
-        self.model = new_model(config.size, config.adapter, config.image_size, init=config.init, seed=config.seed)
+        self.model = new_model(
+            config.size,
+            config.adapter,
+            config.image_size,
+            init=config.init,
+            seed=config.seed,
+            sight=config.sight,
+            trunk=config.trunk,
+            trunk_file=options.trunk_file,
+        )
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
+        if config.trunk is not None and config.init == SCRATCH and saved is None:
+            self._standardise_trunk()
         if options.compile_encoder:
             self.model.base.image_encoder.compile()  # in place, so that names in checkpoints stay
         self.cache = self._open_cache()
         self.trainable_names = self.model.set_trainable()
         named = dict(self.model.named_parameters())
         self.trainable = [named[name] for name in self.trainable_names]
+        self.head = dense_head(self.model, config)
+        """Trained with the model and left behind: no part of its checkpoint's `model` tensors."""
+        if self.head is not None:
+            self.head.to(ranks.device)
+            self.trainable_names += [f"{HEAD}.{name}" for name, _ in self.head.named_parameters()]
+            self.trainable += self.head.parameters()
         self.optimizer = torch.optim.AdamW(
-            self.trainable, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+            _parameter_groups(self.trainable_names, self.trainable, config),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            foreach=True,
         )
         self.validation = ranks.on_first(self._open_validation) or Validation(images=())
         if saved is not None:
             self._restore(saved)
         self.log: RunLog | None = None
         self.started_s = time.monotonic()
+
+    def _standardise_trunk(self) -> None:
+        """From some photographs as they are, the first of the run's order; every rank takes the first one's figures."""
+        trunk = self.model.base.image_encoder.trunk
+
+        def found() -> list[tuple[Tensor, Tensor]]:
+            photographs = self.examples.photographs(STANDARD_PHOTOGRAPHS)
+            images = (normalised([each], self.ranks.device) for each in photographs)
+            statistics: list[tuple[Tensor, Tensor]] = trunk.statistics(images)
+            if self.config.coarse_images:
+                side = self.config.image_size // 2
+                trunk.checked_levels(torch.zeros(1, 3, side, side, device=self.ranks.device))
+            return statistics
+
+        trunk.standardise(self.ranks.gather(self.ranks.on_first(found))[0])
 
     def _open_validation(self) -> Validation:
         return Validation.open(
@@ -194,6 +236,8 @@ class _Run:
         if self.config.adapter != "full" and saved.record["base"]["sha256"] != self.record["base"]["sha256"]:
             raise InputError(f"{saved.path}: it was trained on another base than --init {self.config.init} holds")
         install_trained(self.model, saved)
+        if self.head is not None:
+            self.head.load_state_dict(saved.group(HEAD))
         moments = saved.group("optimizer")
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             values = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -230,6 +274,8 @@ class _Run:
 
     def _write_checkpoint(self) -> CheckpointWriteError | None:
         tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        if self.head is not None:
+            tensors |= {f"{HEAD}.{name}": value for name, value in self.head.state_dict().items()}
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
@@ -265,7 +311,8 @@ class _Run:
         every = self.options.validate_every
         if every and progress.step % every == 0 and progress.step > validated_step:  # stopped before it was written
             validation, validated_step = self._validate(), progress.step
-        streamed = stream(self.examples, self._positions(), workers=self.options.workers)
+        share = config.global_batch_size // self.ranks.ranks
+        streamed = stream(self.examples, self._positions(), workers=self.options.workers, ahead=max(AHEAD, 2 * share))
         bar = ProgressBar("train", config.steps, unit="steps", shown=self.ranks.is_first)
         with contextlib.closing(streamed) as examples, bar:
             while progress.step < config.steps and not stopped:
@@ -306,7 +353,10 @@ class _Run:
         skipped = self._bad_samples(examples)
         # Dropout is the only chance that is not in the examples.
         torch.manual_seed(int(sha256_of(f"{config.seed}/{progress.step}/{self.ranks.rank}".encode())[:15], 16))
-        [prompts] = self.ranks.sum([float(sum(each.count for each in examples))])
+        seen = [each for each in examples if each.count]
+        prompts, anchors = self.ranks.sum([
+            float(sum(each.count for each in seen)), float(sum(len(each.anchors.points) for each in seen))
+        ])  # fmt: skip
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
         for start in range(0, share, self.micro):
@@ -316,14 +366,18 @@ class _Run:
                 config,
                 prompts_in_step=max(prompts, 1.0),
                 cache=self.cache,
+                head=self.head,
+                anchors_in_step=max(anchors, 1.0),
             )
         self.ranks.sum_gradients(self.trainable)
+        clipped = nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit)
+        # Read here for the first time in a step: a GPU has been given all work before.
         totals = dict(zip(SUMS, self.ranks.sum(sums.tolist()), strict=True))
-        norm = float(nn.utils.clip_grad_norm_(self.trainable, config.gradient_norm_limit))
-        self._expect_finite(totals["loss"], norm, examples)
+        norm = float(clipped)
+        self._expect_finite(totals["loss"] + totals["dense"], norm, examples)
         rate = learning_rate(config, progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.step()
         progress.step += 1
         progress.position += config.global_batch_size
@@ -334,8 +388,9 @@ class _Run:
         return {
             "step": progress.step,
             "position": progress.position,
-            **{name: totals[name] / count for name in SUMS[:-1]},
+            **{name: totals[name] / count for name in SUMS[: SUMS.index("prompts")]},
             "prompts": int(totals["prompts"]),
+            **({} if self.head is None else {"dense_loss": totals["dense"] / max(anchors, 1.0)}),
             "gradient_norm": norm,
             "learning_rate": rate,
             "skipped": progress.skipped,
@@ -446,6 +501,16 @@ class _Run:
         }
 
 
+def _parameter_groups(names: list[str], parameters: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """All that is trained, and apart from it a trunk, each with its share of the learning rate."""
+    rate = config.trunk.rate if config.trunk is not None else 1.0
+    shares = [rate if name.startswith(STATE_PREFIX) else 1.0 for name in names]
+    return [
+        {"params": [each for each, own in zip(parameters, shares, strict=True) if own == share], "share": share}
+        for share in sorted(set(shares), reverse=True)
+    ]
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then a cosine to the final rate; `step` counts from 0."""
     if step < config.warmup_steps:
@@ -460,7 +525,9 @@ def interrupted(summary: dict[str, Any]) -> int | None:
     return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
 
 
-def describe(config: TrainConfig, *, data: str | None = None, cache_features: str | None = None) -> dict[str, Any]:
+def describe(
+    config: TrainConfig, *, data: Locations | None = None, cache_features: str | None = None
+) -> dict[str, Any]:
     """What `--dry-run` tells: parameters, by count of the model as built; with a cache, what it takes.
 
     Args:
@@ -473,8 +540,15 @@ def describe(config: TrainConfig, *, data: str | None = None, cache_features: st
     """
     if cache_features is not None:
         expect_cacheable(config)
-    model = GranularSam2(config.size, config.adapter, config.image_size)
-    told = {"size": config.size, "adapter": config.adapter, "image_size": config.image_size, **model.counts()}
+    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
+    head = dense_head(model, config)
+    told = {
+        "size": config.size,
+        "adapter": config.adapter,
+        "image_size": config.image_size,
+        **model.counts(),
+        "training_only_parameters": 0 if head is None else parameter_count(head),
+    }
     if cache_features is None:
         return told
     images = None if data is None else len(_examples(data, config))
@@ -482,7 +556,12 @@ def describe(config: TrainConfig, *, data: str | None = None, cache_features: st
     return {**told, **space, "features_bytes": space["features_bytes"] if data else None, "images": images}
 
 
-def _examples(data: str, config: TrainConfig) -> Examples:
+def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:
+    """A fresh head for the dense loss of a run; None: it has none."""
+    return DenseHead(model.base.sam_mask_decoder.conv_s0.out_channels) if config.dense_anchors else None
+
+
+def _examples(data: Locations, config: TrainConfig) -> Examples:
     return Examples(
         data,
         config.example_settings(),

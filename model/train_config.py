@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import ConfigMismatchError, InputError
 
 from .adapters import ADAPTERS, Adapter
-from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SIZES, Size, expect_image_size
+from .base_models import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SCRATCH_WIDTH, SIZES, Size, expect_image_size
+from .index import Locations
 from .loader import ExampleSettings
 from .losses import LossWeights
 from .order import Order
+from .sight import Sight
+from .trunks import Trunk
 from .views import NO_AUGMENTATION, Augmentation
 
 SCRATCH: Final = "scratch"
@@ -44,6 +48,10 @@ class TrainConfig:
     """Masks drawn under the same click, so that only g tells them apart."""
     min_parts: int
     """Parts that an instance must have for its parts to be drawn; see `LoadedSample.with_scale`."""
+    smallest_parts: bool
+    """Draw masks with g exactly 0.1 too; see `LoadedSample.drawable`."""
+    wholes_only: bool
+    """Draw only from instances that lie beside each other; see `LoadedSample.alone`."""
     balance: float
     """Share of masks drawn by granularity bin first; see `prompts.draw_prompts`."""
     clicks: int
@@ -58,6 +66,12 @@ class TrainConfig:
     weight_decay: float
     gradient_norm_limit: float
     loss: LossWeights
+    sight: Sight
+    """What the decoder hears where it is clicked."""
+    dense_anchors: int
+    """Pairs of a cell and a mask over it in each view, for the dense loss; see `dense_loss.py`. 0: without."""
+    dense_weight: float
+    """Of its mean over the step's anchors, beside the mean over prompts."""
     loss_stride: int
     """Losses are taken on the view's grid divided by this; 1: at full resolution."""
     augmentation: Augmentation
@@ -67,6 +81,8 @@ class TrainConfig:
     holdout: float
     precision: str
     """fp32 or bf16 (autocast)."""
+    trunk: Trunk | None = None
+    """The network in Hiera's place; None: Hiera."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("size", SIZES), ("adapter", ADAPTERS), ("precision", ("fp32", "bf16"))):
@@ -74,9 +90,20 @@ class TrainConfig:
                 raise InputError(f"--{name} {getattr(self, name)}: expected one of {', '.join(allowed)}")
         if self.init == SCRATCH and self.adapter != "full":
             raise InputError("--init scratch trains the whole model: leave --adapter out (or say full)")
+        if self.trunk is not None and self.adapter != "full":
+            raise InputError(f"--trunk is trained with --adapter full, found {self.adapter}; add it")
         for name in ("masks_per_image", "masks_per_click", "clicks", "global_batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.dense_anchors and self.adapter != "full":
+            raise InputError(
+                f"--dense-anchors {self.dense_anchors}: it trains the encoder's features, which "
+                f"--adapter {self.adapter} leaves as they are; leave it out"
+            )
+        if min(self.dense_anchors, self.dense_weight) < 0:
+            raise InputError(
+                f"--dense-anchors {self.dense_anchors} and --dense-weight {self.dense_weight}: expected 0 or above"
+            )
         if self.loss_stride not in (1, 2, 4):
             raise InputError(f"--loss-stride {self.loss_stride}: expected 1, 2 or 4, the grids between view and logits")
         expect_image_size(self.image_size)
@@ -97,6 +124,9 @@ class TrainConfig:
             masks_per_click=self.masks_per_click,
             balance=self.balance,
             min_parts=self.min_parts,
+            smallest_parts=self.smallest_parts,
+            wholes_only=self.wholes_only,
+            dense_anchors=self.dense_anchors,
             clicks=self.clicks,
             augmentation=self.augmentation,
             coarse_images=self.coarse_images,
@@ -110,7 +140,8 @@ class TrainConfig:
 class RunOptions:
     """How a run is carried out; none of it changes what one step computes."""
 
-    data: str
+    data: Locations
+    """Shards; several directories count as one."""
     output: str
     resume: bool = False
     workers: int = 0
@@ -135,6 +166,8 @@ class RunOptions:
     threads: int | None = None
     compile_encoder: bool = False
     """`torch.compile` for the image encoder; the same function, rounded otherwise."""
+    trunk_file: Path | None = None
+    """Weights of the configuration's trunk; `new_model` says when they are read."""
 
 
 LOADER_PROCESSES_OF_A_GPU: Final = 4
@@ -153,6 +186,8 @@ def paper_recipe(size: Size) -> dict[str, Any]:
         "masks_per_image": 30,
         "masks_per_click": 1,
         "min_parts": 0,
+        "smallest_parts": False,
+        "wholes_only": False,
         "balance": 0.5,
         "clicks": 4,
         "global_batch_size": 4,
@@ -163,6 +198,9 @@ def paper_recipe(size: Size) -> dict[str, Any]:
         "weight_decay": 1e-5,
         "gradient_norm_limit": 1.0,
         "loss": LossWeights(),
+        "sight": Sight(),
+        "dense_anchors": 0,
+        "dense_weight": 1.0,
         "loss_stride": 2,
         "augmentation": AUGMENTATIONS["paper"],
     }
@@ -176,6 +214,8 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "masks_per_image": 16,
         "masks_per_click": 2,
         "min_parts": 10,
+        "smallest_parts": False,
+        "wholes_only": True,
         "balance": 0.25,
         "clicks": 1,
         "global_batch_size": 4,
@@ -186,7 +226,10 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "weight_decay": 0.01,
         "gradient_norm_limit": 1.0,
         "loss": LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0, iou=0.2, object_score=0.05),
-        "loss_stride": 2,
+        "sight": Sight(click_features=True, similarity="features"),
+        "dense_anchors": 48,
+        "dense_weight": 1.0,
+        "loss_stride": 4,
         "augmentation": AUGMENTATIONS["crops"],
     }
 
@@ -219,9 +262,15 @@ def expect_usable(config: TrainConfig, options: RunOptions) -> None:
         )
 
 
-def photographs_per_pass(config: TrainConfig, share: int) -> int:
-    """Of one forward pass by default: as many as the recipe says, or the next fewer that divide a rank's share."""
-    most = min(share, 4 if config.adapter == "full" else 2)
+def photographs_per_pass(config: TrainConfig, share: int, *, on_gpu: bool) -> int:
+    """Of one forward pass by default: as many as the recipe says, or the next fewer that divide a rank's share.
+
+    A micro or mini model takes 64 of 256 pixels at once on a GPU, which waits for the processor in smaller passes.
+    """
+    most = 4 if config.adapter == "full" else 2
+    if on_gpu and config.size in SCRATCH_WIDTH:
+        most = max(most, 64 * 256**2 // config.image_size**2)
+    most = min(share, most)
     return max(each for each in range(1, most + 1) if share % each == 0)
 
 
@@ -239,6 +288,8 @@ def augmentation_named(name: str | None) -> Augmentation | None:
 def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:
     """The recipe for size and init, with the given values over it (None: the recipe's).
 
+    The two fields of `sight`, `click_features` and `similarity`, are given by their own names.
+
     Raises:
         InputError: values that do not go together.
     """
@@ -246,6 +297,8 @@ def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) ->
         raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
     recipe = micro_recipe(size) if init == SCRATCH else paper_recipe(size)
     values = {**recipe, **{name: value for name, value in given.items() if value is not None}}
+    parts = {name: values.pop(name) for name in ("click_features", "similarity") if name in values}
+    values["sight"] = dataclasses.replace(values["sight"], **parts)
     # A learning rate given below the recipe's final one, or a short run, must still make a schedule.
     values["final_learning_rate"] = min(values["final_learning_rate"], values["learning_rate"])
     values["warmup_steps"] = min(values["warmup_steps"], max(1, values["steps"] // 10))
@@ -254,6 +307,16 @@ def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) ->
     )
     values["coarse_images"] = steps_at_half_size * values["global_batch_size"]
     return TrainConfig(size=size, init=init, adapter=adapter or ("full" if init == SCRATCH else "paper"), **values)
+
+
+_BEFORE_THEY_WERE_THERE: Final = {
+    "smallest_parts": True,
+    "wholes_only": False,
+    "sight": dataclasses.asdict(Sight()),
+    "dense_anchors": 0,
+    "dense_weight": 1.0,
+}
+"""What runs did whose checkpoints do not say it."""
 
 
 def resumed_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> TrainConfig:
@@ -265,6 +328,7 @@ def resumed_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> Tr
     Raises:
         ConfigMismatchError: with the values that differ.
     """
+    saved = {**_BEFORE_THEY_WERE_THERE, **saved}
     if saved.get("global_batch_size") != now.global_batch_size:
         now = dataclasses.replace(now, coarse_images=int(saved["coarse_images"]))
     current = now.to_json()

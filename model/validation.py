@@ -23,7 +23,7 @@ from pipeline.schema import sha256_of
 
 from .evaluation.metrics import spearman, sweep_columns
 from .granular import GranularSam2
-from .index import BadSampleError, LoadedSample, ShardIndex, filter_rows
+from .index import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, told_locations
 from .loader import Example, ExampleSettings, make_example
 from .pictures import Rgb, contact_sheet
 from .step import normalised
@@ -53,12 +53,12 @@ class Validation:
 
     @classmethod
     def open(
-        cls, directory: str, config: TrainConfig, *, images: int, apart: str | None = None, skip_bad: bool = False
+        cls, data: Locations, config: TrainConfig, *, images: int, apart: str | None = None, skip_bad: bool = False
     ) -> Validation:
         """The first `images` of what is not trained on, in the order of their keys' hashes; none if all is.
 
         Args:
-            directory: the training data.
+            data: the training data.
             config: of the run.
             images: at most.
             apart: other shards to validate on, instead of a held-out share.
@@ -70,19 +70,19 @@ class Validation:
         """
         if not images or not (config.holdout or apart):
             return cls(images=())
-        trained = ShardIndex.open(directory)
+        trained, where = ShardIndex.open_all(data), told_locations(data)
         trained_rows = filter_rows(trained, min_masks=config.min_masks, holdout=config.holdout, held_out=False)
         index = ShardIndex.open(apart) if apart else trained
         share = config.holdout if not apart else 0.0
         rows = filter_rows(index, min_masks=config.min_masks, holdout=share, held_out=not apart)
         if not len(rows):
             raise InputError(
-                f"--holdout {config.holdout}: no sample of {directory} falls into it; hold out more"
+                f"--holdout {config.holdout}: no sample of {where} falls into it; hold out more"
                 if not apart
                 else f"--validation-data {apart}: none of {len(index)} samples has {config.min_masks} masks"
             )
         if apart and set(np.array(index.sample_keys())[rows]) & set(np.array(trained.sample_keys())[trained_rows]):
-            raise InputError(f"--validation-data {apart}: it holds samples of --data {directory}; validate on others")
+            raise InputError(f"--validation-data {apart}: it holds samples of --data {where}; validate on others")
         return cls(
             images=_fixed_examples(index, rows, images, config.image_size, skip_bad=skip_bad),
             chosen_on=_fixed_examples(trained, trained_rows, images, config.image_size, skip_bad=skip_bad),

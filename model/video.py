@@ -3,7 +3,8 @@
 sam2's `SAM2VideoPredictor` does the work: its state, its memory attention and encoder, its object pointers. Two things
 are added. The mask decoder answers at the granularity of the object it works for, on every frame and for every kind of
 prompt (the reference wants g twice, shares one among all objects, and never gives it to mask prompts). And frames come
-from any folder of images, any video file that OpenCV reads, or arrays; a folder's frames are read when they are needed.
+from any folder of images, any video file that OpenCV reads, a GIF or WebP, or images in memory; a folder's frames are
+read when they are needed.
 
 An object without a granularity is tracked by SAM-2 as it is. sam2's own builder also fills holes of up to 8 logits,
 which needs its CUDA extension; that is off here, on every device.
@@ -14,7 +15,6 @@ Legend: N objects, H W pixels of a frame, h w of the logits.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,23 +28,32 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import InputError, SampleFailureError
-from pipeline.images import decode_rgb
+from pipeline.errors import InputError
 from pipeline.torch_compat import ensure_torchvision
 
 from .adapters import granularity_values
 from .granular import IMAGE_MEAN, IMAGE_STD, GranularSam2
-from .loading import load_granular
+from .image_files import (
+    IMAGE_SUFFIXES,
+    Rgb,
+    as_rgb,
+    image_size,
+    images_in,
+    is_animation,
+    read_animation,
+    read_rgb,
+    real_numbers,
+)
+from .loading import load_for_prediction
+from .predictor import NO_DIAL
 
 ensure_torchvision()
 from sam2 import sam2_video_predictor as sam2_video  # noqa: E402  (needs torchvision's operators)
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 MAX_FILE_FRAMES: Final = 2000
 """A video file is held decoded, 3 bytes a pixel; a folder of images is read frame by frame instead."""
-MAX_FRAME_PIXELS: Final = 100_000_000
+_TOO_MANY: Final = "more than {} frames, which would fill the memory; put them into a folder as images"
 
-Rgb = NDArray[np.uint8]
 KEEP: Final = "keep"
 Granularity = float | None | Literal["keep"]
 
@@ -53,65 +62,85 @@ class Frames(Sequence[Rgb]):
     """A video's frames, (H, W, 3) uint8 RGB, all of one size.
 
     Args:
-        source: a folder of images (in natural order: 2 before 10), a video file, or arrays.
+        source: a folder of images (in natural order: 2 before 10), a video file that OpenCV reads, a GIF or WebP, or
+            images: arrays (H, W, 3) uint8 RGB or Pillow's of mode RGB.
+
+    Attributes:
+        files: of a folder's frames, in order; empty for the rest.
+        remarks: what a person should hear of: files of a folder that are no frames, frames that a file lacks.
 
     Raises:
-        InputError: no such file, no images in it, or a file that OpenCV does not read.
+        InputError: no such file, no images in it, a file that OpenCV does not read, or frames that are no images.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Sequence[Rgb]) -> None:
-        self._files: list[Path] = []
-        self._arrays: Sequence[Rgb] = ()
+    def __init__(self, source: str | os.PathLike[str] | Sequence[Any]) -> None:
+        self.files: tuple[Path, ...] = ()
+        self.remarks = ""
+        self._arrays: Sequence[Any] = ()
+        self.name = "frames"
         if isinstance(source, str | os.PathLike):
-            self.name = Path(source).name
             path = Path(source)
+            self.name = path.resolve().name
             if path.is_dir():
-                self._files = _frame_files(path)
+                found = images_in(path)
+                self.files = found.files
+                self.remarks = f"passed over: {found.passed_over}" if found.passed_over else ""
+            elif is_animation(path):
+                self._arrays = read_animation(path, max_frames=MAX_FILE_FRAMES)
+                if len(self._arrays) > MAX_FILE_FRAMES:
+                    raise InputError(f"{path}: {_TOO_MANY.format(MAX_FILE_FRAMES)}")
             else:
-                self._arrays = _read_video(path)
+                self._arrays, self.remarks = _read_video(path)
         else:
-            self.name = "frames"
-            self._arrays = source
+            if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+                raise InputError(
+                    f"video: expected a folder, a video file or a list of frames, found {type(source).__name__}"
+                )
             if not len(source):
                 raise InputError("video: expected at least one frame")
+            self._arrays = source
         self.height, self.width = self[0].shape[:2]
+        if isinstance(source, list | tuple):
+            for index in range(len(source)):
+                self[index]
 
     def __len__(self) -> int:
-        return len(self._files) or len(self._arrays)
+        return len(self.files) or len(self._arrays)
 
     def __getitem__(self, index: Any) -> Any:
-        frame = self._read(self._files[index]) if self._files else self._arrays[index]
-        if hasattr(self, "width") and frame.shape[:2] != (self.height, self.width):
-            raise InputError(
-                f"{self.name}: frame {index} is {frame.shape[1]} x {frame.shape[0]} pixels, the first "
-                f"{self.width} x {self.height}; a video's frames are of one size"
-            )
+        frame = read_rgb(self.files[index]) if self.files else as_rgb(self._arrays[index], f"video: frame {index}")
+        if hasattr(self, "width"):
+            self._expect_size(index, frame.shape[1], frame.shape[0])
         return frame
 
-    @staticmethod
-    def _read(path: Path) -> Rgb:
-        try:
-            return decode_rgb(path.read_bytes(), max_pixels=MAX_FRAME_PIXELS)
-        except SampleFailureError as error:
-            raise InputError(f"{path}: not an image that can be read: {error.message}") from error
+    def expect_one_size(self) -> None:
+        """Looks at the headers of all of a folder's frames, which are otherwise read when their turn comes.
+
+        Raises:
+            InputError: one of another size, or one that is no image.
+        """
+        for index, path in enumerate(self.files):
+            self._expect_size(index, *image_size(path))
+
+    def _expect_size(self, index: Any, width: int, height: int) -> None:
+        if (width, height) != (self.width, self.height):
+            file = f" ({self.files[index].name})" if self.files else ""
+            raise InputError(
+                f"{self.name}: frame {index}{file} is {width} x {height} pixels, the first "
+                f"{self.width} x {self.height}; a video's frames are of one size"
+            )
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    files = [each for each in folder.iterdir() if each.suffix.lower() in IMAGE_SUFFIXES and each.is_file()]
-    if not files:
-        raise InputError(f"{folder}: expected a video's frames ({', '.join(IMAGE_SUFFIXES)}), found no image")
-    return sorted(files, key=lambda each: [(not part.isdigit(), part.zfill(20)) for part in _PARTS.findall(each.name)])
-
-
-_PARTS: Final = re.compile(r"\d+|\D+")
-
-
-def _read_video(path: Path) -> list[Rgb]:
+def _read_video(path: Path) -> tuple[list[Rgb], str]:
+    """The frames, and what is missing of them."""
     if not path.is_file():
         raise InputError(f"{path}: expected a folder of frames or a video file, found nothing")
+    if path.suffix.lower() in IMAGE_SUFFIXES:  # OpenCV would take its neighbours too: a_1.jpg, a_2.jpg
+        raise InputError(f"{path}: expected a folder of frames or a video file, found an image")
     reader = cv2.VideoCapture(str(path))
     frames: list[Rgb] = []
     try:
+        told = reader.get(cv2.CAP_PROP_FRAME_COUNT)
         while len(frames) <= MAX_FILE_FRAMES:
             more, bgr = reader.read()
             if not more:
@@ -122,10 +151,9 @@ def _read_video(path: Path) -> list[Rgb]:
     if not frames:
         raise InputError(f"{path}: OpenCV reads no frame of it; put its frames into a folder as images")
     if len(frames) > MAX_FILE_FRAMES:
-        raise InputError(
-            f"{path}: more than {MAX_FILE_FRAMES} frames, which would fill the memory; put them into a folder as images"
-        )
-    return frames
+        raise InputError(f"{path}: {_TOO_MANY.format(MAX_FILE_FRAMES)}")
+    missing = f"its header tells of {told:.0f} frames, {len(frames)} can be read" if told > len(frames) else ""
+    return frames, missing
 
 
 class _ModelFrames:
@@ -205,21 +233,29 @@ class GranularVideoPredictor:
         cls, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None
     ) -> GranularVideoPredictor:
         """As `GranularPredictor.load`."""
-        return cls(load_granular(path, device, base=base, video=True))
+        return cls(load_for_prediction(path, device, base=base, video=True))
 
     def start(
-        self, frames: Frames, *, offload_video_to_cpu: bool = True, offload_state_to_cpu: bool = False
+        self,
+        frames: Frames | str | os.PathLike[str] | Sequence[Any],
+        *,
+        offload_video_to_cpu: bool = True,
+        offload_state_to_cpu: bool = False,
     ) -> dict[str, Any]:
         """The state of a video: sam2's own, with `granularity` (object id -> g) in it.
 
         Args:
-            frames: of the video.
+            frames: of the video, or what `Frames` takes: a folder's or a file's path, a list of images.
             offload_video_to_cpu: frames go to the device one at a time.
             offload_state_to_cpu: memories wait in main memory: a little slower, much less of a GPU's.
+
+        Raises:
+            InputError: as `Frames`.
         """
+        video = frames if isinstance(frames, Frames) else Frames(frames)
 
         def load(**_: Any) -> tuple[_ModelFrames, int, int]:
-            return _ModelFrames(frames, self.model.image_size), frames.height, frames.width
+            return _ModelFrames(video, self.model.image_size), video.height, video.width
 
         # sam2 reads folders of JPEG, and MP4 through decord; its state is made by its own code, from our frames.
         with _replaced(sam2_video, "load_video_frames", load):
@@ -257,18 +293,27 @@ class GranularVideoPredictor:
             All objects on this frame, before propagation.
 
         Raises:
-            InputError: a frame that is not there, no prompt, a granularity out of range.
+            InputError: a frame that is not there, no prompt, one that is no finite numbers, a granularity out of range.
         """
         if point_coords is None and box is None:
             raise InputError("video: expected points or a box")
-        self._set(state, frame, object_id, granularity)
-        points = None if point_coords is None else np.asarray(point_coords, dtype=np.float32).reshape(-1, 2)
+        points = None if point_coords is None else _finite(point_coords, "points")
+        if points is not None and (points.ndim != 2 or points.shape[1] != 2):
+            raise InputError(f"video: expected points (K, 2), found {points.shape}")
+        if point_labels is not None and points is None:
+            raise InputError("video: found labels without points")
         labels = None
         if points is not None:
-            labels = np.ones(len(points)) if point_labels is None else np.asarray(point_labels)
-            labels = labels.astype(np.int32)
-            if labels.shape != (len(points),):
-                raise InputError(f"video: expected {len(points)} labels, found {labels.shape}")
+            given = np.ones(len(points)) if point_labels is None else real_numbers(point_labels, "labels", "video")
+            if given.shape != (len(points),):
+                raise InputError(f"video: expected {len(points)} labels, found {given.shape}")
+            if not np.isin(given, (0, 1)).all():
+                raise InputError("video: expected labels 1 (inside) and 0 (outside), found others")
+            labels = given.astype(np.int32)
+        corners = None if box is None else _finite(box, "box").reshape(-1)
+        if corners is not None and corners.size != 4:
+            raise InputError(f"video: expected one box x0, y0, x1, y1, found {corners.size} numbers")
+        self._set(state, frame, object_id, granularity)
         return _tracked(
             self._base.add_new_points_or_box(
                 state,
@@ -276,7 +321,7 @@ class GranularVideoPredictor:
                 object_id,
                 points=points,
                 labels=labels,
-                box=None if box is None else np.asarray(box, dtype=np.float32),
+                box=corners,
                 clear_old_points=clear_old_points,
             )
         )
@@ -286,19 +331,20 @@ class GranularVideoPredictor:
         state: dict[str, Any],
         frame: int,
         object_id: int,
-        mask: NDArray[np.bool_],
+        mask: ArrayLike,
         *,
         granularity: Granularity = KEEP,
     ) -> Tracked:
-        """Prompts an object with its mask (H, W) on a frame; the rest as `add_points`."""
+        """Prompts an object with its mask (H, W) on a frame, bool or 0 and 1; the rest as `add_points`."""
+        values = real_numbers(mask, "mask", "video")
         size = (state["video_height"], state["video_width"])
-        if mask.shape != size:
-            raise InputError(f"video: expected a mask {size}, found {mask.shape}")
+        if values.shape != size or not np.isin(values, (0, 1)).all():
+            raise InputError(f"video: expected a mask {size} of bool, found {values.shape} {np.asarray(mask).dtype}")
         self._set(state, frame, object_id, granularity)
-        return _tracked(self._base.add_new_mask(state, frame, object_id, np.asarray(mask, dtype=bool)))
+        return _tracked(self._base.add_new_mask(state, frame, object_id, values > 0))
 
     def _set(self, state: dict[str, Any], frame: int, object_id: int, granularity: Granularity) -> None:
-        if not 0 <= frame < state["num_frames"]:
+        if not isinstance(frame, int | np.integer) or not 0 <= frame < state["num_frames"]:
             raise InputError(f"video: frame {frame}: expected 0 to {state['num_frames'] - 1}")
         if isinstance(granularity, str):
             if granularity != KEEP:
@@ -308,6 +354,8 @@ class GranularVideoPredictor:
         if granularity is None:
             state["granularity"][object_id] = None
             return
+        if not self.model.has_dial:
+            raise InputError(f"video: {NO_DIAL}")
         values = granularity_values(granularity)
         if values.size != 1:
             raise InputError(f"granularity: expected one value for an object, found {values.size}")
@@ -344,6 +392,13 @@ class GranularVideoPredictor:
         """Forgets all objects; the frames stay."""
         self._base.reset_state(state)
         state["granularity"].clear()
+
+
+def _finite(values: ArrayLike, name: str) -> NDArray[np.float32]:
+    numbers = real_numbers(values, name, "video")
+    if not np.isfinite(numbers).all():
+        raise InputError("video: a coordinate is not a finite number")
+    return numbers
 
 
 def _tracked(answer: tuple[int, Sequence[int], Tensor]) -> Tracked:

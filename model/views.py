@@ -9,7 +9,7 @@ means. Every random choice comes from the numbers that are handed in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -85,6 +85,12 @@ class View:
     @property
     def shows_all(self) -> bool:
         return self.is_straight and self.box_xyxy == (0, 0, self.width, self.height)
+
+    def at_size(self, size: int) -> View:
+        """The same view in another number of pixels a side, a multiple of 8."""
+        turn = self.turn.copy()
+        turn[:, 2] *= size / self.size
+        return replace(self, size=size, turn=turn)
 
     @cached_property
     def columns_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

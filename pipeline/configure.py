@@ -156,7 +156,7 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
                 "default, which is the same without them, or --backbone timm:NAME"
             )
         return dataclasses.replace(config.features, backbone=backbone, weights_sha256=None), None
-    from .stages.features import file_sha256, locate_checkpoint, split_backbone
+    from .timm_weights import file_sha256, locate_checkpoint, split_backbone
 
     name, file = split_backbone(backbone)
     if config.conquer.graph == "leaves" and not any(cost.features for cost in config.conquer.costs):

@@ -48,6 +48,7 @@ from .stages.patch_conquer import clusters_of, merge_patches
 from .stages.pool import pool_trees
 from .stages.refine import EdgeGuide
 from .stages.wholes import choose_wholes
+from .timm_weights import file_sha256, locate_checkpoint, split_backbone
 
 Rgb = NDArray[np.uint8]
 PatchGrid = NDArray[np.float32]
@@ -435,9 +436,9 @@ def load_backbone(
     Raises:
         InputError: the file is missing, or is another one than planned.
     """
-    name, file = backbones.split_backbone(config.features.backbone)
-    path = backbones.locate_checkpoint(name, file if checkpoint is None else str(checkpoint))
-    if config.features.weights_sha256 not in (None, backbones.file_sha256(path)):
+    name, file = split_backbone(config.features.backbone)
+    path = locate_checkpoint(name, file if checkpoint is None else str(checkpoint))
+    if config.features.weights_sha256 not in (None, file_sha256(path)):
         raise InputError(
             f"{path}: not the weights that the run was planned with (sha256 {config.features.weights_sha256}); bring "
             "that file back, on every machine of a cluster"

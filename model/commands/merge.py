@@ -14,10 +14,16 @@ def command(
     checkpoint: CheckpointArgument,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The merged checkpoint, safetensors. No default.")],
     base: BaseOption = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Matrices in half precision: half the size. Default: as they are.")
+    ] = False,
+    images_only: Annotated[
+        bool, typer.Option("--images-only", help="Without the memory for video. Default: all of the model.")
+    ] = False,
 ) -> None:
     """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
     from pipeline.console import print_json
 
     from ..merge import merge_checkpoint
 
-    print_json(merge_checkpoint(checkpoint, output, base=base))
+    print_json(merge_checkpoint(checkpoint, output, base=base, half=half, images_only=images_only))

@@ -215,10 +215,10 @@ class _Model:
     device: str | None
 
     @property
-    def where(self) -> str:
-        import torch
+    def where(self) -> Any:
+        from model.loading import usable_device
 
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return usable_device(self.device)
 
 
 def _is_video(path: str) -> bool:
@@ -227,9 +227,10 @@ def _is_video(path: str) -> bool:
 
 
 def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: Path) -> Answer:
+    from model.image_files import read_rgb
     from model.output_files import OutputFiles
     from model.predictor import GranularPredictor
-    from model.segment import CLICK_GRANULARITY, click_masks, click_picture, read_rgb
+    from model.segment import CLICK_GRANULARITY, click_masks, click_picture
 
     rgb = read_rgb(image)
     height, width = rgb.shape[:2]
@@ -253,9 +254,10 @@ def _find_everything(
     image: str, model: _Model, granularities: tuple[float | None, ...], search: dict[str, Any], output: Path
 ) -> Answer:
     from model.automatic import default_config, settings
+    from model.image_files import read_rgb
     from model.output_files import OutputFiles
     from model.predictor import GranularPredictor
-    from model.segment import everything_picture, find_with_progress, read_rgb
+    from model.segment import everything_picture, find_with_progress
 
     rgb = read_rgb(image)
     predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)

@@ -14,10 +14,11 @@ GOES_ON = "--resume goes on from the newest checkpoint"
 
 def command(
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Committed or released shards, a path or a URL. No default; only --dry-run goes without.",
+            help="Committed or released shards, a path or a URL; given several times, they are trained on as one, in "
+            "this order. No default; only --dry-run goes without.",
         ),
     ] = None,
     output: Annotated[
@@ -29,17 +30,17 @@ def command(
         typer.Option(
             metavar="scratch|CKPT",
             help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
-            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro, which "
-            "nobody publishes; the official name for the other sizes.",
+            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro "
+            "and mini, which nobody publishes; the official name for the other sizes.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
     size: Annotated[
         str,
         typer.Option(
-            metavar="tiny|small|base_plus|large|micro",
-            help="Of the base. Default micro, which trains from scratch on two processor cores; the others want --init "
-            "and a GPU.",
+            metavar="tiny|small|base_plus|large|micro|mini",
+            help="Of the base. Default micro, which trains from scratch on two processor cores; mini has a decoder "
+            "twice as wide, for longer training; the others want --init and a GPU.",
             rich_help_panel=LEARNED,
         ),
     ] = "micro",
@@ -52,10 +53,29 @@ def command(
             rich_help_panel=LEARNED,
         ),
     ] = None,
+    trunk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="hiera|lite0|timm:NAME[@FILE]",
+            help="The image encoder's network, with --init scratch: any of timm's pyramids with strides 4, 8, 16 and "
+            "32, its weights from a file (safetensors, or of torch.save) or from the hub; lite0 is EfficientNet-lite0 "
+            "with the weights of the extra [lite]. Checkpoints hold its weights. Default: the size's own Hiera.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    trunk_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the learning rate at which --trunk is tuned. Default 0: frozen, which is cheaper.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels a side, a multiple of 32. Default 1024, SAM 2.1's own; 256 for micro, for its speed.",
+            help="Pixels a side, a multiple of 32. Default 1024, SAM 2.1's own; 256 for micro and mini.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -92,6 +112,61 @@ def command(
             help="Parts that an instance must have for its parts to be drawn: the smallest of one or two parts has "
             "g 0.1, however large it is. Default 0; 10 from scratch, where such labels turn the dial around at its "
             "lower end (measured).",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    smallest_parts: Annotated[
+        bool | None,
+        typer.Option(
+            "--smallest-parts/--no-smallest-parts",
+            help="Draw masks with g exactly 0.1 too: the smallest part of each instance, however large it is. Default: "
+            "off, for they turn the dial around at its lower end.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    wholes_only: Annotated[
+        bool | None,
+        typer.Option(
+            "--wholes-only/--all-instances",
+            help="Draw masks only from instances that lie beside each other, so that a click belongs to one; the "
+            "others join several and were kept for recall. Default: on from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    click_features: Annotated[
+        bool | None,
+        typer.Option(
+            "--click-features/--no-click-features",
+            help="What the encoder's maps say at the click goes into the decoder's tokens, which hear the photograph "
+            "in steps of 16 pixels otherwise. Default: on from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|features|place",
+            help="A term in the mask's logits that falls with the distance to the clicked place, in the features at "
+            "stride 4 or also in the photograph, so that masks stop at edges. Beside a frozen base a few hundred "
+            "parameters, without effect at the start. Default: features from scratch, else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    dense_anchors: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pairs of a place and a mask over it, in each view, on which the features are trained directly, at a "
+            "fifteenth of the cost of a prompt; only where the whole model is trained. Default: 48 from scratch, else "
+            "none.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None,
+    dense_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Of that loss beside the decoder's. Default 1: alike.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -138,7 +213,8 @@ def command(
     loss_stride: Annotated[
         int | None,
         typer.Option(
-            help="Losses on the view's grid divided by 1, 2 or 4. Default 2: half the memory of 1, little lost.",
+            help="Losses on the view's grid divided by 1, 2 or 4. Default 2: half the memory of 1, little lost; 4 "
+            "from scratch, a quarter of the cost.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -205,7 +281,7 @@ def command(
         typer.Option(
             min=1,
             help="Photographs of one forward pass of a rank; the rest of a step is accumulated. Default: at most 2, 4 "
-            "from scratch; less needs less memory.",
+            "from scratch, 64 of a micro or mini model of 256 pixels on a GPU; less needs less memory.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -322,25 +398,33 @@ def command(
 
     if on_bad_sample not in ("stop", "skip"):
         raise InputError(f"--on-bad-sample {on_bad_sample}: expected stop or skip")
-    if not dry_run and (data is None or output is None):
+    if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
-    import torch
-
+    from model.base_models import SCRATCH_WIDTH
+    from model.loading import usable_device
     from model.order import Order
     from model.train import describe, interrupted, train
     from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
+    from model.trunks import trunk_of_flags
 
-    on_gpu = device.startswith("cuda") if device else torch.cuda.is_available()
+    on_gpu = usable_device(device).type == "cuda"
+    chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
     config = make_config(
         cast(Any, size),  # checked there
-        init or ("scratch" if size == "micro" else f"sam2.1_hiera_{size}"),
+        init or ("scratch" if size in SCRATCH_WIDTH or chosen_trunk else f"sam2.1_hiera_{size}"),
         cast(Any, adapter),
         image_size=image_size,
         coarse_images=coarse_images,
         masks_per_image=masks_per_image,
         masks_per_click=masks_per_click,
         min_parts=min_parts,
+        smallest_parts=smallest_parts,
+        wholes_only=wholes_only,
+        click_features=click_features,
+        similarity=similarity,
+        dense_anchors=dense_anchors,
+        dense_weight=dense_weight,
         balance=balance,
         clicks=clicks,
         global_batch_size=global_batch_size,
@@ -351,16 +435,17 @@ def command(
         holdout=holdout,
         min_masks=min_masks,
         order=Order(kind=order),
+        trunk=chosen_trunk,
         precision=precision or ("bf16" if on_gpu else "fp32"),
         seed=seed,
     )
     if dry_run:
-        _tell(describe(config, data=data, cache_features=cache_features), json_output)
+        _tell(describe(config, data=tuple(data) if data else None, cache_features=cache_features), json_output)
         return None
-    assert data is not None
+    assert data
     assert output is not None
     options = RunOptions(
-        data=data,
+        data=tuple(data),
         output=output,
         resume=resume,
         workers=loader_processes(workers, on_gpu=on_gpu),
@@ -377,6 +462,7 @@ def command(
         threads=threads,
         cache_features=cache_features,
         compile_encoder=compile_encoder,
+        trunk_file=trunk_file,
     )
     summary = train(config, options)
     if summary["rank"] == 0:
@@ -395,6 +481,11 @@ def _tell(found: dict[str, Any], json_output: bool) -> None:
             f"size {found['size']}, adapter {found['adapter']}, {found['image_size']} px: trains "
             f"{found['trainable_parameters']:,} parameters; adds {found['added_parameters']:,}, "
             f"{found['added_percent']} % of the base's {found['base_parameters']:,}"
+            + (
+                f"; and {found['training_only_parameters']:,} of the dense loss, which are left behind"
+                if found["training_only_parameters"]
+                else ""
+            )
         )
         if "features_bytes" in found:
             each = f"features: {found['features_bytes_per_image'] / 2**20:g} MiB an image"

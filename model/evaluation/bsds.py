@@ -32,7 +32,7 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
 from . import containment
-from .layout import existing, first_folder, load_mat, matching_files
+from .layout import by_stem, existing, first_folder, load_mat, matching_files, told
 from .records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 UNION_MIN_AREA_PX: Final = 32
@@ -63,14 +63,14 @@ def read_bsds_g(root: Path, split: str) -> Split:
 
 def _images(root: Path, split: str, load: Callable[[Path], GroundTruth]) -> list[EvalImage]:
     data = first_folder(root, ("", "data", "BSDS500/data", "BSR/BSDS500/data"), holding=f"groundTruth/{split}")
-    photographs = matching_files(data / "images" / split, (".jpg",))
+    photographs = by_stem(matching_files(data / "images" / split, (".jpg",)))
     return [
         EvalImage(
-            name=path.stem,
+            name=path.name,
             path=path,
-            load=partial(load, existing(data / "groundTruth" / split / f"{path.stem}.mat")),
+            load=partial(load, existing(data / "groundTruth" / split / f"{stem}.mat")),
         )
-        for path in photographs
+        for stem, path in photographs.items()
     ]
 
 
@@ -83,7 +83,9 @@ def read_annotators(path: Path) -> list[Labels]:
     try:
         maps: list[Labels] = [entry["Segmentation"][0, 0] for entry in load_mat(path)["groundTruth"].ravel()]
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected a cell `groundTruth` of structs with `Segmentation` ({error})") from error
+        raise InputError(
+            f"{path}: expected a cell `groundTruth` of structs with `Segmentation`; {told(error)}"
+        ) from error
     if not maps or any(each.ndim != 2 or each.shape != maps[0].shape for each in maps):
         raise InputError(f"{path}: expected label maps of one size, found {[each.shape for each in maps]}")
     return maps

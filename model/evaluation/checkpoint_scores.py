@@ -9,19 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from pipeline import __version__
-from pipeline.errors import InputError, SchemaError
 
-from ..base_models import DEFAULT_IMAGE_SIZE, Size, base_config, install_state, read_state
-from ..checkpoint import find_checkpoint, read_checkpoint
+from ..checkpoint import is_checkpoint, read_checkpoint
+from ..loading import expect_base_is_needed, load_sam2, recognised, usable_device
 from .controls import JITTER_RADIUS
 from .intervals import Interval
 from .model_options import ModelOptions, ModelTask
 from .model_scores import ModelScores, measure_model
 from .records import Benchmark, Split, Task
-from .scores import Metric, Scored, ScoreOptions, claim_output
+from .scores import Metric, Scored, ScoreOptions, claim_output, summed
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ class CheckpointModel:
 
     def __call__(self) -> Any:
         """Our predictor, or sam2's own for weights without a dial."""
-        if not is_granular(Path(self.path)):
-            model = load_sam2(Path(self.path), video=self.video).to(self.device)
+        if not is_checkpoint(Path(self.path)):
+            model = load_sam2(self.path, video=self.video).to(self.device)
             return model if self.video else sam2_predictor(model)
         if self.video:
             from ..video import GranularVideoPredictor
@@ -60,7 +57,7 @@ class CheckpointModel:
 
     def notes(self) -> list[str]:
         """What of this model a reader of its numbers must know."""
-        if not is_granular(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
+        if not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
             return []
         return [
             "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
@@ -86,78 +83,14 @@ def load_model(options: ScoreOptions) -> CheckpointModel:
     """The maker of what `--checkpoint` names, after a look at the file.
 
     Raises:
-        InputError: no checkpoint there.
-        SchemaError: a file that is neither ours nor SAM-2's.
+        InputError: no checkpoint there, or a file that is neither ours nor SAM 2.1's.
+        SchemaError: one of ours that this version does not read.
     """
     assert options.checkpoint is not None
-    path = find_checkpoint(Path(options.checkpoint))
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not is_granular(path):
-        sam2_size(read_state(path), where=str(path))
-    return CheckpointModel(path=str(path), base=options.base, device=device)
-
-
-def is_granular(path: Path) -> bool:
-    """Whether `train` (or `merge`) wrote the file."""
-    try:
-        read_checkpoint(path)
-    except SchemaError:
-        return False
-    return True
-
-
-_TRUNK: Final[Mapping[tuple[int, int], Size]] = {
-    (96, 12): "tiny",
-    (96, 16): "small",
-    (112, 24): "base_plus",
-    (144, 48): "large",
-    (32, 7): "micro",
-}
-"""(channels of the first stage, blocks) of the encoder's trunk."""
-
-
-def sam2_size(state: Mapping[str, Any], *, where: str) -> Size:
-    """Which SAM 2.1 a state dict is.
-
-    Raises:
-        InputError: none of them.
-    """
-    prefix = "image_encoder.trunk.blocks."
-    blocks = {int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)}
-    patch = state.get("image_encoder.trunk.patch_embed.proj.weight")
-    found = (0 if patch is None else int(patch.shape[0]), len(blocks))
-    if found not in _TRUNK:
-        raise InputError(
-            f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large); found "
-            f"weights with {found[0]} channels in {found[1]} blocks"
-        )
-    return _TRUNK[found]
-
-
-def build_own(size: Size, image_size: int, *, video: bool) -> Any:
-    """A model of sam2's own classes, random weights."""
-    from hydra.utils import instantiate
-
-    config = base_config(size, image_size, video=video)
-    if video:
-        config["_target_"] = "sam2.sam2_video_predictor.SAM2VideoPredictor"
-    return instantiate(config, _recursive_=True).eval()
-
-
-def load_sam2(path: Path, *, video: bool = False) -> Any:
-    """A `sam2` model in evaluation mode with the weights of a file, of the size that they have; with `video` sam2's own
-    `SAM2VideoPredictor`.
-
-    Raises:
-        InputError: weights of another model.
-    """
-    state = read_state(path)
-    size = sam2_size(state, where=str(path))
-    model = build_own(size, DEFAULT_IMAGE_SIZE[size], video=video)
-    install_state(model, state, where=str(path), size=size)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
+    weights = recognised(options.checkpoint)
+    record = read_checkpoint(weights.path).record if weights.ours else None
+    expect_base_is_needed(options.base, record, where=weights.path)
+    return CheckpointModel(path=str(weights.path), base=options.base, device=str(usable_device(options.device)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,6 +130,7 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
         rows=found.rows,
         tables=tables_of(found, settings),
         counts={name: count for name, count in found.counts.items() if count},
+        left_out=summed([split.left_out, found.left_out]),
         details={
             "protocol": settings.as_json(),
             "weights_sha256": identity,

@@ -11,7 +11,7 @@ Matching is the benchmark's: COCO's one-to-one, or the best IoU where several pe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,13 +24,14 @@ from pipeline.errors import InputError
 
 from . import published
 from .intervals import RESAMPLES, draws
+from .layout import by_stem
 from .mask_pairs import pair_sums
 from .metrics import IOU_THRESHOLDS, MAX_DETECTIONS, match_detections, recall_best, recall_one_to_one
 from .mined import MaskSet, MinedRow, load_masks, match_mined
 from .parts import each_item
 from .peers import peer_masks, ucm_folder
 from .records import EvalImage, EvalObject, GroundTruth, Split, for_coco, iou_with
-from .scores import Metric, Scored, ScoreOptions, claim_output
+from .scores import Metric, Scored, ScoreOptions, claim_output, nothing_to_score, summed
 
 GRANULARITY_BINS: Final = 9
 """Equal bins of g from 0.1 to 1.0, the last one closed."""
@@ -61,7 +62,7 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
     """Scores mined masks and peers.
 
     Raises:
-        InputError: no image of the split is among the masks, or sizes differ.
+        InputError: no image of the split is among the masks, sizes differ, or there is no object in them.
         ConfigMismatchError: the output holds other scores.
     """
     if not split.images:
@@ -69,6 +70,7 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
     items: list[LabelItem] = []
     details: dict[str, Any] = {}
     notes = list(split.notes)
+    left_out = dict(split.left_out)
     identities = {}
     if options.masks is not None:
         matches = match_mined(options.masks, split.images)
@@ -80,10 +82,16 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
             "images_by_name": len(matches.rows) - missing - matches.by_bytes,
             "images_without_masks": missing,
         }
+        if matches.unused:
+            left_out["samples of --masks that are no image of the split"] = matches.unused
+        if by_name := details["masks"]["images_by_name"]:
+            notes.append(f"{by_name} images have other bytes than what was mined and were found by their names")
         if missing:
             notes.append(f"{missing} images failed or have no mask: they count with zero recall")
         for image, row in zip(split.images, matches.rows, strict=True):
             items.append(LabelItem(subject=LABELS, image=image, row=row))
+    if {"ucm", "ucm-tree"} & set(options.peers):
+        by_stem({image.path for image in split.images})  # each has one N.mat
     claim_output(options, **identities)
     items += [LabelItem(subject=peer, image=image) for peer in options.peers for image in split.images]
     work = partial(score_image, matching=options.benchmark.matching, ucm=ucm_folder(options.data, options.split))
@@ -93,7 +101,10 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
     subjects: dict[str, list[dict[str, Any]]] = {}
     for item, answer in zip(items, answers, strict=True):
         subjects.setdefault(item.subject, []).append(answer)
-    return _assemble(subjects, options.seed, details, notes)
+    left_out = summed([left_out, *(answer["left_out"] for answer in next(iter(subjects.values())))])
+    if not any(answer["objects"] for several in subjects.values() for answer in several):
+        raise nothing_to_score(len(split.images), left_out)
+    return replace(_assemble(subjects, options.seed, details, notes), left_out=left_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -106,7 +117,7 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> dict[str
     Returns:
         `image`; `rows`: view -> columns, a list of values each; `sums`: name -> [numerator, denominator];
         `masks_by_bin` and `hits_by_bin`: masks by granularity, and those that are some person's segment; `curve`: sums
-        of recall in the first view at `CURVE` masks.
+        of recall in the first view at `CURVE` masks; `objects`: how many are scored; `left_out`: reason -> how many.
     """
     truth = item.image.load()
     masks = load_masks(item.row) if item.subject == LABELS else peer_masks(item.subject, item.image, truth, ucm)
@@ -124,6 +135,8 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> dict[str
     first = views[0]
     answer = {
         "image": item.image.name,
+        "objects": len(truth.scored),
+        "left_out": dict(truth.left_out),
         "rows": {name: _columns(truth, np.array(truth.views[name], dtype=np.int64), iou, matching) for name in views},
         "curve": _curve(truth, np.array(truth.views[first], dtype=np.int64), iou, matching),
     }

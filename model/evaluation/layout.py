@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def existing(path: Path, *, what: str = "a file of the benchmark's layout") -> Path:
@@ -40,15 +40,48 @@ def first_folder(root: Path, candidates: Sequence[str], *, holding: str) -> Path
 
 
 def matching_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files directly in a folder with one of the suffixes (any case), by name.
+    """The files directly in a folder with one of the suffixes (any case), by name; hidden ones (`._a.jpg`) are none.
 
     Raises:
         InputError: no such folder, or none in it.
     """
     existing(folder, what="a folder")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    found = sorted(
+        path for path in folder.iterdir() if _seen(path) and path.suffix.lower() in suffixes and path.is_file()
+    )
     if not found:
         raise InputError(f"{folder}: expected files that end in {', '.join(suffixes)}, found none")
+    return found
+
+
+def _seen(path: Path) -> bool:
+    """Not hidden, and not what Windows leaves in folders of pictures."""
+    return not path.name.startswith(".") and path.name.lower() not in ("thumbs.db", "desktop.ini")
+
+
+def others_in(folder: Path, used: Iterable[Path]) -> dict[str, int]:
+    """What else lies directly in a folder of images, reason -> how many; hidden files are nothing."""
+    known = set(used)
+    rest = [path for path in folder.iterdir() if _seen(path) and path not in known]
+    folders = sum(path.is_dir() for path in rest)
+    found = {f"folders in {folder.name}/": folders, f"files in {folder.name}/ that are no image": len(rest) - folders}
+    return {reason: count for reason, count in found.items() if count}
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Name without ending -> file, for layouts that find one file of an image by the name of another.
+
+    Raises:
+        InputError: two files differ in their ending only, so that one name would mean both.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        if path.stem in found:
+            raise InputError(
+                f"{found[path.stem]} and {path.name}: two files of one name, and this layout finds what belongs to "
+                "them by the name without its ending; rename one of them with all that belongs to it"
+            )
+        found[path.stem] = path
     return found
 
 
@@ -56,13 +89,15 @@ def with_stem(folder: Path, stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES)
     """The file `folder/stem.*` with one of the suffixes.
 
     Raises:
-        InputError: none is there.
+        InputError: none is there, or several.
     """
-    for suffix in suffixes:
-        for spelled in (suffix, suffix.upper()):
-            if (folder / f"{stem}{spelled}").is_file():
-                return folder / f"{stem}{spelled}"
-    raise InputError(f"{folder / stem}{suffixes[0]}: missing; no file of this name with {', '.join(suffixes)} there")
+    spelled = [[folder / f"{stem}{each}" for each in (suffix, suffix.upper())] for suffix in suffixes]
+    found = by_stem(next(path for path in each if path.is_file()) for each in spelled if any(map(Path.is_file, each)))
+    if not found:
+        raise InputError(
+            f"{folder / stem}{suffixes[0]}: missing; no file of this name with {', '.join(suffixes)} there"
+        )
+    return found[stem]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -87,7 +122,9 @@ def load_mat(path: Path) -> dict[str, Any]:
     except Exception as error:  # scipy raises its own, zlib's, numpy's and struct's on damaged bytes
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: expected a Matlab file up to version 7.2, found damaged bytes ({error})") from error
+        raise InputError(
+            f"{path}: expected a Matlab file up to version 7.2, found damaged bytes; {told(error)}"
+        ) from error
     return found
 
 
@@ -102,8 +139,19 @@ def read_map(path: Path) -> NDArray[Any]:
     try:
         with Image.open(existing(path), formats=("PNG", "BMP", "JPEG", "TIFF", "GIF")) as image:
             return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: expected a label image, found damaged bytes ({error})") from error
+    except InputError:
+        raise
+    except Exception as error:  # of Pillow's readers come zlib's, struct's and Python's own on damaged bytes
+        raise InputError(f"{path}: expected a label image, found damaged bytes; {told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """What went wrong in a file's structure. Python's own words about wrong types mean nothing to who reads a file."""
+    if isinstance(error, KeyError):
+        return f"found no {error}"
+    if isinstance(error, TypeError | AttributeError | IndexError | RecursionError):
+        return "found values of another kind"
+    return f"{error}"
 
 
 def image_size(path: Path) -> tuple[int, int]:

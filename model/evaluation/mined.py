@@ -1,4 +1,4 @@
-"""Mined or released masks, found for the images of a benchmark: by the sha256 of the bytes, else by name."""
+"""Mined or released masks, found for the images of a benchmark: by the sha256 of the bytes, else by the whole name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -81,48 +80,81 @@ class Matches:
     Attributes:
         rows: one for each image; None where nothing was mined (it failed, or holds no mask).
         by_bytes: how many were found by their bytes; the others by name.
+        unused: mined samples that are none of the images.
         digest: of the mined data.
     """
 
     rows: tuple[MinedRow | None, ...]
     by_bytes: int
+    unused: int
     digest: str
 
 
 def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
     """Finds each image's mined sample.
 
+    An image whose bytes were not mined is found by its path, as far as both paths are known: `x/a.jpg` is
+    `photos/x/a.jpg` and `a.jpg`, but neither `y/a.jpg` nor `x/a.png`.
+
     Raises:
-        InputError: nothing committed lies there, no image of the benchmark is among it, or two samples of equal right
-            claim one image.
+        InputError: nothing committed lies there, no image of the benchmark is among it, or it is not clear which sample
+            belongs to an image.
     """
     index = ShardIndex.open(directory, columns=(*COLUMNS, *MINED_COLUMNS))
     columns = {name: index.table.column(name).to_pylist() for name in ("source_uri", "member", "source_sha256")}
     by_bytes = {sha256: row for row, sha256 in reversed(list(enumerate(columns["source_sha256"])))}
+    digests = [image.sha256 or sha256_of(image.read_bytes()) for image in images]
+    taken = set(digests)
+    paths = [sample_path(uri, member) for uri, member in zip(columns["source_uri"], columns["member"], strict=True)]
     by_name: defaultdict[str, list[int]] = defaultdict(list)
-    for row, (uri, member) in enumerate(zip(columns["source_uri"], columns["member"], strict=True)):
-        by_name[PurePosixPath(member or uri).stem].append(row)
-    found: list[MinedRow | None] = []
-    exact = 0
-    for image in images:
-        sha256 = image.sha256 or sha256_of(image.read_bytes())
+    for row, path in enumerate(paths):
+        if columns["source_sha256"][row] not in taken:
+            by_name[path.rpartition("/")[2]].append(row)
+    rows: list[int | None] = []
+    claims: dict[int, EvalImage] = {}
+    for image, sha256 in zip(images, digests, strict=True):
         if sha256 in by_bytes:
-            exact += 1
-            found.append(_row(index, by_bytes[sha256]))
+            rows.append(by_bytes[sha256])
             continue
-        named = by_name.get(image.path.stem, [])
-        if len(named) > 1:
+        file = image.file or image.name
+        fitting = [row for row in by_name.get(file.rpartition("/")[2], []) if _one_path(paths[row], file)]
+        fitting = [row for row in fitting if paths[row] == file] or fitting
+        if len(fitting) > 1:
             raise InputError(
-                f"{index.location}: {len(named)} samples are called {image.path.stem} and none has the bytes of "
-                f"{image.path}; mine the benchmark's own images"
+                f"{index.location}: {len(fitting)} samples could be {file} by their paths ({paths[fitting[0]]}, "
+                f"{paths[fitting[1]]}) and none has the bytes of {image.path}; mine the benchmark's own images"
             )
-        found.append(_row(index, named[0]) if named else None)
-    if not any(row is not None for row in found):
+        rows.append(fitting[0] if fitting else None)
+        for row in fitting:
+            other = claims.setdefault(row, image)
+            if other.path != image.path:
+                raise InputError(
+                    f"{index.location}: the sample {paths[row]} could be {other.path} or {image.path} by their paths, "
+                    "and has the bytes of neither; mine the benchmark's own images"
+                )
+    used = {row for row in rows if row is not None}
+    if not used:
         raise InputError(
             f"{index.location}: none of the {len(images)} images of the benchmark is among its {len(index)} samples, "
-            "neither by bytes nor by name; mine the images of this split"
+            f"neither by bytes nor by name with its ending ({images[0].file or images[0].name}, for example, is not "
+            f"{paths[0]}); mine the images of this split"
         )
-    return Matches(rows=tuple(found), by_bytes=exact, digest=index.digest)
+    return Matches(
+        rows=tuple(None if row is None else _row(index, row) for row in rows),
+        by_bytes=sum(sha256 in by_bytes for sha256 in digests),
+        unused=sum(row not in used and sha256 not in taken for row, sha256 in enumerate(columns["source_sha256"])),
+        digest=index.digest,
+    )
+
+
+def sample_path(source_uri: str, member: str | None) -> str:
+    """Where a sample's photograph lay in its source, without the source's label."""
+    return member or source_uri.partition("/")[2] or source_uri
+
+
+def _one_path(one: str, other: str) -> bool:
+    """Whether two paths can be the same file's, one of them below a folder that the other does not name."""
+    return one == other or one.endswith(f"/{other}") or other.endswith(f"/{one}")
 
 
 def _row(index: ShardIndex, number: int) -> MinedRow:

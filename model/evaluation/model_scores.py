@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ from .model_options import MODEL_TASKS, ModelOptions, ModelTask
 from .pairs import best_constant
 from .parts import each_item
 from .records import EvalImage, EvalVideo, GroundTruth, Split
+from .scores import nothing_to_score, summed
 from .sweep import sweep_image
 from .video import as_video_model, video_row
 from .whole_image import variants, whole_image_rows
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 Maker = Callable[[], Any]
 """Makes a predictor; can be sent to another process, equal makers make equal predictors, and it can be a dict's key."""
 
-ROW_FORMAT: Final = "grainmill-model-rows/1"
+ROW_FORMAT: Final = "grainmill-model-rows/2"
 PARTS: Final = "parts"
 """Folder of the image files under the output."""
 
@@ -64,12 +65,14 @@ class ModelScores:
             `TASK.COLUMN - COLUMN.METRIC`.
         curves: arrays for plots, name -> {axis or line -> list of numbers}.
         counts: images, objects, objects with and without a label, pairs, videos.
+        left_out: annotations that are no objects, reason -> how many.
     """
 
     rows: list[Row]
     metrics: dict[str, Interval]
     curves: dict[str, dict[str, list[float]]]
     counts: dict[str, int]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def measure_model(
@@ -97,7 +100,7 @@ def measure_model(
         Rows and numbers; equal for equal models, options and images.
 
     Raises:
-        InputError: no image, no such task, a model without what the protocol needs.
+        InputError: no image, no object, no such task, a model without what the protocol needs.
     """
     unknown = [task for task in tasks if task not in MODEL_TASKS]
     if unknown or not tasks:
@@ -121,7 +124,16 @@ def measure_model(
     folder = output / PARTS / hashlib.sha256(text.encode()).hexdigest()[:16]
     answers = each_item(units, work, folder=folder, workers=options.workers, title="score")
     rows: list[Row] = [row for answer in answers for row in answer["rows"]]
-    return ModelScores(rows=rows, metrics=summarise(rows, options), curves=curves_of(rows), counts=_counts(rows, units))
+    left_out = summed(answer["left_out"] for answer in answers)
+    if not any(answer["objects"] for answer in answers):
+        raise nothing_to_score(len(units), left_out)
+    return ModelScores(
+        rows=rows,
+        metrics=summarise(rows, options),
+        curves=curves_of(rows),
+        counts=_counts(rows, units),
+        left_out=left_out,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ def _clicked(image: EvalImage, truth: GroundTruth, options: ModelOptions) -> lis
     limit = options.objects_per_image
     if not options.disjoint_objects and (limit is None or len(kept) <= limit):
         return kept
-    order = np.random.default_rng(seed_of(options.seed, "objects", image.name)).permutation(np.array(kept, dtype=int))
+    order = np.random.default_rng(seed_of(options.seed, "objects", image.draw)).permutation(np.array(kept, dtype=int))
     taken = np.zeros((truth.height, truth.width), dtype=np.bool_)
     chosen: list[int] = []
     for index in order.tolist():
@@ -202,7 +214,7 @@ def _interactive_rows(
     labels = [truth.objects[index].granularity for index in clicked]
     shuffled: list[float | None] = [None] * len(labels)
     if options.label_rule != "whole":  # where every label is 1.0 there is nothing to shuffle
-        shuffled = shuffled_labels(labels, seed_of(options.seed, "labels", image.name))
+        shuffled = shuffled_labels(labels, seed_of(options.seed, "labels", image.draw))
     subjects, indices = [], []
     for index, label, other in zip(clicked, labels, shuffled, strict=True):
         each = truth.objects[index]
@@ -210,7 +222,7 @@ def _interactive_rows(
         ignore = None if each.ignore is None else rle_codec.decode(each.ignore)
         if not (mask if ignore is None else mask & ~ignore).any():
             continue
-        seed = interactive_seed(options.seed, image.name, each.id)
+        seed = interactive_seed(options.seed, image.draw, each.id)
         columns = runs_of(model, options, mask, label=label, shuffled=other, seed=seed)
         subjects.append(ClickedObject(truth=mask, ignore=ignore, columns=columns))
         indices.append(index)
@@ -230,7 +242,7 @@ def _sweep_rows(
     *,
     pairs: bool,
 ) -> list[Row]:
-    swept, tested = sweep_image(model, truth, options, image=image.name, clicked=clicked, pairs=pairs)
+    swept, tested = sweep_image(model, truth, options, image=image.draw, clicked=clicked, pairs=pairs)
     rows = [{**_identity("sweep", image.name, truth, index), **row} for index, row in swept]
     for number, row in tested:
         pair = truth.pairs[number]
@@ -240,13 +252,11 @@ def _sweep_rows(
 
 
 def _whole_rows(model: ClickModel, image: EvalImage, truth: GroundTruth, options: ModelOptions) -> list[Row]:
-    found = variants(model, truth, options, image=image.name)
-    places = {each.id: index for index, each in enumerate(truth.objects)}
+    found = variants(model, truth, options, image=image.draw)
     rows: list[Row] = []
     for view, members in whole_image_rows(found, truth, options).items():
-        for member in members:
-            start = _identity("whole", image.name, truth, places[str(member["object"])])
-            rows.append({**start, "view": view, **member})
+        for index, member in zip(truth.views[view], members, strict=True):
+            rows.append({**_identity("whole", image.name, truth, index), "view": view, **member})
     masks = {f"{name}.masks": float(len(each.score)) for name, each in found.items()}
     return [*rows, {"task": "whole_image", "image": image.name, **masks}]
 
@@ -291,8 +301,10 @@ def _predictor(maker: Maker) -> Any:
 
 
 def unit_rows(unit: _Unit, *, stills: Maker, videos: Maker, options: ModelOptions) -> dict[str, Any]:
-    """`{"rows": …}` of one image or video, in whichever process. Sums of floats depend on how they are split, so torch
-    and OpenCV compute with one thread meanwhile."""
+    """`rows`, `objects` (how many are scored) and `left_out` of one image or video, in whichever process.
+
+    Sums of floats depend on how they are split, so torch and OpenCV compute with one thread meanwhile.
+    """
     import cv2
     import torch
 
@@ -302,9 +314,15 @@ def unit_rows(unit: _Unit, *, stills: Maker, videos: Maker, options: ModelOption
     try:
         if isinstance(unit.source, EvalVideo):
             row = video_row(as_video_model(_predictor(videos)), unit.source, options)
-            return {"rows": [{"task": "video", "image": unit.source.name, "label": 1.0, **row}]}
+            return {
+                "rows": [{"task": "video", "image": unit.source.name, "label": 1.0, **row}],
+                "objects": 1,
+                "left_out": {},
+            }
         model = as_click_model(_predictor(stills))
-        return {"rows": image_rows(model, unit.source, unit.source.load(), unit.tasks, options)}
+        truth = unit.source.load()
+        rows = image_rows(model, unit.source, truth, unit.tasks, options)
+        return {"rows": rows, "objects": len(truth.scored), "left_out": dict(truth.left_out)}
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.console import ProgressBar
-from pipeline.errors import SchemaError
+from pipeline.errors import InputError, SchemaError
 from pipeline.schema import load_json, sha256_of
 
 
@@ -43,7 +44,13 @@ def each_item(
 
     Returns:
         One answer each, in the order of the items; NaN became None.
+
+    Raises:
+        InputError: two items have one name.
     """
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: expected one item of a name, found several; their answers would be one")
     folder.mkdir(parents=True, exist_ok=True)
     answers = {item.name: answer for item in items if (answer := _kept(folder, item)) is not None}
     missing = [item for item in items if item.name not in answers]

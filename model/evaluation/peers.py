@@ -27,7 +27,7 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 from pipeline.rle import Rle
 
-from .layout import decoded_rgb, load_mat
+from .layout import decoded_rgb, load_mat, told
 from .metrics import MAX_DETECTIONS
 from .mined import MaskSet
 from .records import EvalImage, GroundTruth
@@ -155,7 +155,7 @@ def _read_ucm(path: Path) -> NDArray[np.float64]:
     try:
         ucm = np.asarray(load_mat(path)["ucm2"], dtype=np.float64)
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: expected an array `ucm2` ({error})") from error
+        raise InputError(f"{path}: expected an array `ucm2`; {told(error)}") from error
     if ucm.ndim != 2 or ucm.shape[0] % 2 == 0 or ucm.shape[1] % 2 == 0:
         raise InputError(f"{path}: expected `ucm2` of twice the image's size plus one, found {ucm.shape}")
     return ucm

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,10 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 from pipeline.rle import Rle
 
-from .layout import existing
+from .layout import IMAGE_SUFFIXES, existing
+
+EMPTY_MASKS: Final = "annotations whose mask is empty"
+"""A reason why something is left out."""
 
 Task = Literal["whole", "interactive", "video"]
 LabelRule = Literal["whole", "part", "containment", "mined", "none"]
@@ -28,7 +32,7 @@ class EvalObject:
     """One annotated object of an image."""
 
     id: str
-    """Unique within the image."""
+    """As the benchmark names it; positions tell objects apart, not names."""
     mask: Rle
     area_px: float
     """As the benchmark states it (COCO has fractions); it decides the size class."""
@@ -63,6 +67,7 @@ class GroundTruth:
         views: sets of objects (positions) that are scored, each by itself. The first is the benchmark's own; by
             default that is all objects. `wholes` holds those that mined instances are compared with.
         pairs: for the same-click test, positions in `objects`; empty where the benchmark has none.
+        left_out: what was annotated and is not among the objects, reason -> how many.
     """
 
     height: int
@@ -70,6 +75,7 @@ class GroundTruth:
     objects: tuple[EvalObject, ...]
     views: dict[str, tuple[int, ...]] = field(default_factory=dict)
     pairs: tuple[PartOf, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -87,7 +93,7 @@ class EvalImage:
     """One image of a benchmark. `load` reads its ground truth; it can be sent to other processes."""
 
     name: str
-    """Unique in the split; also what mined masks are matched by when the bytes differ."""
+    """Unique in the split: a file's whole path below the benchmark's folder, with its ending, or the benchmark's id."""
     path: Path
     """The file, or shard and member if `read` is given: then only a name."""
     load: Callable[[], GroundTruth]
@@ -95,6 +101,15 @@ class EvalImage:
     """Its bytes, where it is no file of its own."""
     sha256: str | None = None
     """Of its bytes, if that is known without reading them."""
+    file: str | None = None
+    """The photograph's path below its folder, by which mined masks are found when the bytes differ; None: the name."""
+
+    @property
+    def draw(self) -> str:
+        """What random draws hang on: the file's name without folders and ending, so that they are the same wherever
+        the benchmark lies. Two images may share it; what is drawn is then of different objects."""
+        name = PurePosixPath(self.name)
+        return name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
 
     def read_bytes(self) -> bytes:
         """As stored.
@@ -122,6 +137,19 @@ class Split:
     videos: tuple[EvalVideo, ...] = ()
     notes: tuple[str, ...] = ()
     """What is worth knowing about this copy, such as images that the annotations name and the disk does not hold."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """What lies there and is not scored, reason -> how many. What turns up in one image stands in its `GroundTruth`."""
+
+    def __post_init__(self) -> None:
+        """Answers are kept by name: two of one name would share one.
+
+        Raises:
+            InputError: two images, or two videos, have one name.
+        """
+        for each in (self.images, self.videos):
+            twice = [name for name, count in Counter(item.name for item in each).items() if count > 1]
+            if twice:
+                raise InputError(f"{twice[0]}: stands {_times(each, twice[0])} times in the split; once is expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +200,10 @@ class Benchmark:
         if self.by_url is None:
             raise InputError(f"--data {data}: {self.name} is read from a local folder, expected its path")
         return self.by_url(data, split)
+
+
+def _times(items: Sequence[EvalImage | EvalVideo], name: str) -> int:
+    return sum(item.name == name for item in items)
 
 
 def encode_all(masks: Sequence[NDArray[np.bool_]]) -> list[Rle]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.console import note
+
 from .plots import MISSING, draw
 from .published import published_for
-from .scores import OBJECTS, SCORES, ScoreOptions, limited, scores_text, write_scores
+from .scores import OBJECTS, SCORES, ScoreOptions, limited, scores_text, told_left_out, write_scores
 
 
 def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
@@ -20,6 +22,8 @@ def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
         ConfigMismatchError: the output holds scores of other settings.
     """
     split = limited(options.benchmark.split_of(str(options.data), options.split), options.limit)
+    for line in [*split.notes, *([told_left_out(split.left_out)] if split.left_out else [])]:
+        note(line)
     if options.checkpoint is not None:
         from .checkpoint_scores import load_model, score_model
 

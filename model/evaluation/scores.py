@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -106,7 +107,8 @@ class Scored:
         metrics: name -> number.
         rows: one for each object (and subject): the columns of `objects.parquet`.
         tables: title -> rows for people, one mapping of column -> cell each.
-        counts: of the data: images, objects and what was left out.
+        counts: of the data: images, objects, crowds.
+        left_out: what was seen of the data and is in no number, reason -> how many.
         details: anything else for `scores.json`, JSON values: histograms, curves, identities of masks or weights.
         curves: what is drawn, see `plots.py`; also in `scores.json`.
         notes: lines for people.
@@ -116,6 +118,7 @@ class Scored:
     rows: Sequence[Mapping[str, Any]]
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -123,7 +126,31 @@ class Scored:
 
 def limited(split: Split, limit: int | None) -> Split:
     """The first images and videos of a split."""
-    return Split(images=split.images[:limit], videos=split.videos[:limit], notes=split.notes)
+    images, videos = split.images[:limit], split.videos[:limit]
+    beyond = len(split.images) - len(images) + len(split.videos) - len(videos)
+    left_out = {**split.left_out, "images beyond --limit": beyond} if beyond else split.left_out
+    return Split(images=images, videos=videos, notes=split.notes, left_out=left_out)
+
+
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by reason, added up."""
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(found)
+
+
+def told_left_out(left_out: Mapping[str, int]) -> str:
+    """One line for people."""
+    return "left out: " + "; ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+
+
+def nothing_to_score(images: int, left_out: Mapping[str, int]) -> InputError:
+    """The error of a score without a single object: every number would be 0 or missing."""
+    told = f" ({told_left_out(left_out)})" if left_out else ""
+    return InputError(
+        f"there is no annotated object in the {images} images, nothing to score{told}; look at --data and --split"
+    )
 
 
 def claim_output(options: ScoreOptions, **identities: str) -> None:
@@ -164,6 +191,7 @@ def write_scores(options: ScoreOptions, scored: Scored, published: Mapping[str, 
         "split": options.split,
         "metrics": {name: asdict(metric) for name, metric in scored.metrics.items()},
         "dataset": {"title": options.benchmark.title, "licence": options.benchmark.licence, **scored.counts},
+        "left_out": dict(scored.left_out),
         "command": options.command,
         "configuration": {**options.settings(), "workers": options.workers},
         "seeds": {"bootstrap": options.seed, "sampling": options.seed},
@@ -224,6 +252,7 @@ def versions() -> dict[str, Any]:
 def scores_text(record: Mapping[str, Any], scored: Scored) -> str:
     """What is printed: the tables, the published numbers beside them, the notes."""
     lines = [f"{record['benchmark']} {record['split']}: " + ", ".join(f"{v} {k}" for k, v in scored.counts.items())]
+    lines += [told_left_out(scored.left_out)] if scored.left_out else []
     for title, rows in scored.tables.items():
         lines += ["", title, *table(rows)]
     if record["published"]:

@@ -71,9 +71,9 @@ def previous_version(
                 f"{output.location}: has version {options.version} already; a new version needs a new --version"
             )
         asked = version_order(options.version)
-        for standing in [] if asked is None else (each["version"] for each in manifest["versions"]):
+        for standing in (each["version"] for each in manifest["versions"]):
             order = version_order(standing)
-            if order is not None and order >= asked:
+            if asked is not None and order is not None and order >= asked:
                 raise InputError(
                     f"{output.location}: has version {standing}; a new version needs a later --version, found "
                     f"{options.version}"

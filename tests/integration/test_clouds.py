@@ -58,7 +58,7 @@ def serving(command: list[str], port: int, folder: Path) -> Iterator[None]:
     with (folder / "emulator.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -109,13 +109,21 @@ def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         made.clear_instance_cache()
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were waited before a request was repeated."""
+    slept, sleep = list[float](), time.sleep
+    monkeypatch.setattr("pipeline.storage.time.sleep", lambda wait_s: (slept.append(wait_s), sleep(wait_s)))
+    return slept
+
+
 def opened(location: str) -> FsspecStorage:
     storage = open_storage(location)
     assert isinstance(storage, FsspecStorage)
     return storage
 
 
-def test_the_contract_of_storage(cloud: str, tmp_path: Path) -> None:
+def test_the_contract_of_storage(cloud: str, waits: list[float], tmp_path: Path) -> None:
     store = opened(f"{cloud}/contract")
     assert store.write_new("commits/0.json", b"first")
     assert not store.write_new("commits/0.json", b"second")
@@ -129,10 +137,9 @@ def test_the_contract_of_storage(cloud: str, tmp_path: Path) -> None:
     assert store.read_range("commits/0.json", 2, 0) == b""
     with pytest.raises(StorageError, match="expected 10 bytes at offset 3, found 2"):
         store.read_range("commits/0.json", 3, 10)
-    began_s = time.monotonic()
     with pytest.raises(StorageError, match="cannot read"):
         store.read_range("commits/0.json", 50, 10)
-    assert time.monotonic() - began_s < 2, "a range outside the file is an answer, not a hiccup"
+    assert waits == [], "a range outside the file is an answer, not a hiccup"
     for name in ("commits/9.json", "commits"):
         assert (store.size(name), store.exists(name)) == (None, False)
     for read in (store.read_bytes, store.modified, lambda name: store.read_range(name, 0, 0)):
@@ -175,10 +182,9 @@ def test_many_writers_one_wins(cloud: str) -> None:
     assert store.read_bytes("commits/00000007.json") == b"attempt %d" % won[0]
 
 
-def test_a_missing_bucket_is_told_at_once(cloud: str, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_told_at_once(cloud: str, waits: list[float], tmp_path: Path) -> None:
     nowhere = opened(cloud.replace("grain", "no-such-bucket") + "/run")
     (tmp_path / "file").write_bytes(b"x")
-    began_s = time.monotonic()
     for write in (
         lambda: nowhere.write_new("a", b"x"),
         lambda: nowhere.put_atomic("a", b"x"),
@@ -188,7 +194,7 @@ def test_a_missing_bucket_is_told_at_once(cloud: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(StorageError, match="there is no such bucket or container"):
             write()
-    assert time.monotonic() - began_s < 5
+    assert waits == []
 
 
 def test_inputs_are_listed_alike_as_folder_pattern_and_file(cloud: str) -> None:

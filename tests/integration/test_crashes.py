@@ -178,8 +178,8 @@ def kill_at_random(
             log.append(target)
             workers_killed += target == "worker"
         if target in ("driver", "group"):
-            process.communicate(timeout=60)
-            _, alive = psutil.wait_procs(family, timeout=30)
+            process.communicate(timeout=120)
+            _, alive = psutil.wait_procs(family, timeout=120)
             assert not alive, f"{target} was killed and {alive} stayed"
             # One unit in each worker's hands, and one that each worker killed since the driver's start had begun.
             assert len(begun_units(output)) <= 2 + workers_killed, log

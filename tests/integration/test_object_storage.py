@@ -146,7 +146,7 @@ def store_port() -> Iterator[int]:
         [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -236,16 +236,14 @@ def test_a_put_that_was_done_and_not_answered_is_ours(s3: FsspecStorage, store: 
     store.faults = {"lost": 1.0}
 
     def answer_again() -> None:
-        """A second after the first put arrived, however long the client took to begin."""
-        while not store.requests["PUT"]:
+        """Once two answers were lost, however long that took."""
+        while store.met["lost"] < 2:
             time.sleep(0.01)
-        time.sleep(1.0)
         store.faults = {}
 
     threading.Thread(target=answer_again, daemon=True).start()
     assert s3.write_new("commits/00000000.json", b"mine")
-    assert store.met["lost"] >= 1
-    store.faults = {}
+    assert store.met["lost"] >= 2
     assert not s3.write_new("commits/00000000.json", b"another's")
 
 
@@ -292,12 +290,10 @@ def test_a_store_that_never_answers_ends_with_one_clear_error(
 ) -> None:
     monkeypatch.setattr("pipeline.storage.FIRST_WAIT_S", 0.001)
     store.faults = {"error": 1.0}
-    began_s = time.monotonic()
     with pytest.raises(StorageError, match="attempts failed") as caught:
         s3.read_bytes("plan.json")
     assert "s3://grain/run/plan.json" in str(caught.value)
     assert "testing" not in str(caught.value), "credentials never reach a message"
-    assert time.monotonic() - began_s < 200
 
 
 def test_reads_of_inputs_are_ranged(s3: FsspecStorage, store: FaultyStore) -> None:
@@ -384,7 +380,7 @@ def test_bytes_are_read_ahead_within_a_bound(store: FaultyStore, small_photograp
     with UnitReader(unit, sources) as reader:
         before = store.requests["GET"]
         reader.prefetch(range(5), max_bytes=PREFETCH_BYTES)
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while store.requests["GET"] < before + 5 and time.monotonic() < deadline_s:
             time.sleep(0.05)
         assert store.requests["GET"] == before + 5

@@ -105,9 +105,9 @@ def test_a_driver_that_is_stopped_leaves_no_process(
     wait_until(lambda: bool(list(tmp_path.glob("gate.*"))), 120, "unit 2 before its commit")
     assert processes_of(short_tmp)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), err
-    wait_until(lambda: not processes_of(short_tmp), 60, "the end of Ray's processes")
+    wait_until(lambda: not processes_of(short_tmp), 120, "the end of Ray's processes")
     flags = MineFlags(
         input=[f"in={small_photographs}"], output=str(tmp_path / "out"), executor="inline", samples_per_shard=2
     )

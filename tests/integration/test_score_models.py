@@ -12,12 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.base_models import build_base
+from model.base_models import build_base, sam2_size
 from model.checkpoint import write_checkpoint
-from model.evaluation.checkpoint_scores import load_sam2, sam2_size
 from model.evaluation.model_options import ModelOptions
 from model.evaluation.model_scores import summarise
-from model.loading import checkpoint_record, new_model, trained_state
+from model.loading import checkpoint_record, load_sam2, new_model, trained_state
 from pipeline.cli import main
 from pipeline.errors import InputError
 
@@ -131,8 +130,40 @@ def test_a_benchmark_without_labels_says_so(
     assert not {"label", "oracle"} & found
 
 
+def test_images_of_one_name_are_scored_apart(fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that differ in their ending or their folder only; one object has no mask, one annotation no image."""
+    random = np.random.default_rng(2)
+    images, annotations = [], []
+    for number, (name, objects) in enumerate({"a.jpg": 2, "a.png": 1, "x/a.jpg": 3, "y/a.jpg": 1}.items(), start=1):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (48, 64, 3)).astype(np.uint8)).save(tmp_path / name)
+        images.append({"id": number, "file_name": name, "width": 64, "height": 48})
+        for x in range(objects):
+            polygon = [[16 * x, 4, 16 * x + 12, 4, 16 * x + 12, 30, 16 * x, 30]]
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "segmentation": polygon})
+    stray = {**annotations[0], "id": 99, "image_id": 99}
+    annotations += [{**annotations[0], "id": 98, "segmentation": []}, stray]
+    (tmp_path / "val.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    arguments = ("--checkpoint", fresh, "--benchmark", "coco-json", "--data", tmp_path, "--workers", "1")
+    arguments = (*arguments, "--points-per-side", "1", "--granularity", "fixed:0.5")
+    record = score(capsys, *arguments, "--output", tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out/objects.parquet").to_pylist()
+    for task in ("interactive", "whole"):
+        names = [row["image"] for row in rows if row["task"] == task]
+        counts = {name: names.count(name) for name in names}
+        assert counts == {"a.jpg": 2, "a.png": 1, "x/a.jpg": 3, "y/a.jpg": 1}
+    assert record["left_out"] == {
+        "annotations whose image_id is no image": 1,
+        "annotations without a segmentation": 1,
+    }
+    (tmp_path / "val.json").write_text(json.dumps({"images": images, "annotations": []}))
+    assert main(["score", *map(str, arguments), "--output", str(tmp_path / "none")]) == 2
+    assert "no annotated object in the 4 images, nothing to score" in capsys.readouterr().err
+    assert not (tmp_path / "none/scores.json").exists()
+
+
 def test_sizes_of_sam2_are_read_from_its_weights(sam2_file: Path, tmp_path: Path) -> None:
-    for size in ("tiny", "micro"):
+    for size in ("tiny", "micro", "mini"):
         assert sam2_size(build_base(size, 64).state_dict(), where="x") == size  # type: ignore[arg-type]
     model, again = load_sam2(sam2_file), load_sam2(sam2_file)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))

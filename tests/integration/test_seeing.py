@@ -122,7 +122,7 @@ def test_status_is_quick_with_ten_thousand_commits(
         data = Commit(unit=unit, record={**record, "unit": unit}).to_bytes()
         (directory / "commits" / f"{unit:08d}.json").write_bytes(data)
     for _ in range(2):
-        started_s = time.perf_counter()
+        began_s = time.process_time()  # what else the machine does is not ours
         assert output(capsys, "status", str(directory))["committed"] == 10_000
-        assert time.perf_counter() - started_s < 2.0
+        assert time.process_time() - began_s < 2.0
         log.compact(at=100)  # the second time over one compacted file

@@ -22,6 +22,7 @@ from model.index import ShardIndex
 from model.loading import new_model
 from model.order import Order
 from model.ranks import Ranks
+from model.step import SUMS
 from model.train import learning_rate, train
 from model.train_config import RunOptions, TrainConfig, make_config
 from pipeline.errors import GrainmillError
@@ -66,7 +67,7 @@ def known_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parameter.grad = known_gradient(name, parameter.shape, number)
-        return torch.ones(6, dtype=torch.float64)
+        return torch.ones(len(SUMS), dtype=torch.float64)
 
     monkeypatch.setattr(train_module, "accumulate_gradients", accumulate)
 
@@ -76,7 +77,7 @@ def test_steps_are_adamws_with_the_clipped_gradient(drawn_run: Path, tmp_path: P
     """Three steps in double precision by the formulas of Loshchilov and Hutter (arXiv 1711.05101)."""
     run = config(steps=3, weight_decay=0.3, learning_rate=0.02, gradient_norm_limit=0.7)
     train(run, options(drawn_run, tmp_path / "run"))
-    model = new_model("micro", "full", 64, init="scratch", seed=0)
+    model = new_model("micro", "full", 64, init="scratch", seed=0, sight=config().sight)
     names = model.set_trainable()
     weights = {name: value.detach().double() for name, value in model.named_parameters()}
     first = {name: torch.zeros_like(weights[name]) for name in names}
@@ -110,7 +111,7 @@ def test_the_whole_base_but_what_images_never_use_is_trained_and_the_rest_stays(
     """Weight decay would move a parameter that the optimizer should not have."""
     train(config(steps=1, weight_decay=0.5), options(drawn_run, tmp_path / "run"))
     saved = read_checkpoint(tmp_path / "run").group("model")
-    model = new_model("micro", "full", 64, init="scratch", seed=0)
+    model = new_model("micro", "full", 64, init="scratch", seed=0, sight=config().sight)
     names = set(model.set_trainable())
     for name, value in model.named_parameters():
         if name in names:
@@ -192,7 +193,9 @@ def test_a_loss_that_is_not_finite_names_the_photographs_of_every_rank(
         return [value, ["theirs-1", "theirs-2"]] if value else [value]
 
     monkeypatch.setattr(Ranks, "gather", gather)
-    monkeypatch.setattr(train_module, "accumulate_gradients", lambda *_, **__: torch.full((6,), math.nan).double())
+    monkeypatch.setattr(
+        train_module, "accumulate_gradients", lambda *_, **__: torch.full((len(SUMS),), math.nan).double()
+    )
     with pytest.raises(GrainmillError, match="the loss is nan; the batch held ") as error:
         train(config(), options(drawn_run, tmp_path / "run"))
     named = str(error.value).split("the batch held ")[1].split(". The last")[0].split(", ")

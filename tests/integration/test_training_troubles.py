@@ -21,7 +21,7 @@ from model.order import Order
 from model.ranks import Ranks
 from model.run_log import RunLog
 from model.train import train
-from model.train_config import RunOptions, TrainConfig, make_config
+from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
 from pipeline import cli
 from pipeline.errors import GrainmillError, InputError, SchemaError
 
@@ -378,3 +378,8 @@ def test_a_forward_pass_takes_as_many_photographs_as_divide_the_batch(
     monkeypatch.setattr(train_module, "accumulate_gradients", counted)
     train(config(global_batch_size=batch, steps=1), options(drawn_run, tmp_path / "run"))
     assert seen == [passes] * (batch // passes)
+
+
+def test_on_a_gpu_a_micro_model_takes_many_at_once() -> None:
+    for size, share, passes in ((256, 32, 32), (256, 96, 48), (512, 32, 16), (1024, 6, 3)):
+        assert photographs_per_pass(config(image_size=size, coarse_images=0), share, on_gpu=True) == passes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_watching_a_run_from_another_process(
     )  # fmt: skip
     while not list(tmp_path.glob("gate.*")):
         assert driver.poll() is None
+        time.sleep(0.05)
     command = [
         sys.executable,
         "-m",
@@ -70,5 +72,5 @@ def test_watching_a_run_from_another_process(
     status = json.loads(out)
     assert (status["committed"], status["pending"], status["complete"]) == (6, 0, True)
     assert "6/6 units" in err
-    driver.communicate(timeout=60)
+    driver.communicate(timeout=120)
     assert driver.returncode == 0

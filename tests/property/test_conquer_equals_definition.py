@@ -25,13 +25,13 @@ def ours(features: np.ndarray, thresholds: list[float]) -> np.ndarray:
 
 
 @given(grids_of_integers, falling)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_small_integers_with_ties(features: np.ndarray, thresholds: list[float]) -> None:
     assert np.array_equal(ours(features, thresholds), plain_label_grids(features, thresholds, remember=False))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.sampled_from([2, 3, 16]), falling)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_real_numbers(seed: int, height: int, width: int, depth: int, thresholds: list[float]) -> None:
     """A positive mean, so that much merges; rough enough that clusters of all sizes meet."""
     random = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def test_real_numbers(seed: int, height: int, width: int, depth: int, thresholds
 
 
 @given(st.sampled_from(["smooth", "ties", "constant", "noise"]), st.integers(0, 1000))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_what_the_bench_draws(kind: str, seed: int) -> None:
     features = drawn_features(kind, seed, side=14, depth=24)
     thresholds = [0.9, 0.8, 0.7, 0.6, 0.5]
@@ -48,7 +48,7 @@ def test_what_the_bench_draws(kind: str, seed: int) -> None:
 
 
 @given(grids_of_integers)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_remembering_changes_nothing(features: np.ndarray) -> None:
     thresholds = [0.9, 0.5]
     with_memory = plain_label_grids(features, thresholds, remember=True)

@@ -42,7 +42,7 @@ def scanned(data: bytes) -> list[TarMember | TarEnd]:
     return list(scan_tar(io.BytesIO(data), len(data)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(kind=st.sampled_from(KINDS), share=st.floats(0, 1))
 @example(kind=tarfile.PAX_FORMAT, share=0.0)
 def test_every_cut_is_told_and_costs_nothing_before_it(kind: int, share: float) -> None:
@@ -62,7 +62,7 @@ def test_every_cut_is_told_and_costs_nothing_before_it(kind: int, share: float) 
     assert len(read) - len(complete) <= 1, "one member at most is in the cut's way"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=st.sampled_from(KINDS), share=st.floats(0, 1))
 def test_every_sample_of_a_cut_tar_is_a_sample_or_a_failure(
     kind: int, share: float, tmp_path_factory: pytest.TempPathFactory

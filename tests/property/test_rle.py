@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -16,7 +16,6 @@ masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
 
 
 @given(masks)
-@settings(deadline=None)
 def test_round_trip(mask: np.ndarray) -> None:
     encoded = rle.encode(mask)
     runs = rle.runs_of(encoded)
@@ -31,7 +30,6 @@ def test_round_trip(mask: np.ndarray) -> None:
 
 
 @given(st.text(max_size=30), st.integers(1, 50), st.integers(1, 50))
-@settings(deadline=None)
 def test_any_string_is_refused_or_decodes_to_its_size(counts: str, height: int, width: int) -> None:
     with contextlib.suppress(SchemaError):
         assert rle.decode({"size": [height, width], "counts": counts}).shape == (height, width)

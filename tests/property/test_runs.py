@@ -87,7 +87,6 @@ def plain_source(view: View) -> NDArray[np.int64]:
 
 
 @given(masks_of_one_image(), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_what_holds_a_pixel(masks: NDArray[np.bool_], seed: int) -> None:
     runs, (count, height, width) = runs_of(masks), masks.shape
     rng = np.random.default_rng(seed)
@@ -99,7 +98,6 @@ def test_what_holds_a_pixel(masks: NDArray[np.bool_], seed: int) -> None:
 
 
 @given(masks_of_one_image(), st.integers(0, 2**32), st.integers(1, 4), st.sampled_from((0.0, 0.5, 1.0)))
-@settings(deadline=None)
 def test_clicks_are_the_first_pixels_on_something_and_have_different_masks_under_them(
     masks: NDArray[np.bool_], seed: int, most: int, balance: float
 ) -> None:
@@ -127,7 +125,7 @@ def test_clicks_are_the_first_pixels_on_something_and_have_different_masks_under
 
 
 @given(masks_of_one_image(), st.integers(0, 2**32), st.sampled_from(KINDS), st.sampled_from((8, 24, 40)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_masks_through_a_view(masks: NDArray[np.bool_], seed: int, how: Augmentation, size: int) -> None:
     view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), *masks.shape[1:], size, how)
     source = plain_source(view)
@@ -143,7 +141,7 @@ def test_masks_through_a_view(masks: NDArray[np.bool_], seed: int, how: Augmenta
 
 
 @given(masks_of_one_image(), st.integers(0, 2**32), st.sampled_from(KINDS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_a_view_keeps(masks: NDArray[np.bool_], seed: int, how: Augmentation) -> None:
     height, width = masks.shape[1:]
     view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), height, width, 24, how)
@@ -240,7 +238,7 @@ def test_a_view_is_an_image_of_its_own(flip_probability: float) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_jitter_is_brightness_contrast_and_saturation(seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     how = Augmentation(brightness=0.3, contrast=0.3, saturation=0.3, grey_probability=0.2)
@@ -255,7 +253,6 @@ def test_jitter_is_brightness_contrast_and_saturation(seed: int) -> None:
 
 
 @given(masks_of_one_image())
-@settings(deadline=None)
 def test_ends_are_the_sums_of_the_runs(masks: NDArray[np.bool_]) -> None:
     rles = [rle.encode(mask) for mask in masks]
     ends, first = rle.ends_of([each["counts"] for each in rles], *masks.shape[1:])
@@ -279,7 +276,7 @@ def counts_of(*runs: int) -> str:
 @example("P" * 13 + counts_of(16))  # more digits than any number has
 @example(counts_of(2**31 + 16, -(2**31)))
 @example("\u0663")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ends_refuse_what_runs_refuse_and_with_the_same_words(text: str) -> None:
     good, odd = rle.encode(np.eye(4, dtype=bool)), rle.Rle(size=[4, 4], counts=text)
 

@@ -26,7 +26,7 @@ def found(directory: Path) -> list[Problem]:
     return list(verify_run(run)) if isinstance(run, CommittedRun) else [run]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_flipped_bit_is_named(data: st.DataObject, run_copy: Path) -> None:
     files = sorted(path for path in run_copy.rglob("*") if path.is_file() and path.name != "lease.json")

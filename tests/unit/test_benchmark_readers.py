@@ -67,7 +67,7 @@ def test_coco(tmp_path: Path) -> None:
     for name in ("000000000001.jpg", "000000000002.jpg"):
         photograph(tmp_path / "val2017" / name)
     split = find_benchmark("coco").read(tmp_path, "val2017")
-    assert [image.name for image in split.images] == ["000000000001", "000000000002"]
+    assert [image.name for image in split.images] == ["000000000001.jpg", "000000000002.jpg"]
     truth = pickle.loads(pickle.dumps(split.images[1])).load()  # noqa: S301
     assert [each.crowd for each in truth.objects] == [False, False, True]
     assert truth.objects[0].area_px == 600.5
@@ -219,8 +219,8 @@ def test_a_folder_of_images_and_masks(tmp_path: Path) -> None:
     images = find_benchmark("folder").read(tmp_path, "val").images
     assert [(each.id, each.area_px) for each in images[0].load().objects] == [("3", 900), ("200", 200)]
     assert [(each.id, each.granularity) for each in images[1].load().objects] == [
-        ("part", pytest.approx(0.1)),
-        ("whole", 1.0),
+        ("part.png", pytest.approx(0.1)),
+        ("whole.png", 1.0),
     ]
     Image.fromarray(labels[:20]).save(tmp_path / "masks/map.png")
     with pytest.raises(InputError, match="40 x 60"):

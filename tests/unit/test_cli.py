@@ -6,7 +6,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,26 +18,21 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_answers_in_under_a_second_and_names_every_command() -> None:
-    started = time.perf_counter()
+def test_help_names_every_command() -> None:
     done = run("--help")
-    elapsed_s = time.perf_counter() - started
     assert done.returncode == 0
     assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
-    assert elapsed_s < 1.0 or min(_again() for _ in range(3)) < 1.0
 
 
-def _again() -> float:
-    started = time.perf_counter()
-    run("--help")
-    return time.perf_counter() - started
-
-
-def test_help_loads_no_heavy_module() -> None:
-    script = "import sys; from pipeline import cli; cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
+def test_help_loads_next_to_nothing_and_so_answers_at_once() -> None:
+    script = (
+        "import sys; before = set(sys.modules); from pipeline import cli; cli.main(['--help']); "
+        "print(*set(sys.modules) - before, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert not loaded & {"torch", "ray", "numpy", "numba", "pyarrow", "typer", "rich", "model"}
+    assert len(loaded) < 60, "typer alone brings twice as many"
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))

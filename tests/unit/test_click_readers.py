@@ -91,9 +91,9 @@ def test_berkeley_has_photographs_with_several_objects(tmp_path: Path) -> None:
         write_map(tmp_path / f"masks/{name}.png", shape * 255)
     images = berkeley.read_berkeley(tmp_path, "test").images
     assert [(each.name, each.path.name) for each in images] == [
-        ("12003", "12003.jpg"),
-        ("148026-1", "148026.jpg"),
-        ("148026-2", "148026.jpg"),
+        ("12003.png", "12003.jpg"),
+        ("148026-1.png", "148026.jpg"),
+        ("148026-2.png", "148026.jpg"),
     ]
     assert [each.load().objects[0].area_px for each in images] == [81, 25, 36]
 

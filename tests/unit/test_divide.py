@@ -47,7 +47,7 @@ def drawn_links(kind: str, seed: int, side: int = 14) -> NDArray[np.uint8]:
 
 
 @given(st.sampled_from(["smooth", "noise", "parts", "one"]), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_cut_equals_the_dense_solution(kind: str, seed: int) -> None:
     links = drawn_links(kind, seed)
     found = normalised_cut(links, eps=EPS, seed=0)

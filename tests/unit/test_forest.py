@@ -166,7 +166,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[NDArray[np.bool_]], int, list[float]]:
 
 
 @given(scenes(), st.sampled_from(get_args(GranularityName)))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_candidates_give_a_valid_tree(
     scene: tuple[list[NDArray[np.bool_]], int, list[float]], method: GranularityName
 ) -> None:

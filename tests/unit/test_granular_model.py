@@ -19,8 +19,10 @@ from model.base_models import SIZES
 from model.granular import GranularSam2
 from model.loading import new_model
 from model.predictor import GranularPredictor
+from model.sight import Sight
 from pipeline import cli
 from pipeline.errors import InputError
+from tests.numeric import assert_same_sums
 
 PARAMETERS = {"tiny": 38_962_498, "small": 46_060_354, "base_plus": 80_850_178, "large": 224_446_642}
 """Of SAM 2.1 (Meta's table says 38.9, 46, 80.8 and 224.4 million)."""
@@ -123,7 +125,7 @@ def train_a_little(model: GranularSam2, steps: int = 3) -> None:
 
 
 def assert_equal_to_sam2(ours: GranularPredictor, own: Any) -> None:
-    """Single mask, three masks, refinement, a box, several points, several prompts: to 1e-5, at logits of about 20."""
+    """Single mask, three masks, refinement, a box, several points, several prompts, at logits of about 20."""
     prompts: list[dict[str, Any]] = [
         {"point_coords": np.array([[60.0, 40.0]]), "point_labels": np.array([1])},
         {"point_coords": np.array([[10.0, 70.0], [100.3, 5.1]]), "point_labels": np.array([1, 0])},
@@ -136,21 +138,21 @@ def assert_equal_to_sam2(ours: GranularPredictor, own: Any) -> None:
             expected = own.predict(**prompt, multimask_output=multimask, return_logits=True)
             found = ours.predict(**prompt, multimask_output=multimask, return_logits=True)
             for one, other in zip(found, expected, strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+                assert_same_sums(one, other)
             peaks.append(np.abs(expected[2]).max())
         low = expected[2][:1]
         for prompted in (prompt, {}):  # a mask alone is a prompt too
             again = own.predict(**prompted, mask_input=low, multimask_output=False, return_logits=True)
             found = ours.predict(**prompted, mask_input=low, return_logits=True)
             for one, other in zip(found, again, strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
+                assert_same_sums(one, other)
     points = np.random.default_rng(3).uniform(0, 90, (3, 2, 2)).astype(np.float32)
     labels = np.array([[1, 0], [1, 1], [0, 1]])
     for multimask in (False, True):
         _, iou, logits = own.predict(points, labels, multimask_output=multimask, return_logits=True)
         found = ours.predict_logits(points, labels, multimask=multimask)
-        np.testing.assert_allclose(found[0].clamp(-32, 32).reshape(logits.shape), logits, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(found[1].reshape(iou.shape), iou, atol=1e-5, rtol=0)
+        assert_same_sums(found[0].clamp(-32, 32).reshape(logits.shape), logits)
+        assert_same_sums(found[1].reshape(iou.shape), iou)
     assert min(peaks) > 10, "faint logits show no difference"
     assert max(peaks) > 18
 
@@ -166,7 +168,7 @@ def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
     train_a_little(model, steps)
     assert_equal_to_sam2(ours, own)
     torch.manual_seed(9)
-    loaded = GranularSam2(model.size, model.adapter, model.image_size).eval()
+    loaded = GranularSam2(model.size, model.adapter, model.image_size, sight=model.sight).eval()
     loaded.load_state_dict(model.state_dict())
     first_use = GranularPredictor(loaded)  # nothing has been asked of it yet, with a granularity or without
     first_use.set_image(image)
@@ -175,10 +177,13 @@ def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
     assert np.abs(after - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("adapter", ["paper", "lite"])
-def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: Any) -> None:
+SEEING = Sight(click_features=True, similarity="place")
+
+
+@pytest.mark.parametrize(("adapter", "sight"), [("paper", None), ("paper", SEEING), ("lite", None)])
+def test_without_granularity_the_answer_is_sam2s_before_and_after_training(adapter: Any, sight: Sight | None) -> None:
     torch.manual_seed(1)
-    check_before_and_after_training(GranularSam2("tiny", adapter, 128).eval(), steps=2)
+    check_before_and_after_training(GranularSam2("tiny", adapter, 128, sight=sight).eval(), steps=2)
 
 
 def test_places_of_points_are_sam2s_to_the_last_bit() -> None:
@@ -227,8 +232,8 @@ def test_the_fallback_to_a_stable_mask_is_sam2s() -> None:
         ours.set_image(photograph())
         expected = own.predict(np.array([[60, 40]]), np.array([1]), multimask_output=False, return_logits=True)
         found = ours.predict([[60, 40]], [1], return_logits=True)
-        np.testing.assert_allclose(found[0], expected[0], atol=1e-5 * scale, rtol=0)
-        assert found[1] == expected[1]
+        assert_same_sums(found[0], expected[0])
+        assert_same_sums(found[1], expected[1])
         three = ours.predict([[60, 40]], [1], multimask_output=True)[1]
         taken.add(bool((np.abs(three - found[1]) < 1e-7).any()))
     assert taken == {True, False}, "both the single mask and the fallback must have been met"
@@ -387,8 +392,8 @@ def test_at_the_start_the_mask_token_is_sams_own(adapter: str) -> None:
         repeat_image=False,
         high_res_features=list(features.high_res),
     )
-    torch.testing.assert_close(decoded.logits_NMHW, masks[:, :1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(decoded.iou_NM, iou[:, :1], atol=1e-5, rtol=0)
+    assert_same_sums(decoded.logits_NMHW, masks[:, :1])
+    assert_same_sums(decoded.iou_NM, iou[:, :1])
 
 
 def test_the_returned_iou_is_slot_0_of_the_head() -> None:
@@ -440,3 +445,19 @@ def test_lora_is_off_outside_the_granular_path() -> None:
 def test_scratch_models_are_equal_for_equal_seeds() -> None:
     one, other = (new_model("micro", "full", 64, init="scratch", seed=4).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_mini_is_micro_with_a_decoder_twice_as_wide() -> None:
+    """It answers, takes both additions and is told from micro by its weights; small enough for 8 MB in half."""
+    seeing = Sight(click_features=True, similarity="place")
+    model = new_model("mini", "full", 64, init="scratch", seed=0, sight=seeing).eval()
+    narrow = micro("full", 64)
+    trunks = [base_models.parameter_count(each.base.image_encoder.trunk) for each in (model, narrow)]
+    assert trunks[0] == trunks[1]
+    assert model.base.sam_mask_decoder.transformer_dim == 2 * narrow.base.sam_mask_decoder.transformer_dim == 128
+    assert sum(each.numel() for each in model.state_dict().values()) * 2 < 8e6
+    predictor = GranularPredictor(model)
+    predictor.set_image(photograph())
+    masks, iou, _ = predictor.predict([[60, 40]], [1], granularity=[0.2, 0.9])
+    assert (masks.shape, iou.shape) == ((2, 90, 120), (2,))
+    assert [base_models.size_of_state(each.base_state()) for each in (model, narrow)] == ["mini", "micro"]

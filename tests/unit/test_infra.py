@@ -33,6 +33,18 @@ def test_scripts_pass_shellcheck(repository: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_tests_of_float_sums_run_as_on_another_processor_too(repository: Path) -> None:
+    done = subprocess.run(["make", "-n", "test-variant"], cwd=repository, capture_output=True, text=True, check=True)
+    listed = {word for word in done.stdout.split() if word.startswith("tests/")}
+    assert all((repository / name).is_file() for name in listed)
+    tests = (repository / "tests").rglob("test_*.py")
+    summing = {path for path in tests if re.search(r"^from tests\.numeric", path.read_text(), re.MULTILINE)}
+    assert summing
+    assert {path.relative_to(repository).as_posix() for path in summing} <= listed, "the Makefile's NUMERIC lacks them"
+    assert "make test-variant\n" in (repository / ".ci/run").read_text()
+
+
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_cluster_files_meet_rays_own_schema(repository: Path, name: str) -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text(encoding="utf-8"))

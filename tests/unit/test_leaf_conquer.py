@@ -82,7 +82,7 @@ def by_definition(graph: LeafGraph, cost: MergeCost) -> list[frozenset[int]]:
 
 
 @given(st.integers(0, 2**31), st.integers(2, 5), st.integers(2, 5), st.sampled_from([0, 3]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_merging_equals_its_definition(seed: int, rows: int, columns: int, depth: int) -> None:
     labels = np.kron(np.arange(rows * columns).reshape(rows, columns), np.ones((3, 4), dtype=np.int64))
     graph = graph_of(labels, seed=seed, depth=depth)

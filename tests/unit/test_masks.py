@@ -11,7 +11,7 @@ from pipeline import masks, rle
 
 
 @given(st.integers(0, 7).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_atoms_rebuild_every_mask_and_every_overlap(drawn: np.ndarray) -> None:
     atoms, members = masks.atoms_from_masks(drawn)
     assert np.array_equal(members[:, atoms.labels], drawn)
@@ -53,7 +53,7 @@ def test_windowed_duplicate_removal_is_not_repeated_here() -> None:
 
 
 @given(arrays(np.bool_, (6, 8, 8)), st.floats(0.05, 0.95))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_suppression_is_idempotent_and_leaves_no_pair_above_the_limit(drawn: np.ndarray, limit: float) -> None:
     atoms, members = masks.atoms_from_masks(drawn)
     shared = masks.intersection_px(members, atoms.area_px)
@@ -69,7 +69,7 @@ partitions = arrays(np.int32, (9, 11), elements=st.integers(0, 3)).map(lambda a:
 
 
 @given(partitions, st.integers(0, 6).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_partition_is_cut_further_by_masks(labels: np.ndarray, drawn: np.ndarray) -> None:
     labels = labels.reshape(9, 11).astype(np.int32)
     atoms, members, base = masks.cut_atoms(labels, [masks.BoxMask.of(mask) for mask in drawn])
@@ -91,7 +91,7 @@ def test_a_box_holds_its_mask_to_the_last_row_and_column() -> None:
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.floats(0.2, 1.0))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_masks_are_sampled_at_the_centres_of_a_grid(mask: np.ndarray, scale: float) -> None:
     grid = tuple(max(round(side * scale), 1) for side in mask.shape)
     found = masks.sampled(rle.runs_of(rle.encode(mask)), mask.shape, (grid[0], grid[1]))

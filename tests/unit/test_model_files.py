@@ -16,16 +16,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from model import base_models
 from model.base_models import build_base, load_base_weights, read_state, state_sha256
-from model.checkpoint import read_checkpoint, write_checkpoint
+from model.checkpoint import read_checkpoint, step_path, write_checkpoint
+from model.evaluation.benchmarks import find_benchmark
+from model.evaluation.checkpoint_scores import load_model, sam2_predictor
+from model.evaluation.scores import ScoreOptions
 from model.granular import GranularSam2
-from model.loading import _find_base, checkpoint_record, install_base, load_granular, new_model, trained_state
+from model.loading import (
+    Weights,
+    _find_base,
+    checkpoint_record,
+    install_base,
+    load_granular,
+    load_sam2,
+    new_model,
+    recognised,
+    trained_state,
+)
 from model.merge import merge_checkpoint
 from model.predictor import GranularPredictor
+from model.ranks import Ranks
+from model.video import GranularVideoPredictor
+from pipeline import cli
 from pipeline.errors import InputError, SchemaError
+from tests.numeric import assert_same_sums
 
 SIDE = 128
 
@@ -120,6 +138,95 @@ def test_missing_and_unknown_weights_are_told(micro_base: Path, tmp_path: Path) 
         install_base(GranularSam2("micro", "lite", SIDE), str(tmp_path / "odd.pt"))
 
 
+# -- what a file is ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_file_is(micro_base: Path, official_tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    step = step_path(run, 3)
+    step.parent.mkdir(parents=True)
+    step.write_bytes(adapter_checkpoint(micro_base, "lite", tmp_path).read_bytes())
+    for path, file, ours, size in (
+        (run, step, True, "micro"),
+        (step, step, True, "micro"),
+        (micro_base, micro_base, False, "micro"),
+        (official_tiny, official_tiny, False, "tiny"),
+    ):
+        assert recognised(path) == Weights(path=file, ours=ours, size=size)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a directory without checkpoints"):
+        recognised(tmp_path)
+    checkpoint = read_checkpoint(step)
+    write_checkpoint(step, {**checkpoint.record, "size": "huge"}, checkpoint.tensors)
+    with pytest.raises(SchemaError, match="size is 'huge'"):
+        recognised(run)
+
+
+def other_weights() -> dict[str, Any]:
+    block = torch.zeros(96, 3, 7, 7)
+    return {
+        "SAM 1's weights": {"image_encoder.blocks.0.norm1.weight": torch.zeros(3)},
+        r"1 weights of something else, such as conv1\.weight": {"conv1.weight": torch.zeros(3)},
+        "0 weights of something else;": {},
+        "2 weights of something else, such as image": {
+            "image_encoder.trunk.patch_embed.proj.weight": block, "image_encoder.trunk.blocks.0.x": torch.zeros(1)
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("found", other_weights())
+def test_weights_of_other_models_are_named(found: str, tmp_path: Path) -> None:
+    torch.save({"model": other_weights()[found]}, tmp_path / "weights.pt")
+    for read in (recognised, load_sam2, lambda path: new_model("micro", "lite", SIDE, init=str(path), seed=0)):
+        with pytest.raises(
+            InputError, match=rf"weights.pt: expected a checkpoint of .grainmill train. .*found {found}"
+        ):
+            read(tmp_path / "weights.pt")
+
+
+def test_sam_2_0_is_named_with_its_size(official_tiny: Path, tmp_path: Path) -> None:
+    state = read_state(official_tiny)
+    for name in ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"):
+        del state[name]
+    torch.save({"model": state}, tmp_path / "sam2_hiera_tiny.pt")
+    for read in (recognised, lambda path: new_model("tiny", "lite", SIDE, init=str(path), seed=0)):
+        with pytest.raises(
+            InputError, match=r"found SAM 2\.0's weights of size tiny .*fetch https.*sam2\.1_hiera_tiny\.pt"
+        ):
+            read(tmp_path / "sam2_hiera_tiny.pt")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "image_encoder."])
+def test_names_that_a_wrapper_has_lengthened_are_read_and_it_is_said(
+    wrapper: str, micro_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = read_state(micro_base)
+    if wrapper == "image_encoder.":  # torch.compile of the encoder alone
+        longer = {name.replace(wrapper, f"{wrapper}_orig_mod."): value for name, value in state.items()}
+    else:
+        longer = {f"{wrapper}{name}": value for name, value in state.items()}
+    torch.save({"state_dict" if wrapper == "model." else "model": longer}, tmp_path / "wrapped.pt")
+    save_file({name: value.clone() for name, value in longer.items()}, tmp_path / "wrapped.safetensors")
+    for path in (tmp_path / "wrapped.pt", tmp_path / "wrapped.safetensors"):
+        assert recognised(path) == Weights(path=path, ours=False, size="micro")
+        assert load_base_weights(build_base("micro", SIDE), str(path), size="micro") == state_sha256(state)
+        assert capsys.readouterr().err.count(f"{path}: its weights have longer names than SAM-2's") == 1
+    assert not capsys.readouterr().err
+    read_state(micro_base)
+    assert not capsys.readouterr().err
+
+
+def test_a_wrapper_around_some_names_only_is_no_wrapper(micro_base: Path, tmp_path: Path) -> None:
+    state = {f"module.{name}": value for name, value in read_state(micro_base).items()}
+    torch.save({"model": {**state, "head.weight": torch.zeros(1)}}, tmp_path / "odd.pt")
+    assert set(read_state(tmp_path / "odd.pt")) == {*state, "head.weight"}
+
+
+def test_a_checkpoint_of_ours_is_no_base(micro_base: Path, tmp_path: Path) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    with pytest.raises(InputError, match=r"expected SAM 2\.1's own weights, found a checkpoint that `grainmill train`"):
+        load_base_weights(build_base("micro", SIDE), str(path), size="micro")
+
+
 def test_pickled_code_is_never_run(tmp_path: Path, micro_base: Path) -> None:
     marker = tmp_path / "ran"
     with (tmp_path / "plain.pkl").open("wb") as stream:
@@ -176,12 +283,19 @@ def test_unread_files_are_told_in_our_own_words(content: Any, found: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"PK\x03\x04 cut", "a cut or damaged file of torch.save"), (b"some text", "something else or a cut file")],
+    [
+        (b"PK\x03\x04 cut", "a cut or damaged file of torch.save; fetch it again$"),
+        (b"some text", "something else or a cut file; fetch it again$"),
+        (b"<!DOCTYPE html><html>{}</html>", r"a web page \(HTML\) in place of the file; fetch it again"),
+        (b"<html>log in</html>", r"a web page \(HTML\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+    ],
 )
 def test_damaged_files_are_told_in_our_own_words(content: bytes, found: str, tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_bytes(content)
-    with pytest.raises(InputError, match=f"found {found}; fetch it again$"):
-        read_state(tmp_path / "weights.pt")
+    for read in (read_state, recognised):
+        with pytest.raises(InputError, match=f"found {found}"):
+            read(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -1000])
@@ -285,7 +399,7 @@ def test_merging_folds_lora_into_one_file_with_the_same_masks(adapter: str, micr
     path.unlink()
     merged = GranularPredictor.load(tmp_path / "merged.safetensors")
     for one, other in zip(answers(merged), before, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+        assert_same_sums(one, other)
     assert not any("lora" in name for name in read_checkpoint(tmp_path / "merged.safetensors").tensors)
     assert str(tmp_path) not in json.dumps(merged_record(tmp_path)), "a file to be shared tells no folders"
     assert merged_record(tmp_path)["base"]["source"] == "base.pt"
@@ -299,7 +413,7 @@ def test_merging_what_was_merged_changes_nothing(adapter: str, micro_base: Path,
     again = merge_checkpoint(tmp_path / "once.safetensors", tmp_path / "merged.safetensors")
     assert again["folded_layers"] == done["folded_layers"]
     for one, other in zip(answers(GranularPredictor.load(tmp_path / "merged.safetensors")), before, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4, rtol=0)
+        assert_same_sums(one, other)
     once, twice = (read_checkpoint(tmp_path / f"{name}.safetensors") for name in ("once", "merged"))
     assert once.record == twice.record
     assert set(once.tensors) == set(twice.tensors)
@@ -435,9 +549,106 @@ def test_sam2s_file_as_a_checkpoint_hears_where_it_goes(micro_base: Path, tmp_pa
         load_granular(tmp_path / "text.safetensors")
 
 
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_sam2s_own_weights_predict_without_a_granularity(form: str, micro_base: Path, tmp_path: Path) -> None:
+    path = micro_base
+    if form == "safetensors":
+        path = tmp_path / "base.safetensors"
+        save_file({name: value.clone() for name, value in read_state(micro_base).items()}, path)
+    predictor, own = GranularPredictor.load(path), sam2_predictor(load_sam2(micro_base))
+    image = np.random.default_rng(5).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    for each in (predictor, own):
+        each.set_image(image)
+    for multimask in (False, True):
+        found, expected = (
+            each.predict(np.array([[20, 30]]), np.array([1]), None, None, multimask, True) for each in (predictor, own)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
+        predictor.predict([[20, 30]], [1], granularity=0.5)
+    video = GranularVideoPredictor.load(path)
+    state = video.start([image, image])
+    with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
+        video.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
+    video.add_points(state, 0, 1, [[20, 30]])
+    assert [each.frame for each in video.propagate(state)] == [0, 1]
+
+
+def test_weights_of_something_else_do_not_predict(micro_base: Path, tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "resnet.pt")
+    with pytest.raises(InputError, match=r"resnet.pt: expected .* or the weights of SAM 2.1, .*first fc.weight"):
+        GranularPredictor.load(tmp_path / "resnet.pt")
+    save_file({"fc.weight": torch.zeros(3, 3)}, tmp_path / "resnet.safetensors")
+    with pytest.raises(SchemaError, match=r"resnet.safetensors: safetensors, but not written by `grainmill train`"):
+        GranularPredictor.load(tmp_path / "resnet.safetensors")
+    with (tmp_path / "code.pt").open("wb") as stream:
+        pickle.dump({"model": Canary(tmp_path / "ran")}, stream)
+    with pytest.raises(InputError, match="Pickles can run code"):
+        GranularPredictor.load(tmp_path / "code.pt")
+    assert not (tmp_path / "ran").exists()
+    state = read_state(micro_base)
+    state.pop("no_mem_embed")
+    torch.save({"model": state}, tmp_path / "less.pt")
+    with pytest.raises(InputError, match=r"less.pt: .*1 missing \['no_mem_embed'\]"):
+        GranularPredictor.load(tmp_path / "less.pt")
+    (tmp_path / "text.jpg").write_text("no checkpoint at all")
+    with pytest.raises(SchemaError, match=r"text.jpg: expected a checkpoint .* found something else or a cut file"):
+        GranularPredictor.load(tmp_path / "text.jpg")
+
+
+def test_a_base_that_nothing_needs_is_not_passed_over(micro_base: Path, tmp_path: Path) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    merge_checkpoint(path, tmp_path / "merged.safetensors")
+    model = new_model("micro", "full", SIDE, init="scratch", seed=3)
+    state = {f"model.{name}": value for name, value in trained_state(model).items()}
+    write_checkpoint(tmp_path / "whole.safetensors", checkpoint_record(model, init="scratch"), state)
+    (tmp_path / "nonsense.pt").write_text("nonsense")
+    for whole in (tmp_path / "merged.safetensors", tmp_path / "whole.safetensors", micro_base):
+        options = ScoreOptions(
+            benchmark=find_benchmark("davis"),
+            data=tmp_path,
+            split="val",
+            output=tmp_path,
+            checkpoint=str(whole),
+            base="nonsense.pt",
+        )
+        for call in (lambda: GranularPredictor.load(whole, base="nonsense.pt"), lambda: load_model(options)):  # noqa: B023
+            with pytest.raises(
+                InputError, match=rf"^--base nonsense.pt: .*{whole.name} is a whole model and needs non"
+            ):
+                call()
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "privateuseone", "gpu", "", "cuda:-1"])
+def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
+    name: str, micro_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = adapter_checkpoint(micro_base, "lite", tmp_path)
+    expected = f"device {name}: expected cpu, cuda or cuda:N"
+    options = ScoreOptions(
+        benchmark=find_benchmark("davis"),
+        data=tmp_path,
+        split="val",
+        output=tmp_path,
+        checkpoint=str(path),
+        device=name,
+    )
+    for call in (lambda: load_granular(path, name), lambda: Ranks(name), lambda: load_model(options)):
+        with pytest.raises(InputError, match=f"^{expected}"):
+            call()
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    for command in (
+        ["segment", str(tmp_path / "a.png"), "--checkpoint", str(path), "--point", "1,1", "--output", str(tmp_path)],
+        ["train", "--size", "micro", "--dry-run"],
+    ):
+        assert cli.main([*command, "--device", name]) == 2
+        assert capsys.readouterr() == ("", f"grainmill {command[0]}: {expected}, all that models here run on\n")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 99, reason="a hundred GPUs")
 def test_a_missing_gpu_is_one_message(micro_base: Path, tmp_path: Path) -> None:
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
-    with pytest.raises(InputError, match="expected cpu, cuda or cuda:N"):
-        load_granular(path, "gpu")
-    with pytest.raises(InputError, match="torch sees"):
-        load_granular(path, "cuda:99")
+    for call in (lambda: load_granular(path, "cuda:99"), lambda: Ranks("cuda:99")):
+        with pytest.raises(InputError, match=r"^device cuda:99: torch sees \d+ GPUs here; use cpu$"):
+            call()

@@ -12,14 +12,14 @@ from pipeline.errors import InputError, SchemaError
 
 
 @given(n=st.integers(1, 700), key=st.text(max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_keyed_permutation_is_one(n: int, key: str) -> None:
     permutation = KeyedPermutation(n, key)
     assert sorted(permutation(index) for index in range(n)) == list(range(n))
 
 
 @given(n=st.integers(1, 300), block=st.integers(1, 40), window=st.integers(1, 5), seed=st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_in_windows_are_a_permutation_in_every_epoch(n: int, block: int, window: int, seed: int) -> None:
     sampler = Sampler(n, seed=seed, order=Order(kind="block", block=block, window=window))
     for epoch in range(2):

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from model.evaluation.checkpoint_scores import sam2_predictor
 from model.loading import new_model
 from model.predictor import GranularPredictor
 from pipeline.errors import InputError
 from pipeline.torch_compat import ensure_torchvision
+from tests.numeric import assert_same_sums
 
 SIDE = 128
 LOW = SIDE // 4
@@ -36,15 +38,46 @@ def predictor() -> GranularPredictor:
     return GranularPredictor(model)
 
 
-def test_arguments_are_sam2s_and_granularity() -> None:
+def test_arguments_are_sam2s_in_its_order_and_granularity_by_name(predictor: GranularPredictor) -> None:
     ensure_torchvision()
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    ours = list(inspect.signature(GranularPredictor.predict).parameters)
-    own = list(inspect.signature(SAM2ImagePredictor.predict).parameters)
-    assert ours[:5] == own[:5] == ["self", "point_coords", "point_labels", "box", "mask_input"]
-    assert ours[5] == "granularity"
-    assert set(own) - set(ours) == {"normalize_coords"}
+    def arguments(function: Any, *, positional: bool) -> list[str]:
+        return [
+            each.name
+            for each in inspect.signature(function).parameters.values()
+            if (each.kind is not inspect.Parameter.KEYWORD_ONLY) == positional
+        ]
+
+    for name, more in (("predict", ["granularity", "image"]), ("predict_batch", ["granularity_batch"])):
+        ours, own = getattr(GranularPredictor, name), getattr(SAM2ImagePredictor, name)
+        assert arguments(ours, positional=True) == arguments(own, positional=True)
+        assert arguments(ours, positional=False) == more
+    image = photograph(50, 90)
+    own = sam2_predictor(predictor.model.base)
+    own.set_image(image)
+    predictor.set_image(image)
+    point, label, box = np.array([[10, 20]]), np.array([1]), np.array([5, 5, 40, 40])
+    calls: list[tuple[Any, ...]] = [
+        (point, label, box, None, False, True),
+        (point, label, None, None, True, True),
+        (point / (90, 50), label, None, None, True, True, False),
+        (None, None, box / (90, 50, 90, 50), None, False, True, False),
+    ]
+    answers = []
+    for call in calls:
+        answers.append(predictor.predict(*call))
+        for one, other in zip(answers[-1], own.predict(*call), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_allclose(answers[2][0], answers[1][0], atol=1e-4)
+    images, labels = [image, image], [label, label]
+    predictor.set_image_batch(images)
+    own.set_image_batch(images)
+    found, expected = (
+        each.predict_batch([point, point + 3], labels, [box, box], None, False, True) for each in (predictor, own)
+    )
+    for one, other in zip(found[2], expected[2], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_shapes(predictor: GranularPredictor) -> None:
@@ -67,7 +100,7 @@ def test_one_pass_at_several_granularities_is_several_passes(predictor: Granular
     for place, granularity in enumerate((0.2, 0.9)):
         alone = predictor.predict([[10, 20]], [1], granularity=granularity, return_logits=True)
         for one, other in zip(together, alone, strict=True):
-            np.testing.assert_allclose(one[place], other[0], atol=1e-4)
+            assert_same_sums(one[place], other[0])
     assert np.abs(together[0][0] - together[0][1]).max() > 1e-2
 
 
@@ -80,8 +113,8 @@ def test_one_granularity_for_each_of_many_prompts(predictor: GranularPredictor) 
     assert (masks.shape, ious.shape, logits.shape) == ((3, 50, 90), (3,), (3, LOW, LOW))
     for place, granularity in enumerate((0.1, 0.6, 1.0)):
         _, iou, low = predictor.predict(points[place], labels[place], boxes[place], granularity=granularity)
-        np.testing.assert_allclose(logits[place], low[0], atol=1e-4)
-        assert ious[place] == pytest.approx(iou[0], abs=1e-5)
+        assert_same_sums(logits[place], low[0])
+        assert_same_sums(ious[place], iou[0])
 
 
 def test_batches_of_images_of_different_sizes(predictor: GranularPredictor) -> None:
@@ -96,8 +129,8 @@ def test_batches_of_images_of_different_sizes(predictor: GranularPredictor) -> N
     for place, (image, granularity) in enumerate(zip(images, (0.3, [0.2, 1.0]), strict=True)):
         single.set_image(image)
         _, iou, low = single.predict(points[place], labels[place], granularity=granularity)
-        np.testing.assert_allclose(logits[place], low, atol=1e-4)
-        np.testing.assert_allclose(ious[place], iou, atol=1e-5)
+        assert_same_sums(logits[place], low)
+        assert_same_sums(ious[place], iou)
     with pytest.raises(InputError, match="expected 2 values of box, one an image, found 1"):
         predictor.predict_batch(box_batch=[[0, 0, 5, 5]])
 
@@ -108,7 +141,7 @@ def test_coordinates_are_pixels_of_the_photograph(predictor: GranularPredictor) 
     for (height, width), point in (((64, 96), (24, 16)), ((32, 192), (48, 8)), ((64, 96), (80, 50))):
         predictor.set_image(np.full((height, width, 3), 120, dtype=np.uint8))
         answers.append(predictor.predict([point], [1], granularity=0.5)[2])
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+    assert_same_sums(answers[0], answers[1])
     assert np.abs(answers[0] - answers[2]).max() > 0.1 * np.abs(answers[0]).max()
 
 
@@ -218,4 +251,4 @@ def test_each_granularity_may_refine_its_own_mask(predictor: GranularPredictor) 
     _, _, together = predictor.predict([[10, 20]], [1], mask_input=first, granularity=[0.2, 0.9])
     for place, granularity in enumerate((0.2, 0.9)):
         _, _, alone = predictor.predict([[10, 20]], [1], mask_input=first[place], granularity=granularity)
-        np.testing.assert_allclose(together[place], alone[0], atol=1e-4)
+        assert_same_sums(together[place], alone[0])

@@ -157,7 +157,7 @@ def simulated(
     return listener
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.integers(1, 120),
     st.integers(1, 6),

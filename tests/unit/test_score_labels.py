@@ -66,7 +66,7 @@ def benchmark(drawn_run: Path, drawn_folder: Path, tmp_path_factory: pytest.Temp
 
 
 def eval_image(path: Path) -> EvalImage:
-    return EvalImage(name=path.stem, path=path, load=lambda: GroundTruth(height=1, width=1, objects=()))
+    return EvalImage(name=path.name, path=path, load=lambda: GroundTruth(height=1, width=1, objects=()))
 
 
 def score(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_the_rows_give_the_numbers_again(
     assert len(rows) == 9
     assert rows["recall_10"].mean() == pytest.approx(record["metrics"]["AR10"]["value"])
     assert rows["best_iou"].mean() == pytest.approx(record["metrics"]["mean_best_iou"]["value"])
-    assert set(rows["image"]) == {"b", "c", "d-text"}
+    assert set(rows["image"]) == {"b.jpg", "c.png", "d-text.jpg"}
 
 
 def unloaded(record: dict[str, Any]) -> dict[str, Any]:

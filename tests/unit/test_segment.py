@@ -54,7 +54,7 @@ def test_one_click_at_three_granularities_writes_a_picture_and_json(
     assert (code, err) == (0, "")
     assert found == json.loads((tmp_path / "out" / "square.masks.json").read_text())
     assert [each["granularity"] for each in found["annotations"]] == [0.2, 1.0, None]
-    assert found["images"] == [{"id": 0, "file_name": "square.png", "width": 80, "height": 60}]
+    assert found["images"] == [{"id": 1, "file_name": "square.png", "width": 80, "height": 60}]
     for each in found["annotations"]:
         mask = rle.decode(each["segmentation"])
         assert mask.shape == (60, 80)
@@ -190,7 +190,7 @@ def test_a_video_is_tracked_with_one_granularity_an_object(
     assert "its memory of earlier frames is untrained" in err
     assert found == json.loads((tmp_path / "clip.masks.json").read_text())
     assert {number: each["granularity"] for number, each in found["objects"].items()} == {"1": 0.3, "2": None}
-    assert [each["id"] for each in found["images"]] == [0, 1, 2]
+    assert [(each["id"], each["frame"]) for each in found["images"]] == [(1, 0), (2, 1), (3, 2)]
     for each in found["annotations"]:
         assert each["granularity"] == {1: 0.3, 2: None}[each["object_id"]]
         assert rle.decode(each["segmentation"]).sum() == each["area"] > 0

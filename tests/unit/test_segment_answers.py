@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -190,9 +193,16 @@ def test_everything_is_what_the_grid_of_clicks_finds(checkpoint: str, photograph
     )
     expected = find_everything(GranularPredictor.load(checkpoint), grey_noise(0), config)
     assert {each.granularity for each in expected} == {0.2, 0.9}
-    assert segment(photograph, *EVERYTHING)["annotations"] == [
-        each.to_json(number) for number, each in enumerate(expected)
-    ]
+    found = segment(photograph, *EVERYTHING)["annotations"]
+    assert found == [each.to_json(place) for place, each in enumerate(expected)]
+    by_id = {each["id"]: each for each in found}
+    assert list(by_id) == list(range(1, len(expected) + 1))
+    assert any(each["parent_id"] for each in found)
+    for told, mask in zip(found, expected, strict=True):
+        for name, place in (("parent_id", mask.parent_id), ("instance_id", mask.instance_id)):
+            assert (told[name] is None) == (place is None)
+            if place is not None:
+                assert by_id[told[name]]["segmentation"] == expected[place].segmentation
 
 
 OBJECTS: dict[int, tuple[dict[str, Any], float | None]] = {
@@ -234,12 +244,49 @@ def test_objects_of_a_video_are_tracked_by_their_own_prompts_and_granularities(
     assert_far_apart([expected[1, 1], boxless[1, 1]])
     found = segment(clip, *VIDEO_FLAGS)
     masks = {
-        (each["image_id"], each["object_id"]): mask
+        (each["image_id"] - 1, each["object_id"]): mask
         for each, mask in zip(found["annotations"], masks_of(found), strict=True)
     }
     assert masks.keys() == expected.keys() == set(itertools.product(range(3), OBJECTS))
     for place, mask in masks.items():
         assert_same(mask, expected[place])
+
+
+def evaluators() -> list[tuple[Any, Any]]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    found: list[tuple[Any, Any]] = [(COCO, COCOeval)]
+    with contextlib.suppress(ImportError):  # the extra `eval`
+        from faster_coco_eval import COCO as Faster
+        from faster_coco_eval import COCOeval_faster
+
+        found.append((Faster, COCOeval_faster))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["click", "everything", "video"])
+def test_scored_against_itself_it_is_perfect(kind: str, photograph: str, clip: str, segment: Segment) -> None:
+    """COCOeval counts a ground truth with id 0 as never found."""
+    if kind == "video":
+        found = segment(clip, *VIDEO_FLAGS)
+    else:
+        flags = EVERYTHING if kind == "everything" else (*flags_of(PROMPTS["points"]), "--granularity", "0.1,0.8,none")
+        found = segment(photograph, *flags)
+    results = [{**each, "score": each["score"] or 0.5} for each in found["annotations"]]
+    assert len(results) >= 2
+    for reader, evaluator in evaluators():
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = reader()
+            truth.dataset = copy.deepcopy(found)
+            truth.createIndex()
+            evaluation = evaluator(truth, truth.loadRes(copy.deepcopy(results)), "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        average_precision, recall = evaluation.stats[0], evaluation.stats[8]
+        assert (average_precision, recall) == pytest.approx((1.0, 1.0)), evaluator
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +367,7 @@ def test_everything_is_drawn_as_a_whole_and_by_levels(photograph: str, segment: 
     cells = np.split(sheet, sheet.shape[1] // WIDTH, axis=1)
     depth: list[int] = []
     for each in found["annotations"]:
-        depth.append(0 if each["parent_id"] is None else depth[each["parent_id"]] + 1)
+        depth.append(0 if each["parent_id"] is None else depth[each["parent_id"] - 1] + 1)
     assert len(cells) == 1 + min(3, max(depth) + 1)
     assert len(cells) > 2, "a tree with one level shows nothing"
     everywhere = np.ones((HEIGHT, WIDTH), dtype=bool)
@@ -342,6 +389,8 @@ def test_frames_of_a_video_show_their_masks_and_one_of_them_the_prompts(
             plain &= ~near_marks(prompt)
             assert_marked(picture, prompt)
         on_it = [
-            mask for each, mask in zip(found["annotations"], masks_of(found), strict=True) if each["image_id"] == frame
+            mask
+            for each, mask in zip(found["annotations"], masks_of(found), strict=True)
+            if each["image_id"] == frame + 1
         ]
         assert_coloured_where(picture, grey_noise(frame), np.any(on_it, axis=0), plain)

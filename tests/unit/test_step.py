@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import step
+from model.dense_loss import DenseHead
 from model.granular import Decoded, GranularSam2
 from model.loader import Example, Examples, _example
 from model.losses import LossSums, mask_losses
@@ -99,7 +100,7 @@ def examples(drawn_run: Path, config: TrainConfig) -> list[Example]:
 
 def fresh_model(config: TrainConfig) -> GranularSam2:
     torch.manual_seed(0)
-    model = GranularSam2("micro", "full", config.image_size)
+    model = GranularSam2("micro", "full", config.image_size, sight=config.sight)
     start_from_clicks(model)
     model.set_trainable()
     return model
@@ -107,16 +108,20 @@ def fresh_model(config: TrainConfig) -> GranularSam2:
 
 def test_a_step_reads_nothing_back_before_it_ends(config: TrainConfig, examples: list[Example]) -> None:
     model = fresh_model(config)
+    head = DenseHead(8)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NothingReadBack():
         torch.ones(1).item()
     with NothingReadBack():
-        sums = accumulate_gradients(model, examples, config, prompts_in_step=8.0)
-    loss, mask, dice, iou, iou_error, prompts = sums.tolist()
+        sums = accumulate_gradients(model, examples, config, prompts_in_step=8.0, head=head, anchors_in_step=192.0)
+    loss, mask, dice, iou, iou_error, prompts, dense, anchors = sums.tolist()
     assert prompts == sum(each.count for each in examples) > 0
     assert loss > dice + mask > 0  # of three passes; the others of the last one
     assert 0 <= iou <= prompts
     assert 0 <= iou_error <= prompts
+    assert anchors == sum(len(each.anchors.points) for each in examples) > 0
+    assert 0 < dense <= 2 * anchors
     assert all(each.grad is not None for each in model.parameters() if each.requires_grad)
+    assert all(each.grad is not None for each in head.parameters())
 
 
 # -- what passes tell each other, and what is differentiated -----------------------------------------------------------

@@ -15,6 +15,7 @@ from model.base_models import build_base
 from model.granular import GranularSam2
 from model.video import Frames, GranularVideoPredictor, Tracked
 from pipeline.errors import InputError
+from tests.numeric import assert_same_sums
 
 FRAMES = 4
 SIDE = 128
@@ -78,7 +79,7 @@ def test_each_object_has_its_own_granularity(predictor: GranularVideoPredictor, 
     for frame in range(FRAMES):
         for place, name in enumerate(("one", "two")):
             single = alone[name][frame].logits_NHW[0]
-            np.testing.assert_allclose(both[frame].logits_NHW[place], single, atol=1e-4, rtol=0)
+            assert_same_sums(both[frame].logits_NHW[place], single)
     swapped = track(predictor, frames, one=1.0, two=0.2)
     for frame in (0, FRAMES - 1):  # on the prompted frame and on those without a prompt
         difference = np.abs(both[frame].logits_NHW - swapped[frame].logits_NHW).max(axis=(1, 2))
@@ -95,7 +96,7 @@ def test_the_granularity_is_kept_with_the_object(predictor: GranularVideoPredict
     assert corrected.object_ids == (7, 9)
     first = [each.logits_NHW for each in predictor.propagate(state)]
     again = [each.logits_NHW for each in predictor.propagate(state)]
-    np.testing.assert_allclose(first, again, atol=1e-4)
+    assert_same_sums(first, again)
     predictor.add_points(state, 0, 7, [[20, 30]], granularity=1)
     assert state["granularity"][7] == 1.0
     predictor.reset(state)
@@ -142,7 +143,7 @@ def test_without_granularity_it_is_sam2s_own(predictor: GranularVideoPredictor, 
     found = list(predictor.propagate(state))
     assert [each.frame for each in found] == [frame for frame, _ in expected]
     for each, (_, logits) in zip(found, expected, strict=True):
-        np.testing.assert_allclose(each.logits_NHW, logits, atol=1e-5, rtol=0)
+        assert_same_sums(each.logits_NHW, logits)
 
 
 def test_an_object_may_come_later(predictor: GranularVideoPredictor, frames: Frames) -> None:
@@ -161,7 +162,7 @@ def test_one_object_with_and_one_without(predictor: GranularVideoPredictor, fram
     mixed = track(predictor, frames, one=0.5, two=None)
     plain = track(predictor, frames, two=None)
     for frame in range(FRAMES):
-        np.testing.assert_allclose(mixed[frame].logits_NHW[1], plain[frame].logits_NHW[0], atol=1e-4, rtol=0)
+        assert_same_sums(mixed[frame].logits_NHW[1], plain[frame].logits_NHW[0])
 
 
 def test_attention_over_memory_is_fused(predictor: GranularVideoPredictor, frames: Frames) -> None:
@@ -198,6 +199,147 @@ def test_folders_are_read_in_natural_order_and_files_by_opencv(tmp_path: Path) -
     assert np.abs(frames[1].astype(int) - drawn(1)).mean() < 8
 
 
+def test_frames_stand_in_the_order_that_people_read(tmp_path: Path) -> None:
+    for number, names in enumerate(
+        (
+            ["scene_a_001", "scene_bb_001", "scene_c_001"],
+            ["img", "img_1", "img_2", "img_10"],
+            ["1", "2", "10", "a"],
+            ["a1b2", "a1b10", "a2b1"],
+            ["f01", "f2", "f10"],
+            ["IMG_1", "img_2", "IMG_3"],
+            ["x.1", "x.2", "x.10"],
+            ["00000", "00001"],
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in reversed(names):
+            Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+        assert [each.stem for each in Frames(folder).files] == names
+
+
+def test_what_is_no_frame_of_a_folder_is_counted(tmp_path: Path) -> None:
+    for name in ("000.jpg", "001.jfif", "002", "003.JPG", "004.png"):
+        Image.new("RGB", (12, 10)).save(tmp_path / name, format="PNG" if name.endswith("png") else "JPEG")
+    assert Frames(tmp_path).remarks == ""
+    for name in ("._000.jpg", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7\0\2")
+    for name in ("Thumbs.db", "notes.txt", "a.nef", "b.gif", "no-end"):
+        (tmp_path / name).write_bytes(b"II*\0 and more")
+    (tmp_path / "sub").mkdir()
+    frames = Frames(tmp_path)
+    assert [each.name for each in frames.files] == ["000.jpg", "001.jfif", "002", "003.JPG", "004.png"]
+    assert frames.remarks == (
+        "passed over: 2 hidden files (.DS_Store, ._000.jpg), 5 other files (Thumbs.db, a.nef, b.gif, …), 1 folder (sub)"
+    )
+    assert len(list(frames)) == 5
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_animations_are_videos_frame_by_frame(kind: str, tmp_path: Path) -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    first, *others = [Image.new("RGB", (12, 10), colour) for colour in colours]
+    path = tmp_path / f"clip.{kind}"
+    first.save(path, save_all=True, append_images=others, lossless=True, duration=40)
+    frames = Frames(path)
+    assert [frame.shape for frame in frames] == [(10, 12, 3)] * 3
+    for frame, colour in zip(frames, colours, strict=True):
+        assert np.abs(frame[5, 5].astype(int) - colour).max() <= 5
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=f"clip.{kind}: "):
+        Frames(path)
+
+
+def test_frames_that_a_file_lacks_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (SIZE[1], SIZE[0]))
+    for noise in np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), dtype=np.uint8):
+        writer.write(noise)
+    writer.release()
+    assert Frames(path).remarks == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    cut = Frames(path)
+    assert 0 < len(cut) < 8
+    assert cut.remarks == f"its header tells of 8 frames, {len(cut)} can be read"
+
+
+def test_frames_are_paths_arrays_or_pillows_images(predictor: GranularVideoPredictor, tmp_path: Path) -> None:
+    for frame in range(2):
+        Image.fromarray(drawn(frame)).save(tmp_path / f"{frame}.png")
+    answers = []
+    for source in (
+        tmp_path,
+        str(tmp_path),
+        Frames(tmp_path),
+        [drawn(0), drawn(1)],
+        np.stack([drawn(0), drawn(1)]),
+        [Image.fromarray(drawn(0)), Image.fromarray(drawn(1))],
+        (Image.open(tmp_path / "0.png"), drawn(1)),
+    ):
+        state = predictor.start(source)
+        predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
+        answers.append(np.stack([each.logits_NHW for each in predictor.propagate(state)]))
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer, answers[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([np.zeros((5, 6), dtype=np.uint8)], r"frame 0: expected \(H, W, 3\) uint8 RGB, found \(5, 6\) uint8"),
+        ([np.zeros((5, 6, 4), dtype=np.uint8)], r"found \(5, 6, 4\) uint8"),
+        ([np.zeros((5, 6, 3))], r"found \(5, 6, 3\) float64"),
+        ([drawn(0), np.zeros((60, 80), dtype=np.uint8)], "frame 1: expected"),
+        ([drawn(0), drawn(0)[:50]], "frame 1 is 80 x 50 pixels, the first 80 x 60"),
+        ([Image.new("L", (6, 5))], r'expected an image of mode RGB, found L, 6 x 5; give image.convert\("RGB"\)'),
+        ([torch.zeros(5, 6, 3)], "expected an array .* found Tensor"),
+        (["frame.jpg"], "expected an array .* found str"),
+        (drawn(0), r"frame 0: expected \(H, W, 3\) uint8 RGB, found \(80, 3\) uint8"),
+        ([], "at least one frame"),
+        (5, "expected a folder, a video file or a list of frames, found int"),
+        ((drawn(frame) for frame in range(2)), "found generator"),
+        ("missing", "missing: expected a folder of frames or a video file, found nothing"),
+    ],
+)
+def test_what_is_no_video_is_one_clear_message(source: Any, message: str, predictor: GranularVideoPredictor) -> None:
+    with pytest.raises(InputError, match=message):
+        predictor.start(source)
+
+
+def test_one_image_is_no_video_of_its_neighbours(tmp_path: Path) -> None:
+    """OpenCV takes a_1.jpg for the pattern of a series."""
+    for number in range(3):
+        Image.new("RGB", (12, 10)).save(tmp_path / f"a_{number}.jpg")
+    with pytest.raises(InputError, match="expected a folder of frames or a video file, found an image"):
+        Frames(tmp_path / "a_0.jpg")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"point_coords": [[float("nan"), 3]]}, "a coordinate is not a finite number"),
+        ({"point_coords": [[1, float("inf")]]}, "a coordinate is not a finite number"),
+        ({"box": [1, 2, 3, float("nan")]}, "a coordinate is not a finite number"),
+        ({"point_coords": [[1, 3]], "point_labels": [5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
+        ({"point_coords": [[1, 3]], "point_labels": [0.5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
+        ({"point_coords": [[1, 3]], "point_labels": ["in"]}, "expected an array of numbers as labels"),
+        ({"point_coords": [[1, 3]], "point_labels": [1, 0]}, r"expected 1 labels, found \(2,\)"),
+        ({"point_coords": [["a", 3]]}, "expected an array of numbers as points"),
+        ({"point_coords": [[1, 2, 3]]}, r"expected points \(K, 2\), found \(1, 3\)"),
+        ({"box": [1, 2, 3]}, "expected one box x0, y0, x1, y1, found 3 numbers"),
+        ({"box": [1, 2, 3, 4], "point_labels": [1]}, "labels without points"),
+    ],
+)
+def test_a_prompt_that_is_none_is_one_clear_message(
+    prompt: dict[str, Any], message: str, predictor: GranularVideoPredictor, frames: Frames
+) -> None:
+    state = predictor.start(frames)
+    with pytest.raises(InputError, match=message):
+        predictor.add_points(state, 0, 1, **prompt)
+    assert state["granularity"] == {}, "nothing was added"
+
+
 def test_wrong_input_is_one_clear_message(predictor: GranularVideoPredictor, frames: Frames, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no image"):
         Frames(tmp_path)
@@ -206,7 +348,7 @@ def test_wrong_input_is_one_clear_message(predictor: GranularVideoPredictor, fra
     Image.new("RGB", (12, 10)).save(tmp_path / "a1.png")
     Image.new("RGB", (10, 12)).save(tmp_path / "a2.png")
     odd = Frames(tmp_path)
-    with pytest.raises(InputError, match="frame 1 is 10 x 12 pixels, the first 12 x 10"):
+    with pytest.raises(InputError, match=r"frame 1 \(a2.png\) is 10 x 12 pixels, the first 12 x 10"):
         odd[1]
     (tmp_path / "a3.png").write_text("no image")
     with pytest.raises(InputError, match=r"a3.png: not an image"):
@@ -224,6 +366,10 @@ def test_wrong_input_is_one_clear_message(predictor: GranularVideoPredictor, fra
         predictor.add_points(state, 0, 1, [[1, 1]], granularity=[0.2, 0.4])
     with pytest.raises(InputError, match="expected a mask"):
         predictor.add_mask(state, 0, 1, np.zeros((3, 3), dtype=bool))
+    with pytest.raises(InputError, match=r"expected a mask \(60, 80\) of bool, found \(60, 80\) float64"):
+        predictor.add_mask(state, 0, 1, np.full(SIZE, -3.0))
+    with pytest.raises(InputError, match=r"frame 0.5: expected 0 to 3"):
+        predictor.add_points(state, 0.5, 1, [[1, 1]])  # type: ignore[arg-type]
     assert state["granularity"] == {}
     with pytest.raises(InputError, match="built for video"):
         GranularVideoPredictor(GranularSam2("micro", "lite", 64))

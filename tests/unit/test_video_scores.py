@@ -14,13 +14,13 @@ from PIL import Image
 
 from model.checkpoint import write_checkpoint
 from model.evaluation.benchmarks.davis import read_davis2016
-from model.evaluation.checkpoint_scores import CheckpointModel, build_own
+from model.evaluation.checkpoint_scores import CheckpointModel
 from model.evaluation.clicker import Click
 from model.evaluation.model_options import ModelOptions
 from model.evaluation.model_scores import measure_model
 from model.evaluation.records import EvalVideo, Split
 from model.evaluation.video import GranularVideo, Prompt, Sam2Video, as_video_model, video_row
-from model.loading import checkpoint_record, new_model, trained_state
+from model.loading import build_sam2, checkpoint_record, new_model, trained_state
 from pipeline.errors import InputError
 
 OPTIONS = ModelOptions(label_rule="whole", fixed=(0.5,), resamples=50)
@@ -116,7 +116,7 @@ def blackswan(shared_data: Path) -> EvalVideo:
 
 def test_sam2s_own_video_predictor_on_real_frames(blackswan: EvalVideo) -> None:
     torch.manual_seed(0)
-    model = as_video_model(build_own("micro", 64, video=True))
+    model = as_video_model(build_sam2("micro", 64, video=True))
     assert isinstance(model, Sam2Video)
     clicks = [Click(x=400, y=200, positive=True), Click(x=100, y=300, positive=True)]
     model.open(blackswan.frames)

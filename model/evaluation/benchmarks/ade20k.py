@@ -23,8 +23,8 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
 from ..containment import equation_3
-from ..layout import existing, first_folder, read_map
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
+from ..layout import existing, first_folder, read_map, told
+from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 VISIBLE: Final = 255
 
@@ -41,14 +41,18 @@ def read_ade20k(root: Path, split: str) -> Split:
         raise InputError(f"{base}: expected SCENE/PLACE/ADE_*.jpg, found none; see `grainmill score --list`")
     return Split(
         images=tuple(
-            EvalImage(name=path.stem, path=path, load=partial(load_ade, existing(path.with_suffix(".json"))))
-            for path in sorted(images, key=lambda path: path.stem)
+            EvalImage(
+                name=path.relative_to(base).as_posix(),
+                path=path,
+                load=partial(load_ade, existing(path.with_suffix(".json"))),
+            )
+            for path in sorted(images, key=lambda path: (path.stem, path))
         )
     )
 
 
 def load_ade(path: Path) -> GroundTruth:
-    """One image. An object whose visible mask is empty is left out.
+    """One image. An object whose visible mask is empty is left out and counted.
 
     Raises:
         InputError: a missing mask, or a JSON that is not ADE20K's.
@@ -60,14 +64,17 @@ def load_ade(path: Path) -> GroundTruth:
         levels = {number: int(parts["part_level"]) for number, _, parts in entries}
         parent = {number: _single(parts["ispartof"]) for number, _, parts in entries}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: expected an ADE20K annotation of 2021 ({error!r})") from error
+        raise InputError(f"{path}: expected an ADE20K annotation of 2021; {told(error)}") from error
     masks: dict[int, Any] = {}
+    empty = 0
     for number, name, _ in entries:
         mask = read_map(path.parent / name) == VISIBLE
         if mask.shape != (height, width):
             raise InputError(f"{path.parent / name}: expected {height} x {width}, found {mask.shape}")
         if mask.any():
             masks[number] = mask
+        else:
+            empty += 1
     order = list(masks)
     area = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
     root = {number: _root(number, parent) for number in order}
@@ -89,7 +96,14 @@ def load_ade(path: Path) -> GroundTruth:
         "parts": tuple(place for place, number in enumerate(order) if levels[number] > 0),
         "all": tuple(range(len(order))),
     }
-    return GroundTruth(height=height, width=width, objects=tuple(objects), views=views, pairs=tuple(pairs))
+    return GroundTruth(
+        height=height,
+        width=width,
+        objects=tuple(objects),
+        views=views,
+        pairs=tuple(pairs),
+        left_out={EMPTY_MASKS: empty} if empty else {},
+    )
 
 
 def _part_label(area: dict[int, int], number: int, whole: int, smallest: int) -> float:

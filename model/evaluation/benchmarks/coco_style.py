@@ -6,9 +6,11 @@ lengths, area, iscrowd). Categories are not looked at: every score here is class
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -21,10 +23,11 @@ from pipeline.errors import InputError, SchemaError
 from pipeline.rle import Rle
 
 from .. import containment
-from ..layout import existing, first_folder, matching_files
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, LabelRule, Split
+from ..layout import by_stem, existing, first_folder, matching_files, others_in
+from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, LabelRule, Split
 
 Record = dict[str, Any]
+Key = int | float | str
 
 
 def read_coco(root: Path, split: str) -> Split:
@@ -90,32 +93,46 @@ def read_entityseg(root: Path, split: str) -> Split:
 
 
 def read_coco_json(root: Path, split: str) -> Split:
-    """Any file in COCO's style: `PATH` is the file, or a folder that holds `SPLIT.json`, `annotations.json` or
-    `annotations/SPLIT.json`.
+    """Any file in COCO's style: `PATH` is the file, or a folder that holds one where the usual tools put it
+    (`_JSON_PLACES`), `grainmill export --to coco` among them.
 
-    Photographs are looked for by `file_name` beside the file, under `images/` and under `SPLIT/`. Licence and counts
+    Photographs are looked for by `file_name` beside the file, under `images/`, `data/` and `SPLIT/`. Licence and counts
     are the data's own. Label g by containment. Clicks end at IoU 0.90.
 
     Raises:
         InputError: a missing file, named; or one that is not in this style.
     """
     existing(root, what="a COCO-style JSON or a folder that holds one")
-    if root.is_file():
-        file, base = root, root.parent
-    else:
-        names = (
-            f"{split}.json",
-            "annotations.json",
-            f"annotations/{split}.json",
-            f"annotations/instances_{split}.json",
-        )
-        base = root
-        file = next((root / name for name in names if (root / name).is_file()), root / names[0])
-        existing(file, what=f"a COCO-style JSON ({', '.join(names)})")
-    folders = [each for each in (base, base / "images", base / split, base / "images" / split) if each.is_dir()]
-    if base.name == "annotations":
-        folders += [each for each in (base.parent, base.parent / "images", base.parent / split) if each.is_dir()]
-    return read_style(file, partial(_among, folders), rule="containment")
+    file = root
+    if root.is_dir():
+        names = [name.format(split=split) for name in _JSON_PLACES]
+        found = [root / name for name in names if (root / name).is_file()]
+        if not found:
+            there = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.json"))
+            beside = f"; there is {there[0]}, pass the file itself or another --split" if there else ""
+            raise InputError(f"{root / names[0]}: expected a COCO-style JSON ({', '.join(names)}), found none{beside}")
+        file = found[0]
+    base = file.parent.parent if file.parent.name == "annotations" else file.parent
+    bases = dict.fromkeys([file.parent, base, root if root.is_dir() else base])
+    places = [each / inner for each in bases for inner in ("", "images", "data", split, f"images/{split}")]
+    return read_style(file, partial(_among, [each for each in places if each.is_dir()]), rule="containment")
+
+
+_JSON_PLACES: Final = (
+    "{split}.json",
+    "annotations.json",
+    "annotations/{split}.json",
+    "annotations/instances_{split}.json",
+    "annotations/instances.json",
+    "annotations/instances_default.json",
+    "{split}/_annotations.coco.json",
+    "_annotations.coco.json",
+    "instances_{split}.json",
+    "instances.json",
+    "labels.json",
+    "result.json",
+)
+"""Ours, COCO's, and those of CVAT, Roboflow, FiftyOne and Label Studio; the first that is there is read."""
 
 
 _ENTITY_FILES: Final = (
@@ -142,72 +159,169 @@ def read_style(
         keep: which image records count; None: all.
 
     Raises:
-        InputError: the file is not in COCO's style, or a photograph of it is missing.
+        InputError: the file is not in COCO's style, a photograph of it is missing, or no annotation is of an image.
     """
     record = load_record(annotations)
-    by_image: defaultdict[int, list[Record]] = defaultdict(list)
-    try:
-        for annotation in record["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        images = [each for each in record["images"] if keep is None or keep(each)]
-        made = [
+    images = images_by_id(record, annotations)
+    by_image, left_out, notes = annotations_by_image(record, images, annotations)
+    kept = {key: each for key, each in images.items() if keep is None or keep(each)}
+    if not kept:
+        raise InputError(f"{annotations}: expected images, found none")
+    names = Counter(_file_name(each) for each in kept.values())
+    made = []
+    for key, each in kept.items():
+        file = _file_name(each)
+        made.append(
             EvalImage(
-                name=str(PurePosixPath(_file_name(each)).with_suffix("")),
+                name=file if names[file] == 1 else f"{file}#{key}",  # two records of one file are two images
                 path=find(each),
                 load=partial(
-                    load_annotations,
-                    tuple(by_image[each["id"]]),
-                    int(each["height"]),
-                    int(each["width"]),
-                    rule,
-                    f"{annotations}: image {each['id']}",
+                    load_annotations, tuple(by_image[key]), each["height"], each["width"], rule,
+                    f"{annotations}: image {key}",
                 ),
+                file=file,
             )
-            for each in images
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{annotations}: expected COCO's `images` (id, height, width, file_name) and `annotations` (image_id, "
-            f"segmentation); found an entry without {error}"
-        ) from error
-    if not made:
-        raise InputError(f"{annotations}: expected images, found none")
+        )  # fmt: skip
     missing = [image.path for image in made if not image.path.is_file()]
     if missing:
         raise InputError(
             f"{missing[0]}: missing, as are {len(missing) - 1} more of the {len(made)} photographs that {annotations} "
             "names; put them there"
         )
-    return Split(images=tuple(sorted(made, key=lambda image: image.name)))
+    return Split(images=tuple(sorted(made, key=lambda image: image.name)), notes=notes, left_out=left_out)
+
+
+def images_by_id(record: Record, file: Path) -> dict[Key, Record]:
+    """The image records of an annotation file: id -> record, height and width whole numbers.
+
+    Raises:
+        InputError: a record without id, height, width and a name, or two of one id.
+    """
+    found: dict[Key, Record] = {}
+    for number, each in enumerate(record["images"]):
+        where = f"{file}: images[{number}]"
+        key = _key(each, "id", where)
+        if key in found:
+            raise InputError(
+                f"{where}: image id {key!r} stands there twice; annotations cannot tell which they belong to"
+            )
+        if not all(isinstance(each.get(name, ""), str) for name in _NAMES) or not any(name in each for name in _NAMES):
+            raise InputError(f"{where}: expected a text file_name (or coco_url), found neither")
+        _file_name(each, where)
+        sides: list[Any] = [each.get(name) for name in ("height", "width")]
+        if not all(_is_finite(side) and 0 < side < 2**20 and side == int(side) for side in sides):
+            raise InputError(
+                f"{where}: expected height and width in pixels, found {sides[0]!r:.40} and {sides[1]!r:.40}"
+            )
+        found[key] = {**each, "height": int(sides[0]), "width": int(sides[1])}
+    return found
+
+
+_NAMES: Final = ("file_name", "coco_url")
+
+
+def annotations_by_image(
+    record: Record, images: Mapping[Key, Record], file: Path
+) -> tuple[defaultdict[Key, list[Record]], dict[str, int], tuple[str, ...]]:
+    """The annotations of each image id, what is left out because its `image_id` is no image, and a note about it.
+
+    Raises:
+        InputError: an entry without `image_id`; or none of them belongs to an image.
+    """
+    found: defaultdict[Key, list[Record]] = defaultdict(list)
+    for number, each in enumerate(record["annotations"]):
+        found[_key(each, "image_id", f"{file}: annotations[{number}]")].append(each)
+    stray = {key: len(several) for key, several in found.items() if key not in images}
+    if not stray:
+        return found, {}, ()
+    told = f"image_id {_some(stray)}, the images' ids are {_some(images)}"
+    if {str(key) for key in stray} & {str(key) for key in images}:
+        told += " (a text and a number are two ids, as for pycocotools; write both alike)"
+    total = len(record["annotations"])
+    if len(stray) == len(found):
+        raise InputError(f"{file}: none of its {total} annotations belongs to an image: they have {told}")
+    count = sum(stray.values())
+    return found, {STRAY: count}, (f"{count} of {total} annotations are of no image: {told}",)
+
+
+STRAY: Final = "annotations whose image_id is no image"
+
+
+def _some(keys: Iterable[Key]) -> str:
+    first = [repr(key) for key in itertools.islice(keys, 6)]
+    return ", ".join(first if len(first) < 6 else [*first[:5], "…"])
+
+
+def _key(entry: Any, name: str, where: str) -> Key:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"{where}: expected an object with {name}, a number or a text; found {_kind(entry, name)}")
+    return value
+
+
+def _kind(entry: Any, name: str) -> str:
+    if not isinstance(entry, dict):
+        return f"{entry!r:.40}"
+    return f"{name} {entry[name]!r:.40}" if name in entry else f"no {name}"
 
 
 def load_annotations(
     annotations: Iterable[Record], height: int, width: int, rule: LabelRule, where: str
 ) -> GroundTruth:
-    """Objects of one image. An annotation with an empty mask is left out.
+    """Objects of one image. An annotation with no mask, or an empty one, is left out and counted.
 
     Raises:
-        InputError: a segmentation that is none.
+        InputError: a segmentation, area or iscrowd that is none.
     """
     objects: list[EvalObject] = []
+    left_out: Counter[str] = Counter()
     for number, each in enumerate(annotations):
-        mask = to_rle(each.get("segmentation"), height, width, f"{where}, annotation {each.get('id', number)}")
+        at = f"{where}, annotation {each.get('id', number)}"
+        segmentation = drawn(each.get("segmentation"), left_out)
+        if segmentation is None:
+            continue
+        mask = to_rle(segmentation, height, width, at)
         pixels = rle_codec.area_px(rle_codec.runs_of(mask))
         if pixels == 0:
+            left_out[EMPTY_MASKS] += 1
             continue
-        crowd = bool(each.get("iscrowd", 0))
+        crowd = each.get("iscrowd") or 0
+        area = each.get("area")
+        if crowd not in (0, 1):
+            raise InputError(f"{at}: expected iscrowd 0 or 1, found {crowd!r:.40}")
+        if area is not None and not _is_finite(area):
+            raise InputError(f"{at}: expected an area in pixels, found {area!r:.40}")
         objects.append(
             EvalObject(
                 id=str(each.get("id", number)),
                 mask=mask,
-                area_px=float(each.get("area", pixels)),
-                crowd=crowd,
+                area_px=float(pixels if area is None else area),
+                crowd=bool(crowd),
                 granularity=1.0 if rule == "whole" and not crowd else None,
             )
         )
     return GroundTruth(
-        height=height, width=width, objects=tuple(labelled(objects) if rule == "containment" else objects)
+        height=height,
+        width=width,
+        objects=tuple(labelled(objects) if rule == "containment" else objects),
+        left_out=dict(left_out),
     )
+
+
+def drawn(segmentation: Any, left_out: Counter[str]) -> Any:
+    """A segmentation without polygons that cannot be one; None, and counted, if nothing is left of it."""
+    if segmentation is None or segmentation == []:
+        left_out["annotations without a segmentation"] += 1
+        return None
+    if not isinstance(segmentation, list) or not all(isinstance(each, list) for each in segmentation):
+        return segmentation
+    kept = [each for each in segmentation if len(each) >= 6]
+    if not kept:
+        left_out["annotations whose polygons have fewer than three points"] += 1
+        return None
+    if len(kept) < len(segmentation):
+        left_out["polygons of fewer than three points, beside others"] += len(segmentation) - len(kept)
+    return kept
 
 
 def labelled(objects: list[EvalObject]) -> list[EvalObject]:
@@ -230,23 +344,46 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
     """
     try:
         if isinstance(segmentation, list):
-            if not segmentation or not all(len(each) >= 6 and len(each) % 2 == 0 for each in segmentation):
-                raise ValueError("a polygon needs at least three points")
+            _expect_polygons(segmentation)
             encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
             return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"size {segmentation['size']}, the image is {[height, width]}")
-        counts = segmentation["counts"]
+        if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+            raise ValueError(f"found {segmentation!r:.60}")
+        size, counts = segmentation["size"], segmentation["counts"]
+        if not isinstance(size, list | tuple) or list(size) != [height, width]:
+            raise ValueError(f"found size {size!r:.40}")
         if isinstance(counts, list):
-            runs = np.asarray(counts, dtype=np.int64)
-            if (runs < 0).any() or int(runs.sum()) != height * width:
-                raise ValueError(f"runs sum to {int(runs.sum())}, expected {height * width}")
-            return rle_codec.from_runs(runs, height, width)
+            if not all(isinstance(each, int) and 0 <= each < 2**40 for each in counts):
+                raise ValueError("found counts that are no whole numbers from 0")
+            if sum(counts) != height * width:
+                raise ValueError(f"the runs sum to {sum(counts)}, expected {height * width}")
+            return rle_codec.from_runs(np.asarray(counts, dtype=np.int64), height, width)
+        if not isinstance(counts, str):
+            raise ValueError(f"found counts {counts!r:.40}")
         rle: Rle = {"size": [height, width], "counts": counts}
         rle_codec.runs_of(rle)
         return rle
-    except (KeyError, TypeError, ValueError, SchemaError) as error:
-        raise InputError(f"{where}: expected polygons or run lengths of {height} x {width} ({error})") from error
+    except (ValueError, SchemaError) as error:
+        raise InputError(f"{where}: expected polygons or run lengths of {height} x {width}; {error}") from error
+
+
+MAX_COORDINATE: Final = 2.0**20
+
+
+def _expect_polygons(polygons: list[Any]) -> None:
+    for each in polygons:
+        if not isinstance(each, list):
+            raise ValueError(f"found {each!r:.40} in place of a polygon")
+        if len(each) < 6 or len(each) % 2:
+            raise ValueError(f"a polygon has x and y of three points or more, found {len(each)} numbers")
+        if not all(_is_finite(number) and abs(number) <= MAX_COORDINATE for number in each):
+            raise ValueError("a polygon's coordinates are numbers of pixels, found others")
+    if not polygons:
+        raise ValueError("found no polygon")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def load_record(path: Path) -> Any:
@@ -267,10 +404,11 @@ def load_record(path: Path) -> Any:
     return record
 
 
-def _file_name(record: Record) -> str:
-    name = str(record["file_name"] if "file_name" in record else PurePosixPath(record["coco_url"]).name)
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"a file name inside the folder: {name!r}")
+def _file_name(record: Record, where: str = "file_name") -> str:
+    """Raises InputError for a name that leaves the folder."""
+    name = str(record["file_name"]) if "file_name" in record else PurePosixPath(record["coco_url"]).name
+    if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise InputError(f"{where}: expected a file name inside the folder, found {name!r:.80}")
     return name
 
 
@@ -285,9 +423,9 @@ def _among(folders: list[Path], record: Record) -> Path:
 
 def _by_url(folders: list[Path], record: Record) -> Path:
     """LVIS: the last two parts of `coco_url` are COCO's folder and name."""
-    parts = PurePosixPath(str(record["coco_url"])).parts[-2:]
+    parts = PurePosixPath(str(record.get("coco_url", ""))).parts[-2:]
     if len(parts) < 2 or ".." in parts:
-        raise ValueError(f"coco_url with a folder and a name: {record['coco_url']!r}")
+        raise InputError(f"image {record['id']}: expected a coco_url with a folder and a name, found {parts!r:.80}")
     name = "/".join(parts)
     return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
 
@@ -301,15 +439,24 @@ class _Anywhere:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._places: dict[str, Path] | None = None
+        self._places: defaultdict[str, list[Path]] | None = None
 
     def __call__(self, record: Record) -> Path:
         name = _file_name(record)
         if (self._folder / name).is_file():
             return self._folder / name
         if self._places is None:
-            self._places = {path.name: path for path in sorted(self._folder.rglob("*")) if path.is_file()}
-        return self._places.get(PurePosixPath(name).name, self._folder / name)
+            self._places = defaultdict(list)
+            for path in sorted(self._folder.rglob("*")):
+                if path.is_file():
+                    self._places[path.name].append(path)
+        found = self._places[PurePosixPath(name).name]
+        found = [path for path in found if path.as_posix().endswith(f"/{name}")] or found
+        if len(found) > 1:
+            raise InputError(
+                f"{name}: lies at {found[0]} and at {found[1]}, and the annotations do not tell which is meant"
+            )
+        return found[0] if found else self._folder / name
 
 
 def read_yolo(root: Path, split: str) -> Split:
@@ -324,14 +471,16 @@ def read_yolo(root: Path, split: str) -> Split:
     """
     existing(root / "labels", what="a folder")
     inner = split if (root / "labels" / split).is_dir() else ""
-    images = matching_files(root / "images" / inner)
+    labels = root / "labels" / inner
+    images = by_stem(matching_files(root / "images" / inner))
+    stray = sum(path.suffix == ".txt" and path.stem not in {*images, "classes"} for path in labels.iterdir())
+    left_out = others_in(root / "images" / inner, images.values())
     return Split(
         images=tuple(
-            EvalImage(
-                name=path.stem, path=path, load=partial(_load_yolo, path, root / "labels" / inner / f"{path.stem}.txt")
-            )
-            for path in images
-        )
+            EvalImage(name=path.name, path=path, load=partial(_load_yolo, path, labels / f"{stem}.txt"))
+            for stem, path in images.items()
+        ),
+        left_out=left_out | ({"labels of no image": stray} if stray else {}),
     )
 
 
@@ -393,7 +542,8 @@ BENCHMARKS: Final = (
         licence="of the data",
         splits=("val", "train", "test"),
         objects="those of the file",
-        layout="the JSON itself, or a folder with SPLIT.json or annotations.json; images beside it or under images/",
+        layout="the JSON itself, or a folder with SPLIT.json, annotations.json, annotations/instances.json "
+        "(our export) or as other tools call it; images beside it or under images/",
         read=read_coco_json,
         label_rule="containment",
     ),

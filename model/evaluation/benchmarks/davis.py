@@ -20,7 +20,7 @@ from typing import Final
 from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
-from ..layout import existing, first_folder, matching_files, read_lines, with_stem
+from ..layout import by_stem, existing, first_folder, matching_files, read_lines, with_stem
 from ..records import Benchmark, EvalImage, EvalObject, EvalVideo, GroundTruth, Split
 from ..video import object_mask
 
@@ -46,8 +46,8 @@ def read_davis(root: Path, split: str) -> Split:
     del split
     folder = first_folder(root, ("", "DAVIS"), holding="gt")
     images = [
-        EvalImage(name=path.stem, path=path, load=partial(load_frame, with_stem(folder / "gt", path.stem, (".png",))))
-        for path in matching_files(folder / "img")
+        EvalImage(name=path.name, path=path, load=partial(load_frame, with_stem(folder / "gt", stem, (".png",))))
+        for stem, path in by_stem(matching_files(folder / "img")).items()
     ]
     return Split(images=tuple(images))
 
@@ -74,9 +74,9 @@ def read_davis2016(root: Path, split: str) -> Split:
     names, notes = _sequences(folder, split)
     videos = []
     for name in names:
-        frames = matching_files(folder / "JPEGImages" / "480p" / name, (".jpg",))
-        masks = [existing(folder / "Annotations" / "480p" / name / f"{frame.stem}.png") for frame in frames]
-        videos.append(EvalVideo(name=name, frames=tuple(frames), masks=tuple(masks)))
+        frames = by_stem(matching_files(folder / "JPEGImages" / "480p" / name, (".jpg",)))
+        masks = [existing(folder / "Annotations" / "480p" / name / f"{stem}.png") for stem in frames]
+        videos.append(EvalVideo(name=name, frames=tuple(frames.values()), masks=tuple(masks)))
     return Split(videos=tuple(videos), notes=notes)
 
 

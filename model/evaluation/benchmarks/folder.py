@@ -2,7 +2,8 @@
 
 Layout: `images/NAME.jpg` (or another image format) and, for each, either `masks/NAME.png`, a label map in which every
 value but 0 is one object, or a folder `masks/NAME/` with one black and white image for each object; objects may overlap
-in the second form. `--split` names folders between: `images/SPLIT/NAME.jpg`, `masks/SPLIT/NAME.png`. Licence and counts
+in the second form. Where images differ in their ending only, masks have the whole name: `masks/NAME.jpg.png`,
+`masks/NAME.jpg/`. `--split` names folders between: `images/SPLIT/NAME.jpg`, `masks/SPLIT/NAME.png`. Licence and counts
 are the data's own. Label g by containment. Clicks end at IoU 0.90.
 """
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
-from ..layout import existing, image_size, matching_files, read_map
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, Split, label_map_masks
+from ..layout import existing, image_size, matching_files, others_in, read_map
+from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, Split, label_map_masks
 from .coco_style import labelled
 
 
@@ -27,31 +28,50 @@ def read_folder(root: Path, split: str) -> Split:
     """`folder`: see the module.
 
     Raises:
-        InputError: no image, or an image without masks; it is named.
+        InputError: no image, an image without masks, or two images that would share theirs; they are named.
     """
     existing(root / "images", what="a folder")
     existing(root / "masks", what="a folder")
     inner = split if (root / "images" / split).is_dir() else ""
     images = matching_files(root / "images" / inner)
+    folder = existing(root / "masks" / inner, what="a folder")
+    masks: dict[Path, Path] = {}
+    for path in images:
+        found = _masks(folder, path)
+        if found in masks:
+            raise InputError(
+                f"{masks[found]} and {path.name}: both would have the masks {found}; name masks after whole files, "
+                f"{folder / path.name}.png or {folder / path.name}/"
+            )
+        masks[found] = path
+    left_out = others_in(root / "images" / inner, images)
+    unused = others_in(folder, masks)
+    if unused:
+        left_out["masks of no image"] = sum(unused.values())
     return Split(
         images=tuple(
-            EvalImage(name=path.stem, path=path, load=partial(_load, path, _masks(root / "masks" / inner, path.stem)))
-            for path in images
-        )
+            EvalImage(name=path.name, path=path, load=partial(_load, path, found)) for found, path in masks.items()
+        ),
+        left_out=left_out,
     )
 
 
-def _masks(folder: Path, stem: str) -> Path:
-    return (
-        folder / stem if (folder / stem).is_dir() else existing(folder / f"{stem}.png", what="a label map or a folder")
-    )
+def _masks(folder: Path, image: Path) -> Path:
+    """By the image's whole name, else by its name without ending."""
+    for name in (image.name, image.stem):
+        if (folder / name).is_dir():
+            return folder / name
+        if (folder / f"{name}.png").is_file():
+            return folder / f"{name}.png"
+    return existing(folder / f"{image.stem}.png", what="a label map or a folder")
 
 
 def _load(image: Path, masks: Path) -> GroundTruth:
     height, width = image_size(image)
+    empty = 0
     if masks.is_dir():
-        files = matching_files(masks)
-        found = {path.stem: _flat(read_map(path)) > 0 for path in files}
+        found = {path.name: _flat(read_map(path)) > 0 for path in matching_files(masks)}
+        empty = sum(not mask.any() for mask in found.values())
     else:
         labels = _flat(read_map(masks))
         values = [int(value) for value in np.unique(labels) if value != 0]
@@ -64,7 +84,12 @@ def _load(image: Path, masks: Path) -> GroundTruth:
         for name, mask in found.items()
         if mask.any()
     ]
-    return GroundTruth(height=height, width=width, objects=tuple(labelled(objects)))
+    return GroundTruth(
+        height=height,
+        width=width,
+        objects=tuple(labelled(objects)),
+        left_out={EMPTY_MASKS: empty} if empty else {},
+    )
 
 
 def _flat(labels: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
-from ..layout import first_folder, matching_files, read_map
+from ..layout import by_stem, first_folder, matching_files, read_map
 from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
 
 IGNORED: Final = 128
@@ -39,7 +39,7 @@ def pair_up(images: Path, maps: Path) -> list[EvalImage]:
     Raises:
         InputError: an image without a map, or a map without its image.
     """
-    photographs = {path.stem: path for path in matching_files(images)}
+    photographs = by_stem(matching_files(images))
     found: list[EvalImage] = []
     used = set()
     for path in matching_files(maps):
@@ -47,7 +47,9 @@ def pair_up(images: Path, maps: Path) -> list[EvalImage]:
         if stem not in photographs:
             raise InputError(f"{images / path.stem}.jpg: missing; {path} has no photograph of its name")
         used.add(stem)
-        found.append(EvalImage(name=path.stem, path=photographs[stem], load=partial(load_map, path)))
+        found.append(
+            EvalImage(name=path.name, path=photographs[stem], file=photographs[stem].name, load=partial(load_map, path))
+        )
     without = sorted(set(photographs) - used)
     if without:
         raise InputError(f"{maps / without[0]}.png: missing; {photographs[without[0]]} has no map of its name")

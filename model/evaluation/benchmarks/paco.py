@@ -8,7 +8,9 @@ Clicks until IoU 0.85. Layout: `annotations/paco_lvis_v1_SPLIT.json` (COCO's for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -17,9 +19,9 @@ from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 from pipeline.rle import Rle
 
-from ..layout import existing, first_folder
-from ..records import Benchmark, EvalImage, GroundTruth, Split
-from .coco_style import load_record, to_rle
+from ..layout import existing, first_folder, told
+from ..records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
+from .coco_style import annotations_by_image, drawn, images_by_id, load_record, to_rle
 from .part_objects import Annotated, parts_of_objects
 
 
@@ -32,64 +34,88 @@ def read_paco(root: Path, split: str) -> Split:
     name = f"paco_lvis_v1_{split}.json"
     path = first_folder(root, ("annotations", "", "paco_lvis_v1"), holding=name) / name
     content = load_record(path)
-    by_image: dict[int, list[dict[str, Any]]] = {}
+    images = images_by_id(content, path)
+    by_image, left_out, notes = annotations_by_image(content, images, path)
+    names = _categories(content, path)
+    made = []
+    for key, each in images.items():
+        if key not in by_image:
+            continue
+        where = f"{path}: image {key}"
+        kept = tuple(_kept(annotation, names, where) for annotation in by_image[key])
+        load = partial(load_objects, kept, each["height"], each["width"], where)
+        made.append(EvalImage(name=str(key), path=_photograph(root, str(each.get("file_name", ""))), load=load))
+    if len(made) < len(images):
+        left_out["images without annotations"] = len(images) - len(made)
+    return Split(images=tuple(made), notes=notes, left_out=left_out)
+
+
+def _categories(content: Any, path: Path) -> dict[int, str]:
     try:
-        categories = {int(each["id"]): str(each["name"]) for each in content["categories"]}
-        for each in content["annotations"]:
-            kept = {key: each[key] for key in ("id", "obj_ann_id", "segmentation")}
-            kept["name"] = f"{categories[int(each['category_id'])]}.{each['id']}"
-            by_image.setdefault(int(each["image_id"]), []).append(kept)
-        images = [
-            EvalImage(
-                name=str(int(each["id"])),
-                path=_photograph(root, str(each["file_name"])),
-                load=partial(
-                    load_objects,
-                    tuple(by_image[int(each["id"])]),
-                    int(each["height"]),
-                    int(each["width"]),
-                    f"{path}: image {each['id']}",
-                ),
-            )
-            for each in content["images"]
-            if int(each["id"]) in by_image
-        ]
+        return {int(each["id"]): str(each["name"]) for each in content["categories"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected COCO's `images`, `categories` and `annotations` with `obj_ann_id`; found an entry "
-            f"without {error}"
-        ) from error
-    return Split(images=tuple(images))
+        raise InputError(f"{path}: expected `categories` with id and name; {told(error)}") from error
+
+
+def _kept(annotation: dict[str, Any], categories: dict[int, str], where: str) -> dict[str, Any]:
+    """What of an annotation is needed: id, obj_ann_id, segmentation and a name."""
+    category = annotation.get("category_id")
+    if category not in categories:
+        raise InputError(f"{where}: category_id {category!r:.40} is none of the file's {len(categories)} categories")
+    try:
+        number, whole = int(annotation["id"]), int(annotation["obj_ann_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: expected annotations with id and obj_ann_id; {told(error)}") from error
+    return {
+        "id": number,
+        "obj_ann_id": whole,
+        "segmentation": annotation.get("segmentation"),
+        "name": f"{categories[category]}.{number}",
+    }
 
 
 def _photograph(root: Path, name: str) -> Path:
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise InputError(f"file_name {name!r}: expected a path below the photographs' folder")
     folders = (root, root / "images", root / "coco", root / "coco" / "images")
     return existing(next((each / name for each in folders if (each / name).is_file()), root / name))
 
 
 def load_objects(annotations: Sequence[dict[str, Any]], height: int, width: int, where: str) -> GroundTruth:
-    """Objects with their parts, of one image. Annotations with an empty mask are left out.
+    """Objects with their parts, of one image. Annotations with no mask, or an empty one, are left out and counted.
 
     Raises:
-        InputError: a part whose object is not there, or a segmentation that is none.
+        InputError: a part whose object is not there, two annotations of one id, or a segmentation that is none.
     """
-    masks = {
-        int(each["id"]): to_rle(each["segmentation"], height, width, f"{where}, annotation {each['id']}")
-        for each in annotations
-    }
-    filled = {number for number, mask in masks.items() if rle_codec.area_px(rle_codec.runs_of(mask))}
-    own = [each for each in annotations if each["id"] == each["obj_ann_id"] and int(each["id"]) in filled]
-    parts: dict[int, list[tuple[str, Rle]]] = {int(each["id"]): [] for each in own}
+    left_out: Counter[str] = Counter()
+    masks: dict[int, Rle] = {}
+    known = {each["id"] for each in annotations}
+    if len(known) < len(annotations):
+        raise InputError(f"{where}: an annotation id stands there twice; parts name their object by it")
     for each in annotations:
-        number, whole = int(each["id"]), int(each["obj_ann_id"])
-        if whole not in masks:
+        segmentation = drawn(each["segmentation"], left_out)
+        if segmentation is None:
+            continue
+        mask = to_rle(segmentation, height, width, f"{where}, annotation {each['id']}")
+        if rle_codec.area_px(rle_codec.runs_of(mask)):
+            masks[each["id"]] = mask
+        else:
+            left_out[EMPTY_MASKS] += 1
+    own = [each for each in annotations if each["id"] == each["obj_ann_id"] and each["id"] in masks]
+    parts: dict[int, list[tuple[str, Rle]]] = {each["id"]: [] for each in own}
+    for each in annotations:
+        number, whole = each["id"], each["obj_ann_id"]
+        if whole not in known:
             raise InputError(f"{where}, annotation {number}: its object {whole} is not among the image's")
-        if number != whole and number in filled and whole in parts:
+        if number == whole or number not in masks:
+            continue
+        if whole in parts:
             parts[whole].append((each["name"], masks[number]))
-    objects = [Annotated(name=each["name"], mask=masks[int(each["id"])], parts=parts[int(each["id"])]) for each in own]
-    return parts_of_objects(objects, height=height, width=width, first="all")
+        else:
+            left_out["parts whose object has no mask"] += 1
+    objects = [Annotated(name=each["name"], mask=masks[each["id"]], parts=parts[each["id"]]) for each in own]
+    truth = parts_of_objects(objects, height=height, width=width, first="all")
+    return replace(truth, left_out=dict(left_out))
 
 
 BENCHMARKS: Final = (

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import rle as rle_codec
 
-from ..layout import first_folder, matching_files, read_map, with_stem
+from ..layout import by_stem, first_folder, matching_files, read_map, with_stem
 from ..records import Benchmark, EvalImage, GroundTruth, Split
 from .part_objects import Annotated, parts_of_objects
 
@@ -35,11 +35,12 @@ def read_partimagenet(root: Path, split: str) -> Split:
     folder = first_folder(root, ("", "PartImageNet"), holding=f"annotations/{split}")
     images = [
         EvalImage(
-            name=path.stem,
-            path=with_stem(folder / "images" / split, path.stem, (".jpeg", ".jpg", ".png")),
+            name=photograph.name,
+            path=photograph,
             load=partial(load_part_map, path),
         )
-        for path in matching_files(folder / "annotations" / split, (".png",))
+        for stem, path in by_stem(matching_files(folder / "annotations" / split, (".png",))).items()
+        for photograph in [with_stem(folder / "images" / split, stem, (".jpeg", ".jpg", ".png"))]
     ]
     return Split(images=tuple(images))
 

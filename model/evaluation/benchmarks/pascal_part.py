@@ -10,6 +10,7 @@ random tenth of the (object, part) pairs, UnSAMv2 and this reader all of them. L
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +20,8 @@ import numpy as np
 from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
-from ..layout import existing, first_folder, load_mat, read_lines
-from ..records import Benchmark, EvalImage, GroundTruth, Split
+from ..layout import existing, first_folder, load_mat, read_lines, told
+from ..records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
 from .part_objects import Annotated, parts_of_objects
 
 
@@ -59,26 +60,33 @@ def load_parts(path: Path) -> GroundTruth:
     """
     try:
         entries = load_mat(path)["anno"]["objects"][0, 0]
-        objects, size = [], (0, 0)
+        objects, size, empty = [], (0, 0), 0
         for number, entry in enumerate(entries.ravel()):
             mask = np.asarray(entry["mask"], dtype=bool)
             size = mask.shape
-            parts = _parts(entry["parts"])
+            parts, without = _parts(entry["parts"])
+            empty += without + (0 if mask.any() else 1 + len(parts))
             if mask.any():
                 name = f"{_text(entry['class'])}.{number}"
                 objects.append(Annotated(name=name, mask=rle_codec.encode(mask), parts=parts))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected `anno.objects` of structs with class, mask and parts ({error})") from error
-    return parts_of_objects(objects, height=size[0], width=size[1])
+        raise InputError(
+            f"{path}: expected `anno.objects` of structs with class, mask and parts; {told(error)}"
+        ) from error
+    truth = parts_of_objects(objects, height=size[0], width=size[1])
+    return replace(truth, left_out={EMPTY_MASKS: empty} if empty else {})
 
 
-def _parts(entries: Any) -> list[tuple[str, Any]]:
-    found = []
+def _parts(entries: Any) -> tuple[list[tuple[str, Any]], int]:
+    """Name and mask of each part that has one, and how many have none."""
+    found, empty = [], 0
     for entry in np.asarray(entries).ravel():
         mask = np.asarray(entry["mask"], dtype=bool)
         if mask.any():
             found.append((_text(entry["part_name"]), rle_codec.encode(mask)))
-    return found
+        else:
+            empty += 1
+    return found, empty
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import rle as rle_codec
 from pipeline.errors import InputError
 
-from ..layout import existing, first_folder, load_mat, read_lines
+from ..layout import existing, first_folder, load_mat, read_lines, told
 from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
 
 
@@ -51,7 +51,7 @@ def load_instances(path: Path) -> GroundTruth:
         labels: NDArray[Any] = load_mat(path)["GTinst"]["Segmentation"][0, 0]
         height, width = labels.shape
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected a struct `GTinst` with a map `Segmentation` ({error})") from error
+        raise InputError(f"{path}: expected a struct `GTinst` with a map `Segmentation`; {told(error)}") from error
     objects = [
         EvalObject(
             id=str(int(value)),

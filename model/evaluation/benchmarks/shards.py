@@ -17,7 +17,7 @@ from pipeline.schema import sha256_of
 
 from ...index import COLUMNS, ShardIndex
 from ..containment import MAX_AREA_RATIO
-from ..mined import MINED_COLUMNS, MinedRow, dataset_at, mined_row
+from ..mined import MINED_COLUMNS, MinedRow, dataset_at, mined_row, sample_path
 from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 ALL: Final = "all"
@@ -40,6 +40,7 @@ def read_shards(location: Path | str, split: str) -> Split:
                 load=partial(load_sample, mined),
                 read=partial(read_image, index.location, {name: row[name] for name in _IMAGE}),
                 sha256=row["source_sha256"],
+                file=sample_path(row["source_uri"], row["member"]),
             )
         )
     return Split(images=tuple(images))
