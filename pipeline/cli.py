@@ -71,6 +71,9 @@ def _run(name: str, arguments: list[str]) -> int:
     import typer
     import typer.exceptions
 
+    # Threads of torch that wait for each other sleep. By default they spin, and where other processes want the cores
+    # too, a step on two threads takes several times as long as on one. Read when OpenMP is loaded, also in children.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     module = importlib.import_module(COMMANDS[name][0])

@@ -14,7 +14,7 @@ Messages say where, what was expected, what was found, and what to do.
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 FailureReason = Literal[
     "unreadable",
@@ -66,9 +66,17 @@ class ConfigMismatchError(GrainmillError):
 
 
 class TooManyFailuresError(GrainmillError):
-    """More samples failed than `--max-failed-fraction` allows, or all of them."""
+    """More samples failed than `--max-failed-fraction` allows, or all of them.
+
+    Attributes:
+        result: what the run made, as `mine` returns it.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class InterruptedRunError(GrainmillError):

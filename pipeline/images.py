@@ -144,7 +144,7 @@ def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
         raise SampleFailureError("unreadable", "decode", f"its header says {width} x {height} pixels")
     if width * height > max_pixels:
         raise SampleFailureError(
-            "too_large", "decode", f"{width} x {height} pixels are more than --max-image-pixels {max_pixels}"
+            "too_large", "decode", f"{width} x {height} pixels, limit {max_pixels:,} (`mine` has --max-image-pixels)"
         )
     orientation = _orientation(image)
     # Pillow reports the upright size of a TIFF already.

@@ -227,10 +227,12 @@ def check_failures(result: dict[str, Any], max_failed_fraction: float) -> None:
     if total and not result["samples"]:
         raise TooManyFailuresError(
             f"nothing was mined: {total} of {total} samples failed ({reasons}). `grainmill failures` lists them, "
-            "`--retry-failed REASON` tries them again"
+            "`--retry-failed REASON` tries them again",
+            result,
         )
     if total and failed / total > max_failed_fraction:
         raise TooManyFailuresError(
             f"{failed} of {total} samples failed ({reasons}), more than --max-failed-fraction {max_failed_fraction:g}; "
-            "everything else is committed. `grainmill failures` lists them"
+            "everything else is committed. `grainmill failures` lists them",
+            result,
         )

@@ -296,7 +296,13 @@ def command(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of torch. Default: torch's own choice, the cores.", rich_help_panel=RUN),
+        typer.Option(
+            min=1,
+            help="Of torch. Default: torch's own choice, the cores. They sleep while they wait for each other "
+            "(OMP_WAIT_POLICY=passive, unless the environment says otherwise): spinning cost a shared machine several "
+            "times the time.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     compile_encoder: Annotated[
         bool,

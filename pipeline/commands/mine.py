@@ -259,12 +259,18 @@ def command(
     os.environ.update(single_threaded())  # before numpy and numba are imported, here or in a child
     from ..configure import MineFlags, mine_options
     from ..console import print_json
+    from ..errors import TooManyFailuresError
     from ..mine import dry_run as show_plan
     from ..mine import mine
 
     flags = {name: value for name, value in locals().copy().items() if name in MineFlags.__dataclass_fields__}
     options = mine_options(MineFlags(**flags))
-    result = show_plan(options) if dry_run else mine(options)
+    try:
+        result = show_plan(options) if dry_run else mine(options)
+    except TooManyFailuresError as error:
+        if json:
+            print_json(error.result)
+        raise
     if json:
         print_json(result)
     elif dry_run:

@@ -48,7 +48,10 @@ def test_a_run_in_which_all_failed_is_no_success_however_often(
         copy, images = shutil.copytree(empty[name], tmp_path / name), empty[name].parent / f"{name}-images"
         for flags in ((), ("--max-failed-fraction", "1"), ("--json",)):
             assert mine(images, copy, "--samples-per-shard", "1", *flags) == 4
-            assert f"nothing was mined: 2 of 2 samples failed ({reasons})" in capsys.readouterr().err
+            said = capsys.readouterr()
+            assert f"nothing was mined: 2 of 2 samples failed ({reasons})" in said.err
+            found = json.loads(said.out) if flags == ("--json",) else {"samples": 0, "failures": 2}
+            assert (found["samples"], found["failures"]) == (0, 2)
     images = empty["broken"].parent / "broken-images"
     mixed = Path(shutil.copytree(images, tmp_path / "mixed-images"))
     picture = Image.new("RGB", (40, 40), (9, 90, 9))

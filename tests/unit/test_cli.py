@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -57,6 +58,22 @@ def test_the_short_help_is_the_long_one() -> None:
         done = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[1:] == run(command, "-h").stdout.splitlines()[1:]
+
+
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise() -> None:
+    """As torch's own OpenMP reads it when it is loaded."""
+    bare = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    script = "import os; from pipeline import cli; cli.main(['stats', 'nowhere']); print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        call = [sys.executable, "-c", script]
+        done = subprocess.run(call, capture_output=True, text=True, check=True, env={**bare, **given})
+        assert done.stdout.strip() == expected
+    dry = [sys.executable, "-m", "pipeline", "train", "--dry-run", "--size", "micro", "--init", "scratch"]
+    shown = {**bare, "OMP_DISPLAY_ENV": "verbose"}
+    done = subprocess.run(dry, capture_output=True, text=True, check=True, env=shown)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("torch's OpenMP is not GNU's, which says what it was given")
+    assert "GOMP_SPINCOUNT = '0'" in done.stderr
 
 
 def test_a_pattern_without_quotes_is_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
