@@ -9,8 +9,9 @@ How an answer is chosen (C clicks, positive ones inside, negative ones outside o
 1. *Candidates* are the masks that agree with the most clicks and hold a positive one, if there is any.
 2. Which thing is meant? A `box` says it: the candidate whose own box has the best IoU with it is the whole, and g is
    measured anew (arXiv 2511.13714, eq. 3) among the masks of its tree that lie in it by 0.9. A `mask_input` says it:
-   the instance of the candidate with the best IoU. Else the instance of the candidates that `whole_score` thinks most
-   of: measured on BSDS500 train, see `benchmarks/results/tree_clicks_cpu2_202611.md`.
+   the instance of the candidate with the best IoU. Else a whole of the mill (divided, given or left by those), and only
+   where no candidate is of one an instance that joins several; of several the smallest. (Of fourteen rules the best on
+   BSDS500 train: `benchmarks/results/tree_clicks_cpu2_202611.md`.)
 3. Of this thing's candidates the mask nearest in g is the answer; of equally near ones the larger. With a box or mask
    alone the candidates are those that hold the whole's innermost pixel. `granularity=None` is the thing's surest mask;
    `multimask_output` the surest of the smaller, the middle and the larger third of all candidates, by area.
@@ -61,8 +62,6 @@ FINEST_SIDE_PX: Final = 1024
 DISC_SHARE: Final = 0.02
 """Radius of the last resort's disc, of the photograph's shorter side; at least one pixel."""
 MULTIMASKS: Final = 3
-NOTHING: Final = -1
-"""Place of the mask to start from where no mask holds a positive click."""
 
 SCORE_FEATURES: Final = ("1", "log share", "log share squared", "g", "whole", "mended")
 """Of an answer: its share of the photograph, the g of the mask that it is or began as, whether that mask's instance is
@@ -125,13 +124,18 @@ class Tree:
 
     def holds(self, points: IntArray) -> BoolArray:
         """(n, K) which masks hold which of the pixels (K, 2) x, y."""
-        runs, pixels = self.runs, self.height * self.width
-        of_run = np.repeat(np.arange(len(self.annotations)), np.diff(runs.first))
-        ends = runs.ends.astype(np.int64) + of_run * pixels  # ascending over all masks
         asked = points[:, 0] * self.height + points[:, 1]
-        found = np.searchsorted(ends, np.arange(len(self.annotations))[:, None] * pixels + asked[None], side="right")
-        held: BoolArray = (found - runs.first[:-1, None]) % 2 == 1
+        begins = np.arange(len(self.annotations))[:, None] * (self.height * self.width)
+        held: BoolArray = (
+            np.searchsorted(self._ends, begins + asked, side="right") - self.runs.first[:-1, None]
+        ) % 2 == 1
         return held
+
+    @cached_property
+    def _ends(self) -> IntArray:
+        """Where runs end, each mask's after the one before: ascending."""
+        of_run = np.repeat(np.arange(len(self.annotations)), np.diff(self.runs.first))
+        return self.runs.ends + of_run * (self.height * self.width)
 
     def mask(self, place: int) -> BoolArray:
         """(H, W)."""
@@ -177,6 +181,23 @@ class _Choice:
     thing: BoolArray
     granularity: NDArray[np.float64]
     surest: int | None = None
+
+
+@dataclass(frozen=True)
+class TreeAnswer:
+    """A mask and what it was made of.
+
+    Attributes:
+        mask: (H, W) bool.
+        place: of the tree's mask that it is or began as; None: no mask holds a positive click.
+        mended: corrections changed that mask.
+        features: (6,) see `SCORE_FEATURES`.
+    """
+
+    mask: BoolArray
+    place: int | None
+    mended: bool
+    features: NDArray[np.float64]
 
 
 class TreePredictor:
@@ -276,6 +297,25 @@ class TreePredictor:
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
+        found = self.answers(
+            point_coords, point_labels, box, mask_input, granularity, multimask_output=multimask_output
+        )
+        masks = np.stack([each.mask for each in found])
+        scores = predicted_iou(np.stack([each.features for each in found])).astype(np.float32)
+        logits = np.stack([_logits(each.mask) for each in found])
+        return np.where(masks, LOGIT_LIMIT, -LOGIT_LIMIT).astype(np.float32) if return_logits else masks, scores, logits
+
+    def answers(
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: FloatArray | None = None,
+        granularity: Any = None,
+        *,
+        multimask_output: bool = False,
+    ) -> list[TreeAnswer]:
+        """As `predict`, with what each answer was made of."""
         tree = self.tree
         if multimask_output and granularity is not None:
             raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
@@ -284,23 +324,36 @@ class TreePredictor:
         earlier = None if mask_input is None else _mask_inputs(mask_input, len(wanted))
         if not len(clicks.positive) and corners is None and earlier is None:
             raise InputError("predict: expected points, a box or a mask")
-        masks, scores = [], []
+        found: list[TreeAnswer] = []
+        choice = None
         for number, g in enumerate(wanted):
-            choice = self._choice(clicks, corners, None if earlier is None else earlier[number % len(earlier)])
+            if number == 0 or (earlier is not None and len(earlier) > 1):
+                choice = self._choice(clicks, corners, None if earlier is None else earlier[number])
             if choice is None:
-                places = [NOTHING] * (MULTIMASKS if multimask_output else 1)
+                found += [self._answer(None, clicks)] * (MULTIMASKS if multimask_output else 1)
+            elif multimask_output:
+                found += [self._answer(place, clicks) for place in self._sizes(choice)]
             else:
-                places = self._sizes(choice) if multimask_output else [self._place(choice, g)]
-            for place in places:
-                mask = tree.mask(place) if place >= 0 else np.zeros((tree.height, tree.width), dtype=np.bool_)
-                mended = not clicks.right(mask)
-                masks.append(self._mended(mask, clicks) if mended else mask)
-                own, whole = (tree.granularity[place], tree.whole[place]) if place >= 0 else (GRANULARITY_MIN, False)
-                scores.append(predicted_iou(masks[-1].mean(), own, whole, mended=mended))
-        answer = np.stack(masks)
-        logits = np.stack([_logits(each) for each in masks])
-        shown = np.where(answer, np.float32(LOGIT_LIMIT), np.float32(-LOGIT_LIMIT)) if return_logits else answer
-        return shown, np.array(scores, dtype=np.float32), logits
+                found.append(self._answer(self._place(choice, g), clicks))
+        return found
+
+    def _answer(self, place: int | None, clicks: _Clicks) -> TreeAnswer:
+        """Of the mask at a place, or of none, with the clicks mended."""
+        tree = self.tree
+        mask = np.zeros((tree.height, tree.width), dtype=np.bool_) if place is None else tree.mask(place)
+        mended = not clicks.right(mask)
+        if mended:
+            mask = self._mended(mask, clicks)
+        g, whole = (GRANULARITY_MIN, False) if place is None else (tree.granularity[place], tree.whole[place])
+        return TreeAnswer(mask, place, mended, score_features(mask.mean(), g, whole, mended=mended))
+
+    @staticmethod
+    def instance_order(tree: Tree, instances: IntArray) -> tuple[NDArray[Any], ...]:
+        """Keys for `np.lexsort`, the last one first: which of some instances over a click is meant.
+
+        Wholes before what joins several, then the smaller.
+        """
+        return instances, tree.area_px[instances], ~tree.whole[instances]
 
     # -- choosing --------------------------------------------------------------------------------------------------
 
@@ -333,7 +386,7 @@ class TreePredictor:
             return _Choice(candidates, candidates & inside, scale, nearest)
         if nearest is None:
             instances = np.unique(tree.instance[candidates])
-            instance = int(instances[np.lexsort(instance_order(tree, instances))[0]])
+            instance = int(instances[np.lexsort(self.instance_order(tree, instances))[0]])
         else:
             instance = int(tree.instance[nearest])
         return _Choice(candidates, candidates & (tree.instance == instance), tree.granularity, nearest)
@@ -416,7 +469,7 @@ class TreePredictor:
         """(n,) the predicted IoU of each mask of the tree, were it the answer."""
         tree = self.tree
         shares = tree.area_px / (tree.height * tree.width)
-        return predicted_iou(shares, tree.granularity, tree.whole, mended=False)
+        return predicted_iou(score_features(shares, tree.granularity, tree.whole, mended=False))
 
     def everything(self) -> list[FoundMask]:
         """All masks of the tree, larger instances first, with their parents."""
@@ -430,10 +483,9 @@ class TreePredictor:
         ]  # fmt: skip
 
 
-def predicted_iou(share: ArrayLike, granularity: ArrayLike, whole: ArrayLike, *, mended: bool) -> NDArray[np.float64]:
-    """Of answers, any shape: the IoU to expect with what was meant, in (0, 1). See `SCORE_FEATURES`."""
-    logit = score_features(share, granularity, whole, mended=mended) @ np.array(SCORE_WEIGHTS)
-    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logit))
+def predicted_iou(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 6) of `score_features` -> (...) the IoU to expect with what was meant, in (0, 1)."""
+    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-features @ np.array(SCORE_WEIGHTS)))
     return found
 
 
@@ -444,11 +496,6 @@ def score_features(
     size = np.log(np.maximum(np.asarray(share, dtype=np.float64), 1e-6))
     columns = np.broadcast_arrays(1.0, size, size**2, granularity, whole, mended)
     return np.stack([np.asarray(each, dtype=np.float64) for each in columns], axis=-1)
-
-
-def instance_order(tree: Tree, instances: IntArray) -> tuple[NDArray[Any], ...]:
-    """Keys for `np.lexsort`, the last one first: which of some instances over a click is meant."""
-    return instances, tree.area_px[instances], ~tree.whole[instances]
 
 
 def _best(values: NDArray[np.float64], allowed: BoolArray) -> int:
