@@ -199,8 +199,16 @@ def paired_gain(differences: Sequence[NDArray[np.float64]], seed: int = 0) -> di
     return {"value": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}
 
 
-def measure_clicks(model: GranularSam2, examples: Sequence[Example]) -> list[Columns]:
+Answering = Callable[[Example, NDArray[np.float64]], tuple[NDArray[np.bool_], NDArray[np.float64]]]
+"""What `answers` does for a model: an example and granularities (M, G) -> masks (M, G, R, R), predicted IoU (M, G)."""
+
+
+def measure_clicks(model: GranularSam2 | Answering, examples: Sequence[Example]) -> list[Columns]:
     """Each click at ten granularities, at its label's and at another object's.
+
+    Args:
+        model: in evaluation mode, or what answers in its place.
+        examples: photographs with their clicks.
 
     Raises:
         InputError: no example has a click.
@@ -216,7 +224,7 @@ def measure_clicks(model: GranularSam2, examples: Sequence[Example]) -> list[Col
     for example, other in zip(examples, others, strict=True):
         grid = np.broadcast_to(g, (example.count, len(g)))
         asked = np.concatenate([example.granularity[:, None].astype(np.float64), other[:, None], grid], axis=1)
-        masks, predicted = answers(model, example, asked)
+        masks, predicted = answers(model, example, asked) if isinstance(model, GranularSam2) else model(example, asked)
         overlap = iou(masks, example.masks()[:, None])
         swept = [sweep_columns(each[2:], g) for each in masks]
         areas = masks[:, 2:].sum(axis=(2, 3)).astype(np.float64)

@@ -27,11 +27,13 @@ def command(
         ),
     ],
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is."
+            metavar="CKPT",
+            help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is. Default: none, "
+            "the masks that `grainmill mine` finds in this image answer; of images only.",
         ),
-    ],
+    ] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +162,7 @@ def command(
 ) -> None:
     """Selects a part of an image as large as one number says.
 
-    grainmill segment cat.jpg --checkpoint RUN --point 210,140 --granularity 0.1,0.5,1.0
+    grainmill segment cat.jpg --point 210,140 --granularity 0.1,0.5,1.0 [--checkpoint RUN]
     """
     from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
     from pipeline.console import print_json
@@ -181,6 +183,9 @@ def command(
         raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
     if everything and refine:
         raise InputError("--refine starts from the mask of a prompt; leave it out with --everything")
+    if checkpoint is None:
+        of_search = granularity if everything else None
+        _check_without_model(image, search, base, device, of_search, everything=everything)
     model = _Model(checkpoint, base, device)
     if _is_video(image):
         if everything or refine:
@@ -210,7 +215,8 @@ Answer = tuple[dict[str, Any], list[str]]
 class _Model:
     """Which weights, and where they run."""
 
-    checkpoint: str
+    checkpoint: str | None
+    """None: no weights, the image's own tree of masks answers."""
     base: str | None
     device: str | None
 
@@ -221,6 +227,45 @@ class _Model:
         return usable_device(self.device)
 
 
+def _check_without_model(
+    image: str,
+    search: dict[str, Any],
+    base: str | None,
+    device: str | None,
+    granularity: list[str] | None,
+    *,
+    everything: bool,
+) -> None:
+    """Flags that only a model has.
+
+    Raises:
+        InputError: one is given, or a video.
+    """
+    from pipeline.errors import InputError
+
+    if _is_video(image):
+        raise InputError(
+            f"{image}: a video needs --checkpoint: without a model each frame is mined by itself, and nothing says "
+            "which of its masks are the same thing; give single frames, or a checkpoint of `grainmill train`"
+        )
+    given = {"base": base, "device": device, **search, "granularity": granularity}
+    for name, value in given.items():
+        if value is not None:
+            what = "--everything gives all masks that `grainmill mine` finds" if everything else "there is none"
+            raise InputError(f"--{name.replace('_', '-')} is for a model; without --checkpoint {what}")
+
+
+def _image_predictor(model: _Model) -> Any:
+    """Of the checkpoint, or the one that needs none."""
+    if model.checkpoint is None:
+        from model.tree_predictor import TreePredictor
+
+        return TreePredictor()
+    from model.predictor import GranularPredictor
+
+    return GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+
+
 def _is_video(path: str) -> bool:
     """A folder, or a file that is called like a video."""
     return Path(path).is_dir() or Path(path).suffix.lower() in VIDEO_SUFFIXES
@@ -229,13 +274,12 @@ def _is_video(path: str) -> bool:
 def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: Path) -> Answer:
     from model.image_files import read_rgb
     from model.output_files import OutputFiles
-    from model.predictor import GranularPredictor
     from model.segment import CLICK_GRANULARITY, click_masks, click_picture
 
     rgb = read_rgb(image)
     height, width = rgb.shape[:2]
     wanted.prompt.check(width=width, height=height, where=image)
-    predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+    predictor = _image_predictor(model)
     with OutputFiles(output) as files:
         predictor.set_image(rgb)
         found = click_masks(predictor, wanted.prompt, wanted.granularities or [CLICK_GRANULARITY], refine=refine)
@@ -245,7 +289,8 @@ def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: 
         )
     lines = []
     for each in content["annotations"]:
-        g = "SAM-2" if each["granularity"] is None else f"g {each['granularity']:g}"
+        own = "surest" if model.checkpoint is None else "SAM-2"
+        g = own if each["granularity"] is None else f"g {each['granularity']:g}"
         lines.append(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
     return content, [*lines, written]
 
@@ -256,11 +301,17 @@ def _find_everything(
     from model.automatic import default_config, settings
     from model.image_files import read_rgb
     from model.output_files import OutputFiles
-    from model.predictor import GranularPredictor
     from model.segment import everything_picture, find_with_progress
 
     rgb = read_rgb(image)
-    predictor = GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+    predictor = _image_predictor(model)
+    if model.checkpoint is None:
+        predictor.set_image(rgb)
+        found = predictor.everything()
+        with OutputFiles(output) as files:
+            content, written = _write(image, rgb, found, everything_picture(rgb, found), files, checkpoint=None)
+        roots = sum(each.parent_id is None for each in found)
+        return content, [f"{len(found)} masks, {roots} of them instances", written]
     config = dataclasses.replace(default_config(predictor.model.size), **search)
     if granularities:
         config = dataclasses.replace(config, granularities=granularities)
@@ -308,6 +359,7 @@ def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: in
         wanted[number] = VideoObject(prompt=each.prompt, granularity=dial)
     frames = Frames(video)
     check_objects(frames, wanted, frame=frame)
+    assert model.checkpoint is not None
     predictor = GranularVideoPredictor.load(model.checkpoint, model.where, base=model.base)
     if predictor.model.adapter == "full":
         note("a model from scratch has learned still images only: its memory of earlier frames is untrained")

@@ -1,0 +1,283 @@
+"""The tree as a predictor: which instance a click means, how sure an answer is, and what a student has to beat.
+
+    python -m benchmarks.tree_clicks --train MINED --validation MINED --bsds500 DIR --output FILE.json [--images N]
+
+MINED are shards of `grainmill mine` of BSDS500 train and val; the photographs' trees are read there, not mined again.
+On train: `model.tree_predictor`'s rule for the instance beside others, and the weights of the predicted IoU
+(`SCORE_WEIGHTS`: a logistic fit of the IoU with people's segments, of answers to one click at the label's g and at 1.0,
+and of answers to RITM's second to fourth click at g 1.0). On val: the figures of `model.validation.dial_figures`, as
+`benchmarks.micro_run` has them for a student (1,200 clicks on mined labels and on people's segments), with the mask of
+the tree that is best under the click as an oracle; and how far the predicted IoU is off, by tenths of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.evaluation.bsds import read_bsds500
+from model.evaluation.clicker import next_click
+from model.evaluation.metrics import mask_iou
+from model.index import LoadedSample, ShardIndex
+from model.loader import Example
+from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor
+from model.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
+from pipeline import rle
+from pipeline.bench.report import environment
+from pipeline.masks import enlargement
+from pipeline.schema import ORIGINS, Annotation
+
+from .micro_run import people_sample
+
+SIDE: Final = 256
+"""Of the view that clicks and masks are compared in, as for a micro student."""
+CORRECTIONS: Final = 3
+CORRECTED_OBJECTS: Final = 4
+"""Of a photograph, that get further clicks for the fit."""
+
+Keys = tuple[NDArray[Any], ...]
+
+
+def parts_of(tree: Tree, instances: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(tree.instance, minlength=len(tree.annotations))[instances]
+
+
+def away(tree: Tree, instances: NDArray[np.int64], share: float) -> NDArray[np.float64]:
+    """How far instances are from a share of the photograph, in logarithms."""
+    return np.abs(np.log(tree.area_px[instances] / (share * tree.height * tree.width)))
+
+
+RULES: Final = {
+    "wholes, then the smallest (shipped)": TreePredictor.instance_order,
+    "the smallest": lambda tree, found: (found, tree.area_px[found]),
+    "the largest": lambda tree, found: (found, -tree.area_px[found]),
+    "wholes, then the largest": lambda tree, found: (found, -tree.area_px[found], ~tree.whole[found]),
+    "most masks in its tree": lambda tree, found: (found, tree.area_px[found], -parts_of(tree, found)),
+    "nearest to 10 % of the photograph": lambda tree, found: (found, away(tree, found, 0.1)),
+    "nearest to 20 % of the photograph": lambda tree, found: (found, away(tree, found, 0.2)),
+    "nearest to 30 % of the photograph": lambda tree, found: (found, away(tree, found, 0.3)),
+    "wholes, then nearest to 10 %": lambda tree, found: (found, away(tree, found, 0.1), ~tree.whole[found]),
+}
+
+
+def annotations_of(sample: LoadedSample) -> list[Annotation]:
+    """A mined sample's records, as far as the predictor asks them."""
+    assert sample.origin_rank is not None
+    height = sample.image.shape[0]
+    return [
+        Annotation(
+            id=place,
+            segmentation=each,
+            bbox=rle.bbox_xywh(rle.runs_of(each), height),
+            area=int(sample.area_px[place]),
+            granularity=float(sample.granularity[place]),
+            instance_id=int(sample.instance_id[place]),
+            parent_id=None if sample.instance_id[place] == place else int(sample.instance_id[place]),
+            level=None,
+            origin=ORIGINS[int(sample.origin_rank[place])],
+            score=None,
+        )
+        for place, each in enumerate(sample.rles)
+    ]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Photographs with their trees, and their clicks on mined labels and on people's segments."""
+
+    predictors: dict[str, TreePredictor]
+    mined: list[Example]
+    people: list[Example]
+    truths: dict[str, list[NDArray[np.bool_]]]
+    """Of each photograph some of people's segments at full size."""
+
+    def answering(self, example: Example, granularity_MG: NDArray[np.float64]) -> Any:
+        """As `model.validation.answers`, in the example's view."""
+        predictor = self.predictors[example.key]
+        tree = predictor.tree
+        columns, rows = enlargement(tree.width, SIDE), enlargement(tree.height, SIDE)
+        masks = np.zeros((*granularity_MG.shape, SIDE, SIDE), dtype=np.bool_)
+        predicted = np.zeros(granularity_MG.shape)
+        for click, (x, y) in enumerate(example.points.astype(int).tolist()):
+            full, predicted[click], _ = predictor.predict(
+                [[columns[x], rows[y]]], [1], granularity=granularity_MG[click]
+            )
+            masks[click] = full[:, rows][:, :, columns]
+        return masks, predicted
+
+
+def read_ground(mined: str, images: Sequence[Any]) -> Ground:
+    index = ShardIndex.open(mined)
+    row_of = {str(key).rsplit("-", 1)[0]: row for row, key in enumerate(index.sample_keys())}
+    predictors, labels, people, truths = {}, [], [], {}
+    for image in images:
+        sample = index.load(row_of[image.name])
+        height, width = sample.image.shape[:2]
+        predictor = TreePredictor.of_annotations(annotations_of(sample), height, width)
+        truth = image.load()
+        human = people_sample(image, truth, people="all", whole="segments")
+        predictors |= {sample.key: predictor, human.key: predictor}
+        labels.append(fixed_example(sample, SIDE))
+        people.append(fixed_example(human, SIDE))
+        drawn = np.random.default_rng(0).permutation(len(truth.scored))[:CORRECTED_OBJECTS]
+        truths[human.key] = [rle.decode(truth.objects[truth.scored[place]].mask) for place in drawn]
+    return Ground(predictors, labels, [each for each in people if each.count], truths)
+
+
+def with_rule(ground: Ground, rule: Any) -> Ground:
+    ruled = {}
+    for key, predictor in ground.predictors.items():
+        tree = predictor.tree
+        ruled[key] = TreePredictor.of_annotations(tree.annotations, tree.height, tree.width)
+        ruled[key]._tree = tree  # with what it knows already
+        ruled[key].instance_order = rule  # type: ignore[method-assign]
+    return Ground(ruled, ground.mined, ground.people, ground.truths)
+
+
+def figures(ground: Ground, examples: Sequence[Example], fixed_g: float | None) -> dict[str, Any]:
+    """Of `dial_figures`, and 1-IoU at g = 1.0 and of the best mask under the click."""
+    measured = measure_clicks(ground.answering, examples)
+    swept = np.concatenate([each["sweep_iou"] for each in measured])
+    oracle = np.concatenate([under_click(ground, each).max(axis=1, initial=0.0) for each in examples if each.count])
+    return {
+        "iou_g_1": float(swept[:, -1].mean()),
+        "iou_best_under_click": float(oracle.mean()),
+        "iou_at_g": dict(zip(map(str, GRANULARITIES), swept.mean(axis=0).tolist(), strict=True)),
+        **dial_figures(measured, fixed_g=fixed_g),
+    }
+
+
+def under_click(ground: Ground, example: Example) -> NDArray[np.float64]:
+    """(M, n) IoU of every mask with every click's truth, 0 where the mask does not hold the click."""
+    tree = ground.predictors[example.key].tree
+    bits = np.unpackbits(tree.grid_bits, axis=2).astype(bool)
+    x, y = example.points.astype(int).T
+    found = np.stack([iou(bits, truth[None]) for truth in example.masks()])
+    return np.where(bits[:, y, x].T, found, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The predicted IoU
+
+
+def answered(ground: Ground) -> Iterator[tuple[str, NDArray[np.float64], float]]:
+    """Kind, features and true IoU of answers to clicks on people's segments."""
+    for example in ground.people:
+        predictor = ground.predictors[example.key]
+        asked = np.stack([example.granularity.astype(np.float64), np.ones(example.count)], axis=1)
+        tree = predictor.tree
+        columns, rows = enlargement(tree.width, SIDE), enlargement(tree.height, SIDE)
+        for click, (x, y) in enumerate(example.points.astype(int).tolist()):
+            for kind, g in zip(("label g", "g 1.0"), asked[click], strict=True):
+                mask, features = explained(predictor, [[columns[x], rows[y]]], [1], g)
+                yield kind, features, float(iou(mask[rows][:, columns], example.masks()[click]))
+        for truth in ground.truths[example.key]:
+            yield from corrected(predictor, truth)
+
+
+def corrected(predictor: TreePredictor, truth: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float64], float]]:
+    """Answers to the second and further clicks of RITM's clicker at g = 1.0."""
+    clicks: list[Any] = []
+    mask = np.zeros_like(truth)
+    for number in range(1 + CORRECTIONS):
+        click = next_click(mask, truth, None, clicks)
+        if click is None:
+            return
+        clicks.append(click)
+        points, labels = [[each.x, each.y] for each in clicks], [int(each.positive) for each in clicks]
+        mask, features = explained(predictor, points, labels, 1.0)
+        if number:
+            yield "corrected", features, mask_iou(mask, truth)
+
+
+def explained(predictor: TreePredictor, points: Any, labels: Any, g: float) -> Any:
+    """An answer's mask and the features of its predicted IoU."""
+    [answer] = predictor.answers(points, labels, granularity=g)
+    return answer.mask, answer.features
+
+
+def fit(features: NDArray[np.float64], truth: NDArray[np.float64], ridge: float = 1e-3) -> NDArray[np.float64]:
+    """Weights of a logistic model of a share in [0, 1], by Newton's steps."""
+    weights = np.zeros(features.shape[1])
+    for _ in range(50):
+        expected = 1.0 / (1.0 + np.exp(-features @ weights))
+        slope = features.T @ (truth - expected) - ridge * weights
+        curve = (features * (expected * (1 - expected))[:, None]).T @ features + ridge * np.eye(len(weights))
+        weights = weights + np.linalg.solve(curve, slope)
+    return weights
+
+
+def calibration(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean error, bias, mean gap of tenths of the answers by predicted IoU, and the error of the one best number."""
+    tenths = np.array_split(np.argsort(predicted, kind="stable"), 10)
+    table = [[float(predicted[each].mean()), float(truth[each].mean())] for each in tenths]
+    return {
+        "answers": len(truth),
+        "mean_error": float(np.abs(predicted - truth).mean()),
+        "mean_error_of_a_constant": float(np.abs(np.median(truth) - truth).mean()),
+        "bias": float((predicted - truth).mean()),
+        "calibration_error": float(np.mean([abs(one - other) for one, other in table])),
+        "correlation": float(np.corrcoef(predicted, truth)[0, 1]),
+        "tenths_predicted_and_true": table,
+    }
+
+
+def by_kind(ground: Ground, weights: NDArray[np.float64]) -> dict[str, Any]:
+    rows = list(answered(ground))
+    found = {}
+    for kind in dict.fromkeys(each[0] for each in rows):
+        chosen = [each for each in rows if each[0] == kind]
+        predicted = 1.0 / (1.0 + np.exp(-np.stack([each[1] for each in chosen]) @ weights))
+        found[kind] = calibration(predicted, np.array([each[2] for each in chosen]))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--validation", required=True)
+    parser.add_argument("--bsds500", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=200, help="Of each split, at most.")
+    arguments = parser.parse_args(argv)
+    load = os.getloadavg()
+    train = read_ground(arguments.train, read_bsds500(arguments.bsds500, "train").images[: arguments.images])
+    rows = list(answered(train))
+    weights = fit(np.stack([each[1] for each in rows]), np.array([each[2] for each in rows]))
+    print(f"SCORE_WEIGHTS: {tuple(round(each, 3) for each in weights.tolist())}", file=sys.stderr)
+    found: dict[str, Any] = {
+        "score_features": SCORE_FEATURES,
+        "score_weights": weights.tolist(),
+        "score_weights_shipped": SCORE_WEIGHTS,
+    }
+    validation = read_ground(arguments.validation, read_bsds500(arguments.bsds500, "val").images[: arguments.images])
+    found["predicted_iou_on_val"] = by_kind(validation, np.array(SCORE_WEIGHTS))
+    fixed = best_fixed_g(measure_clicks(train.answering, train.mined))
+    found["val"] = {
+        "mined_labels": figures(validation, validation.mined, fixed),
+        "people": figures(validation, validation.people, None),
+    }
+    arguments.output.write_text(json.dumps({**found, "environment": environment(load)}, indent=1) + "\n")
+    rules = {}
+    for name, rule in RULES.items():
+        print(name, file=sys.stderr)
+        ruled = with_rule(train, rule)
+        chosen = {"mined_labels": figures(ruled, ruled.mined, None), "people": figures(ruled, ruled.people, None)}
+        names = ("iou_g_1", "iou_label_g", "iou_best_fixed_g", "best_fixed_g", "iou_best_of_10", "iou_best_under_click")
+        rules[name] = {ground: {each: values[each] for each in names} for ground, values in chosen.items()}
+        found["rules_on_train"] = rules
+        arguments.output.write_text(json.dumps({**found, "environment": environment(load)}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
