@@ -25,7 +25,7 @@ from .base_models import (
     size_of_state,
     state_sha256,
 )
-from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_torch_file, read_checkpoint
+from .checkpoint import FOLDER, Checkpoint, find_checkpoint, is_checkpoint, read_checkpoint
 from .granular import GranularSam2
 from .scratch import start_from_clicks
 
@@ -170,27 +170,21 @@ def load_for_prediction(
         device, base, video: as `load_granular`.
 
     Raises:
-        InputError: as `load_granular`, and a file of weights that is no SAM 2.1.
+        InputError: as `load_granular`, and a file that is neither.
         SchemaError: as `load_granular`.
     """
     where = usable_device(device)
-    try:
-        return load_granular(path, where, base=base, video=video)
-    except SchemaError as error:
-        file = find_checkpoint(Path(path))
-        try:
-            state = read_state(file)
-        except InputError as found:
-            raise (found if is_torch_file(file) else error) from found
-        size = size_of_state(state)
-        if size is None and not is_torch_file(file):
-            raise
+    file = find_checkpoint(Path(path))
+    if is_checkpoint(file):
+        return load_granular(file, where, base=base, video=video)
+    expect_base_is_needed(base, None, where=file)
+    state = read_state(file)
+    size = size_of_state(state)
     if size is None:
         raise InputError(
-            f"{file}: expected a checkpoint of `grainmill train` or the weights of SAM 2.1, found {len(state)} other "
-            f"tensors, first {next(iter(state), 'none')}"
+            f"{file}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large), found "
+            f"{len(state)} weights of something else{''.join(f', such as {name}' for name in sorted(state)[:1])}"
         )
-    expect_base_is_needed(base, None, where=file)
     model = GranularSam2(size, "lite", DEFAULT_IMAGE_SIZE[size], video=video)
     install_state(model.base, state, where=str(file), size=size)
     model.has_dial = False
