@@ -117,20 +117,14 @@ def is_checkpoint(path: Path) -> bool:
 
 def _other_file(file: Path, error: Exception) -> str:
     """What a file is that safetensors does not read."""
-    if is_torch_file(file):
-        return (
-            "a file of torch.save or a pickle; SAM 2.1's own weights (.pt) go to --init in training, and to --base "
-            "beside the checkpoint of an adapter"
-        )
-    return f"something else or a cut file ({error})"
-
-
-def is_torch_file(file: Path) -> bool:
-    """Whether a file begins as those of torch.save and pickles do."""
     with contextlib.suppress(OSError), file.open("rb") as stream:
         start = stream.read(2)
-        return start == b"PK" or start[:1] == b"\x80"
-    return False
+        if start == b"PK" or start[:1] == b"\x80":
+            return (
+                "a file of torch.save or a pickle; SAM 2.1's own weights (.pt) go to --init in training, and to --base "
+                "beside the checkpoint of an adapter"
+            )
+    return f"something else or a cut file ({error})"
 
 
 def find_checkpoint(path: Path) -> Path:

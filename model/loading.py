@@ -248,7 +248,7 @@ def load_for_prediction(
         device, base, video: as `load_granular`.
 
     Raises:
-        InputError: as `load_granular`, and a file of weights that is no SAM 2.1.
+        InputError: as `load_granular`, and a file that is neither.
         SchemaError: as `load_granular`.
     """
     where, weights = usable_device(device), recognised(path)
