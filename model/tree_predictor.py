@@ -44,8 +44,9 @@ from pipeline.masks import BoxMask, cut_atoms, enlargement, sampled
 from pipeline.schema import CONTAINED_FRACTION, GRANULARITY_MAX, GRANULARITY_MIN, Annotation
 
 from .adapters import granularity_values
+from .image_files import as_rgb, real_numbers
 from .mask_records import FoundMask
-from .predictor import LABELS, LOGIT_LIMIT, Photograph, _as_rgb, _real_numbers
+from .predictor import LABELS, LOGIT_LIMIT, Photograph
 from .runs import Runs
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class TreePredictor:
         """
         from pipeline.mill import ImageInput, Mill
 
-        rgb = _as_rgb(image)
+        rgb = as_rgb(image, "set_image")
         if self._mill is None:
             self._mill = Mill(self.config)
         mined = self._mill.mine([ImageInput(rgb=rgb, source_uri="", member=None)])[0]
@@ -527,7 +528,7 @@ def _logits(mask: BoolArray) -> FloatArray:
 
 def _mask_inputs(mask_input: ArrayLike, count: int) -> FloatArray:
     """(1 or C, GRID, GRID), checked as a model's."""
-    given = _real_numbers(mask_input, "mask_input")
+    given = real_numbers(mask_input, "mask_input", "predict")
     given = given[None] if given.ndim == 2 else given
     if given.shape not in {(1, GRID, GRID), (count, GRID, GRID)}:
         many = f" or ({count}, {GRID}, {GRID}), one for each granularity" if count > 1 else ""
@@ -543,15 +544,19 @@ def _prompt(
     tree: Tree, point_coords: ArrayLike | None, point_labels: ArrayLike | None, box: ArrayLike | None
 ) -> tuple[_Clicks, NDArray[np.float64] | None]:
     """Clicks at pixels and a box, checked as a model's."""
-    corners = None if box is None else _real_numbers(box, "box").reshape(-1)
+    corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
     if corners is not None and corners.size != 4:
         raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
     points, labels = np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.float32)
     if point_coords is not None:
-        points = _real_numbers(point_coords, "points")
+        points = real_numbers(point_coords, "points", "predict")
         if points.ndim != 2:
             raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        labels = np.ones(len(points)) if point_labels is None else _real_numbers(point_labels, "labels")
+        labels = (
+            np.ones(len(points), dtype=np.float32)
+            if point_labels is None
+            else real_numbers(point_labels, "labels", "predict")
+        )
         if points.shape[1] != 2 or labels.shape != points.shape[:1]:
             shapes = f"{points[None].shape}, {labels[None].shape}"
             raise InputError(f"predict: expected points (N, K, 2) and labels (N, K), found {shapes}")
