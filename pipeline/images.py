@@ -1,7 +1,10 @@
 """Image bytes to upright RGB: one decoder for mining, viewing and training.
 
 Formats are an allow-list (JPEG, PNG, WebP, TIFF, BMP) by content, whatever the file is called. The size is read from
-the header and checked before anything is decoded. Every mode becomes RGB by one rule:
+the header and checked before anything is decoded. Bytes that Pillow refuses are never pixels: a file that is cut, also
+by two bytes, or whose checksums do not hold, is a failure and no partly black photograph. Metadata is read from an
+image object of its own, since Pillow decodes to find a PNG's and forgets that it could not. Every mode becomes RGB by
+one rule:
 
 - grey and palette: as the format says;
 - alpha: over white;
@@ -23,13 +26,16 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import FailureStage, SampleFailureError
 
@@ -37,10 +43,27 @@ FORMATS: Final = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TI
 """Pillow's name -> extension of the shard's member."""
 
 _OPENERS: Final = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
-_MAGIC: Final = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks with an orientation, which may stand behind the pixels."""
+_MAGIC: Final = (b"\xff\xd8", _PNG, b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
 """What Pillow raises on bytes that are not what they claim."""
+
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright."""
+
+# Editors write megabytes of history and colour profiles beside whole pixels; Pillow's limit for one text is 1 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # Sizes are checked here, by `max_pixels`, before decoding; Pillow's own warning would be a second, lower limit.
 Image.MAX_IMAGE_PIXELS = None
@@ -69,10 +92,7 @@ def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
     Raises:
         SampleFailureError: `unreadable`, `truncated`, `unsupported_format` or `too_large`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(data) as image:
-            return _header(image, max_pixels)
+    return _read_header(data, max_pixels)[0]
 
 
 def decode_rgb(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
@@ -81,30 +101,60 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         SampleFailureError: as `read_header`, and `truncated` or `unreadable` for damaged pixel data.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(data) as image:
-            header = _header(image, max_pixels)
-            if (rgb := _whole_jpeg(data, image, header)) is not None:
-                return rgb
-            try:
-                image.load()
-                # TIFF applies its orientation while loading and forgets the tag; the others keep it.
-                upright = ImageOps.exif_transpose(image)
-                rgb = _to_rgb(upright)
-            except _BROKEN as error:
-                raise _damaged(error) from error
+    return decode_image(data, max_pixels=max_pixels)[1]
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> tuple[ImageHeader, NDArray[np.uint8]]:
+    """`read_header` and `decode_rgb` in one.
+
+    Raises:
+        SampleFailureError: as `decode_rgb`.
+    """
+    header, is_plain_jpeg = _read_header(data, max_pixels)
+    if is_plain_jpeg and (rgb := _whole_jpeg(data, header)) is not None:
+        return header, rgb
+    with _quiet(), _open(data, _OPENERS) as image:
+        try:
+            image.load()
+            # TIFF applies its orientation while loading.
+            turn = None if image.format == "TIFF" else _UPRIGHT.get(header.exif_orientation)
+            rgb = _to_rgb(image if turn is None else image.transpose(turn))
+        except _BROKEN as error:
+            raise _damaged(error) from error
     if rgb.shape != (header.height, header.width, 3):
         raise SampleFailureError(
             "unreadable", "decode", f"decoded to {rgb.shape}, its header says {(header.height, header.width, 3)}"
         )
-    return rgb
+    return header, rgb
 
 
-def _whole_jpeg(data: bytes, image: Image.Image, header: ImageHeader) -> NDArray[np.uint8] | None:
-    """An upright colour JPEG without a flaw, (H, W, 3) uint8; None: anything else, which Pillow decodes or refuses."""
-    if image.format != "JPEG" or image.mode != "RGB" or header.exif_orientation != 1:
-        return None
+def decode_stored(data: bytes, *, max_pixels: int) -> NDArray[Any]:
+    """A label image as it is stored: (H, W) or (H, W, C), palette indices as they are, bits as 0 and 255.
+
+    Neither turned nor converted. GIF is read besides the formats of photographs.
+
+    Raises:
+        SampleFailureError: as `decode_rgb`.
+    """
+    if data.startswith(_PNG):
+        _checked_png(data)
+    with _quiet(), _open(data, (*_OPENERS, "GIF")) as image:
+        _check_size(image, max_pixels)
+        try:
+            return np.array(image.convert("L") if image.mode == "1" else image)
+        except _BROKEN as error:
+            raise _damaged(error) from error
+
+
+def _read_header(data: bytes, max_pixels: int) -> tuple[ImageHeader, bool]:
+    """The header, and whether it is that of an upright colour JPEG."""
+    with _quiet(), _open(_checked_png(data) if data.startswith(_PNG) else data, _OPENERS) as image:
+        header = _header(image, max_pixels)
+        return header, image.format == "JPEG" and image.mode == "RGB" and header.exif_orientation == 1
+
+
+def _whole_jpeg(data: bytes, header: ImageHeader) -> NDArray[np.uint8] | None:
+    """An upright colour JPEG without a flaw, (H, W, 3) uint8; None: Pillow decodes or refuses it."""
     try:
         # Its own reading of the size must be the one that was checked: the array is as large as it says.
         if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
@@ -114,11 +164,43 @@ def _whole_jpeg(data: bytes, image: Image.Image, header: ImageHeader) -> NDArray
         return None
 
 
-def _open(data: bytes) -> Image.Image:
+def _checked_png(data: bytes) -> bytes:
+    """The PNG without its pixels, metadata that stands behind them in front; nothing is decoded.
+
+    Raises:
+        SampleFailureError: `truncated` or `unreadable`: it is cut, or a checksum does not hold.
+    """
+    kept, pixels, position = [data[: len(_PNG)]], b"", len(_PNG)
+    while data[position + 4 : position + 8] != b"IEND":
+        chunk = data[position : position + 8]
+        end = position + 12 + int.from_bytes(chunk[:4], "big")
+        name = chunk[4:].decode("ascii", "backslashreplace")
+        if end > len(data):
+            raise SampleFailureError("truncated", "decode", f"{len(data)} bytes end before the PNG's {name or 'end'}")
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise SampleFailureError(
+                "unreadable", "decode", f"the PNG's {name} at byte {position} has a wrong checksum"
+            )
+        if chunk[4:] in (b"IDAT", b"fdAT"):
+            pixels = pixels or chunk
+        elif not pixels or chunk[4:] in _PNG_METADATA:
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, pixels])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     if not data:
         raise SampleFailureError("unreadable", "decode", "zero bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=_OPENERS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         if data.startswith(_MAGIC) and not _has_tiff_directory(data):
             raise SampleFailureError("truncated", "decode", f"{len(data)} bytes hold no whole image header") from error
@@ -139,6 +221,16 @@ def _has_tiff_directory(data: bytes) -> bool:
 
 
 def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
+    width, height = _check_size(image, max_pixels)
+    orientation = _orientation(image)
+    # Pillow reports the upright size of a TIFF that has the tag.
+    turned = isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    if orientation >= 5 and not turned:
+        width, height = height, width
+    return ImageHeader(ext=FORMATS[str(image.format)], width=width, height=height, exif_orientation=orientation)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
     width, height = image.size
     if width < 1 or height < 1:
         raise SampleFailureError("unreadable", "decode", f"its header says {width} x {height} pixels")
@@ -146,16 +238,13 @@ def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
         raise SampleFailureError(
             "too_large", "decode", f"{width} x {height} pixels, limit {max_pixels:,} (`mine` has --max-image-pixels)"
         )
-    orientation = _orientation(image)
-    # Pillow reports the upright size of a TIFF already.
-    if orientation >= 5 and image.format != "TIFF":
-        width, height = height, width
-    return ImageHeader(ext=FORMATS[str(image.format)], width=width, height=height, exif_orientation=orientation)
+    return width, height
 
 
 def _orientation(image: Image.Image) -> int:
+    """1..8; of an image object that decodes nothing afterwards."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own `getexif` decodes it
     except _BROKEN:  # damaged metadata around whole pixels: such photographs are shown as they are stored
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

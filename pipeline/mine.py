@@ -25,6 +25,8 @@ from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
 from .plan import Plan, config_record, create_plan, extend_plan, moved_sources, open_plan, require_equal_config
 from .report import RunReport
+from .source_own import require_apart
+from .source_roots import base_of
 from .sources import SourceSpec, UnitSpec, check_unchanged, plan_units
 from .storage import Storage, offers_conditional_puts, open_storage
 from .unit_miner import MiningSpec
@@ -63,6 +65,8 @@ def mine(options: MineOptions) -> dict[str, Any]:
         ConfigMismatchError, InputError, OutputBusyError, StorageError: before or while it mines.
         TooManyFailuresError: at the end, when every sample failed, or more than allowed; the commits stand.
     """
+    for source in options.sources:
+        require_apart(base_of(source.location), options.output)
     storage = open_output(options.output)
     check_output(storage, overwrite=options.overwrite)
     with Lease(storage):
@@ -104,7 +108,7 @@ def dry_run(options: MineOptions) -> dict[str, Any]:
     Raises:
         InputError: nothing to mine, or a source that cannot be listed.
     """
-    units = plan_units(options.sources, samples_per_shard=options.config.samples_per_shard, limit=options.config.limit)
+    units = planned_units(options)
     by_source = collections.Counter(options.sources[unit.source].label for unit in units)
     return {
         "units": sum(by_source.values()),
@@ -116,14 +120,22 @@ def dry_run(options: MineOptions) -> dict[str, Any]:
     }
 
 
+def planned_units(options: MineOptions) -> Iterator[UnitSpec]:
+    """What a call plans where nothing is planned."""
+    return plan_units(
+        options.sources,
+        samples_per_shard=options.config.samples_per_shard,
+        limit=options.config.limit,
+        output=options.output,
+    )
+
+
 def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
     """The plan that stands, checked against this call; a new one if there is none."""
     plan = open_plan(storage)
     environment = numeric_environment()
     if plan is None:
-        units = plan_units(
-            options.sources, samples_per_shard=options.config.samples_per_shard, limit=options.config.limit
-        )
+        units = planned_units(options)
         plan = create_plan(storage, options.config, options.sources, environment=environment, units=units)
         faults.reach("planned")
         return plan
@@ -138,7 +150,7 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
 def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
     """Checks that planned sources are unchanged; notes new files, or plans them with `--extend`."""
     limit = options.config.limit
-    new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None)
+    new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None, output=options.output)
     if not new:
         return plan
     if not options.extend:
@@ -150,6 +162,7 @@ def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
         limit=None if limit is None else max(limit - plan.samples_total, 0),
         first_unit=plan.units_total,
         only=frozenset(new),
+        output=options.output,
     )
     return extend_plan(storage, plan, further)
 

@@ -1,21 +1,36 @@
 """Where inputs lie: a local folder or a URL, listed in one fixed order and read by range.
 
-The order is that of the UTF-8 bytes of the relative paths. Hidden files and folders (a leading dot) are skipped.
-Symbolic links to files are followed, links to folders are not, so that a walk always ends.
+The order is that of the UTF-8 bytes of the relative paths. Symbolic links to files are followed, links to folders are
+not, so that a walk always ends. What is passed over (hidden names with a leading dot, links to folders, pipes and
+devices, our own outputs) is listed too, with the reason, so that it can be counted.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime
 import glob
 import io
+import itertools
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from .errors import InputError
+from .passed_over import PassedReason
+from .source_own import (
+    MAX_RECORD_BYTES,
+    SHARDS,
+    OutputPlace,
+    is_own_file,
+    is_own_folder,
+    is_scratch,
+    local_path,
+)
 from .source_tars import printable
 from .storage import ranged_read, remote_file_system, retrying, scheme_of
 
@@ -32,12 +47,14 @@ class ListedFile:
         raw: the name as the file system knows it.
         size: bytes.
         version: what changes when the content does: nanoseconds of the last change, or the store's ETag.
+        passed: why it is no input, whatever it holds; None if it may be one. A folder stands for all that is in it.
     """
 
     path: str
     raw: str
-    size: int
-    version: str
+    size: int = 0
+    version: str = ""
+    passed: PassedReason | None = None
 
     @property
     def order(self) -> bytes:
@@ -47,8 +64,8 @@ class ListedFile:
 class Root(Protocol):
     """A place with files."""
 
-    def walk(self) -> Iterator[ListedFile]:
-        """Every file, in the order of its path's bytes."""
+    def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
+        """Every file, in the order of its path's bytes; `own`: what this program wrote as well."""
         ...
 
     def stat(self, raw: str) -> tuple[int, str] | None:
@@ -60,26 +77,31 @@ class Root(Protocol):
     def read_range(self, raw: str, offset: int, size: int) -> bytes: ...
 
 
-def open_root(location: str) -> Root:
+def open_root(location: str, *, output: str | None = None) -> Root:
     """A folder, a file, a glob, or a URL of an allowed scheme.
+
+    Args:
+        location: of the source.
+        output: where the run writes: never part of a source.
 
     Raises:
         InputError: there is nothing, or the scheme is not allowed.
     """
+    place = None if output is None else OutputPlace(output)
     if scheme_of(location) not in (None, "file"):
-        return _RemoteRoot(location)
-    path = Path(location.removeprefix("file://"))
+        return _RemoteRoot(location, place)
+    path = local_path(location)
     if path.is_dir():
-        return _LocalRoot(path, None)
-    if path.is_file():
-        return _LocalRoot(path.parent, [path.name])
+        return _LocalRoot(path, None, place)
+    if path.exists():
+        return _LocalRoot(path.parent, [path.name], place)
     if glob.has_magic(location):
-        base = Path(*_before_magic(path))
+        base = Path(*before_magic(path.parts))
         found = glob.glob(str(path), recursive=True)
-        names = [os.path.relpath(each, base) for each in found if os.path.isfile(each)]
+        names = [os.path.relpath(each, base) for each in found if "**" not in path.parts or not os.path.isdir(each)]
         if not names:
             raise InputError(f"{location}: no file matches; quote the pattern if the shell should not expand it")
-        return _LocalRoot(base, sorted(names, key=_sort_key))
+        return _LocalRoot(base, sorted(names, key=_sort_key), place)
     raise InputError(f"{location}: expected a folder, a file, a glob or a URL, found nothing there")
 
 
@@ -88,51 +110,124 @@ def _sort_key(raw: str) -> bytes:
     return printable(os.fsencode(raw)).encode("utf-8")
 
 
-def _before_magic(path: Path) -> list[str]:
-    parts: list[str] = []
-    for part in path.parts:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return parts
+def is_pattern(location: str) -> bool:
+    """Whether a location with `*`, `?` or `[` means others than what is called so."""
+    if not glob.has_magic(location):
+        return False
+    if scheme_of(location) in (None, "file"):
+        return not local_path(location).exists()
+    fs, path = remote_file_system(location)
+    return not retrying(f"look at {location}", lambda: fs.exists(path))
+
+
+def base_of(location: str) -> str:
+    """The location, or of a pattern the folder before its first special character."""
+    return "/".join(before_magic(location.split("/"))) or "/" if is_pattern(location) else location
+
+
+def _passed(raw: str, reason: PassedReason) -> ListedFile:
+    return ListedFile(path=printable(os.fsencode(raw)), raw=raw, passed=reason)
+
+
+def before_magic(parts: Iterable[str]) -> list[str]:
+    """The parts of a path before the first with a special character."""
+    return list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
 
 
 class _LocalRoot:
-    def __init__(self, base: Path, names: list[str] | None) -> None:
-        self._base, self._names = base, names
+    def __init__(self, base: Path, names: list[str] | None, output: OutputPlace | None) -> None:
+        self._base, self._names, self._output = base, names, output
+        self._own: dict[str, bool] = {}
+        """Of the folders that a pattern led into."""
 
-    def walk(self) -> Iterator[ListedFile]:
+    def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         if self._names is None:
-            yield from self._folder("")
+            yield from self._folder("", own)
             return
+        told = set()
         for name in self._names:
-            yield from self._file(name)
+            folder = None if own else self._own_parent(name)
+            if folder is None:
+                yield from self._file(name, own)
+            elif folder not in told:
+                told.add(folder)
+                yield _passed(folder, "own_output")
 
-    def _folder(self, folder: str) -> Iterator[ListedFile]:
+    def _folder(self, folder: str, own: bool) -> Iterator[ListedFile]:
+        path = self._base / folder
         try:
-            with os.scandir(self._base / folder) as entries:
+            with os.scandir(path) as entries:
                 # A folder sorts as its name with a slash: the order of whole paths, without holding them all.
                 found = sorted(
                     (_sort_key(each.name) + (b"/" if each.is_dir(follow_symlinks=False) else b""), each.name)
                     for each in entries
-                    if not each.name.startswith(".")
                 )
         except OSError as error:
-            raise InputError(f"{self._base / folder}: cannot be listed ({error.strerror})") from error
+            raise InputError(f"{path}: cannot be listed ({error.strerror})") from error
+        if folder and not own and self._is_own(path, {name for _, name in found}):
+            yield _passed(folder, "own_output")
+            return
         for key, name in found:
             inner = f"{folder}/{name}" if folder else name
-            if key.endswith(b"/"):
-                yield from self._folder(inner)
+            if name.startswith("."):
+                yield _passed(inner, "hidden")
+            elif not key.endswith(b"/"):
+                yield from self._file(inner, own)
+            elif not own and (is_scratch(name) or is_own_file(f"{inner}/", self._is_file)):
+                yield _passed(inner, "own_output")
             else:
-                yield from self._file(inner)
+                yield from self._folder(inner, own)
 
-    def _file(self, raw: str) -> Iterator[ListedFile]:
+    def _file(self, raw: str, own: bool) -> Iterator[ListedFile]:
         path = self._base / raw
-        if path.is_dir():  # a link to a folder
+        try:
+            status = os.stat(path)
+        except OSError:
+            yield ListedFile(path=printable(os.fsencode(raw)), raw=raw, size=-1, version="missing")
             return
-        found = self.stat(raw)
-        size, version = found if found is not None else (-1, "missing")
-        yield ListedFile(path=printable(os.fsencode(raw)), raw=raw, size=size, version=version)
+        if stat.S_ISDIR(status.st_mode):
+            yield _passed(raw, "link_to_folder" if path.is_symlink() else "not_a_file")
+        elif not stat.S_ISREG(status.st_mode):
+            yield _passed(raw, "not_a_file")
+        elif not own and (is_own_file(raw, self._is_file) or self._leads_into_output(path)):
+            yield _passed(raw, "own_output")
+        else:
+            yield ListedFile(
+                path=printable(os.fsencode(raw)), raw=raw, size=status.st_size, version=str(status.st_mtime_ns)
+            )
+
+    def _is_file(self, raw: str) -> bool:
+        return (self._base / raw).is_file()
+
+    def _leads_into_output(self, path: Path) -> bool:
+        return self._output is not None and path.is_symlink() and self._output.holds(None, os.path.realpath(path))
+
+    def _own_parent(self, raw: str) -> str | None:
+        """The folder of ours that a file lies in, below the base."""
+        parts = raw.split("/")[:-1]
+        for folder in map("/".join, itertools.accumulate([part] for part in parts)):
+            if folder not in self._own:
+                path = self._base / folder
+                with contextlib.suppress(OSError):
+                    self._own[folder] = is_scratch(path.name) or self._is_own(path, set(os.listdir(path)))
+            if self._own.get(folder):
+                return folder
+        return None
+
+    def _is_own(self, path: Path, names: set[str]) -> bool:
+        def read(name: str) -> bytes:
+            try:
+                with (path / name).open("rb") as stream:
+                    return stream.read(MAX_RECORD_BYTES)
+            except OSError:
+                return b""
+
+        def shards() -> list[str]:
+            return os.listdir(path / SHARDS) if (path / SHARDS).is_dir() else []
+
+        if self._output is not None and self._output.is_folder(path.stat()):
+            return True
+        return is_own_folder(names, read, shards)
 
     def stat(self, raw: str) -> tuple[int, str] | None:
         try:
@@ -152,35 +247,72 @@ class _LocalRoot:
 class _RemoteRoot:
     """Any fsspec file system: listed once, read by ranges."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, output: OutputPlace | None) -> None:
         self._fs, path = remote_file_system(location)
-        self._pattern: str | None
-        self._location = location
-        if glob.has_magic(path):
-            parts: list[str] = []
-            for part in path.split("/"):
-                if glob.has_magic(part):
-                    break
-                parts.append(part)
-            self._base, self._pattern = "/".join(parts), path
-        else:
-            self._base, self._pattern = path.rstrip("/"), None
+        self._pattern: str | None = None
+        self._location, self._output, self._scheme = location, output, scheme_of(location)
+        self._base = path.rstrip("/")
+        if is_pattern(location):
+            self._base, self._pattern = "/".join(before_magic(path.split("/"))), path
 
-    def walk(self) -> Iterator[ListedFile]:
+    def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         try:
             details = retrying(f"list {self._location}", self._details)
         except OSError as error:
             raise InputError(f"{self._location}: cannot be listed ({error})") from error
         if not details:
             raise InputError(f"{self._location}: expected files, found nothing there")
-        listed = []
-        for path, info in details.items():
-            relative = path[len(self._base) :].lstrip("/") or path.rsplit("/", 1)[-1]
-            if info["type"] == "file" and not any(part.startswith(".") for part in relative.split("/")):
+        files = {path[len(self._base) :].lstrip("/"): info for path, info in details.items() if info["type"] == "file"}
+        known = frozenset() if own else self._known(files)
+        owned = self._own_folders(known)
+        listed = [_passed(folder, "own_output") for folder in owned]
+        hidden = set()
+        for raw, info in files.items():
+            relative = raw or self._base.rsplit("/", 1)[-1]
+            if relative.startswith(tuple(f"{folder}/" for folder in owned)):
+                continue
+            if "/." in f"/{relative}":
+                folder, _, name = f"/{relative}".partition("/.")
+                hidden.add(f"{folder}/.{name.partition('/')[0]}"[1:])
+            elif not own and is_own_file(relative, known.__contains__):
+                listed.append(_passed(relative, "own_output"))
+            else:
                 size, version = self._fingerprint(info)
-                raw = path[len(self._base) :].lstrip("/")
-                listed.append(ListedFile(path=printable(os.fsencode(relative)), raw=raw, size=size, version=version))
+                path = printable(os.fsencode(relative))
+                listed.append(ListedFile(path=path, raw=raw, size=size, version=version))
+        listed += [_passed(each, "hidden") for each in hidden]
         yield from sorted(listed, key=lambda each: each.order)
+
+    def _known(self, files: Iterable[str]) -> frozenset[str]:
+        """What lies below the root: of a pattern also what it does not match, such as the records of a run."""
+        if self._pattern is None:
+            return frozenset(files)
+        depth = None if "**" in self._pattern else self._pattern[len(self._base) :].strip("/").count("/") + 1
+        paths = retrying(f"list {self._location}", lambda: self._fs.find(self._base, maxdepth=depth))
+        return frozenset(path[len(self._base) :].lstrip("/") for path in paths)
+
+    def _own_folders(self, known: frozenset[str]) -> tuple[str, ...]:
+        """Prefixes below the root that hold the output at hand, or another run or release, training or score."""
+        names: dict[str, set[str]] = collections.defaultdict(set)
+        for raw in known:
+            folder, _, name = raw.rpartition("/")
+            while name not in names[folder]:
+                names[folder].add(name)
+                folder, _, name = folder.rpartition("/")
+        owned: list[str] = []
+        for folder in sorted(set(names) - {""}):
+            if folder.startswith(tuple(f"{each}/" for each in owned)) or "/." in f"/{folder}":
+                continue
+
+            def read(name: str, folder: str = folder) -> bytes:
+                return self.read_range(f"{folder}/{name}", 0, MAX_RECORD_BYTES)
+
+            by_name = is_scratch(folder.rpartition("/")[2]) or is_own_file(f"{folder}/", known.__contains__)
+            is_output = self._output is not None and self._output.holds(self._scheme, f"{self._base}/{folder}")
+            shards = names.get(f"{folder}/{SHARDS}", ())
+            if by_name or is_output or is_own_folder(names[folder], read, lambda shards=shards: shards):  # type: ignore[misc]
+                owned.append(folder)
+        return tuple(owned)
 
     def _details(self) -> dict[str, Any]:
         if self._pattern is not None:

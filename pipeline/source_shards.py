@@ -6,14 +6,13 @@ where a later version put them; they keep the names that its manifest gives them
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from .errors import InputError, SchemaError
 from .schema import FORMAT, load_json
-from .source_roots import ListedFile, Root, open_root
+from .source_own import local_path
+from .source_roots import ListedFile, Root, is_pattern, open_root
 from .storage import scheme_of
 from .versions import VersionStorage, open_dataset
 
@@ -21,22 +20,26 @@ MANIFEST: Final = "manifest.json"
 PLAN: Final = "plan.json"
 
 
-def open_source(location: str) -> Root:
+def open_source(location: str, *, output: str | None = None) -> Root:
     """What one `--input` names: a folder, a file, a glob or a URL; of a run or a release the shards alone.
+
+    Args:
+        location: of the source.
+        output: where the run writes: never part of a source.
 
     Raises:
         InputError: there is nothing, or the scheme is not allowed.
     """
     if scheme_of(location) in (None, "file"):
-        is_folder = Path(location.removeprefix("file://")).is_dir()
+        is_folder = local_path(location).is_dir()
     else:
-        is_folder = not glob.has_magic(location)
+        is_folder = not is_pattern(location)
     if not is_folder:
-        return open_root(location)
+        return open_root(location, output=output)
     dataset = open_dataset(location)
     if isinstance(dataset, VersionStorage):
-        return _Shards(location, open_root(dataset.release), dataset)
-    return _Shards(location, open_root(location), None)
+        return _Shards(location, open_root(dataset.release, output=output), dataset)
+    return _Shards(location, open_root(location, output=output), None)
 
 
 class _Shards:
@@ -51,7 +54,7 @@ class _Shards:
     def __init__(self, location: str, root: Root, version: VersionStorage | None) -> None:
         self._location, self._root, self._version = location, root, version
 
-    def walk(self) -> Iterator[ListedFile]:
+    def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         manifest = self._record(MANIFEST)
         if manifest is None:
             if self._record(PLAN) is not None:
@@ -59,7 +62,7 @@ class _Shards:
                     f"{self._location}: a run that is not complete; finish it by the same `grainmill mine`, or give "
                     f"{self._location.rstrip('/')}/shards for what is there now"
                 )
-            yield from self._root.walk()
+            yield from self._root.walk(own=own)
             return
         if manifest.get("images", True) is False:
             raise InputError(
@@ -67,7 +70,7 @@ class _Shards:
                 "together"
             )
         places = {self._place(name): name for name in _shard_names(manifest, self._location)}
-        there = {places[file.raw]: file for file in self._root.walk() if file.raw in places}
+        there = {places[file.raw]: file for file in self._root.walk(own=True) if file.raw in places}
         for name in sorted(places.values()):
             if name not in there:
                 raise InputError(f"{self._location}: {name} is missing; `grainmill verify` tells more")

@@ -34,8 +34,9 @@ import pyarrow as pa
 
 from .errors import FAILURE_REASONS, FailureReason, InputError, SampleFailureError
 from .schema import FailureRow, make_key, sha256_of, slug_of
+from .source_own import require_apart
 from .source_parquet import ParquetRows, image_rows
-from .source_roots import ListedFile, Root
+from .source_roots import ListedFile, Root, base_of
 from .source_shards import open_source
 from .source_tars import TarEnd, TarMember, name_problem, scan_tar
 
@@ -215,6 +216,7 @@ def plan_units(
     limit: int | None,
     first_unit: int = 0,
     only: frozenset[str] | None = None,
+    output: str | None = None,
 ) -> Iterator[UnitSpec]:
     """Units in order; one unit and one container's headers are in memory at a time.
 
@@ -224,14 +226,15 @@ def plan_units(
         limit: the first N entries of the plan; None for all.
         first_unit: number of the first unit.
         only: uris (`LABEL/path`) of the files to plan, as `check_unchanged` returns them; None for all.
+        output: where the run writes: never part of a source.
 
     Raises:
-        InputError: a source is not there or cannot be listed.
+        InputError: a source is not there, cannot be listed, or is what the run writes.
     """
     unit, left = first_unit, limit
     for index, source in enumerate(sources):
         batch: list[Entry] = []
-        for entry in _entries(source, only):
+        for entry in _entries(source, only, output):
             if left is not None and left <= 0:
                 break
             left = None if left is None else left - 1
@@ -244,17 +247,23 @@ def plan_units(
             unit += 1
 
 
-def _entries(source: SourceSpec, only: frozenset[str] | None) -> Iterator[Entry]:
-    root = open_source(source.location)
+def _entries(source: SourceSpec, only: frozenset[str] | None, output: str | None) -> Iterator[Entry]:
+    root = _opened(source, output)
     for file in _inputs(root):
         if only is None or f"{source.label}/{file.path}" in only:
             yield from _entries_of(root, file)
 
 
+def _opened(source: SourceSpec, output: str | None) -> Root:
+    if output is not None:
+        require_apart(base_of(source.location), output)
+    return open_source(source.location, output=output)
+
+
 def _inputs(root: Root) -> Iterator[ListedFile]:
     """Files that are images or containers of them."""
     for file in root.walk():
-        if file.path.lower().endswith((*IMAGE_SUFFIXES, ".tar", ".parquet")):
+        if file.passed is None and file.path.lower().endswith((*IMAGE_SUFFIXES, ".tar", ".parquet")):
             yield file
 
 
@@ -376,13 +385,16 @@ def _storable(raw: str) -> str:
 # Changed and new files
 
 
-def check_unchanged(sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *, limited: bool = False) -> list[str]:
+def check_unchanged(
+    sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *, limited: bool = False, output: str | None = None
+) -> list[str]:
     """Compares what is planned with what is there now, walking both in order, so that memory does not grow.
 
     Args:
         sources: of the plan.
         units: all planned units, in order.
         limited: the plan holds the first samples only (`--limit`): files behind the last planned one are not new.
+        output: where the run writes: never part of a source.
 
     Returns:
         Uris of files that are not planned.
@@ -395,7 +407,7 @@ def check_unchanged(sources: Sequence[SourceSpec], units: Iterable[UnitSpec], *,
     planned = _planned_files(units, later)
     following = next(planned, None)
     for index, source in enumerate(sources):
-        root = open_source(source.location)
+        root = _opened(source, output)
         for file in _inputs(root):
             if following is not None and following[0] == index and following[1].path.encode() < file.order:
                 raise _gone(source, following[1].path)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .commits import Commit
 from .errors import GrainmillError, SampleFailureError
-from .images import decode_rgb, read_header
+from .images import decode_image
 from .parquet import parquet_table
 from .schema import (
     FAILURES_SCHEMA,
@@ -339,12 +339,11 @@ def _image_problems(storage: Storage, row: Mapping[str, Any], sample: Sample) ->
     here: dict[str, Any] = {"kind": "image", "file": row["shard"], "key": row["key"], "start": start, "end": end}
     try:
         data = storage.read_range(row["shard"], start, row["image_size"])
-        header = read_header(data, max_pixels=MAX_IMAGE_PIXELS)
-        shape = decode_rgb(data, max_pixels=MAX_IMAGE_PIXELS).shape[:2]
+        header, rgb = decode_image(data, max_pixels=MAX_IMAGE_PIXELS)
     except (SampleFailureError, GrainmillError) as error:
         yield Problem(**here, message=f"cannot be decoded: {error}")
         return
-    if shape != (sample.height, sample.width):
+    if (shape := rgb.shape[:2]) != (sample.height, sample.width):
         yield Problem(**here, message=f"decodes to {shape}, the sample says {(sample.height, sample.width)}")
     if (header.ext, header.exif_orientation) != (row["ext"], sample.exif_orientation):
         found = f"{header.ext} with EXIF orientation {header.exif_orientation}"

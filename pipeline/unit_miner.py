@@ -16,7 +16,7 @@ from .annotations import are_upright, parse_sa1b
 from .config import MineConfig
 from .environment import device_name, fix_threads, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
-from .images import ImageHeader, decode_rgb, read_header
+from .images import ImageHeader, decode_image
 from .mill import BatchFeatures, ImageInput, Mill, MinedImage
 from .proposals import Proposals
 from .rle import Rle
@@ -259,8 +259,7 @@ class UnitMiner:
 
     def _decode(self, read: InputSample, seconds: dict[str, float]) -> tuple[ImageInput, tuple[str, int]]:
         started_s = time.perf_counter()
-        header = read_header(read.image, max_pixels=self._config.max_image_pixels)
-        rgb = decode_rgb(read.image, max_pixels=self._config.max_image_pixels)
+        header, rgb = decode_image(read.image, max_pixels=self._config.max_image_pixels)
         annotations: tuple[Rle, ...] = ()
         if read.annotation_json is not None and self._config.divide.method == "union":
             require_upright(header, read)

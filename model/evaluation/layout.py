@@ -132,17 +132,15 @@ def read_map(path: Path) -> NDArray[Any]:
     """A label image as stored: (H, W) or (H, W, C), palette indices as they are.
 
     Raises:
-        InputError: missing, or not a PNG, BMP, JPEG or TIFF.
+        InputError: missing, damaged, or not a PNG, BMP, TIFF, WebP, GIF or JPEG.
     """
-    from PIL import Image
+    from pipeline.errors import SampleFailureError
+    from pipeline.images import decode_stored
 
     try:
-        with Image.open(existing(path), formats=("PNG", "BMP", "JPEG", "TIFF", "GIF")) as image:
-            return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except InputError:
-        raise
-    except Exception as error:  # of Pillow's readers come zlib's, struct's and Python's own on damaged bytes
-        raise InputError(f"{path}: expected a label image, found damaged bytes; {told(error)}") from error
+        return decode_stored(existing(path).read_bytes(), max_pixels=2**31)
+    except SampleFailureError as error:
+        raise InputError(f"{path}: expected a label image ({error})") from error
 
 
 def told(error: Exception) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from model.evaluation.benchmarks import BENCHMARKS, find_benchmark, list_text
 from model.evaluation.benchmarks.coco_style import to_rle
 from model.evaluation.containment import equation_3
+from model.evaluation.layout import read_map
 from pipeline import rle
 from pipeline.errors import InputError
 
@@ -273,3 +274,15 @@ def test_the_list_tells_source_licence_and_counts() -> None:
         assert entry.objects in text
     with pytest.raises(InputError, match="coco"):
         find_benchmark("koko")
+
+
+def test_a_damaged_label_image_is_an_error_and_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "labels.png"
+    labels = np.random.default_rng(0).integers(0, 5, size=(HEIGHT, WIDTH), dtype=np.uint8)
+    Image.fromarray(labels).save(path)
+    assert np.array_equal(read_map(path), labels)
+    data = bytearray(path.read_bytes())
+    for place in range(60, len(data) - 12, 40):  # of the pixels, and of their checksum
+        path.write_bytes(bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]]))
+        with pytest.raises(InputError, match=r"labels\.png: expected a label image"):
+            read_map(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.errors import SampleFailureError
-from pipeline.images import decode_rgb, read_header
+from pipeline.images import decode_rgb, decode_stored, read_header
 
 LIMIT = 10**7
 
@@ -135,12 +137,13 @@ def test_sixteen_bits_keep_the_high_byte() -> None:
     assert decode_rgb(sixteen_bit_rgb_png(), max_pixels=LIMIT).tolist() == [[[0x12, 0xAB, 0xFF]]]
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def sixteen_bit_rgb_png() -> bytes:
     """One pixel of three 16-bit channels, written by hand: Pillow cannot."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
     row = b"\0" + struct.pack(">HHH", 0x1234, 0xABCD, 0xFFFF)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
@@ -166,10 +169,6 @@ def test_the_first_of_several_pages() -> None:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG that claims to be huge and is some hundred bytes long."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + content
@@ -232,6 +231,121 @@ def test_flipped_bytes_decode_or_fail_as_samples_do(kind: str) -> None:
             damaged[place] = random.integers(0, 256)
         reason = reason_of(bytes(damaged), limit=10**5)
         assert reason in (None, "unreadable", "truncated", "unsupported_format", "too_large")
+
+
+def damaged(data: bytes, random: np.random.Generator, count: int) -> Iterator[bytes]:
+    """Copies with one byte changed, and each fifth cut."""
+    for number in range(count):
+        copy = bytearray(data)
+        place = int(random.integers(0, len(data)))
+        copy[place] ^= int(random.integers(1, 256))
+        yield bytes(copy if number % 5 else copy[:place])
+
+
+def pillow_reads(data: bytes) -> bool:
+    """Pillow's strict answer: its check of the file, then its decoder, each on an object of its own."""
+    formats = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if image.width * image.height > LIMIT:
+                return False
+            image.verify()
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            image.load()
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "L", {"exif": 6}),
+        ("PNG", "RGB", {}), ("PNG", "RGB", {"exif": 6}), ("PNG", "P", {}), ("PNG", "RGBA", {}),
+        ("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True, "exif": 6}),
+        ("TIFF", "RGB", {"exif": 6}), ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "L", {"compression": "jpeg"}), ("BMP", "RGB", {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_pillow_refuses_never_becomes_pixels(kind: str, mode: str, options: dict[str, object]) -> None:
+    """Of 200 damaged copies of each kind, those that decode are exactly those that Pillow reads."""
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]
+        options = {**options, "exif": exif}
+    data = encoded(Image.fromarray(gradient()).convert(mode), kind, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damaged tags
+        for number, copy in enumerate(damaged(data, np.random.default_rng(7), 200)):
+            assert (reason_of(copy) is None) == pillow_reads(copy), number
+
+
+def png_with(pixels: bytes, *, before: bytes = b"", behind: bytes = b"") -> bytes:
+    """A PNG of 2 x 1 grey pixels with these compressed rows, and chunks before and behind them."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", pixels) + behind + chunk(b"IEND", b"")
+
+
+ROW = zlib.compress(b"\0\x07\xf0")
+
+
+def test_the_header_is_read_without_decoding() -> None:
+    """Pixels that no decoder takes, under right checksums: the header is there, and the pixels are refused."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = chunk(b"eXIf", exif.tobytes()[6:])
+    for chunks in ({}, {"before": turned}, {"behind": turned}):
+        header = read_header(png_with(b"no zlib", **chunks), max_pixels=LIMIT)
+        orientation = 6 if chunks else 1
+        assert (header.width, header.height) == ((1, 2) if chunks else (2, 1))
+        assert header.exif_orientation == orientation
+        assert failure(png_with(b"no zlib", **chunks)).reason == "unreadable"
+        assert decode_rgb(png_with(ROW, **chunks), max_pixels=LIMIT)[:, :, 0].ravel().tolist() == [7, 240]
+        with pytest.raises(SampleFailureError, match="unreadable"):
+            decode_stored(png_with(b"no zlib", **chunks), max_pixels=LIMIT)
+
+
+def test_a_pngs_wrong_checksum_is_named_wherever_it_stands() -> None:
+    parts = {b"IDAT": {}, b"tEXt": {"before": chunk(b"tEXt", b"a\0b")}, b"eXIf": {"behind": chunk(b"eXIf", b"MM\0*")}}
+    for kind, chunks in parts.items():
+        data = bytearray(png_with(ROW, **chunks))
+        data[data.index(kind) + 4 + len(ROW if kind == b"IDAT" else b"1234" if kind == b"eXIf" else b"a\0b")] ^= 1
+        error = failure(bytes(data))
+        assert (error.reason, "checksum" in error.message, kind.decode() in error.message) == ("unreadable", True, True)
+        with pytest.raises(SampleFailureError, match="checksum"):
+            decode_stored(bytes(data), max_pixels=LIMIT)
+
+
+def test_megabytes_of_text_beside_whole_pixels_are_read() -> None:
+    text = chunk(b"zTXt", b"history\0\0" + zlib.compress(bytes(5 * 2**20)))
+    profile = chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 * 2**20)))
+    for chunks in ({"before": profile + text}, {"behind": text}):
+        assert decode_rgb(png_with(ROW, **chunks), max_pixels=LIMIT)[0, :, 0].tolist() == [7, 240]
+
+
+def test_an_orientation_in_xmp_alone_turns_every_format() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+    for kind in ("JPEG", "WEBP", "TIFF"):
+        options = {"tiffinfo": {700: xmp}} if kind == "TIFF" else {"xmp": xmp}
+        data = encoded(Image.fromarray(gradient()), kind, **options)
+        header = read_header(data, max_pixels=LIMIT)
+        assert (header.width, header.height, header.exif_orientation) == (16, 24, 6), kind
+        assert decode_rgb(data, max_pixels=LIMIT).shape == (24, 16, 3)
+
+
+def test_label_images_are_read_as_they_are_stored() -> None:
+    labels = np.array([[0, 1], [3, 2]], dtype=np.uint8)
+    palette = Image.fromarray(labels, mode="P")
+    palette.putpalette(bytes(range(256)) * 3)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for kind in ("PNG", "GIF", "BMP", "TIFF"):
+        options = {"exif": exif} if kind == "PNG" else {}
+        assert np.array_equal(decode_stored(encoded(palette, kind, **options), max_pixels=LIMIT), labels), kind
+    assert decode_stored(encoded(Image.fromarray(labels > 1), "PNG"), max_pixels=LIMIT).tolist() == [[0, 0], [255, 255]]
+    wide = np.array([[0, 65535]], dtype=np.uint16)
+    assert np.array_equal(decode_stored(encoded(Image.fromarray(wide), "PNG"), max_pixels=LIMIT), wide)
 
 
 def test_a_tiff_of_an_unusual_kind_is_not_called_cut() -> None:
