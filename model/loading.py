@@ -43,7 +43,8 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
         size: of the base.
         adapter: what is added.
         image_size: pixels a side.
-        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
+        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` of the same size and adapter, to
+            train on from its weights (an adapter's base is looked for where it was).
         seed: of the random weights.
 
     Raises:
@@ -54,16 +55,20 @@ def new_model(size: Size, adapter: Adapter, image_size: int, *, init: str, seed:
     if init == SCRATCH:
         start_from_clicks(model)
         return model
-    if _is_granular(init):
-        start = read_checkpoint(init)
-        if start.record["kind"] != "full" or (start.record["size"], adapter) != (size, "full"):
-            raise InputError(
-                f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
-                f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
-            )
-        install_state(model, start.group("model"), where=init, size=size)
+    if not _is_granular(init):
+        install_base(model, init)
         return model
-    install_base(model, init)
+    start = read_checkpoint(init)
+    kind = "full" if adapter == "full" else "adapter"
+    if (start.record["kind"], start.record["size"], start.record["adapter"]) != (kind, size, adapter):
+        raise InputError(
+            f"--init {init}: expected SAM 2.1's weights, or a checkpoint of size {size} and adapter {adapter} (--size, "
+            f"--adapter) to train on from, found kind {start.record['kind']}, size {start.record['size']}, adapter "
+            f"{start.record['adapter']}"
+        )
+    if kind == "adapter":
+        _install_recorded_base(model, start, None)
+    install_trained(model, start)
     return model
 
 
@@ -85,12 +90,16 @@ def base_sha256(model: GranularSam2) -> str:
 def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
     """What every checkpoint says about its model."""
     whole = model.adapter == "full"
+    source = _lasting(init)
+    if not whole and _is_granular(init):  # its base is the base of what it began with
+        start = read_checkpoint(init)
+        source = _lasting(_find_base(start.path, str(start.record["base"]["source"])))
     return {
         "kind": "full" if whole else "adapter",
         "size": model.size,
         "adapter": model.adapter,
         "image_size": model.image_size,
-        "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
+        "base": None if whole else {"source": source, "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }

@@ -29,8 +29,8 @@ def command(
         typer.Option(
             metavar="scratch|CKPT",
             help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
-            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro, which "
-            "nobody publishes; the official name for the other sizes.",
+            "hub); or from a run or checkpoint of `train` of the same --size and --adapter, to train on from its "
+            "weights. Default: scratch for micro, which nobody publishes; the official name for the other sizes.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -193,7 +193,8 @@ def command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the newest checkpoint in --output. Default: off, and a run that lies there is refused.",
+            help="Go on from the newest checkpoint in --output, to the steps that the run began with. Default: off, and a "
+            "run that lies there is refused.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -300,7 +301,9 @@ def command(
         bool,
         typer.Option(
             "--dry-run",
-            help="Build the model, count its parameters (and what --cache-features takes), and stop. Default: off.",
+            help="Build the model, open everything that training would open (base, data, validation data, the "
+            "checkpoint to resume), count parameters and what --cache-features takes, and stop. Nothing is written or "
+            "fetched. Default: off.",
         ),
     ] = False,
     json_output: Annotated[
@@ -348,14 +351,9 @@ def command(
         precision=precision or ("bf16" if on_gpu else "fp32"),
         seed=seed,
     )
-    if dry_run:
-        _tell(describe(config, data=data, cache_features=cache_features), json_output)
-        return None
-    assert data is not None
-    assert output is not None
     options = RunOptions(
-        data=data,
-        output=output,
+        data=data or "",  # only --dry-run goes without
+        output=output or "",
         resume=resume,
         workers=loader_processes(workers, on_gpu=on_gpu),
         micro_batch_size=micro_batch_size,
@@ -372,6 +370,9 @@ def command(
         cache_features=cache_features,
         compile_encoder=compile_encoder,
     )
+    if dry_run:
+        _tell(describe(config, options), json_output)
+        return None
     summary = train(config, options)
     if summary["rank"] == 0:
         _tell(summary, json_output)
@@ -390,6 +391,10 @@ def _tell(found: dict[str, Any], json_output: bool) -> None:
             f"{found['trainable_parameters']:,} parameters; adds {found['added_parameters']:,}, "
             f"{found['added_percent']} % of the base's {found['base_parameters']:,}"
         )
+        for line in found["opened"]:
+            print(f"opened: {line}")
+        for line in found["not_opened"]:
+            print(f"not opened: {line}")
         if "features_bytes" in found:
             each = f"features: {found['features_bytes_per_image'] / 2**20:g} MiB an image"
             whole = (
