@@ -408,6 +408,17 @@ def _first_line_only(log: logging.Logger) -> Iterator[None]:
             handler.removeFilter(first)
 
 
+def is_at_hand(source: str) -> bool:
+    """Whether a base can be opened without fetching it: a path, or a name whose file lies in the hub's cache."""
+    if source not in PUBLISHED or Path(source).exists():
+        return True
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return False
+    return isinstance(try_to_load_from_cache(PUBLISHED[source].repository, PUBLISHED[source].filename), str)
+
+
 def _address(published: Published) -> str:
     return f"https://huggingface.co/{published.repository}/resolve/main/{published.filename}"
 

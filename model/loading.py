@@ -57,7 +57,8 @@ def new_model(
         size: of the base.
         adapter: what is added.
         image_size: pixels a side.
-        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` that holds a whole model.
+        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` of the same size and adapter, to
+            train on from its weights (an adapter's base is looked for where it was).
         seed: of the random weights.
         sight: what the decoder hears where it is clicked.
         trunk: the network in Hiera's place; None: Hiera.
@@ -74,33 +75,37 @@ def new_model(
             _round_frozen(model)
         start_from_clicks(model)
         return model
-    if _is_granular(init):
-        start = read_checkpoint(init)
-        if start.record["kind"] != "full" or (start.record["size"], adapter) != (size, "full"):
+    if not _is_granular(init):
+        if trunk is not None:
             raise InputError(
-                f"--init {init}: expected a whole model of size {size} trained from scratch and --adapter full, found "
-                f"kind {start.record['kind']}, size {start.record['size']}, and --adapter {adapter}"
+                f"--init {init}: SAM-2's weights are for its own trunk; --trunk goes with --init scratch, or with a "
+                "checkpoint of `train` that has the same trunk"
             )
-        if recorded_sight(start.record) != model.sight:
-            raise InputError(
-                f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
-                f"{_words(model.sight)}; give the same --click-features and --similarity"
-            )
-        theirs = Trunk.of_record(start.record.get("trunk"))
-        if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
-            raise InputError(
-                f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
-                f"found {trunk.told if trunk else OWN}"
-            )
-        install_state(model, start.group("model"), where=init, size=size)
-        _round_frozen(model)
+        install_base(model, init)
         return model
-    if trunk is not None:
+    start = read_checkpoint(init)
+    kind = "full" if adapter == "full" else "adapter"
+    if (start.record["kind"], start.record["size"], start.record["adapter"]) != (kind, size, adapter):
         raise InputError(
-            f"--init {init}: SAM-2's weights are for its own trunk; --trunk goes with --init scratch, or with a "
-            "checkpoint of `train` that has the same trunk"
+            f"--init {init}: expected SAM 2.1's weights, or a checkpoint of size {size} and adapter {adapter} (--size, "
+            f"--adapter) to train on from, found kind {start.record['kind']}, size {start.record['size']}, adapter "
+            f"{start.record['adapter']}"
         )
-    install_base(model, init)
+    if recorded_sight(start.record) != model.sight:
+        raise InputError(
+            f"--init {init}: a model with {_words(recorded_sight(start.record))}, and this run has "
+            f"{_words(model.sight)}; give the same --click-features and --similarity"
+        )
+    theirs = Trunk.of_record(start.record.get("trunk"))
+    if (theirs and (theirs.name, theirs.sha256)) != (trunk and (trunk.name, trunk.sha256)):
+        raise InputError(
+            f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
+            f"found {trunk.told if trunk else OWN}"
+        )
+    if kind == "adapter":
+        _install_recorded_base(model, start, None)
+    install_trained(model, start)
+    _round_frozen(model)
     return model
 
 
@@ -128,6 +133,10 @@ def base_sha256(model: GranularSam2) -> str:
 def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
     """What every checkpoint says about its model."""
     whole = model.adapter == "full"
+    source = _lasting(init)
+    if not whole and _is_granular(init):  # its base is the base of what it began with
+        start = read_checkpoint(init)
+        source = _lasting(_find_base(start.path, str(start.record["base"]["source"])))
     return {
         "kind": "full" if whole else "adapter",
         "size": model.size,
@@ -135,7 +144,7 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "image_size": model.image_size,
         "sight": dataclasses.asdict(model.sight),
         "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
-        "base": None if whole else {"source": _lasting(init), "sha256": base_sha256(model)},
+        "base": None if whole else {"source": source, "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.console import ProgressBar, note
-from pipeline.errors import GrainmillError, InputError, InterruptedRunError, SchemaError
+from pipeline.errors import ConfigMismatchError, GrainmillError, InputError, InterruptedRunError, SchemaError
 from pipeline.schema import sha256_of
 
-from .base_models import parameter_count
+from .base_models import is_at_hand, parameter_count
 from .checkpoint import (
     Checkpoint,
     CheckpointWriteError,
@@ -38,7 +38,7 @@ from .checkpoint import (
 from .dense_loss import DenseHead
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .granular import GranularSam2
-from .index import Locations
+from .index import Locations, told_locations
 from .loader import AHEAD, Example, Examples, stream
 from .loading import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from .order import LoaderState, batch_positions
@@ -122,8 +122,10 @@ class _Run:
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
                 f"does not divide by --micro-batch-size {self.micro}"
             )
-        saved = self._saved()
-        config = self.config
+        saved, config = saved_run(config, options)
+        self.config = config
+        if saved is None and (self.output / METRICS).exists() and ranks.is_first:
+            note(f"{self.output}: the run that lies here ended before its first checkpoint; starting anew")
         if options.cache_features is not None:
             expect_cacheable(config)
         self.examples = _examples(options.data, config)
@@ -208,34 +210,8 @@ class _Run:
 
     # -- resuming and saving ---------------------------------------------------------------------------------------
 
-    def _saved(self) -> Checkpoint | None:
-        steps = checkpoint_steps(self.output)
-        if not self.options.resume:
-            if steps:
-                raise InputError(
-                    f"{self.output}: a training run lies here already; --resume goes on with it, another --output "
-                    "starts another"
-                )
-            if (self.output / METRICS).exists() and self.ranks.is_first:
-                note(f"{self.output}: the run that lies here ended before its first checkpoint; starting anew")
-            return None
-        if not steps:
-            raise InputError(f"{self.output}: --resume needs a checkpoint, found none; leave --resume out to start")
-        try:
-            saved = read_checkpoint(self.output)
-        except SchemaError as error:
-            older = sorted(steps)[-2:-1]
-            hint = "".join(f"; remove it, and --resume goes on from step {step}" for step in older)
-            raise SchemaError(f"{error}{hint}") from error
-        self.config = resumed_config(saved.record["config"], self.config, where=str(saved.path))
-        return saved
-
     def _restore(self, saved: Checkpoint) -> None:
-        state = LoaderState.from_json(saved.record.get("loader"), where=str(saved.path))
-        state.expect_same_data(self.examples.state(0), where=str(saved.path))
-        if self.config.adapter != "full" and saved.record["base"]["sha256"] != self.record["base"]["sha256"]:
-            raise InputError(f"{saved.path}: it was trained on another base than --init {self.config.init} holds")
-        install_trained(self.model, saved)
+        state = _install_saved(saved, self.model, self.examples, self.config, self.record)
         if self.head is not None:
             self.head.load_state_dict(saved.group(HEAD))
         moments = saved.group("optimizer")
@@ -525,22 +501,110 @@ def interrupted(summary: dict[str, Any]) -> int | None:
     return InterruptedRunError.exit_code if summary["stopped"] == "interrupted" else None
 
 
-def describe(
-    config: TrainConfig, *, data: Locations | None = None, cache_features: str | None = None
-) -> dict[str, Any]:
-    """What `--dry-run` tells: parameters, by count of the model as built; with a cache, what it takes.
+def saved_run(config: TrainConfig, options: RunOptions) -> tuple[Checkpoint | None, TrainConfig]:
+    """The newest checkpoint that `--resume` goes on from, None without it, and the configuration of the run.
+
+    Raises:
+        InputError: a run lies in the output that was not to be resumed, or there is none to resume.
+        SchemaError: a damaged checkpoint.
+        ConfigMismatchError: a run with another configuration.
+    """
+    output = Path(options.output)
+    steps = checkpoint_steps(output)
+    if not options.resume:
+        if steps:
+            raise InputError(
+                f"{output}: a training run lies here already; --resume goes on with it, another --output starts another"
+            )
+        return None, config
+    if not steps:
+        raise InputError(f"{output}: --resume needs a checkpoint, found none; leave --resume out to start")
+    try:
+        saved = read_checkpoint(output)
+    except SchemaError as error:
+        older = sorted(steps)[-2:-1]
+        hint = "".join(f"; remove it, and --resume goes on from step {step}" for step in older)
+        raise SchemaError(f"{error}{hint}") from error
+    try:
+        return saved, resumed_config(saved.record["config"], config, where=str(saved.path))
+    except ConfigMismatchError as error:
+        if saved.record["config"].get("steps") == config.steps:
+            raise
+        raise ConfigMismatchError(
+            f"{error}. The learning rate of a run follows its steps, so they cannot change; `--init {output} --size "
+            f"{config.size} --adapter {config.adapter} --steps N --output ANOTHER` trains on from its weights"
+        ) from error
+
+
+def _install_saved(
+    saved: Checkpoint, model: GranularSam2, examples: Examples, config: TrainConfig, record: dict[str, Any]
+) -> LoaderState:
+    """Puts a checkpoint's weights into the model of the same run, and says where its data goes on."""
+    state = LoaderState.from_json(saved.record.get("loader"), where=str(saved.path))
+    state.expect_same_data(examples.state(0), where=str(saved.path))
+    if config.adapter != "full" and saved.record["base"]["sha256"] != record["base"]["sha256"]:
+        raise InputError(f"{saved.path}: it was trained on another base than --init {config.init} holds")
+    install_trained(model, saved)
+    return state
+
+
+def describe(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
+    """What `--dry-run` tells, after opening what `train` would open: base, data, validation data and, to resume, the
+    checkpoint. Nothing is written or fetched.
 
     Args:
         config: of the run.
-        data: its shards; None: what a cache takes is told for one photograph.
-        cache_features: where its cache would lie; None: no cache.
+        options: of the run; `data` and `output` may be empty, then nothing of them is looked at.
+
+    Returns:
+        Parameters by count of the model as built; `opened` and `not_opened`, lines for people; with a cache of features
+        what it takes, `features_bytes` and `images` None without data.
 
     Raises:
-        InputError: data that cannot be opened, or features that cannot be kept.
+        InputError, ConfigMismatchError, GrainmillError: as `train`.
     """
-    if cache_features is not None:
+    expect_usable(config, options)
+    if options.cache_features is not None:
         expect_cacheable(config)
-    model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
+    saved, config = saved_run(config, options) if options.output else (None, config)
+    opened, not_opened = [], []
+    examples = _examples(options.data, config) if options.data else None
+    if examples is not None:
+        problem = examples[0].problem
+        if problem and options.on_bad_sample == "stop":
+            raise GrainmillError(f"{problem}; `--on-bad-sample skip` goes on without such samples and counts them")
+        opened.append(f"--data {told_locations(options.data)}: {len(examples)} images to train on")
+    if config.init != SCRATCH and not is_at_hand(config.init):
+        model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
+        not_opened.append(f"--init {config.init}: it will be fetched")
+    else:
+        model = new_model(
+            config.size,
+            config.adapter,
+            config.image_size,
+            init=config.init,
+            seed=config.seed,
+            sight=config.sight,
+            trunk=config.trunk,
+            trunk_file=options.trunk_file,
+        )
+        if options.trunk_file is not None:
+            opened.append(f"--trunk {options.trunk_file}")
+        if config.init != SCRATCH:
+            opened.append(f"--init {config.init}: weights of size {config.size}")
+    if options.data:
+        validation = Validation.open(
+            options.data,
+            config,
+            images=options.validation_images,
+            apart=options.validation_data,
+            skip_bad=options.on_bad_sample == "skip",
+        )
+        if validation.images:
+            opened.append(f"{len(validation.images)} images to validate on")
+    if saved is not None and examples is not None and not not_opened:
+        _install_saved(saved, model, examples, config, checkpoint_record(model, init=config.init))
+        opened.append(f"--resume: {saved.path}")
     head = dense_head(model, config)
     told = {
         "size": config.size,
@@ -548,12 +612,14 @@ def describe(
         "image_size": config.image_size,
         **model.counts(),
         "training_only_parameters": 0 if head is None else parameter_count(head),
+        "opened": opened,
+        "not_opened": not_opened,
     }
-    if cache_features is None:
+    if options.cache_features is None:
         return told
-    images = None if data is None else len(_examples(data, config))
-    space = space_needed(cache_features, model, config, images or 0)
-    return {**told, **space, "features_bytes": space["features_bytes"] if data else None, "images": images}
+    images = None if examples is None else len(examples)
+    space = space_needed(options.cache_features, model, config, images or 0)
+    return {**told, **space, "features_bytes": space["features_bytes"] if images else None, "images": images}
 
 
 def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:

@@ -30,8 +30,8 @@ def command(
         typer.Option(
             metavar="scratch|CKPT",
             help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
-            "hub); or from a checkpoint of `train` that holds a whole model. Default: scratch for micro "
-            "and mini, which nobody publishes; the official name for the other sizes.",
+            "hub); or from a run or checkpoint of `train` of the same --size and --adapter, to train on from its "
+            "weights. Default: scratch for micro and mini, which nobody publishes; the official name for the others.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -269,7 +269,8 @@ def command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the newest checkpoint in --output. Default: off, and a run that lies there is refused.",
+            help="Go on from the newest checkpoint in --output, to the steps that the run began with. Default: off, and "
+            "a run that lies there is refused.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -382,7 +383,9 @@ def command(
         bool,
         typer.Option(
             "--dry-run",
-            help="Build the model, count its parameters (and what --cache-features takes), and stop. Default: off.",
+            help="Build the model, open everything that training would open (base, data, validation data, the "
+            "checkpoint to resume), count parameters and what --cache-features takes, and stop. Nothing is written or "
+            "fetched. Default: off.",
         ),
     ] = False,
     json_output: Annotated[
@@ -439,14 +442,9 @@ def command(
         precision=precision or ("bf16" if on_gpu else "fp32"),
         seed=seed,
     )
-    if dry_run:
-        _tell(describe(config, data=tuple(data) if data else None, cache_features=cache_features), json_output)
-        return None
-    assert data
-    assert output is not None
     options = RunOptions(
-        data=tuple(data),
-        output=output,
+        data=tuple(data or ()),  # only --dry-run goes without
+        output=output or "",
         resume=resume,
         workers=loader_processes(workers, on_gpu=on_gpu),
         micro_batch_size=micro_batch_size,
@@ -464,6 +462,9 @@ def command(
         compile_encoder=compile_encoder,
         trunk_file=trunk_file,
     )
+    if dry_run:
+        _tell(describe(config, options), json_output)
+        return None
     summary = train(config, options)
     if summary["rank"] == 0:
         _tell(summary, json_output)
@@ -487,6 +488,10 @@ def _tell(found: dict[str, Any], json_output: bool) -> None:
                 else ""
             )
         )
+        for line in found["opened"]:
+            print(f"opened: {line}")
+        for line in found["not_opened"]:
+            print(f"not opened: {line}")
         if "features_bytes" in found:
             each = f"features: {found['features_bytes_per_image'] / 2**20:g} MiB an image"
             whole = (

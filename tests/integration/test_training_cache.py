@@ -183,7 +183,7 @@ def test_what_would_change_the_features_is_refused_with_the_flags_to_change(
         with pytest.raises(InputError, match=advice):
             train(refused, options(drawn_run, tmp_path / "run", tmp_path / "cache"))
         with pytest.raises(InputError, match=advice):
-            describe(refused, cache_features=str(tmp_path / "cache"))
+            describe(refused, RunOptions(data="", output="", cache_features=str(tmp_path / "cache")))
     assert not list(tmp_path.iterdir())
 
 

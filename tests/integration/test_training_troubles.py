@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model import train as train_module
+from model.base_models import build_base
 from model.checkpoint import checkpoint_steps, read_checkpoint
 from model.index import ShardIndex
-from model.order import Order
+from model.loading import load_granular, new_model, trained_state
+from model.order import Order, Sampler
 from model.ranks import Ranks
 from model.run_log import RunLog
 from model.train import train
@@ -383,3 +386,110 @@ def test_a_forward_pass_takes_as_many_photographs_as_divide_the_batch(
 def test_on_a_gpu_a_micro_model_takes_many_at_once() -> None:
     for size, share, passes in ((256, 32, 32), (256, 96, 48), (512, 32, 16), (1024, 6, 3)):
         assert photographs_per_pass(config(image_size=size, coarse_images=0), share, on_gpu=True) == passes
+
+
+# -- before anything is trained ----------------------------------------------------------------------------------------
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Exit code, and what was told: JSON, or the message."""
+    code = cli.main(["train", "--dry-run", "--device", "cpu", *map(str, arguments), "--json"])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out if code == 0 else err
+
+
+def test_a_dry_run_opens_what_training_would_open(
+    drawn_run: Path,
+    write_drawn_run: Callable[..., Path],
+    undisturbed: Path,
+    damaged_run: tuple[Path, str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, page = tmp_path / "base.pt", tmp_path / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": build_base("micro", 64).state_dict()}, base)
+    page.write_text("<!DOCTYPE html><title>403</title>")
+    empty = write_drawn_run(tmp_path / "bare", images=False)
+    seed = next(seed for seed in range(99) if Sampler(7, seed=seed, order=Order()).sample(0) == 3)  # the damaged one
+    same = ("--size", "micro", "--image-size", "64", "--min-masks", "1")
+    run = (*same, "--data", drawn_run, "--output", tmp_path / "new")
+    code, told = dry_run(capsys, *run, "--init", base, "--adapter", "lite", "--holdout", "0.4")
+    assert code == 0
+    assert [line.split(":")[0] for line in json.loads(told)["opened"]] == [
+        f"--data {drawn_run}", f"--init {base}", "3 images to validate on",
+    ]  # fmt: skip
+    for arguments, message in (
+        ((*same, "--init", page), "a web page (HTML)"),
+        ((*same, "--init", tmp_path / "gone.pt"), "gone.pt: expected a checkpoint file, found nothing"),
+        (("--size", "tiny", "--init", base), "its weights look like size micro"),
+        ((*run[:-4], "--data", tmp_path / "gone", "--output", "x"), "gone"),
+        ((*run[:-4], "--data", empty, "--output", "x"), "mined with --no-images"),
+        ((*run[:-4], "--data", damaged_run[0], "--output", "x", "--seed", seed), damaged_run[1]),
+        ((*run, "--validation-data", tmp_path / "nothing"), "nothing"),
+        ((*run, "--validation-data", drawn_run), "holds samples of --data"),
+        ((*run, "--validate-every", "2"), "there is nothing to validate on"),
+        ((*run[:-1], undisturbed), "--resume goes on with it"),
+        ((*run, "--resume"), "--resume needs a checkpoint, found none"),
+        ((*run, "--min-masks", "99"), "there is nothing to train on"),
+    ):
+        code, told = dry_run(capsys, *arguments)
+        assert code != 0, arguments
+        assert message in told, told
+    assert not (tmp_path / "new").exists()
+    code, told = dry_run(capsys, "--size", "small")
+    assert code == 0
+    assert json.loads(told)["not_opened"] == ["--init sam2.1_hiera_small: it will be fetched"]
+
+
+def test_a_dry_run_of_a_resumption_reads_the_checkpoint(
+    drawn_run: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed, output)
+    told = train_module.describe(config(holdout=0.4), options(drawn_run, output, resume=True))
+    assert told["opened"][-1] == f"--resume: {checkpoint_steps(output)[6]}"
+    newest = checkpoint_steps(output)[6]
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with pytest.raises(SchemaError, match="remove it, and --resume goes on from step 4"):
+        train_module.describe(config(holdout=0.4), options(drawn_run, output, resume=True))
+
+
+# -- training on -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["full", "lite"])
+def test_more_steps_are_another_run_that_begins_with_the_weights_of_this_one(
+    adapter: str, drawn_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message of --resume names the way, and the way is one."""
+    init = "scratch"
+    if adapter == "lite":
+        init = str(tmp_path / "base.pt")
+        torch.save({"model": build_base("micro", 64).state_dict()}, init)
+    flags = [
+        "train", "--data", str(drawn_run), "--min-masks", "1", "--image-size", "64", "--masks-per-image", "2",
+        "--global-batch-size", "1", "--threads", "1", "--device", "cpu", "--coarse-images", "0", "--clicks", "1",
+    ]  # fmt: skip
+    first, then, last = (tmp_path / name for name in ("first", "then", "last"))
+    begun = [*flags, "--size", "micro", "--adapter", adapter, "--init", init, "--output", str(first)]
+    assert cli.main([*begun, "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main([*begun, "--steps", "2", "--resume"]) == 3
+    told = capsys.readouterr().err
+    assert "steps: 1 there, 2 now" in told
+    way = told[told.index("`--init") + 1 :].partition("`")[0]
+    assert way == f"--init {first} --size micro --adapter {adapter} --steps N --output ANOTHER"
+    further = way.replace("ANOTHER", str(then)).split()
+    assert cli.main([*flags, *[each if each != "N" else "1" for each in further]]) == 0
+    old, new = read_checkpoint(first), read_checkpoint(then)
+    moved = [name for name, value in new.group("model").items() if not torch.equal(value, old.group("model")[name])]
+    assert moved
+    fresh = new_model("micro", adapter, 64, init=str(first), seed=5)  # type: ignore[arg-type]
+    assert all(torch.equal(value, old.group("model")[name]) for name, value in trained_state(fresh).items())
+    if adapter == "lite":
+        assert new.record["base"] == old.record["base"]
+        assert load_granular(then).adapter == "lite"
+        other = [each if each not in ("N", "lite") else {"N": "1", "lite": "paper"}[each] for each in further]
+        assert cli.main([*flags, *[str(last) if each == str(then) else each for each in other]]) == 2
+        assert "of size micro and adapter paper (--size, --adapter) to train on from" in capsys.readouterr().err
