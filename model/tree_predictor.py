@@ -546,12 +546,15 @@ def _prompt(
     corners = None if box is None else _real_numbers(box, "box").reshape(-1)
     if corners is not None and corners.size != 4:
         raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-    points, labels = np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.float32)
+    points: FloatArray = np.zeros((0, 2), dtype=np.float32)
+    labels: FloatArray = np.zeros(0, dtype=np.float32)
     if point_coords is not None:
         points = _real_numbers(point_coords, "points")
         if points.ndim != 2:
             raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        labels = np.ones(len(points)) if point_labels is None else _real_numbers(point_labels, "labels")
+        labels = (
+            np.ones(len(points), dtype=np.float32) if point_labels is None else _real_numbers(point_labels, "labels")
+        )
         if points.shape[1] != 2 or labels.shape != points.shape[:1]:
             shapes = f"{points[None].shape}, {labels[None].shape}"
             raise InputError(f"predict: expected points (N, K, 2) and labels (N, K), found {shapes}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,27 @@ def test_segment_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert cli.main(["segment", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
+    from model.evaluation.checkpoint_scores import TreeModel
+    from model.evaluation.click_models import as_click_model
+    from model.evaluation.clicker import Click, simulate
+
+    clicks = as_click_model(TreeModel()())
+    clicks.set_image(squares())
+    assert (clicks.takes_granularity, clicks.answers_without, clicks.multimask) == (True, True, 3)
+    truth = np.zeros((120, 160), dtype=np.bool_)
+    truth[40:80, 60:120] = True
+    truth[50:70, 70:90] = False
+
+    def predict(made: Sequence[Click]) -> NDArray[np.bool_]:
+        points, labels = np.array([[(each.x, each.y) for each in made]]), np.array([[int(e.positive) for e in made]])
+        return clicks.answer(points, labels, np.array([1.0])).masks()[0]
+
+    run = simulate(predict, truth, target_iou=0.999)
+    assert len(run.clicks) > 1
+    assert run.ious[-1] > 0.95
+    assert len(TreeModel().sha256()) == 64
+    with pytest.raises(InputError, match="a benchmark of videos needs a model"):
+        TreeModel(video=True)()
