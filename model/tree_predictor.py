@@ -171,9 +171,6 @@ class _Clicks:
     pixels: IntArray
     positive: BoolArray
 
-    def right(self, mask: BoolArray) -> bool:
-        return bool((mask[self.pixels[:, 1], self.pixels[:, 0]] == self.positive).all())
-
 
 @dataclass(frozen=True)
 class _Choice:
@@ -188,16 +185,16 @@ class _Choice:
 
 @dataclass(frozen=True)
 class TreeAnswer:
-    """A mask and what it was made of.
+    """A mask of the tree, or what corrections made of it.
 
     Attributes:
-        mask: (H, W) bool.
-        place: of the tree's mask that it is or began as; None: no mask holds a positive click.
+        place: in the tree; -1: no mask holds a positive click.
+        mended: (H, W) bool; None: the tree's mask as it is.
         features: (8,) see `SCORE_FEATURES`.
     """
 
-    mask: BoolArray
-    place: int | None
+    place: int
+    mended: BoolArray | None
     features: NDArray[np.float64]
 
 
@@ -301,9 +298,9 @@ class TreePredictor:
         found = self.answers(
             point_coords, point_labels, box, mask_input, granularity, multimask_output=multimask_output
         )
-        masks = np.stack([each.mask for each in found])
+        masks = np.stack([self.tree.mask(each.place) if each.mended is None else each.mended for each in found])
         scores = predicted_iou(np.stack([each.features for each in found])).astype(np.float32)
-        logits = np.stack([_logits(each.mask) for each in found])
+        logits = np.stack([_logits(each) for each in masks])
         return np.where(masks, LOGIT_LIMIT, -LOGIT_LIMIT).astype(np.float32) if return_logits else masks, scores, logits
 
     def answers(
@@ -339,17 +336,16 @@ class TreePredictor:
 
     def _answer(self, place: int, candidates: BoolArray, clicks: _Clicks) -> TreeAnswer:
         """Of a mask, with the clicks mended."""
-        mask = self.tree.mask(place)
-        if clicks.right(mask):
-            return TreeAnswer(mask, place, self._features(place, candidates))
-        mask = self._mended(mask, clicks)
-        return TreeAnswer(mask, place, self._features(place, candidates, float(mask.mean())))
+        if (self.tree.holds(clicks.pixels)[place] == clicks.positive).all():
+            return TreeAnswer(place, None, self._features(place, candidates))
+        mask = self._mended(self.tree.mask(place), clicks)
+        return TreeAnswer(place, mask, self._features(place, candidates, float(mask.mean())))
 
     def _answer_from_nothing(self, clicks: _Clicks) -> TreeAnswer:
         """Where no mask holds a positive click; its features are those of a loose, finest mask."""
         mask = self._mended(np.zeros((self.tree.height, self.tree.width), dtype=np.bool_), clicks)
         size = np.log(max(float(mask.mean()), 1e-6))
-        return TreeAnswer(mask, None, np.array([1.0, size, size**2, GRANULARITY_MIN, 0.0, 0.0, 0.0, 1.0]))
+        return TreeAnswer(-1, mask, np.array([1.0, size, size**2, GRANULARITY_MIN, 0.0, 0.0, 0.0, 1.0]))
 
     @staticmethod
     def instance_order(tree: Tree, instances: IntArray) -> tuple[NDArray[Any], ...]:
