@@ -29,7 +29,7 @@ from model.evaluation.clicker import next_click
 from model.evaluation.metrics import mask_iou
 from model.index import LoadedSample, ShardIndex
 from model.loader import Example
-from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor
+from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
 from model.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline import rle
 from pipeline.bench.report import environment
@@ -102,17 +102,27 @@ class Ground:
 
     def answering(self, example: Example, granularity_MG: NDArray[np.float64]) -> Any:
         """As `model.validation.answers`, in the example's view."""
+        masks = np.zeros((*granularity_MG.shape, SIDE, SIDE), dtype=np.bool_)
+        predicted = np.zeros(granularity_MG.shape)
+        for click, asked in enumerate(granularity_MG):
+            masks[click], features = self.seen(example, click, asked)
+            predicted[click] = predicted_iou(features)
+        return masks, predicted
+
+    def seen(self, example: Example, click: int, asked: NDArray[np.float64]) -> Any:
+        """Answers to a click of the view at some g: masks (G, SIDE, SIDE), features (G, 8)."""
         predictor = self.predictors[example.key]
         tree = predictor.tree
         columns, rows = enlargement(tree.width, SIDE), enlargement(tree.height, SIDE)
-        masks = np.zeros((*granularity_MG.shape, SIDE, SIDE), dtype=np.bool_)
-        predicted = np.zeros(granularity_MG.shape)
-        for click, (x, y) in enumerate(example.points.astype(int).tolist()):
-            full, predicted[click], _ = predictor.predict(
-                [[columns[x], rows[y]]], [1], granularity=granularity_MG[click]
-            )
-            masks[click] = full[:, rows][:, :, columns]
-        return masks, predicted
+        x, y = example.points[click].astype(int)
+        found = predictor.answers([[columns[x], rows[y]]], [1], granularity=asked)
+        masks = [
+            np.unpackbits(tree.grid_bits[each.place], axis=1).astype(np.bool_)
+            if each.mended is None
+            else each.mended[np.ix_(rows, columns)]
+            for each in found
+        ]
+        return np.stack(masks), np.stack([each.features for each in found])
 
 
 def read_ground(mined: str, images: Sequence[Any]) -> Ground:
@@ -172,16 +182,11 @@ def under_click(ground: Ground, example: Example) -> NDArray[np.float64]:
 def answered(ground: Ground) -> Iterator[tuple[str, NDArray[np.float64], float]]:
     """Kind, features and true IoU of answers to clicks on people's segments."""
     for example in ground.people:
-        predictor = ground.predictors[example.key]
-        asked = np.stack([example.granularity.astype(np.float64), np.ones(example.count)], axis=1)
-        tree = predictor.tree
-        columns, rows = enlargement(tree.width, SIDE), enlargement(tree.height, SIDE)
-        for click, (x, y) in enumerate(example.points.astype(int).tolist()):
-            for kind, g in zip(("label g", "g 1.0"), asked[click], strict=True):
-                mask, features = explained(predictor, [[columns[x], rows[y]]], [1], g)
-                yield kind, features, float(iou(mask[rows][:, columns], example.masks()[click]))
-        for truth in ground.truths[example.key]:
-            yield from corrected(predictor, truth)
+        for click, truth in enumerate(example.masks()):
+            masks, features = ground.seen(example, click, np.array([example.granularity[click], 1.0]))
+            yield from zip(("label g", "g 1.0"), features, iou(masks, truth[None]).tolist(), strict=True)
+        for whole in ground.truths[example.key]:
+            yield from corrected(ground.predictors[example.key], whole)
 
 
 def corrected(predictor: TreePredictor, truth: NDArray[np.bool_]) -> Iterator[tuple[str, NDArray[np.float64], float]]:
@@ -194,15 +199,10 @@ def corrected(predictor: TreePredictor, truth: NDArray[np.bool_]) -> Iterator[tu
             return
         clicks.append(click)
         points, labels = [[each.x, each.y] for each in clicks], [int(each.positive) for each in clicks]
-        mask, features = explained(predictor, points, labels, 1.0)
+        [answer] = predictor.answers(points, labels, granularity=1.0)
+        mask = predictor.tree.mask(answer.place) if answer.mended is None else answer.mended
         if number:
-            yield "corrected", features, mask_iou(mask, truth)
-
-
-def explained(predictor: TreePredictor, points: Any, labels: Any, g: float) -> Any:
-    """An answer's mask and the features of its predicted IoU."""
-    [answer] = predictor.answers(points, labels, granularity=g)
-    return answer.mask, answer.features
+            yield "corrected", answer.features, mask_iou(mask, truth)
 
 
 def fit(features: NDArray[np.float64], truth: NDArray[np.float64], ridge: float = 1e-3) -> NDArray[np.float64]:

@@ -64,10 +64,13 @@ DISC_SHARE: Final = 0.02
 """Radius of the last resort's disc, of the photograph's shorter side; at least one pixel."""
 MULTIMASKS: Final = 3
 
-SCORE_FEATURES: Final = ("1", "log share", "log share squared", "g", "whole", "mended")
-"""Of an answer: its share of the photograph, the g of the mask that it is or began as, whether that mask's instance is
-none that joins wholes, and whether corrections mended it."""
-SCORE_WEIGHTS: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+SCORE_FEATURES: Final = (
+    "1", "log share", "log share squared", "g", "whole", "log candidates", "rank", "mended",
+)  # fmt: skip
+"""Of an answer: its share of the photograph; the g of the mask that it is or began as, whether that mask's instance is
+none that joins wholes; how many masks were candidates, and the share of these that are smaller; whether corrections
+mended it."""
+SCORE_WEIGHTS: Final = (1.409, 0.366, 0.003, 0.117, 1.409, -0.601, -1.457, 0.0)
 """Of the logit of the predicted IoU, see `benchmarks/tree_clicks.py`."""
 
 
@@ -169,9 +172,6 @@ class _Clicks:
     pixels: IntArray
     positive: BoolArray
 
-    def right(self, mask: BoolArray) -> bool:
-        return bool((mask[self.pixels[:, 1], self.pixels[:, 0]] == self.positive).all())
-
 
 @dataclass(frozen=True)
 class _Choice:
@@ -186,18 +186,16 @@ class _Choice:
 
 @dataclass(frozen=True)
 class TreeAnswer:
-    """A mask and what it was made of.
+    """A mask of the tree, or what corrections made of it.
 
     Attributes:
-        mask: (H, W) bool.
-        place: of the tree's mask that it is or began as; None: no mask holds a positive click.
-        mended: corrections changed that mask.
-        features: (6,) see `SCORE_FEATURES`.
+        place: in the tree; -1: no mask holds a positive click.
+        mended: (H, W) bool; None: the tree's mask as it is.
+        features: (8,) see `SCORE_FEATURES`.
     """
 
-    mask: BoolArray
-    place: int | None
-    mended: bool
+    place: int
+    mended: BoolArray | None
     features: NDArray[np.float64]
 
 
@@ -301,9 +299,9 @@ class TreePredictor:
         found = self.answers(
             point_coords, point_labels, box, mask_input, granularity, multimask_output=multimask_output
         )
-        masks = np.stack([each.mask for each in found])
+        masks = np.stack([self.tree.mask(each.place) if each.mended is None else each.mended for each in found])
         scores = predicted_iou(np.stack([each.features for each in found])).astype(np.float32)
-        logits = np.stack([_logits(each.mask) for each in found])
+        logits = np.stack([_logits(each) for each in masks])
         return np.where(masks, LOGIT_LIMIT, -LOGIT_LIMIT).astype(np.float32) if return_logits else masks, scores, logits
 
     def answers(
@@ -331,22 +329,24 @@ class TreePredictor:
             if number == 0 or (earlier is not None and len(earlier) > 1):
                 choice = self._choice(clicks, corners, None if earlier is None else earlier[number])
             if choice is None:
-                found += [self._answer(None, clicks)] * (MULTIMASKS if multimask_output else 1)
-            elif multimask_output:
-                found += [self._answer(place, clicks) for place in self._sizes(choice)]
+                found += [self._answer_from_nothing(clicks)] * (MULTIMASKS if multimask_output else 1)
             else:
-                found.append(self._answer(self._place(choice, g), clicks))
+                places = self._sizes(choice) if multimask_output else [self._place(choice, g)]
+                found += [self._answer(place, choice.candidates, clicks) for place in places]
         return found
 
-    def _answer(self, place: int | None, clicks: _Clicks) -> TreeAnswer:
-        """Of the mask at a place, or of none, with the clicks mended."""
-        tree = self.tree
-        mask = np.zeros((tree.height, tree.width), dtype=np.bool_) if place is None else tree.mask(place)
-        mended = not clicks.right(mask)
-        if mended:
-            mask = self._mended(mask, clicks)
-        g, whole = (GRANULARITY_MIN, False) if place is None else (tree.granularity[place], tree.whole[place])
-        return TreeAnswer(mask, place, mended, score_features(mask.mean(), g, whole, mended=mended))
+    def _answer(self, place: int, candidates: BoolArray, clicks: _Clicks) -> TreeAnswer:
+        """Of a mask, with the clicks mended."""
+        if (self.tree.holds(clicks.pixels)[place] == clicks.positive).all():
+            return TreeAnswer(place, None, self._features(place, candidates))
+        mask = self._mended(self.tree.mask(place), clicks)
+        return TreeAnswer(place, mask, self._features(place, candidates, float(mask.mean())))
+
+    def _answer_from_nothing(self, clicks: _Clicks) -> TreeAnswer:
+        """Where no mask holds a positive click; its features are those of a loose, finest mask."""
+        mask = self._mended(np.zeros((self.tree.height, self.tree.width), dtype=np.bool_), clicks)
+        size = np.log(max(float(mask.mean()), 1e-6))
+        return TreeAnswer(-1, mask, np.array([1.0, size, size**2, GRANULARITY_MIN, 0.0, 0.0, 0.0, 1.0]))
 
     @staticmethod
     def instance_order(tree: Tree, instances: IntArray) -> tuple[NDArray[Any], ...]:
@@ -396,7 +396,7 @@ class TreePredictor:
         """Of the mask at a granularity, or of the surest one."""
         places = np.flatnonzero(choice.thing)
         if granularity is None:
-            return choice.surest if choice.surest is not None else _best(self._scores(), choice.thing)
+            return choice.surest if choice.surest is not None else self._surest(places, choice.candidates)
         gap = np.round(np.abs(choice.granularity[places] - granularity), 6)
         return int(places[np.lexsort((places, -self.tree.area_px[places], gap))[0]])
 
@@ -404,9 +404,7 @@ class TreePredictor:
         """The surest of each third of the candidates by area, the smaller first; fewer candidates come again."""
         places = np.flatnonzero(choice.candidates)
         places = places[np.argsort(self.tree.area_px[places], kind="stable")]
-        scores = self._scores()
-        thirds = np.array_split(places, MULTIMASKS)
-        found = [int(third[np.argmax(scores[third])]) for third in thirds if third.size]
+        found = [self._surest(each, choice.candidates) for each in np.array_split(places, MULTIMASKS) if each.size]
         return [*found, *found[-1:] * (MULTIMASKS - len(found))]
 
     def _inside(self, whole: int) -> BoolArray:
@@ -466,37 +464,50 @@ class TreePredictor:
 
     # -- how sure --------------------------------------------------------------------------------------------------
 
-    def _scores(self) -> NDArray[np.float64]:
-        """(n,) the predicted IoU of each mask of the tree, were it the answer."""
+    def _features(self, place: int, candidates: BoolArray, share: float | None = None) -> NDArray[np.float64]:
+        """(8,) of an answer that is a mask, or (with the share of the photograph that it has now) began as one."""
         tree = self.tree
-        shares = tree.area_px / (tree.height * tree.width)
-        return predicted_iou(score_features(shares, tree.granularity, tree.whole, mended=False))
+        area = tree.area_px[candidates]
+        size = np.log(tree.area_px[place] / (tree.height * tree.width) if share is None else max(share, 1e-6))
+        rank = (area < tree.area_px[place]).mean()
+        return np.array(
+            [1.0, size, size**2, tree.granularity[place], tree.whole[place], np.log(area.size), rank,
+             share is not None]
+        )  # fmt: skip
+
+    def _surest(self, places: IntArray, candidates: BoolArray) -> int:
+        """Of some candidates the one with the best predicted IoU; the first of equal ones."""
+        scores = predicted_iou(np.stack([self._features(int(each), candidates) for each in places]))
+        return int(places[np.argmax(scores)])
 
     def everything(self) -> list[FoundMask]:
-        """All masks of the tree, larger instances first, with their parents."""
+        """All masks of the tree as mined, with their parents; `score` is the predicted IoU of each, were it answered to
+        a click in its middle."""
         tree = self.tree
-        return [
-            FoundMask(
-                segmentation=each.segmentation, granularity=each.granularity, score=float(score),
-                parent_id=each.parent_id, instance_id=each.instance_id,
-            )
-            for each, score in zip(tree.annotations, self._scores(), strict=True)
-        ]  # fmt: skip
+        found = []
+        for place, each in enumerate(tree.annotations):
+            cells = np.unpackbits(tree.grid_bits[place], axis=1).astype(np.bool_)
+            x, y, width, height = each.bbox
+            middle = np.array([x + width // 2, y + height // 2])
+            if cells.any():
+                scale = np.array([tree.width, tree.height])
+                middle = (2 * _innermost(cells) + 1) * scale // (2 * GRID)
+            candidates = tree.holds(middle[None])[:, 0]
+            candidates[place] = True
+            found.append(
+                FoundMask(
+                    segmentation=each.segmentation, granularity=each.granularity,
+                    score=float(predicted_iou(self._features(place, candidates))),
+                    parent_id=each.parent_id, instance_id=each.instance_id,
+                )
+            )  # fmt: skip
+        return found
 
 
 def predicted_iou(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 6) of `score_features` -> (...) the IoU to expect with what was meant, in (0, 1)."""
+    """(..., 8) of `SCORE_FEATURES` -> (...) the IoU to expect with what was meant, in (0, 1)."""
     found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-features @ np.array(SCORE_WEIGHTS)))
     return found
-
-
-def score_features(
-    share: ArrayLike, granularity: ArrayLike, whole: ArrayLike, *, mended: ArrayLike
-) -> NDArray[np.float64]:
-    """(..., 6) float64, see `SCORE_FEATURES`."""
-    size = np.log(np.maximum(np.asarray(share, dtype=np.float64), 1e-6))
-    columns = np.broadcast_arrays(1.0, size, size**2, granularity, whole, mended)
-    return np.stack([np.asarray(each, dtype=np.float64) for each in columns], axis=-1)
 
 
 def _best(values: NDArray[np.float64], allowed: BoolArray) -> int:
@@ -547,7 +558,8 @@ def _prompt(
     corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
     if corners is not None and corners.size != 4:
         raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-    points, labels = np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=np.float32)
+    points: FloatArray = np.zeros((0, 2), dtype=np.float32)
+    labels: FloatArray = np.zeros(0, dtype=np.float32)
     if point_coords is not None:
         points = real_numbers(point_coords, "points", "predict")
         if points.ndim != 2:

@@ -45,7 +45,8 @@ def command(
         str | None,
         typer.Option(
             metavar="CKPT",
-            help="Score a model: a checkpoint or run of `train`, or a SAM-2 checkpoint. Default: none.",
+            help="Score a model: a checkpoint or run of `train`, or a SAM-2 checkpoint; `tree` is the masks that "
+            "`mine` finds in each image, without weights. Default: none.",
             rich_help_panel=WHAT,
         ),
     ] = None,

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import __version__
+from pipeline.config import MineConfig
+from pipeline.errors import InputError
+from pipeline.schema import canonical_json, sha256_of
 
 from ..checkpoint import is_checkpoint, read_checkpoint
 from ..loading import expect_base_is_needed, load_sam2, recognised, usable_device
@@ -65,6 +68,42 @@ class CheckpointModel:
         ]
 
 
+TREE: Final = "tree"
+"""What `--checkpoint` says instead of a file: the mill's own tree of each image, without weights."""
+
+
+@dataclass(frozen=True)
+class TreeModel:
+    """Makes the predictor without weights, in whichever process; see `model.tree_predictor`."""
+
+    video: bool = False
+
+    def __call__(self) -> Any:
+        """The predictor of images.
+
+        Raises:
+            InputError: of videos is asked.
+        """
+        if self.video:
+            raise InputError("--checkpoint tree answers on images; a benchmark of videos needs a model")
+        from ..tree_predictor import TreePredictor
+
+        return TreePredictor()
+
+    def sha256(self) -> str:
+        """Of what the answers depend on: the mill's configuration and the predicted IoU's weights."""
+        from ..tree_predictor import SCORE_WEIGHTS
+
+        return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))
+
+    def notes(self) -> list[str]:
+        """What of it a reader of its numbers must know."""
+        return [
+            "tree: nothing is trained; masks are chosen among those that `grainmill mine` finds in the image; own is "
+            "the surest of them and best_of_3 the surest small, middling and large one"
+        ]
+
+
 def sam2_predictor(model: Any) -> Any:
     """sam2's own image predictor on a model of any input size (its own table of sizes is 1,024's)."""
     from pipeline.torch_compat import ensure_torchvision
@@ -79,14 +118,17 @@ def sam2_predictor(model: Any) -> Any:
     return predictor
 
 
-def load_model(options: ScoreOptions) -> CheckpointModel:
-    """The maker of what `--checkpoint` names, after a look at the file.
+def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
+    """The maker of what `--checkpoint` names, after a look at the file; `tree` needs none (a file of that name is
+    `./tree`).
 
     Raises:
         InputError: no checkpoint there, or a file that is neither ours nor SAM 2.1's.
         SchemaError: one of ours that this version does not read.
     """
     assert options.checkpoint is not None
+    if options.checkpoint == TREE:
+        return TreeModel()
     weights = recognised(options.checkpoint)
     record = read_checkpoint(weights.path).record if weights.ours else None
     expect_base_is_needed(options.base, record, where=weights.path)
@@ -102,7 +144,7 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
 
     Args:
         split: of the benchmark, limited already.
-        predictor: a `CheckpointModel`, or anything that `measure_model` takes.
+        predictor: a `CheckpointModel`, a `TreeModel`, or anything that `measure_model` takes.
         tasks: of the benchmark.
         options: the flags.
         output: where rows of finished images are kept; claimed here.
@@ -111,11 +153,11 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
         InputError: nothing to score, or a model that cannot be scored.
         ConfigMismatchError: the output holds other scores.
     """
-    identity = predictor.sha256() if isinstance(predictor, CheckpointModel) else type(predictor).__name__
+    identity = predictor.sha256() if isinstance(predictor, CheckpointModel | TreeModel) else type(predictor).__name__
     claim_output(options, weights_sha256=identity)
     settings = model_options(options)
     wanted = model_tasks(tasks, split)
-    videos = replace(predictor, video=True) if isinstance(predictor, CheckpointModel) else None
+    videos = replace(predictor, video=True) if isinstance(predictor, CheckpointModel | TreeModel) else None
     found = measure_model(
         split,
         predictor,
@@ -140,7 +182,7 @@ def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: Sc
         notes=[
             *split.notes,
             *notes_of(options.benchmark, settings, found),
-            *(predictor.notes() if isinstance(predictor, CheckpointModel) else ()),
+            *(predictor.notes() if isinstance(predictor, CheckpointModel | TreeModel) else ()),
         ],
     )
 

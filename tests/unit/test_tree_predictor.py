@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.tree_predictor import GRID, SCORE_FEATURES, SCORE_WEIGHTS, TreePredictor, predicted_iou, score_features
+from model.tree_predictor import GRID, SCORE_FEATURES, SCORE_WEIGHTS, TreePredictor, predicted_iou
 from pipeline import cli, rle
 from pipeline.errors import InputError
 from pipeline.schema import Annotation, Origin
@@ -110,9 +111,11 @@ def test_an_answer_fed_back_says_which_thing_is_meant(predictor: TreePredictor) 
 
 
 def test_without_a_granularity_the_surest_and_three_sizes(predictor: TreePredictor) -> None:
+    candidates = np.array([each[15, 15] for each in MASKS])
+    found = {each: predictor._features(each, candidates) for each in (0, 1, 2, 3)}
+
     def surest(*some: int) -> int:
-        features = [score_features(MASKS[n].mean(), TREE[n].granularity, n > 0, mended=False) for n in some]
-        return some[int(np.argmax(predicted_iou(np.stack(features))))]
+        return some[int(np.argmax([predicted_iou(found[each]) for each in some]))]
 
     assert places(predictor.predict([[15, 15]], [1])[0]) == [surest(1, 2, 3)]
     three, predicted, _ = predictor.predict([[15, 15]], [1], multimask_output=True)
@@ -171,11 +174,19 @@ def test_corrections_are_joined_and_cut_from_masks_of_the_tree(predictor: TreePr
     assert predictor.predict([[40, 15], [40, 15]], [0, 1], granularity=1.0)[0][0][15, 40]
 
 
-def test_the_predicted_iou_is_the_fitted_formula() -> None:
-    share, g = 0.02, 0.4
-    assert len(SCORE_FEATURES) == len(SCORE_WEIGHTS)
-    expected = SCORE_WEIGHTS @ np.array([1, np.log(share), np.log(share) ** 2, g, 1, 0])
-    assert predicted_iou(score_features(share, g, True, mended=False)) == pytest.approx(1 / (1 + np.exp(-expected)))
+def test_the_predicted_iou_is_the_fitted_formula(predictor: TreePredictor) -> None:
+    """Candidates over the click: 0, 1, 2, 3; the answer 2 has one smaller among them."""
+    [found] = predictor.answers([[15, 15]], [1], granularity=0.6)
+    size = np.log(20 * 40 / (HEIGHT * WIDTH))
+    expected = [1, size, size**2, 0.6, 1, np.log(4), 1 / 4, 0]
+    assert found.place == 2
+    assert found.features == pytest.approx(np.array(expected))
+    assert len(SCORE_FEATURES) == len(SCORE_WEIGHTS) == len(expected)
+    score = predictor.predict([[15, 15]], [1], granularity=0.6)[1][0]
+    assert score == pytest.approx(1 / (1 + np.exp(-np.dot(SCORE_WEIGHTS, expected))))
+    [mended] = predictor.answers([[40, 15], [65, 40]], [1, 1], granularity=1.0)
+    size = np.log((1600 + 600) / (HEIGHT * WIDTH))
+    assert mended.features == pytest.approx(np.array([1, size, size**2, 1, 1, np.log(3), 0, 1]))
 
 
 def test_wrong_prompts_are_told_as_a_model_tells_them(predictor: TreePredictor) -> None:
@@ -268,3 +279,27 @@ def test_segment_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert cli.main(["segment", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
+    from model.evaluation.checkpoint_scores import TreeModel
+    from model.evaluation.click_models import as_click_model
+    from model.evaluation.clicker import Click, simulate
+
+    clicks = as_click_model(TreeModel()())
+    clicks.set_image(squares())
+    assert (clicks.takes_granularity, clicks.answers_without, clicks.multimask) == (True, True, 3)
+    truth = np.zeros((120, 160), dtype=np.bool_)
+    truth[40:80, 60:120] = True
+    truth[50:70, 70:90] = False
+
+    def predict(made: Sequence[Click]) -> NDArray[np.bool_]:
+        points, labels = np.array([[(each.x, each.y) for each in made]]), np.array([[int(e.positive) for e in made]])
+        return clicks.answer(points, labels, np.array([1.0])).masks()[0]
+
+    run = simulate(predict, truth, target_iou=0.999)
+    assert len(run.clicks) > 1
+    assert run.ious[-1] > 0.95
+    assert len(TreeModel().sha256()) == 64
+    with pytest.raises(InputError, match="a benchmark of videos needs a model"):
+        TreeModel(video=True)()
