@@ -247,7 +247,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"{path}: expected a checkpoint file, found {'a directory' if path.is_dir() else 'nothing'}; give a path, "
-            f"`scratch`, or one of {', '.join(PUBLISHED)}"
+            f"or one of {', '.join(PUBLISHED)}"
         )
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -24,6 +24,10 @@ MAX_IMAGE_PIXELS: Final = 100_000_000
 _NO_LIMIT: Final = 2**62
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError)
 """What Pillow raises on an animation that is not what it claims."""
+_MANY: Final = {
+    "hidden file": "hidden files", "other file": "other files", "output of segment": "outputs of segment",
+    "folder": "folders",
+}  # fmt: skip
 _NAMED: Final = 3
 """So many of the files that were passed over are named."""
 
@@ -130,7 +134,7 @@ class ImageFolder:
     files: tuple[Path, ...]
     """In natural order."""
     passed_over: str
-    """What else lies there, for people; empty: nothing."""
+    """What else lies there, in words; empty: nothing."""
 
 
 def images_in(folder: Path) -> ImageFolder:
@@ -146,18 +150,26 @@ def images_in(folder: Path) -> ImageFolder:
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     hidden = [each for each in entries if each.name.startswith(".")]
-    shown = [each for each in entries if not each.name.startswith(".")]
+    ours = [each for each in entries if _is_output(each)]
+    shown = [each for each in entries if each not in {*hidden, *ours}]
     folders = [each for each in shown if each.is_dir()]
     files = [each for each in shown if each.is_file() and _is_image(each)]
     others = [each for each in shown if each not in {*folders, *files}]
-    kinds = (("hidden file", hidden), ("other file", others), ("folder", folders))
-    passed_over = ", ".join(_counted(each, paths) for each, paths in kinds if paths)
+    kinds = (("hidden file", hidden), ("other file", others), ("output of segment", ours), ("folder", folders))
+    counted = ", ".join(_counted(each, paths) for each, paths in kinds if paths)
+    passed_over = f"passed over: {counted}" if counted else ""
     if not files:
         raise InputError(
             f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), found no image"
-            + (f"; passed over: {passed_over}" if passed_over else "")
+            + (f"; {passed_over}" if passed_over else "")
         )
     return ImageFolder(files=tuple(sorted(files, key=lambda each: natural_key(each.name))), passed_over=passed_over)
+
+
+def _is_output(path: Path) -> bool:
+    """Whether `segment` wrote it: its JSON stands beside it."""
+    name, mark, rest = path.name.rpartition(".masks")
+    return rest in ("", ".json", ".png", ".ids", ".ids.png", ".each") and (path.parent / f"{name}{mark}.json").is_file()
 
 
 def _is_image(path: Path) -> bool:
@@ -172,7 +184,7 @@ def _is_image(path: Path) -> bool:
 
 def _counted(kind: str, paths: list[Path]) -> str:
     names = ", ".join(each.name for each in paths[:_NAMED]) + (", …" if len(paths) > _NAMED else "")
-    return f"{len(paths)} {kind}{'' if len(paths) == 1 else 's'} ({names})"
+    return f"{len(paths)} {kind if len(paths) == 1 else _MANY[kind]} ({names})"
 
 
 def natural_key(name: str) -> tuple[Any, ...]:

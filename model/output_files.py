@@ -34,6 +34,8 @@ class OutputFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.names: list[str] = []
+        """What was written, or will be when the block ends."""
         self._scratch: Path | None = None
         self._made_folder = False
 
@@ -85,6 +87,7 @@ class OutputFiles:
             path = self.scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             yield path
+            self.names.append(name)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file; see `writing`."""

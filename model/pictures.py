@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,12 @@ _INSIDE_RGB: Final = (0, 230, 0)
 _OUTSIDE_RGB: Final = (230, 0, 0)
 _OPACITY: Final = 0.5
 _CAPTION_PX: Final = 22
+_WIDE: Final = 2
+"""An image this many times as wide as high has its pictures below each other, each at least half a cell high."""
+_MAX_CELL_PX: Final = 4096
+"""Of a panorama's cell, its width."""
+MAX_ID: Final = 65535
+"""That a PNG's pixel holds."""
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -71,20 +77,44 @@ def contact_sheet(
     box: Sequence[float] | None = None,
     width_px: int = 320,
 ) -> Rgb:
-    """The photograph and each mask over it, side by side, each about `width_px` wide, with a caption.
+    """The photograph and each mask over it, each about `width_px` wide, with a caption; see `in_line`.
 
-    Clicks and the box, if there is one, are drawn into all of them.
+    A panorama's are wider: at least half of `width_px` high, unless that would enlarge it. Clicks and the box, if
+    there is one, are drawn into all of them.
     """
 
     def marked(picture: Rgb) -> Rgb:
         return mark_points(picture if box is None else mark_box(picture, box), points_xy, labels)
 
-    height = max(1, round(image.shape[0] * width_px / image.shape[1]))
+    scale = width_px / image.shape[1]
+    if image.shape[1] > _WIDE * image.shape[0]:
+        scale = max(scale, min(1.0, width_px / _WIDE / image.shape[0], _MAX_CELL_PX / image.shape[1]))
+    width, height = round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))
     title = "click" if box is None else "box and click" if len(points_xy) else "box"
-    cells = [captioned(_resized(marked(image), width_px, height), title)]
+    cells = [captioned(_resized(marked(image), width, height), title)]
     for mask, caption in zip(masks, captions, strict=True):
-        cells.append(captioned(_resized(marked(overlay(image, mask)), width_px, height), caption))
-    return np.concatenate(cells, axis=1)
+        cells.append(captioned(_resized(marked(overlay(image, mask)), width, height), caption))
+    return in_line(cells, image)
+
+
+def in_line(cells: Sequence[Rgb], image: Rgb) -> Rgb:
+    """Pictures of an image side by side, those of a panorama below each other."""
+    return np.concatenate(cells, axis=0 if image.shape[1] > _WIDE * image.shape[0] else 1)
+
+
+def id_image(masks: Mapping[int, Mask], height: int, width: int, *, max_id: int) -> NDArray[Any]:
+    """The number of the mask at each pixel, 0 where there is none, the smallest mask where several overlap.
+
+    Args:
+        masks: (H, W) by number, from 1 on.
+        height: pixels.
+        width: pixels.
+        max_id: of all images that belong together: uint8 up to 255, else uint16.
+    """
+    ids = np.zeros((height, width), dtype=np.uint8 if max_id <= 255 else np.uint16)
+    for number, mask in sorted(masks.items(), key=lambda each: -int(each[1].sum())):
+        ids[mask] = number
+    return ids
 
 
 def segment_map(image: Rgb, masks: Sequence[Mask]) -> Rgb:
@@ -97,9 +127,9 @@ def segment_map(image: Rgb, masks: Sequence[Mask]) -> Rgb:
     return shown
 
 
-def png_bytes(image: Rgb) -> bytes:
-    """A PNG file's content."""
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
+def png_bytes(image: NDArray[Any]) -> bytes:
+    """A PNG file's content: of (H, W, 3) uint8 RGB, or of (H, W) uint8 or uint16 as it is."""
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image)
     assert done
     return bytes(data.tobytes())
 

@@ -8,12 +8,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.console import ProgressBar
-
-from .automatic import AutomaticConfig, depths, find_everything
+from .automatic import depths
 from .image_files import Rgb
-from .mask_records import FoundMask
-from .pictures import captioned, contact_sheet, mark_box, mark_points, overlay, segment_map
+from .mask_records import FIRST_ID, FoundMask
+from .output_files import OutputFiles
+from .pictures import (
+    captioned,
+    contact_sheet,
+    id_image,
+    in_line,
+    mark_box,
+    mark_points,
+    overlay,
+    png_bytes,
+    segment_map,
+)
 from .predictor import GranularPredictor
 from .prompt_flags import Prompt
 
@@ -53,11 +62,16 @@ def click_masks(
     return [answers[each] for each in granularities]
 
 
-def find_with_progress(predictor: GranularPredictor, image: Rgb, config: AutomaticConfig) -> list[FoundMask]:
-    """`find_everything` with a bar on standard error."""
-    prompts = len(config.granularities) * config.points_per_side**2
-    with ProgressBar("segment", prompts, unit="clicks") as progress:
-        return find_everything(predictor, image, config, on_prompts=progress.update)
+def write_masks(
+    files: OutputFiles, name: str, found: Sequence[FoundMask], *, kinds: Sequence[str], height: int, width: int
+) -> None:
+    """The masks of an image as PNG files: `ids` in one, `each` in one of its own. Numbers are the annotations' ids."""
+    if "ids" in kinds:
+        masks = {number: each.mask for number, each in enumerate(found, FIRST_ID)}
+        files.write(f"{name}.masks.ids.png", png_bytes(id_image(masks, height, width, max_id=len(found))))
+    if "each" in kinds:
+        for number, each in enumerate(found, FIRST_ID):
+            files.write(f"{name}.masks.each/{number:05d}.png", png_bytes(each.mask.astype(np.uint8) * 255))
 
 
 def click_picture(image: Rgb, prompt: Prompt, found: Sequence[FoundMask]) -> Rgb:
@@ -80,11 +94,11 @@ def _clicks(prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def everything_picture(image: Rgb, found: Sequence[FoundMask]) -> Rgb:
-    """All masks over the photograph, beside it those of each of the tree's first levels."""
+    """All masks over the photograph, and those of each of the tree's first levels; see `in_line`."""
     depth = depths(found)
     cells = [captioned(segment_map(image, [each.mask for each in found]), f"all {len(found)} masks")]
     for level in range(min(max(depth, default=-1) + 1, _LEVELS_SHOWN)):
         chosen = [each.mask for each, its in zip(found, depth, strict=True) if its == level]
         name = "wholes" if level == 0 else "parts" if level == 1 else f"parts of parts, level {level}"
         cells.append(captioned(segment_map(image, chosen), f"{name}: {len(chosen)}"))
-    return np.concatenate(cells, axis=1)
+    return in_line(cells, image)

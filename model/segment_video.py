@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 
 from .mask_records import FIRST_ID, MASK_FORMAT, FoundMask
 from .output_files import OutputFiles
-from .pictures import png_bytes, segment_map
+from .pictures import MAX_ID, id_image, png_bytes, segment_map
 from .prompt_flags import Prompt
 from .segment import mark_prompt
 from .video import Frames, GranularVideoPredictor, Tracked
@@ -27,7 +27,7 @@ class VideoObject:
     granularity: float | None
 
 
-def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: int) -> None:
+def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: int, kinds: Sequence[str] = ()) -> None:
     """Do the prompts speak of this video? Told before a model is loaded.
 
     Raises:
@@ -40,6 +40,8 @@ def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: 
     if not 0 <= frame < len(frames):
         raise InputError(f"{frames.name}: --frame {frame}: expected 0 to {len(frames) - 1}")
     for number, each in objects.items():
+        if "ids" in kinds and not 1 <= number <= MAX_ID:
+            raise InputError(f"--masks ids: a PNG holds objects 1 to {MAX_ID}, found object {number}")
         if not each.prompt.given:
             raise InputError(
                 f"{frames.name}: object {number} has a --granularity and nothing that points at it; each object of a "
@@ -56,9 +58,10 @@ def track_objects(
     *,
     frame: int,
     files: OutputFiles,
-    folder: str,
+    name: str,
+    kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Tracks forwards, and backwards if the prompts lie later; writes one overlay a frame.
+    """Tracks forwards, and backwards if the prompts lie later; writes one overlay a frame, and masks as `kinds` says.
 
     Args:
         predictor: for video.
@@ -66,11 +69,13 @@ def track_objects(
         objects: by number, as `check_objects` has let them pass.
         frame: that the prompts speak of.
         files: that are written.
-        folder: among them, for `00000.png`, `00001.png` …; prompts are drawn on their frame.
+        name: pictures are `NAME.masks/00000.png`, `00001.png` …; prompts are drawn on their frame.
+        kinds: `ids` adds `NAME.masks.ids/00000.png`, objects by number; `each` `NAME.masks.each/OBJECT/00000.png`.
 
     Returns:
-        The JSON: as of one image, with one entry of `images` a frame (`frame` counts from 0, as --frame does) and an
-        `object_id` in each annotation. `score` is null: sam2's tracker gives none.
+        The JSON: as of one image, with one entry of `images` a frame (`frame` counts from 0, as --frame does; the
+        file's name in a folder, the frame's number in a video file) and an `object_id` in each annotation. `score` is
+        null: sam2's tracker gives none.
     """
     state = predictor.start(frames)
     for number, each in objects.items():
@@ -93,7 +98,8 @@ def track_objects(
                 picture = segment_map(frames[tracked.frame], list(tracked.masks_NHW))
                 for each in objects.values() if tracked.frame == frame else ():
                     picture = mark_prompt(picture, each.prompt)
-                files.write(f"{folder}/{tracked.frame:05d}.png", png_bytes(picture))
+                files.write(f"{name}.masks/{tracked.frame:05d}.png", png_bytes(picture))
+                _write_masks(files, name, tracked, kinds)
                 annotations += _annotations(tracked, objects)
                 done += 1
                 progress.update(done)
@@ -104,7 +110,7 @@ def track_objects(
             {
                 "id": FIRST_ID + number,
                 "frame": number,
-                "file_name": f"{number:05d}",
+                "file_name": frames.files[number].name if frames.files else f"{number:05d}",
                 "width": frames.width,
                 "height": frames.height,
             }
@@ -117,6 +123,16 @@ def track_objects(
             str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
         },
     }
+
+
+def _write_masks(files: OutputFiles, name: str, tracked: Tracked, kinds: Sequence[str]) -> None:
+    masks = dict(zip(tracked.object_ids, np.asarray(tracked.masks_NHW), strict=True))
+    if "ids" in kinds:
+        ids = id_image(masks, *tracked.logits_NHW.shape[1:], max_id=max(masks))
+        files.write(f"{name}.masks.ids/{tracked.frame:05d}.png", png_bytes(ids))
+    if "each" in kinds:
+        for number, mask in masks.items():
+            files.write(f"{name}.masks.each/{number}/{tracked.frame:05d}.png", png_bytes(mask.astype(np.uint8) * 255))
 
 
 def _annotations(tracked: Tracked, objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:

@@ -83,8 +83,7 @@ class Frames(Sequence[Rgb]):
             self.name = path.resolve().name
             if path.is_dir():
                 found = images_in(path)
-                self.files = found.files
-                self.remarks = f"passed over: {found.passed_over}" if found.passed_over else ""
+                self.files, self.remarks = found.files, found.passed_over
             elif is_animation(path):
                 self._arrays = read_animation(path, max_frames=MAX_FILE_FRAMES)
                 if len(self._arrays) > MAX_FILE_FRAMES:

@@ -1,45 +1,55 @@
-"""`grainmill segment`: a click and a granularity in, masks out."""
+"""`grainmill segment`: clicks and a granularity in, masks out."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from model.output_files import OutputFiles
     from model.prompt_flags import ObjectFlags
 
 POINTING = "What is segmented"
 OUTPUT = "What comes out"
-VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif")
 
 
 def command(
-    image: Annotated[
-        str,
+    images: Annotated[
+        list[str],
         typer.Argument(
-            metavar="IMAGE",
-            help="JPEG, PNG, WebP, TIFF or BMP; or a video: a folder of such frames, or a file that OpenCV reads.",
+            metavar="IMAGE...",
+            help="JPEG, PNG, WebP, TIFF, BMP or GIF, one or several; a folder of them; or one video: a folder of "
+            "frames, a GIF or WebP of several frames, or a file that OpenCV reads.",
         ),
     ],
     checkpoint: Annotated[
         str | None,
         typer.Option(
             metavar="CKPT",
-            help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is. Default: none, "
-            "the masks that `grainmill mine` finds in this image answer; of images only.",
+            help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is. Or SAM 2.1's own "
+            "weights, which know no granularity. Default: none, the masks that `grainmill mine` finds in an image "
+            "answer; of images only.",
         ),
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
             metavar="CKPT",
-            help="SAM 2.1's weights under an adapter's checkpoint. Default: where they were when it was trained; a "
-            "merged checkpoint and one from scratch need none.",
+            help="SAM 2.1's weights under an adapter's checkpoint. Default: where they were when it was trained; all "
+            "other checkpoints need none.",
+        ),
+    ] = None,
+    taken: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="images|video",
+            help="What a folder is, and a GIF or WebP of several frames. Default: images with --everything (of a GIF "
+            "the first frame), which videos do not have; a video with points and boxes. What was chosen is said.",
         ),
     ] = None,
     point: Annotated[
@@ -73,7 +83,8 @@ def command(
             metavar="[N:]G",
             help="How large a part is meant, 0.1 the finest to 1.0 the whole; several, repeated or with commas, are "
             "answered at once; `none` is SAM-2's own answer. Default: 1.0, the whole under the click; 0.1, 0.2 … 1.0 "
-            "for --everything, the union that the paper scores. In a video N:G is object N's own.",
+            "for --everything, the union that the paper scores; `none` with SAM 2.1's own weights. In a video N:G is "
+            "object N's own.",
             rich_help_panel=POINTING,
         ),
     ] = None,
@@ -142,12 +153,32 @@ def command(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Where NAME.masks.png and NAME.masks.json go, NAME being the input's; of a video, the folder "
-            "NAME.masks with one picture a frame. They appear when all is done, and replace older ones. Default: the "
+            help="Where NAME.masks.png and NAME.masks.json go, NAME being the input's without its ending (or with it, "
+            "where two inputs differ in nothing else); of a video, the folder NAME.masks with one picture a frame. "
+            "They appear when all of an input is done, and replace older ones of the same input. Default: the "
             "current directory.",
             rich_help_panel=OUTPUT,
         ),
     ] = Path("."),
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ids|each",
+            help="Masks as PNG files too; may be repeated. `ids`: NAME.masks.ids.png, at each pixel the annotation's "
+            "id (the smallest mask's where several overlap, 0 for none), 16 bits if there are more than 255. `each`: "
+            "NAME.masks.each/00001.png, one a mask, 255 inside. Of a video one a frame, by the object's number, in "
+            "NAME.masks.ids/ and NAME.masks.each/N/. Default: none, the JSON has them.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace outputs of another input that has the same NAME. Default: off, they are an error.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", rich_help_panel=OUTPUT)
     ] = None,
@@ -155,19 +186,26 @@ def command(
         bool,
         typer.Option(
             "--json",
-            help="The JSON file's content on standard output too. Default: off, a line for people.",
+            help="The JSON file's content on standard output too, one line an image. Default: off, words for people.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
 ) -> None:
-    """Selects a part of an image as large as one number says.
+    """Selects parts of images as large as one number says.
 
     grainmill segment cat.jpg --point 210,140 --granularity 0.1,0.5,1.0 [--checkpoint RUN]
+    grainmill segment photos/ --checkpoint RUN --everything --masks ids --output masks/
     """
     from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
-    from pipeline.console import print_json
+    from model.segment_inputs import read_inputs
+    from pipeline.console import note, print_json
     from pipeline.errors import InputError
 
+    if taken not in (None, "images", "video"):
+        raise InputError(f"--as {taken}: expected images or video")
+    for each in masks or []:
+        if each not in ("ids", "each"):
+            raise InputError(f"--masks {each}: expected ids or each")
     objects = objects_of_flags(point, not_point, box, granularity)
     pointed = any(each.prompt.given for each in objects.values())
     if everything and pointed:
@@ -183,42 +221,59 @@ def command(
         raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
     if everything and refine:
         raise InputError("--refine starts from the mask of a prompt; leave it out with --everything")
+    call = _Call(
+        checkpoint=checkpoint,
+        base=base,
+        device=device,
+        output=output,
+        masks=tuple(masks or ()),
+        overwrite=overwrite,
+        keep_content=json_output,
+    )
+    inputs = read_inputs(images, taken=taken, everything=everything)  # type: ignore[arg-type]  # checked above
     if checkpoint is None:
-        of_search = granularity if everything else None
-        _check_without_model(image, search, base, device, of_search, everything=everything)
-    model = _Model(checkpoint, base, device)
-    if _is_video(image):
+        _check_without_model(inputs.video, search, base, device, granularity if everything else None)
+    failed: list[str] = []
+    if inputs.video is not None:
         if everything or refine:
             raise InputError(
-                f"{image}: a video is segmented by --point, --not-point and --box, without --everything and --refine"
+                f"{inputs.video}: a video is segmented by --point, --not-point and --box, without --everything and "
+                "--refine; --as images takes a folder as images"
             )
-        content, lines = _track(image, model, objects, frame, output)
+        answers = [_track(inputs.video, call, objects, frame, hint=taken is None)]
     else:
         if set(objects) - {FIRST_OBJECT} or frame:
-            raise InputError(f"{image}: objects (N:) and --frame are for videos; this is one image")
+            what = "this is one image" if len(inputs.images) == 1 else "these are images"
+            raise InputError(f"{inputs.images[0]}: objects (N:) and --frame are for videos; {what}")
         wanted = objects.get(FIRST_OBJECT) or ObjectFlags(prompt=Prompt(), granularities=())
-        if everything:
-            content, lines = _find_everything(image, model, wanted.granularities, search, output)
+        for each in inputs.told:
+            note(each)
+        answers, failed = _segment(inputs.images, call, wanted, search if everything else None, refine)
+    for content, lines in answers:
+        if json_output:
+            print_json(content)
         else:
-            content, lines = _click(image, model, wanted, refine, output)
-    if json_output:
-        print_json(content)
-    else:
-        print("\n".join(lines))
+            print("\n".join(lines))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(inputs.images)} images could not be read; the others are done")
 
 
 Answer = tuple[dict[str, Any], list[str]]
-"""The JSON file's content, and lines for people."""
+"""The JSON file's content, if it is kept, and lines for people."""
 
 
-@dataclass(frozen=True)
-class _Model:
-    """Which weights, and where they run."""
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """Which weights, where they run, and where the masks go."""
 
     checkpoint: str | None
-    """None: no weights, the image's own tree of masks answers."""
+    """None: no weights, an image's own tree of masks answers."""
     base: str | None
     device: str | None
+    output: Path
+    masks: tuple[str, ...]
+    overwrite: bool
+    keep_content: bool
 
     @property
     def where(self) -> Any:
@@ -228,13 +283,7 @@ class _Model:
 
 
 def _check_without_model(
-    image: str,
-    search: dict[str, Any],
-    base: str | None,
-    device: str | None,
-    granularity: list[str] | None,
-    *,
-    everything: bool,
+    video: Path | None, search: dict[str, Any], base: str | None, device: str | None, granularity: list[str] | None
 ) -> None:
     """Flags that only a model has.
 
@@ -243,146 +292,224 @@ def _check_without_model(
     """
     from pipeline.errors import InputError
 
-    if _is_video(image):
+    if video is not None:
         raise InputError(
-            f"{image}: a video needs --checkpoint: without a model each frame is mined by itself, and nothing says "
-            "which of its masks are the same thing; give single frames, or a checkpoint of `grainmill train`"
+            f"{video}: a video needs --checkpoint: without a model each frame is mined by itself, and nothing says "
+            "which of its masks are the same thing; --as images takes a folder as images"
         )
-    given = {"base": base, "device": device, **search, "granularity": granularity}
-    for name, value in given.items():
+    for name, value in {"base": base, "device": device, **search}.items():
         if value is not None:
-            what = "--everything gives all masks that `grainmill mine` finds" if everything else "there is none"
-            raise InputError(f"--{name.replace('_', '-')} is for a model; without --checkpoint {what}")
+            raise InputError(f"--{name.replace('_', '-')} is for a model; without --checkpoint there is none")
+    if granularity is not None:
+        raise InputError(
+            "--granularity with --everything is for a model; without --checkpoint all masks that `grainmill mine` "
+            "finds are given, each with its own"
+        )
 
 
-def _image_predictor(model: _Model) -> Any:
-    """Of the checkpoint, or the one that needs none."""
-    if model.checkpoint is None:
+def _segment(
+    paths: Sequence[Path], call: _Call, wanted: ObjectFlags, search: dict[str, Any] | None, refine: int
+) -> tuple[list[Answer], list[str]]:
+    """Answers of the images that can be read, and what is wrong with the others.
+
+    Args:
+        paths: of images.
+        call: of the command line.
+        wanted: points, a box, granularities.
+        search: of --everything, what differs from its defaults; None: `wanted` says what.
+        refine: passes.
+    """
+    from model.automatic import AutomaticConfig, default_config, find_everything, settings
+    from model.image_files import read_rgb
+    from model.output_files import OutputFiles
+    from model.predictor import GranularPredictor
+    from model.segment import CLICK_GRANULARITY, click_masks, click_picture, everything_picture
+    from model.segment_inputs import checkpoint_name, output_names, source_of
+    from pipeline.console import ProgressBar, note
+    from pipeline.errors import InputError
+
+    names = output_names(paths)
+    _check_images(paths, names, call, None if search is not None else wanted)
+    tree, config = None, AutomaticConfig()
+    predictor: Any
+    if call.checkpoint is None:
         from model.tree_predictor import TreePredictor
 
-        return TreePredictor()
-    from model.predictor import GranularPredictor
+        predictor = tree = TreePredictor()
+        dial = wanted.granularities or (CLICK_GRANULARITY,)
+    else:
+        predictor = GranularPredictor.load(call.checkpoint, call.where, base=call.base)
+        dial = _granularities(wanted, has_dial=predictor.model.has_dial, everything=search is not None, call=call)
+        config = dataclasses.replace(default_config(predictor.model.size), **(search or {}))
+        if dial and search is not None:
+            config = dataclasses.replace(config, granularities=dial)
+    clicks = 1 if search is None or tree else len(config.granularities) * config.points_per_side**2
+    answers: list[Answer] = []
+    failed: list[str] = []
+    with ProgressBar(
+        "segment",
+        clicks * len(paths),
+        unit="images" if search is None or tree else "clicks",
+        shown=(search is not None and tree is None) or len(paths) > 1,
+    ) as progress:
+        for place, (path, name) in enumerate(zip(paths, names, strict=True)):
+            try:
+                rgb = read_rgb(path)
+            except InputError as error:
+                if len(paths) == 1:
+                    raise
+                note(str(error))
+                failed.append(str(error))
+                continue
+            before, detail = place * clicks, f"image {place + 1} of {len(paths)}" if len(paths) > 1 else ""
+            about: dict[str, Any] = {"source": source_of(path), "checkpoint": checkpoint_name(call.checkpoint)}
+            with OutputFiles(call.output) as files:
+                if search is None:
+                    predictor.set_image(rgb)
+                    found = click_masks(predictor, wanted.prompt, dial, refine=refine)
+                    picture = click_picture(rgb, wanted.prompt, found)
+                    about |= {"prompt": wanted.prompt.to_json(), "granularities": dial}
+                    own = "SAM-2" if tree is None else "surest"
+                    lines = [_line(each, rgb.shape[0] * rgb.shape[1], own) for each in found]
+                    found = [each for each in found if each.area_px]
+                elif tree is not None:
+                    tree.set_image(rgb)
+                    found = tree.everything()
+                    picture = everything_picture(rgb, found)
+                    roots = sum(each.parent_id is None for each in found)
+                    lines = [f"{len(found)} masks, {roots} of them instances"]
+                else:
+                    found = find_everything(
+                        predictor,
+                        rgb,
+                        config,
+                        on_prompts=lambda done: progress.update(before + done, detail),  # noqa: B023
+                    )
+                    picture = everything_picture(rgb, found)
+                    about["everything"] = settings(config)
+                    lines = [_line_of_all(found, config)]
+                content = _write(files, path, name, rgb, found, picture, call, about)
+            lines.append(_forget_older(files, name))
+            answers.append(
+                (content if call.keep_content else {}, [f"{path.name}:", *lines] if len(paths) > 1 else lines)
+            )
+            progress.update(before + clicks, detail)
+    return answers, failed
 
-    return GranularPredictor.load(model.checkpoint, model.where, base=model.base)
+
+def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, wanted: ObjectFlags | None) -> None:
+    """Tells what can be told before a model is loaded; of several images, those that cannot be read have their turn."""
+    from model.image_files import image_size
+    from model.segment_inputs import expect_same_source, source_of
+    from pipeline.errors import InputError
+
+    for path, name in zip(paths, names, strict=True):
+        try:
+            width, height = image_size(path)
+        except InputError:
+            if len(paths) == 1:
+                raise
+            continue
+        if wanted is not None:
+            wanted.prompt.check(width=width, height=height, where=str(path))
+        if not call.overwrite:
+            expect_same_source(call.output / f"{name}.masks.json", source_of(path))
 
 
-def _is_video(path: str) -> bool:
-    """A folder, or a file that is called like a video."""
-    return Path(path).is_dir() or Path(path).suffix.lower() in VIDEO_SUFFIXES
+def _granularities(wanted: ObjectFlags, *, has_dial: bool, everything: bool, call: _Call) -> tuple[float | None, ...]:
+    """What is asked for; empty: the default of --everything."""
+    from model.segment import CLICK_GRANULARITY
+    from pipeline.errors import InputError
 
-
-def _click(image: str, model: _Model, wanted: ObjectFlags, refine: int, output: Path) -> Answer:
-    from model.image_files import read_rgb
-    from model.output_files import OutputFiles
-    from model.segment import CLICK_GRANULARITY, click_masks, click_picture
-
-    rgb = read_rgb(image)
-    height, width = rgb.shape[:2]
-    wanted.prompt.check(width=width, height=height, where=image)
-    predictor = _image_predictor(model)
-    with OutputFiles(output) as files:
-        predictor.set_image(rgb)
-        found = click_masks(predictor, wanted.prompt, wanted.granularities or [CLICK_GRANULARITY], refine=refine)
-        picture = click_picture(rgb, wanted.prompt, found)
-        content, written = _write(
-            image, rgb, found, picture, files, prompt=wanted.prompt.to_json(), checkpoint=model.checkpoint
+    if has_dial:
+        return wanted.granularities or (() if everything else (CLICK_GRANULARITY,))
+    if any(each is not None for each in wanted.granularities):
+        raise InputError(
+            f"{call.checkpoint}: SAM-2's own weights, which know no granularity: leave --granularity out, or say none"
         )
-    lines = []
-    for each in content["annotations"]:
-        own = "surest" if model.checkpoint is None else "SAM-2"
-        g = own if each["granularity"] is None else f"g {each['granularity']:g}"
-        lines.append(f"{g}: {each['area']:,} of {width * height:,} pixels, predicted IoU {each['score']:.2f}")
-    return content, [*lines, written]
+    return (None,)
 
 
-def _find_everything(
-    image: str, model: _Model, granularities: tuple[float | None, ...], search: dict[str, Any], output: Path
-) -> Answer:
-    from model.automatic import default_config, settings
-    from model.image_files import read_rgb
-    from model.output_files import OutputFiles
-    from model.segment import everything_picture, find_with_progress
+def _line(found: Any, pixels: int, own: str) -> str:
+    g = own if found.granularity is None else f"g {found.granularity:g}"
+    return f"{g}: {found.area_px:,} of {pixels:,} pixels, predicted IoU {found.score:.2f}"
 
-    rgb = read_rgb(image)
-    predictor = _image_predictor(model)
-    if model.checkpoint is None:
-        predictor.set_image(rgb)
-        found = predictor.everything()
-        with OutputFiles(output) as files:
-            content, written = _write(image, rgb, found, everything_picture(rgb, found), files, checkpoint=None)
-        roots = sum(each.parent_id is None for each in found)
-        return content, [f"{len(found)} masks, {roots} of them instances", written]
-    config = dataclasses.replace(default_config(predictor.model.size), **search)
-    if granularities:
-        config = dataclasses.replace(config, granularities=granularities)
-    about = {"everything": settings(config), "checkpoint": model.checkpoint}
-    with OutputFiles(output) as files:
-        found = find_with_progress(predictor, rgb, config)
-        content, written = _write(image, rgb, found, everything_picture(rgb, found), files, **about)
+
+def _line_of_all(found: Sequence[Any], config: Any) -> str:
     roots = sum(each.parent_id is None for each in found)
-    line = f"{len(found)} masks, {roots} of them inside no other"
-    if not found:
-        line = (
-            f"no mask that the model is sure of; a lower --min-predicted-iou (it was {config.min_predicted_iou:g}) or "
-            f"--min-stability ({config.min_stability:g}) lets more pass"
-        )
-    return content, [line, written]
+    if found:
+        return f"{len(found)} masks, {roots} of them inside no other"
+    return (
+        f"no mask that the model is sure of; a lower --min-predicted-iou (it was {config.min_predicted_iou:g}) or "
+        f"--min-stability ({config.min_stability:g}) lets more pass"
+    )
 
 
 def _write(
-    image: str, rgb: Any, found: Any, picture: Any, files: OutputFiles, **about: Any
-) -> tuple[dict[str, Any], str]:
+    files: Any, path: Path, name: str, rgb: Any, found: Any, picture: Any, call: _Call, about: dict[str, Any]
+) -> dict[str, Any]:
     from model.mask_records import json_bytes, mask_file
     from model.pictures import png_bytes
+    from model.segment import write_masks
 
-    name = f"{Path(image).stem}.masks"
-    content = mask_file(found, image=Path(image).name, width=rgb.shape[1], height=rgb.shape[0], **about)
-    files.write(f"{name}.png", png_bytes(picture))
-    files.write(f"{name}.json", json_bytes(content))
-    return content, f"{files.folder / name}.png, {files.folder / name}.json"
+    height, width = rgb.shape[:2]
+    content = mask_file(found, image=path.name, width=width, height=height, **about)
+    files.write(f"{name}.masks.png", png_bytes(picture))
+    write_masks(files, name, found, kinds=call.masks, height=height, width=width)
+    files.write(f"{name}.masks.json", json_bytes(content))
+    return content
 
 
-def _track(video: str, model: _Model, objects: dict[int, ObjectFlags], frame: int, output: Path) -> Answer:
+def _forget_older(files: Any, name: str) -> str:
+    """Removes what an earlier call left of this input; names what is there now."""
+    from model.segment_inputs import forget_older
+
+    forget_older(files.folder, name, files.names)
+    tops = dict.fromkeys(each.partition("/")[:2] for each in files.names)
+    return ", ".join(f"{files.folder / top}{slash}" for top, slash in tops)
+
+
+def _track(video: Path, call: _Call, objects: dict[int, ObjectFlags], frame: int, *, hint: bool) -> Answer:
     from model.mask_records import json_bytes
     from model.output_files import OutputFiles
-    from model.segment import CLICK_GRANULARITY
+    from model.segment_inputs import checkpoint_name, expect_same_source, output_names, source_of, told_of_video
     from model.segment_video import VideoObject, check_objects, track_objects
     from model.video import Frames, GranularVideoPredictor
     from pipeline.console import note
     from pipeline.errors import InputError
 
-    wanted = {}
     for number, each in objects.items():
         if len(each.granularities) > 1:
             raise InputError(f"--granularity: expected one for object {number} of a video, found {each.granularities}")
-        dial = each.granularities[0] if each.granularities else CLICK_GRANULARITY
-        wanted[number] = VideoObject(prompt=each.prompt, granularity=dial)
     frames = Frames(video)
-    check_objects(frames, wanted, frame=frame)
-    assert model.checkpoint is not None
-    predictor = GranularVideoPredictor.load(model.checkpoint, model.where, base=model.base)
-    if predictor.model.adapter == "full":
+
+    def wanted(*, has_dial: bool) -> dict[int, VideoObject]:
+        return {
+            number: VideoObject(
+                prompt=each.prompt,
+                granularity=_granularities(each, has_dial=has_dial, everything=False, call=call)[0],
+            )
+            for number, each in objects.items()
+        }
+
+    check_objects(frames, wanted(has_dial=True), frame=frame, kinds=call.masks)
+    [name] = output_names([video])
+    source = source_of(video, frames)
+    if not call.overwrite:
+        expect_same_source(call.output / f"{name}.masks.json", source)
+    if told := told_of_video(frames, video, hint=hint):
+        note(told)
+    assert call.checkpoint is not None
+    predictor = GranularVideoPredictor.load(call.checkpoint, call.where, base=call.base)
+    if predictor.model.has_dial and predictor.model.adapter == "full":
         note("a model from scratch has learned still images only: its memory of earlier frames is untrained")
-    name = f"{_video_name(video)}.masks"
-    with OutputFiles(output) as files:
-        content = track_objects(predictor, frames, wanted, frame=frame, files=files, folder=name)
-        content["checkpoint"] = model.checkpoint
-        files.write(f"{name}.json", json_bytes(content))
-    _forget_later_frames(output / name, len(frames))
+    with OutputFiles(call.output) as files:
+        asked = wanted(has_dial=predictor.model.has_dial)
+        content = track_objects(predictor, frames, asked, frame=frame, files=files, name=name, kinds=call.masks)
+        content |= {"source": source, "checkpoint": checkpoint_name(call.checkpoint)}
+        files.write(f"{name}.masks.json", json_bytes(content))
     lines = []
-    for number in wanted:
+    for number in objects:
         areas = [each["area"] for each in content["annotations"] if each["object_id"] == number]
         lines.append(f"object {number}: on {len(areas)} of {len(frames)} frames")
-    return content, [*lines, f"{output / name}/, {output / name}.json"]
-
-
-def _video_name(path: str) -> str:
-    """A file's name without its ending, a folder's whole name."""
-    return Path(path).resolve().name if Path(path).is_dir() else Path(path).stem
-
-
-def _forget_later_frames(folder: Path, count: int) -> None:
-    """Removes pictures of an earlier, longer video of the same name."""
-    for each in folder.glob("?????.png"):
-        if each.stem.isdecimal() and int(each.stem) >= count:
-            each.unlink()
+    return content, [*lines, _forget_older(files, name)]

@@ -309,7 +309,7 @@ def test_cut_files_are_told(cut: int, micro_base: Path, tmp_path: Path) -> None:
 
 
 def test_no_file_names_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"found nothing; give a path, `scratch`, or one of sam2.1_hiera_tiny"):
+    with pytest.raises(InputError, match=r"found nothing; give a path, or one of sam2.1_hiera_tiny"):
         load_base_weights(build_base("micro", SIDE), str(tmp_path / "gone.pt"), size="micro")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.commands.segment import command
 from pipeline import cli, rle
 
 CAPTION, PICTURE = slice(None, 22), slice(22, None)
@@ -38,9 +41,19 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+def flags_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+def known_flags() -> set[str]:
+    parameters = inspect.signature(command).parameters.items()
+    return {f"--{name.replace('_', '-')}" for name, _ in parameters} | {"--json", "--as"}
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
     code = cli.main(["segment", *map(str, arguments)])
     out, err = capsys.readouterr()
+    assert flags_in(err) <= known_flags()
     return code, json.loads(out) if out.startswith("{") else {}, err
 
 
@@ -197,7 +210,7 @@ def test_a_video_is_tracked_with_one_granularity_an_object(
     assert sorted(each.name for each in (tmp_path / "clip.masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
     for arguments, message in (
         (["--point", "1,1", "--frame", "3"], "--frame 3: expected 0 to 2"),
-        (["--everything"], "without --everything"),
+        (["--everything", "--as", "video"], "without --everything"),
         (["--point", "60,1"], "point 60,1 lies outside"),
         (["--point", "1,1", "--granularity", "0.1,0.2"], "expected one for object 1"),
         ([], "for at least one object"),
@@ -232,7 +245,9 @@ def test_a_folder_is_called_by_its_whole_name_and_pictures_of_a_longer_video_go(
     assert run(capsys, ".", *arguments)[0] == 0
     (out / "clip.v2.masks" / "notes.txt").write_text("not ours")
     (dotted / "2.png").unlink()
-    assert run(capsys, dotted, *arguments)[0] == 0
+    code, _, err = run(capsys, dotted, *arguments)
+    assert (code, "clip.v2.masks.json is of another file of that name" in err) == (2, True)
+    assert run(capsys, dotted, *arguments, "--overwrite")[0] == 0
     assert sorted(each.name for each in out.iterdir()) == ["clip.v2.masks", "clip.v2.masks.json"]
     assert sorted(each.name for each in (out / "clip.v2.masks").iterdir()) == ["00000.png", "00001.png", "notes.txt"]
 
@@ -270,5 +285,5 @@ def test_an_output_that_cannot_be_is_one_clear_message(
     code, _, err = run(capsys, source, "--checkpoint", checkpoint, *few, "--output", folder / output)
     *notes, told = err.strip().split("\n")
     assert (code, message.format(folder=folder, name=source.stem) in told) == (2, True), err
-    assert all("segment: " in each or "memory of earlier frames" in each for each in notes)
+    assert all(any(word in each for word in ("segment: ", "memory of earlier", "taken as a video")) for each in notes)
     assert everything_under(folder) == before
