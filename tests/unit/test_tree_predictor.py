@@ -272,9 +272,9 @@ def test_segment_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(everything) > 3
     assert {each["parent_id"] is None for each in everything} == {True, False}
     for wrong, message in (
-        ([str(tmp_path), "--point", "1,1"], "a video needs --checkpoint"),
+        (["--as", "video", str(tmp_path), "--point", "1,1"], "a video needs --checkpoint"),
         ([str(picture), "--everything", "--max-masks", "3"], "--max-masks is for a model; without --checkpoint"),
-        ([str(picture), "--everything", "--granularity", "0.5"], "--granularity is for a model"),
+        ([str(picture), "--everything", "--granularity", "0.5"], "--granularity with --everything is for a model"),
         ([str(picture), "--point", "1,1", "--base", "x"], "--base is for a model; without --checkpoint there is none"),
     ):
         assert cli.main(["segment", *wrong]) == 2

@@ -274,8 +274,13 @@ def test_bfloat16_autocast_and_a_pass_over_the_photographs_at_two_sizes(
     assert all(value.isfinite().all() for value in found.values())
 
 
+def _described(weights: Path, rate: float | None) -> dict[str, Any]:
+    settings, file = config(weights, rate)
+    return describe(settings, RunOptions(data="", output="", trunk_file=file))
+
+
 def test_describing_a_run_counts_what_is_trained(weights: Path) -> None:
-    frozen, tuned = (describe(config(weights, rate)[0])["trainable_parameters"] for rate in (None, 0.1))
+    frozen, tuned = (_described(weights, rate)["trainable_parameters"] for rate in (None, 0.1))
     pyramid = timm_package().create_model(SMALL, features_only=True)
     assert tuned - frozen == sum(each.numel() for each in pyramid.parameters())
 
