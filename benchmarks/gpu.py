@@ -55,6 +55,7 @@ from model.train_config import TrainConfig, make_config
 from pipeline.bench.report import environment
 from pipeline.configure import MineFlags, mine_options
 from pipeline.mine import mine
+from pipeline.parquet import parquet_table
 from pipeline.stages.features import Backbone
 from pipeline.torch_compat import ensure_torchvision
 
@@ -339,9 +340,7 @@ def milled(setting: Setting, name: str, *, images: int, batch: int | None) -> di
     )  # fmt: skip
     result = mine(mine_options(flags))
     mined = result["samples"] + result["failures"]
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(path) for path in (folder / "out" / "index-all").glob("samples*.parquet")]
+    tables = [parquet_table(path.read_bytes()) for path in (folder / "out" / "index-all").glob("samples*.parquet")]
     crops = sum(sum(table.column("num_instances").to_pylist()) for table in tables) / max(mined, 1)
     sides = list(rates)
     floor_s = 1 / rates[sides[0]]["images_per_second"] + crops / rates[sides[-1]]["images_per_second"]
