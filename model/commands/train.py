@@ -193,8 +193,8 @@ def command(
         bool,
         typer.Option(
             "--resume",
-            help="Go on from the newest checkpoint in --output, to the steps that the run began with. Default: off, and a "
-            "run that lies there is refused.",
+            help="Go on from the newest checkpoint in --output, to the steps that the run began with. Default: off, "
+            "and a run that lies there is refused.",
             rich_help_panel=RUN,
         ),
     ] = False,
