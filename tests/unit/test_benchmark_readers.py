@@ -237,6 +237,7 @@ def test_polygons_in_text_files(tmp_path: Path) -> None:
     (tmp_path / "labels/a.txt").write_text("45 0 0 0.5 0 0.5 0.5 0 0.5\n")
     truth = find_benchmark("yolo-seg").read(tmp_path, "val").images[0].load()
     assert np.array_equal(rle.decode(truth.objects[0].mask), box(0, 0, 30, 20))
+    assert [each.id for each in truth.objects] == ["1"]
     (tmp_path / "labels/a.txt").write_text("45 0 zero\n")
     with pytest.raises(InputError, match="line 1"):
         find_benchmark("yolo-seg").read(tmp_path, "val").images[0].load()

@@ -275,7 +275,7 @@ def load_annotations(
     """
     objects: list[EvalObject] = []
     left_out: Counter[str] = Counter()
-    for number, each in enumerate(annotations):
+    for number, each in enumerate(annotations, start=1):  # an id of 0 is no match for COCO's evaluation
         at = f"{where}, annotation {each.get('id', number)}"
         segmentation = drawn(each.get("segmentation"), left_out)
         if segmentation is None:
@@ -473,7 +473,8 @@ def read_yolo(root: Path, split: str) -> Split:
     inner = split if (root / "labels" / split).is_dir() else ""
     labels = root / "labels" / inner
     images = by_stem(matching_files(root / "images" / inner))
-    stray = sum(path.suffix == ".txt" and path.stem not in {*images, "classes"} for path in labels.iterdir())
+    known = {*images, "classes"}
+    stray = sum(path.suffix == ".txt" and path.stem not in known for path in labels.iterdir())
     left_out = others_in(root / "images" / inner, images.values())
     return Split(
         images=tuple(
@@ -489,11 +490,11 @@ def _load_yolo(image: Path, labels: Path) -> GroundTruth:
 
     height, width = image_size(image)
     annotations = []
-    for number, line in enumerate(read_lines(labels) if labels.is_file() else []):
+    for number, line in enumerate(read_lines(labels) if labels.is_file() else [], start=1):
         try:
             numbers = [float(word) for word in line.split()[1:]]
         except ValueError as error:
-            raise InputError(f"{labels}, line {number + 1}: expected numbers ({error})") from error
+            raise InputError(f"{labels}, line {number}: expected numbers ({error})") from error
         points = [value * (height if index % 2 else width) for index, value in enumerate(numbers)]
         annotations.append({"id": number, "segmentation": [points]})
     return load_annotations(annotations, height, width, "whole", str(labels))
