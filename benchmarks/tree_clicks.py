@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.evaluation.bsds import read_bsds500
-from model.evaluation.clicker import next_click
-from model.evaluation.metrics import mask_iou
+from model.evaluation.clicker import MAX_CLICKS, Click, next_click, simulate
+from model.evaluation.metrics import mask_iou, number_of_clicks
 from model.index import LoadedSample, ShardIndex
 from model.loader import Example
 from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
@@ -44,7 +44,8 @@ CORRECTIONS: Final = 3
 CORRECTED_OBJECTS: Final = 4
 """Of a photograph, that get further clicks for the fit."""
 
-Keys = tuple[NDArray[Any], ...]
+CORRECTED_IMAGES: Final = 40
+"""Of val, whose segments are clicked until they are right."""
 
 
 def parts_of(tree: Tree, instances: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -231,6 +232,31 @@ def calibration(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> d
     }
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Corrections
+
+
+def clicked(ground: Ground, images: int) -> dict[str, Any]:
+    """RITM's clicks on some people's segments at g = 1.0: NoC (20: not reached), mean IoU after clicks."""
+    runs = []
+    for key in [each.key for each in ground.people][:images]:
+        predictor = ground.predictors[key]
+
+        def predict(clicks: Sequence[Click], predictor: TreePredictor = predictor) -> NDArray[np.bool_]:
+            points, labels = [[each.x, each.y] for each in clicks], [int(each.positive) for each in clicks]
+            return np.asarray(predictor.predict(points, labels, granularity=1.0)[0][0], dtype=np.bool_)
+
+        runs += [np.array(simulate(predict, truth).ious) for truth in ground.truths[key]]
+    held = np.stack([np.append(each, np.full(MAX_CLICKS - len(each), each[-1])) for each in runs])
+    numbers = {f"noc_{goal:.2f}": [number_of_clicks(each, goal) for each in held] for goal in (0.8, 0.85, 0.9)}
+    return {
+        "objects": len(runs),
+        **{name: float(np.mean(each)) for name, each in numbers.items()},
+        "not_reached_0.90": int((held.max(axis=1) < 0.9).sum()),
+        "iou_after_clicks": {str(count): float(held[:, count - 1].mean()) for count in (1, 2, 3, 5, 10, 20)},
+    }
+
+
 def by_kind(ground: Ground, weights: NDArray[np.float64]) -> dict[str, Any]:
     rows = list(answered(ground))
     found = {}
@@ -248,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bsds500", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=200, help="Of each split, at most.")
+    parser.add_argument("--skip-rules", action="store_true", help="Leave the other rules for the instance out.")
     arguments = parser.parse_args(argv)
     load = os.getloadavg()
     train = read_ground(arguments.train, read_bsds500(arguments.bsds500, "train").images[: arguments.images])
@@ -266,7 +293,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "mined_labels": figures(validation, validation.mined, fixed),
         "people": figures(validation, validation.people, None),
     }
+    found["corrections_on_val"] = clicked(validation, CORRECTED_IMAGES)
     arguments.output.write_text(json.dumps({**found, "environment": environment(load)}, indent=1) + "\n")
+    if arguments.skip_rules:
+        return 0
     rules = {}
     for name, rule in RULES.items():
         print(name, file=sys.stderr)

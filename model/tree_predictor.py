@@ -70,7 +70,7 @@ SCORE_FEATURES: Final = (
 """Of an answer: its share of the photograph; the g of the mask that it is or began as, whether that mask's instance is
 none that joins wholes; how many masks were candidates, and the share of these that are smaller; whether corrections
 mended it."""
-SCORE_WEIGHTS: Final = (1.409, 0.366, 0.003, 0.117, 1.409, -0.601, -1.457, 0.0)
+SCORE_WEIGHTS: Final = (0.198, 0.384, 0.04, 0.994, 0.518, -0.22, -1.324, 0.477)
 """Of the logit of the predicted IoU, see `benchmarks/tree_clicks.py`."""
 
 
