@@ -79,6 +79,8 @@ def _run(name: str, arguments: list[str]) -> int:
         code = InterruptedRunError.exit_code
     except typer.exceptions.TyperException as error:  # bad usage
         error.show()  # type: ignore[attr-defined]
+        if "extra argument" in str(error) and hasattr(module, "EXTRA_ARGUMENTS"):
+            print(module.EXTRA_ARGUMENTS, file=sys.stderr)
         return InputError.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
