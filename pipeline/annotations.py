@@ -13,6 +13,7 @@ import numpy as np
 
 from . import rle as rle_codec
 from .errors import SampleFailureError, SchemaError
+from .passed_over import PassedOver
 from .rle import Rle
 from .schema import FORMAT, load_json
 
@@ -20,14 +21,17 @@ MAX_ANNOTATIONS: Final = 20_000
 """More masks than any image of SA-1B has (it has some hundred at most)."""
 
 
-def parse_sa1b(data: bytes, *, height: int, width: int, where: str) -> tuple[Rle, ...]:
-    """Reads `annotations[].segmentation` of one image; empty masks are left out.
+def parse_sa1b(
+    data: bytes, *, height: int, width: int, where: str, passed: PassedOver | None = None
+) -> tuple[Rle, ...]:
+    """Reads `annotations[].segmentation` of one image; those without a mask, or with an empty one, are left out.
 
     Args:
         data: the JSON's bytes.
         height: of the image, pixels, as stored.
         width: likewise.
         where: for the message.
+        passed: hears of what is left out.
 
     Raises:
         SampleFailureError: `bad_annotation`, with what was expected and found.
@@ -37,11 +41,10 @@ def parse_sa1b(data: bytes, *, height: int, width: int, where: str) -> tuple[Rle
         annotations = record["annotations"] if isinstance(record, dict) else None
         if not isinstance(annotations, list) or len(annotations) > MAX_ANNOTATIONS:
             raise SchemaError(f"{where}: expected a list `annotations` of at most {MAX_ANNOTATIONS} masks")
-        return tuple(
-            rle
-            for index, each in enumerate(annotations)
-            if (rle := _mask(each, height, width, f"{where}: annotations[{index}]")) is not None
-        )
+        masks = [_mask(each, height, width, f"{where}: annotations[{n}]") for n, each in enumerate(annotations)]
+        if passed is not None:
+            passed.add("annotation_without_mask", where, count=masks.count(None))
+        return tuple(mask for mask in masks if mask is not None)
     except (SchemaError, KeyError) as error:
         message = str(error) if isinstance(error, SchemaError) else f"{where}: no field {error}"
         raise SampleFailureError("bad_annotation", "read", message) from error
@@ -58,6 +61,8 @@ def are_upright(data: bytes, *, where: str) -> bool:
 
 def _mask(entry: Any, height: int, width: int, where: str) -> Rle | None:
     segmentation = entry.get("segmentation") if isinstance(entry, dict) else None
+    if isinstance(entry, dict) and "segmentation" in entry and segmentation in (None, []):
+        return None
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
         found = segmentation.get("size") if isinstance(segmentation, dict) else type(segmentation).__name__
         raise SchemaError(f"{where}: expected an RLE of size [{height}, {width}], found {found!r:.80}")

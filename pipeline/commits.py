@@ -76,6 +76,11 @@ class Commit:
         return 0 if self.record["failures"] is None else int(self.record["failures"]["rows"])
 
     @property
+    def passed_over(self) -> dict[str, Any]:
+        """What mining saw and did not use (see `passed_over.py`)."""
+        return dict(self.record.get("passed_over", {}))
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds per stage, summed over the unit's samples, and `wall`."""
         return dict(self.record["seconds"])
@@ -99,6 +104,7 @@ def make_commit(
     environment: dict[str, Any],
     attempt: str,
     notes: list[str],
+    passed_over: dict[str, Any] | None = None,
 ) -> Commit:
     """The record of a finished attempt."""
 
@@ -124,6 +130,7 @@ def make_commit(
         "environment": environment,
         "attempt": attempt,
         "notes": notes,
+        **({"passed_over": passed_over} if passed_over else {}),
     }
     return Commit(unit=unit, record=sealed(record))
 

@@ -59,6 +59,11 @@ class CommittedRun:
         return self._plan.config
 
     @property
+    def passed_over(self) -> dict[str, Any]:
+        """What planning saw and did not use; commits say the rest (see `passed_over.py`)."""
+        return self._plan.passed_over
+
+    @property
     def units_total(self) -> int:
         """Planned units, extensions included."""
         return self._plan.units_total

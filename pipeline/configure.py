@@ -31,6 +31,7 @@ class MineFlags:
     input: list[str]
     output: str
     license: list[str] | None = None
+    image_column: str | None = None
     recipe: str = "default"
     backbone: str | None = None
     divide: str | None = None
@@ -84,7 +85,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
     config, checkpoint = resolved(flags)
     return MineOptions(
         config=config,
-        sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ())),
+        sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ()), image_column=flags.image_column),
         output=flags.output,
         executor=executor,
         pool=PoolOptions(

@@ -120,7 +120,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> tuple[ImageHeader, NDArray[
             turn = None if image.format == "TIFF" else _UPRIGHT.get(header.exif_orientation)
             rgb = _to_rgb(image if turn is None else image.transpose(turn))
         except _BROKEN as error:
-            raise _damaged(error) from error
+            raise _damaged(error, data) from error
     if rgb.shape != (header.height, header.width, 3):
         raise SampleFailureError(
             "unreadable", "decode", f"decoded to {rgb.shape}, its header says {(header.height, header.width, 3)}"
@@ -143,7 +143,7 @@ def decode_stored(data: bytes, *, max_pixels: int) -> NDArray[Any]:
         try:
             return np.array(image.convert("L") if image.mode == "1" else image)
         except _BROKEN as error:
-            raise _damaged(error) from error
+            raise _damaged(error, data) from error
 
 
 def _read_header(data: bytes, max_pixels: int) -> tuple[ImageHeader, bool]:
@@ -211,7 +211,7 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
             f"expected a JPEG, PNG, WebP, TIFF or BMP of a kind that Pillow reads, found bytes that begin {start}",
         ) from error
     except _BROKEN as error:
-        raise _damaged(error) from error
+        raise _damaged(error, data) from error
 
 
 def _has_tiff_directory(data: bytes) -> bool:
@@ -278,10 +278,12 @@ def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.clip(np.rint((np.where(finite, values, low) - low) * scale), 0, 255).astype(np.uint8)
 
 
-def _damaged(error: BaseException) -> SampleFailureError:
+def _damaged(error: BaseException, data: bytes) -> SampleFailureError:
     text = str(error) or type(error).__name__
-    short = any(
+    short = isinstance(error, EOFError) or any(
         word in text.lower() for word in ("truncated", "end of file", "unexpected end", "incomplete", "not enough")
     )
+    if data.startswith(b"RIFF"):  # of which libwebp does not say it
+        short = short or len(data) < 8 + int.from_bytes(data[4:8], "little")
     stage: FailureStage = "decode"
-    return SampleFailureError("truncated" if short or isinstance(error, EOFError) else "unreadable", stage, text)
+    return SampleFailureError("truncated" if short else "unreadable", stage, text)

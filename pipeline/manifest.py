@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from . import faults
 from .commits import Commit
 from .committed import CommittedRun
+from .passed_over import PassedOver
 from .plan import Plan
 from .schema import FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, SEAL, DatasetDigest, canonical_json
 from .storage import Storage, explained, sync_file
@@ -47,11 +48,13 @@ def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
     reasons: collections.Counter[str] = collections.Counter()
     named = _NamedFiles(run.units_total)
     samples = masks = 0
+    passed = PassedOver(run.passed_over)
     with _Folder(storage, "manifest") as folder, _ShardList(folder / "shards") as shards:
         with _IndexMerger(storage) as merger:
             for commit in run.commits():
                 named.add(commit)
                 reasons.update(commit.reasons)
+                passed.include(commit.passed_over)
                 if commit.shard is not None:
                     digest.add_shard([commit.unit, commit.shard["sha256"], commit.samples, commit.masks])
                     shards.add({**commit.shard, "unit": commit.unit})
@@ -71,6 +74,7 @@ def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
             "config_hash": run.plan["config_hash"],
             "config": run.config,
             "units": run.units_total,
+            "passed_over": passed.to_json(),
             "index": index,
         }
         faults.reach("before-manifest")

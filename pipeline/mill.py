@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from .masks import (
     sampled,
     suppress_duplicates,
 )
+from .passed_over import PassedOver
 from .proposals import Proposals
 from .rle import Rle, runs_of
 from .schema import CONTAINED_FRACTION, ORIGINS, Annotation, Origin
@@ -81,6 +82,8 @@ class MinedImage:
 
     annotations: tuple[Annotation, ...]
     seconds: dict[str, float]
+    passed_over: dict[str, Any] = field(default_factory=dict)
+    """Of what was given for this image and not used (see `passed_over.py`)."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,9 @@ class Mill:
 
     def _mine_one(self, image: ImageInput, grid: PatchGrid | None, clock: _Clock) -> MinedImage:
         height, width = image.rgb.shape[:2]
+        passed = PassedOver()
         with clock("divide"):
-            given = self._given(image)
+            given = self._given(image, passed)
         rgb = reduced(image.rgb, self.config.features.max_side_px)
         if self.config.conquer.graph == "patches":
             assert grid is not None
@@ -210,12 +214,12 @@ class Mill:
             )
         if not annotations:
             raise SampleFailureError("no_masks", "granularity", "no region stands out from the image")
-        return MinedImage(annotations=annotations, seconds=clock.seconds)
+        return MinedImage(annotations=annotations, seconds=clock.seconds, passed_over=passed.to_json())
 
     # -----------------------------------------------------------------------------------------------------------------
     # Detections from outside
 
-    def _given(self, image: ImageInput) -> list[_Given]:
+    def _given(self, image: ImageInput, passed: PassedOver) -> list[_Given]:
         """Proposals of the file and annotations of the sample, as the configuration wants them."""
         method, given = self.config.divide.method, []
         if method != "maskcut" and self._proposals is not None:
@@ -225,6 +229,7 @@ class Mill:
                 height=image.rgb.shape[0],
                 width=image.rgb.shape[1],
                 min_score=self.config.divide.min_proposal_score,
+                passed=passed,
             )
             given += [_Given(each.rle, "proposal", each.score) for each in found]
             if self.config.refine.method == "guided" and given:

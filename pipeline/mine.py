@@ -23,7 +23,9 @@ from .executors import DriverCommits, ExecutorName, Listener, PoolOptions, make_
 from .lease import Lease
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
+from .passed_over import INSIDE_CONTAINERS, PassedOver, one_line
 from .plan import Plan, config_record, create_plan, extend_plan, moved_sources, open_plan, require_equal_config
+from .proposals import Proposals
 from .report import RunReport
 from .source_own import require_apart
 from .source_roots import base_of
@@ -75,6 +77,8 @@ def mine(options: MineOptions) -> dict[str, Any]:
         storage.clean_scratch()
         with Waiting(f"{storage.location}: reading what is planned, and listing the sources"):
             plan = frozen_plan(storage, options)
+        if plan.passed_over:
+            note(f"passed over: {one_line(plan.passed_over)}; `grainmill status` gives examples")
         log = CommitLog(storage)
         if options.retry_failed:
             revoke_failed(storage, plan, options.retry_failed)
@@ -108,11 +112,13 @@ def dry_run(options: MineOptions) -> dict[str, Any]:
     Raises:
         InputError: nothing to mine, or a source that cannot be listed.
     """
-    units = planned_units(options)
+    passed = PassedOver()
+    units = planned_units(options, passed)
     by_source = collections.Counter(options.sources[unit.source].label for unit in units)
     return {
         "units": sum(by_source.values()),
         "units_by_source": dict(by_source),
+        "passed_over": passed.to_json(),
         "config": config_record(options.config, options.sources),
         "config_hash": config_hash(config_record(options.config, options.sources)),
         "executor": options.executor,
@@ -120,14 +126,50 @@ def dry_run(options: MineOptions) -> dict[str, Any]:
     }
 
 
-def planned_units(options: MineOptions) -> Iterator[UnitSpec]:
-    """What a call plans where nothing is planned."""
-    return plan_units(
+def planned_units(options: MineOptions, passed: PassedOver) -> Iterator[UnitSpec]:
+    """What a call plans where nothing is planned; `passed` hears of what is not used."""
+    units = plan_units(
         options.sources,
         samples_per_shard=options.config.samples_per_shard,
         limit=options.config.limit,
         output=options.output,
+        passed=passed,
     )
+    return _watched(units, options, passed, read_proposals(options))
+
+
+def read_proposals(options: MineOptions) -> Proposals | None:
+    """The file of `--proposals`, if there is one."""
+    if options.proposals is None:
+        return None
+    return Proposals.read(options.proposals, sha256=options.config.divide.proposals_sha256)
+
+
+def _watched(
+    units: Iterator[UnitSpec], options: MineOptions, passed: PassedOver, proposals: Proposals | None
+) -> Iterator[UnitSpec]:
+    """Units that are being planned, while annotations and proposals that will not be used are counted.
+
+    Raises:
+        InputError: no proposal is for an image of the sources, or one is for two.
+    """
+    divide, example = options.config.divide, None
+    for unit in units:
+        label = options.sources[unit.source].label
+        for entry in unit.entries:
+            uri = f"{label}/{entry.path}"
+            if entry.json_offset is not None and divide.method != "union":
+                passed.add("member", f"{uri} {entry.member}", kind=".json")
+            if proposals is not None and entry.reason is None:
+                example = example or f"{entry.path} {entry.member or ''}".rstrip()
+                proposals.meet(uri, entry.member)
+        yield unit
+    if divide.method == "union":
+        passed.forget("annotation")
+    if proposals is not None:
+        if example is not None and options.config.limit is None:
+            proposals.require_met(example)
+        passed.include(proposals.unused(min_score=divide.min_proposal_score).to_json())
 
 
 def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
@@ -135,8 +177,11 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
     plan = open_plan(storage)
     environment = numeric_environment()
     if plan is None:
-        units = planned_units(options)
-        plan = create_plan(storage, options.config, options.sources, environment=environment, units=units)
+        passed = PassedOver()
+        units = planned_units(options, passed)
+        plan = create_plan(
+            storage, options.config, options.sources, environment=environment, units=units, passed=passed
+        )
         faults.reach("planned")
         return plan
     require_equal_config(plan, config_record(options.config, options.sources), storage.location)
@@ -156,6 +201,7 @@ def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
     if not options.extend:
         note(f"{len(new)} new files in the sources are not planned, {new[0]} for instance; --extend adds them")
         return plan
+    passed = PassedOver()
     further = plan_units(
         options.sources,
         samples_per_shard=options.config.samples_per_shard,
@@ -163,8 +209,15 @@ def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
         first_unit=plan.units_total,
         only=frozenset(new),
         output=options.output,
+        passed=passed,
     )
-    return extend_plan(storage, plan, further)
+    passed.include({reason: plan.passed_over[reason] for reason in INSIDE_CONTAINERS if reason in plan.passed_over})
+    proposals = read_proposals(options)
+    if proposals is not None:
+        for unit in plan.units(storage):
+            for entry in unit.entries:
+                proposals.meet(f"{options.sources[unit.source].label}/{entry.path}", entry.member)
+    return extend_plan(storage, plan, _watched(further, options, passed, proposals), passed)
 
 
 def run_units(

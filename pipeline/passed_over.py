@@ -47,6 +47,9 @@ WORDS: Final[Mapping[PassedReason, str]] = {
 }
 """Reason -> what people read, behind a number."""
 
+INSIDE_CONTAINERS: Final = ("member", "companion")
+"""Reasons of what lies inside tars, which are looked into once; files are looked at whenever a source is listed."""
+
 MAX_KINDS: Final = 12
 """Kinds of one reason that are kept apart; further ones are counted as `...`."""
 
@@ -78,6 +81,11 @@ class PassedOver:
                 self._add(reason, "", left)
             self._examples.setdefault(reason, each["example"])
 
+    def forget(self, reason: PassedReason) -> None:
+        """What was counted for a reason is used after all."""
+        self._counts.pop(reason, None)
+        self._examples.pop(reason, None)
+
     def to_json(self) -> dict[str, Any]:
         """Reason -> {count, kinds: {kind: count}, example}."""
         return {
@@ -96,16 +104,23 @@ class PassedOver:
         counts[kind] += count
 
 
-def lines(record: Mapping[str, Any]) -> list[str]:
-    """One line for each reason, the largest first: number, words, kinds, an example."""
+def rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`count`, `what` (in words, with the kinds) and `example` of each reason, the largest first."""
     ordered = sorted(record.items(), key=lambda item: (-item[1]["count"], item[0]))
-    return [f"{each['count']:,} {_words(reason)}{_kinds(each)}, {each['example']}" for reason, each in ordered]
+    return [
+        {"count": each["count"], "what": _words(reason) + _kinds(each), "example": each["example"]}
+        for reason, each in ordered
+    ]
+
+
+def lines(record: Mapping[str, Any]) -> list[str]:
+    """One line for each reason, with an example."""
+    return [f"{row['count']:,} {row['what']}: {row['example']}" for row in rows(record)]
 
 
 def one_line(record: Mapping[str, Any]) -> str:
-    """All of it for one line of output; "" if nothing was passed over."""
-    ordered = sorted(record.items(), key=lambda item: (-item[1]["count"], item[0]))
-    return "; ".join(f"{each['count']:,} {_words(reason)}{_kinds(each)}" for reason, each in ordered)
+    """All of it, without examples; "" if nothing was passed over."""
+    return "; ".join(f"{row['count']:,} {row['what']}" for row in rows(record))
 
 
 def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from . import __version__
 from .config import MineConfig, config_hash
 from .errors import ConfigMismatchError, InputError, SchemaError
 from .licenses import spelled
+from .passed_over import PassedOver, one_line
 from .schema import FORMAT, canonical_json, load_json, sealed
 from .storage import Storage, explained, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
@@ -44,6 +45,8 @@ class Plan:
     """plan.json."""
     tables: tuple[dict[str, Any], ...] = field(repr=False)
     """Unit tables in order: name, size, sha256, rows (units), samples, first_unit."""
+    passed_over: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What planning saw and did not use (see `passed_over.py`), the last extension's view; empty in earlier plans."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -106,8 +109,13 @@ def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> dict[str
     Where a source lies is not in it: the same images give the same shards from any folder, so two people who mine them
     get one hash, and a run goes on after its images were moved. `sources.check_unchanged` looks at every file.
     """
-    listed = [{"label": each.label, "license": each.license} for each in sources]
-    return {**config.to_json(), "sources": listed}
+    return {**config.to_json(), "sources": [_hashed(dataclasses.asdict(each)) for each in sources]}
+
+
+def _hashed(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a source decides the shards' bytes."""
+    column = {} if source.get("image_column") is None else {"image_column": source["image_column"]}
+    return {"label": source["label"], "license": source["license"], **column}
 
 
 def moved_sources(plan: Plan, sources: Sequence[SourceSpec]) -> list[str]:
@@ -127,8 +135,17 @@ def create_plan(
     *,
     environment: dict[str, Any],
     units: Iterable[UnitSpec],
+    passed: PassedOver | None = None,
 ) -> Plan:
     """Writes the unit tables, then `plan.json`; if another driver was first, its plan holds.
+
+    Args:
+        storage: of the output.
+        config: of the run.
+        sources: of the run.
+        environment: where it is planned.
+        units: in order; taken until they end.
+        passed: what was passed over while they were made.
 
     Raises:
         ConfigMismatchError: another driver was first, with another configuration.
@@ -137,8 +154,7 @@ def create_plan(
     record = config_record(config, sources)
     tables, digest = _write_tables(storage, units, first_unit=0)
     if not tables:
-        where = ", ".join(each.location for each in sources)
-        raise InputError(f"no images found in {where}: expected at least one .jpg, .png, .webp, .tif, .bmp or .tar")
+        raise no_images(sources, passed)
     plan = {
         "format": FORMAT,
         "config": record,
@@ -149,6 +165,7 @@ def create_plan(
         "environment": environment,
         "sources": [dataclasses.asdict(each) for each in sources],
         "units": {"digest": digest, "tables": tables},
+        "passed_over": {} if passed is None else passed.to_json(),
     }
     storage.write_new(PLAN, canonical_json(sealed(plan)))
     standing = open_plan(storage)
@@ -157,8 +174,24 @@ def create_plan(
     return standing
 
 
-def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec]) -> Plan:
+def no_images(sources: Sequence[SourceSpec], passed: PassedOver | None) -> InputError:
+    """The error of a plan without units: what is taken, and what was there instead."""
+    where = ", ".join(each.location for each in sources)
+    seen = "" if not passed else f"; passed over: {one_line(passed.to_json())}"
+    return InputError(
+        f"no images found in {where}: expected JPEG, PNG, WebP, TIFF or BMP files, plain tars (.tar) or parquet files "
+        f"with an image column{seen}"
+    )
+
+
+def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec], passed: PassedOver | None = None) -> Plan:
     """Adds units behind those that are planned; their numbers start at `plan.units_total`.
+
+    Args:
+        storage: of the output.
+        plan: that stands.
+        units: in order; taken until they end.
+        passed: what was passed over, in the whole plan.
 
     Raises:
         InputError: another driver extended the plan at the same time.
@@ -171,6 +204,7 @@ def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec]) -> Plan
         "format": FORMAT,
         "config_hash": plan.config_hash,
         "units": {"digest": digest, "tables": tables},
+        "passed_over": plan.passed_over if passed is None else passed.to_json(),
     }
     if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(sealed(extension))):
         raise InputError(f"{storage.location}: another run extended the plan at the same time; run the command again")
@@ -188,10 +222,12 @@ def open_plan(storage: Storage) -> Plan | None:
     if not storage.exists(PLAN):
         return None
     record = _load(storage, PLAN)
-    tables = list(record["units"]["tables"])
+    tables, passed = list(record["units"]["tables"]), record.get("passed_over", {})
     for name in _extension_names(storage):
-        tables += _load(storage, name)["units"]["tables"]
-    return Plan(record=record, tables=tuple(tables))
+        extension = _load(storage, name)
+        tables += extension["units"]["tables"]
+        passed = extension.get("passed_over", passed)
+    return Plan(record=record, tables=tuple(tables), passed_over=passed)
 
 
 def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -> None:
@@ -201,7 +237,7 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
         ConfigMismatchError: with every difference.
     """
     # Earlier plans hash the places of their sources too, and spell licences as they were typed.
-    sources = [{"label": each["label"], "license": spelled(each["license"])} for each in plan.config["sources"]]
+    sources = [_hashed({**each, "license": spelled(each["license"])}) for each in plan.config["sources"]]
     planned = {**plan.config, "sources": sources}
     if config_hash(dict(record)) == config_hash(planned):
         return

@@ -4,10 +4,12 @@
     [{"image_id", "segmentation", "score"}]
 
 `segmentation` is an RLE (compressed or not) or polygons. An image is found by its file name: the whole path within its
-source or tar, else its last part if no other image of the file has the same; images of a list of results, which have
-no names, by the number in the sample's name (`000000000139.jpg`, `sa_139.jpg`) or by the name itself.
+source or tar (in a table the path that it keeps for the row), else its last part if no other image of the file has the
+same; images of a list of results, which have no names, by the number in the sample's name (`000000000139.jpg`,
+`sa_139.jpg`) or by the name itself, with its ending or without.
 
-The file is checked as a whole when it is read, so that a malformed one ends the command before anything is mined.
+The file is checked as a whole when it is read, so that a malformed one ends the command before anything is mined; masks
+that are missing (`[]`, null), crowds, and masks that meet no sample are counted.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from pycocotools import mask as coco_mask
 
 from . import rle as rle_codec
 from .errors import InputError, SampleFailureError, SchemaError
+from .passed_over import PassedOver
 from .rle import Rle
 from .schema import load_json, sha256_of
+from .source_kinds import stem_of
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
 """COCO's largest annotation file has 0.5 GB."""
@@ -73,6 +77,8 @@ class _Image:
 
     name: str | None
     size: tuple[int, int] | None
+    called: str
+    """Its file name, else its id."""
     entries: list[_Entry] = field(default_factory=list)
 
 
@@ -92,6 +98,8 @@ class Proposals:
         self.license = _declared_license(record)
         """SPDX identifier or words, as the file says; None if it says nothing."""
         self._images: dict[int | str, _Image] = {}
+        self._met: dict[int, str] = {}
+        self._unused = PassedOver()
         try:
             if isinstance(record, dict):
                 for index, each in enumerate(_list(record, "images", where)):
@@ -139,8 +147,66 @@ class Proposals:
     def __len__(self) -> int:
         return sum(len(image.entries) for image in self._images.values())
 
+    def meet(self, source_uri: str, member: str | None) -> None:
+        """Tells of a sample that will be mined; `unused` then knows which masks are of no sample.
+
+        Raises:
+            InputError: an image of the file is that of two samples.
+        """
+        try:
+            image = self._find(source_uri, member)
+        except SampleFailureError:
+            return  # two images for one sample, which will be its failure
+        if image is None or not image.entries:
+            return
+        name = f"{source_uri} {member or ''}".rstrip()
+        other = self._met.setdefault(id(image), name)
+        if other != name:
+            raise InputError(
+                f"--proposals {image.entries[0].where}: its image {image.called!r} fits two samples, {other} and "
+                f"{name}; give file names with the folders that tell them apart, or mine them in runs of their own"
+            )
+
+    def unused(self, *, min_score: float) -> PassedOver:
+        """What of the file no sample that was told of by `meet` uses.
+
+        Args:
+            min_score: masks with a score must be above it.
+        """
+        unused = PassedOver(self._unused.to_json())
+        for image in self._images.values():
+            if id(image) not in self._met:
+                unused.add("proposal_unmatched", image.called, count=len(image.entries))
+            else:
+                low = sum(entry.score is not None and not entry.score > min_score for entry in image.entries)
+                unused.add("proposal_low_score", image.called, count=low)
+        return unused
+
+    def require_met(self, example: str) -> None:
+        """Checks that at least one mask belongs to a sample.
+
+        Args:
+            example: a sample's name, for the message.
+
+        Raises:
+            InputError: all of them are for other images.
+        """
+        first = next((image for image in self._images.values() if image.entries), None)
+        if first is not None and not self._met:
+            raise InputError(
+                f"--proposals {self._where}: none of its {len(self)} masks is for an image of the sources: the file "
+                f"has {first.called!r} for instance, the sources have {example!r}"
+            )
+
     def of(
-        self, source_uri: str, member: str | None, *, height: int, width: int, min_score: float
+        self,
+        source_uri: str,
+        member: str | None,
+        *,
+        height: int,
+        width: int,
+        min_score: float,
+        passed: PassedOver | None = None,
     ) -> tuple[Proposal, ...]:
         """The masks of one sample, in the file's order; none if the file does not know it.
 
@@ -150,11 +216,12 @@ class Proposals:
             height: of the upright image.
             width: likewise.
             min_score: masks with a score must be above it.
+            passed: hears of masks that hold no pixel.
 
         Raises:
             SampleFailureError: `bad_annotation`: two images fit, or a size is another.
         """
-        image = self._find(member or source_uri.partition("/")[2])
+        image = self._find(source_uri, member)
         if image is None:
             return ()
         found = []
@@ -174,9 +241,16 @@ class Proposals:
             rle = _rasterised(entry.segmentation, height, width)
             if rle_codec.area_px(rle_codec.runs_of(rle)) > 0:
                 found.append(Proposal(rle, entry.score))
+            elif passed is not None:
+                passed.add("proposal_without_mask", f"{source_uri} {member or ''}".rstrip())
         return tuple(found)
 
-    def _find(self, path: str) -> _Image | None:
+    def _find(self, source_uri: str, member: str | None) -> _Image | None:
+        path = member or source_uri.partition("/")[2]
+        if source_uri.lower().endswith(".parquet"):
+            path = path.partition("/")[2]  # behind the number of the row, which is not that of an image
+        if not path:
+            return None
         fitting = self._by_name.get(basename(path), [])
         if len(fitting) > 1:
             names = [each.name or "" for each in fitting]
@@ -194,7 +268,7 @@ class Proposals:
         if fitting:
             return fitting[0]
         number = re.fullmatch(r"(?:sa_)?0*(\d+)", basename(path).partition(".")[0])
-        for key in (int(number[1]) if number else None, path, basename(path)):
+        for key in (int(number[1]) if number else None, path, stem_of(path), basename(path), stem_of(basename(path))):
             unnamed = None if key is None else self._images.get(key)
             if unnamed is not None and unnamed.name is None:
                 return unnamed
@@ -212,7 +286,7 @@ class Proposals:
             if not _is_size(sides):
                 raise SchemaError(f"{where}: height and width must be whole numbers above 0, found {sides!r:.60}")
             size = (int(sides[0]), int(sides[1]))
-        self._images[key] = _Image(image.get("file_name"), size)
+        self._images[key] = _Image(image.get("file_name"), size, called=str(image.get("file_name", key)))
 
     def _add_entry(self, entry: Any, where: str, *, known_images: bool) -> None:
         if not isinstance(entry, dict):
@@ -220,13 +294,18 @@ class Proposals:
         key = _key(entry.get("image_id"), f"{where}.image_id")
         if known_images and key not in self._images:
             raise SchemaError(f"{where}: there is no image with id {key}")
+        called = self._images[key].called if key in self._images else str(key)
         if entry.get("iscrowd"):
-            return  # a crowd is no instance
+            self._unused.add("proposal_crowd", called)  # which is no instance
+            return
+        if entry.get("segmentation", "missing") in (None, []):
+            self._unused.add("proposal_without_mask", called)
+            return
         score = entry.get("score")
         numeric = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
         if score is not None and not numeric:
             raise SchemaError(f"{where}.score: expected a finite number, found {score!r:.40}")
-        image = self._images.setdefault(key, _Image(None, None))
+        image = self._images.setdefault(key, _Image(None, None, called=called))
         segmentation = _segmentation(entry.get("segmentation"), image.size, f"{where}.segmentation")
         image.entries.append(_Entry(where, segmentation, None if score is None else float(score)))
 

@@ -119,6 +119,7 @@ class RunReport:
             "masks_per_image": round(masks / samples, 3) if samples else None,
             "failures": manifest["failures"],
             "failure_reasons": manifest["failure_reasons"],
+            "passed_over": manifest.get("passed_over", self._plan.passed_over),
             "images_per_second": None if rate is None else round(rate, 4),
             "digest": manifest["digest"],
             "units": manifest["units"],

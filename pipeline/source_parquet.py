@@ -5,35 +5,46 @@ Rows are read forwards in small batches, so that a row group of thousands of pho
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import SampleFailureError
+from .source_tars import name_problem, printable
 
 NAMES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "bytes")
 """Names that decide when a table has several columns of bytes."""
 BATCH_ROWS: Final = 8
 
 
-def image_rows(stream: BinaryIO) -> int | str:
-    """Number of rows of a table with an image column, or why there is none.
+def image_rows(stream: BinaryIO, column: str | None = None) -> Iterator[str] | str:
+    """What the rows of a table with an image column are called, in order, or why there is no such column.
+
+    A row is called by its number and, of the Hub's struct, the `path` that it keeps: `17/000000000139.jpg`.
+
+    Args:
+        stream: seekable, open while the names are taken.
+        column: that holds the images; None for the one that `image_column` finds.
 
     Raises:
         OSError, pyarrow.ArrowException: it is no parquet file.
     """
-    with pq.ParquetFile(stream, pre_buffer=False) as file:
-        column = image_column(file.schema_arrow)
-        if column is not None:
-            return int(file.metadata.num_rows)
-        found = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
-        return f"expected an image column (bytes, or a struct with bytes and path), found {found}"[:400]
+    file = pq.ParquetFile(stream, pre_buffer=False)
+    found = image_column(file.schema_arrow, column)
+    if found is not None:
+        return _row_names(file, found)
+    fields = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
+    return f"{_expected(file.schema_arrow, column)}, found {fields}"[:400]
 
 
-def image_column(schema: pa.Schema) -> str | None:
-    """The column with images: the only candidate, or the one with a usual name; None if that does not decide."""
+def image_column(schema: pa.Schema, column: str | None = None) -> str | None:
+    """The column with images: the one asked for, the only candidate, or the one with a usual name; None: undecided."""
     candidates = [field.name for field in schema if _is_bytes(field.type) or _is_hub_struct(field.type)]
+    if column is not None:
+        return column if column in candidates else None
     if len(candidates) == 1:
         return str(candidates[0])
     for name in NAMES:
@@ -42,17 +53,55 @@ def image_column(schema: pa.Schema) -> str | None:
     return None
 
 
+def _expected(schema: pa.Schema, column: str | None) -> str:
+    kind = "(bytes, or a struct with bytes and path)"
+    if column is not None:
+        return f"expected the image column {column!r} {kind}"
+    several = sum(_is_bytes(field.type) or _is_hub_struct(field.type) for field in schema) > 1
+    return f"expected one image column {kind}" + (", or --image-column to name one" if several else "")
+
+
+def _row_names(file: pq.ParquetFile, column: str) -> Iterator[str]:
+    kind = file.schema_arrow.field(column).type
+    has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    first = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        paths: list[str | None] = [None] * rows
+        if has_path:
+            # Of a damaged page the rows have numbers alone; their images say what is wrong.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                found = file.read_row_group(group, columns=[f"{column}.path"], use_threads=False).column(0)
+                paths = [None if each is None else each.get("path") for each in found.to_pylist()]
+        for row, path in enumerate(paths, start=first):
+            name = _clean(path)
+            yield f"{row}/{name}" if name else str(row)
+        first += rows
+
+
+def _clean(path: str | None) -> str | None:
+    """A stored path, if it is a plain relative one; else its last part (nobody's home folder is told), or None."""
+    if not isinstance(path, str):
+        return None
+    for name in (path, path.replace("\\", "/").rpartition("/")[2]):
+        raw = name.encode("utf-8", "surrogatepass")
+        if name and name_problem(raw) is None:
+            return printable(raw)
+    return None
+
+
 class ParquetRows:
     """Reads images by row; cheapest in ascending order.
 
     Args:
         stream: seekable; closed with the reader.
+        column: as for `image_rows`.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, column: str | None = None) -> None:
         self._stream = stream
         self._file = pq.ParquetFile(stream, pre_buffer=False)
-        column = image_column(self._file.schema_arrow)
+        column = image_column(self._file.schema_arrow, column)
         assert column is not None, "planned as a table with an image column"
         self._column = column
         self._group = -1

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+from .source_kinds import TAR, named_format
+
 BLOCK: Final = 512
 MAX_HEADER_BYTES: Final = 2**20
 """Longest GNU name or PAX header that is read; real ones have some hundred bytes."""
@@ -68,6 +70,10 @@ def scan_tar(stream: BinaryIO, size: int) -> Iterator[TarMember | TarEnd]:
     zero_blocks = 0
     while True:
         header = _read(stream, position, BLOCK)
+        if position == 0 and (found := named_format(header)) is not None and found[1] != TAR:
+            advice = ": decompress it first" if found[0] == "archive" else ""
+            yield TarEnd(problem=f"{_with_article(found[1])}, expected a plain tar{advice}")
+            return
         if len(header) < BLOCK:
             if zero_blocks >= 2 and not header.strip(b"\0"):
                 yield TarEnd(problem=None)
@@ -83,10 +89,7 @@ def scan_tar(stream: BinaryIO, size: int) -> Iterator[TarMember | TarEnd]:
             position += BLOCK
             continue
         if not _checksum_holds(header):
-            if position == 0 and header[:2] == b"\x1f\x8b":
-                yield TarEnd(problem="a gzip file, expected a plain tar: decompress it first")
-            else:
-                yield TarEnd(problem=f"damaged header at byte {position}, the rest cannot be read")
+            yield TarEnd(problem=f"damaged header at byte {position}, the rest cannot be read")
             return
         zero_blocks = 0
         kind = header[156:157]
@@ -141,7 +144,7 @@ def name_problem(raw: bytes) -> str | None:
         return "the name is not UTF-8"
     if not name.strip("./"):
         return "the name is empty"
-    if name.startswith("/") or (len(name) > 1 and name[1] == ":" and name[0].isalpha()):
+    if name.startswith("/") or (name[1:3] in (":/", ":\\") and name[0].isalpha()):
         return "the name is absolute"
     if ".." in name.replace("\\", "/").split("/"):
         return "the name leads out of its folder (..)"
@@ -171,6 +174,10 @@ def _kind_problem(kind: bytes, sparse: bool) -> str | None:
 def _read(stream: BinaryIO, offset: int, size: int) -> bytes:
     stream.seek(offset)
     return stream.read(size)
+
+
+def _with_article(kind: str) -> str:
+    return kind if kind.startswith(("a ", "an ")) else f"a {kind} file"
 
 
 def _padded(size: int) -> int:

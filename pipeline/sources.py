@@ -7,22 +7,24 @@ worker reads any sample by one ranged read and the same plan gives the same samp
 
 What counts as one sample:
 
-- an image file (`.jpg .jpeg .png .webp .tif .tiff .bmp`, any case; the content decides the format). A `.json` beside it
-  with the same stem is its annotation (SA-1B);
-- in a tar, all members whose names agree up to the first dot of the last component. The first member with an image's
-  extension is the image (`a.jpg` before `a.mask.png`), `.json` the annotation; members of one sample need not stand
-  together. A name that is repeated is one more sample that failed (`duplicate_key`), the first one stands;
+- an image file, by its ending (`.jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp`, any case) or, if it has none that
+  says otherwise, by its first bytes; the content decides the format. A `.json` beside it with the same stem is its
+  annotation (SA-1B);
+- in a tar, members whose names agree up to the first dot of the last component; several images of one such sample are
+  several samples (`source_tar_samples.py`); members of one need not stand together. A name that is repeated is one more
+  sample that failed (`duplicate_key`), the first one stands;
 - a row of a parquet file with an image column: bytes, or the Hub's struct of `bytes` and `path`.
 
 A folder that holds a run or a release is its shards (`source_shards.py`).
 
 Every entry ends in exactly one of samples and failures; so do members that cannot be used (`bad_member_name`), samples
 without an image (`incomplete_sample`), what a cut goes through (`truncated`) and the rest of a cut container
-(`truncated_source`).
+(`truncated_source`). Everything else that was seen is counted (`passed_over.py`).
 """
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,14 +35,16 @@ from typing import Any, Final, Self
 import pyarrow as pa
 
 from .errors import FAILURE_REASONS, FailureReason, InputError, SampleFailureError
+from .passed_over import PassedOver
 from .schema import FailureRow, make_key, sha256_of, slug_of
+from .source_kinds import SNIFF_BYTES, Kind, Use, kind_of_bytes, kind_of_name, named_format, stem_of, suffix_of
 from .source_own import require_apart
 from .source_parquet import ParquetRows, image_rows
 from .source_roots import ListedFile, Root, base_of
 from .source_shards import open_source
-from .source_tars import TarEnd, TarMember, name_problem, scan_tar
+from .source_tar_samples import tar_samples
+from .source_tars import name_problem
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 READERS: Final = 8
 """Threads that read ahead from a remote source: enough to hide some tens of milliseconds of latency a request."""
 MAX_SAMPLE_BYTES: Final = 2 * 2**30
@@ -55,11 +59,13 @@ class SourceSpec:
         label: first part of every uri; unique among the sources.
         location: absolute path, glob or URL.
         license: SPDX identifier or None if nothing was said.
+        image_column: of its parquet files; None for the only one, or the one with a usual name.
     """
 
     label: str
     location: str
     license: str | None = None
+    image_column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ class Entry:
         raw: the same as the file system knows it.
         file_size: of the file or container, bytes, when it was planned.
         version: of the file or container: see `source_roots.ListedFile`.
-        member: image member's name in a tar, row in a parquet file, None for a plain file.
+        member: image member's name in a tar, row in a parquet file (with the path that the table keeps), None for a
+            plain file.
         occurrence: how often the member's name was met before in its tar.
         offset: of the image's data in a tar, or the row; None for a plain file.
         size: of the image's data, bytes.
@@ -167,12 +174,15 @@ class InputSample:
     annotation_json: bytes | None
 
 
-def parse_inputs(values: Sequence[str], *, licenses: Mapping[str, str] | None = None) -> tuple[SourceSpec, ...]:
+def parse_inputs(
+    values: Sequence[str], *, licenses: Mapping[str, str] | None = None, image_column: str | None = None
+) -> tuple[SourceSpec, ...]:
     """Reads `[LABEL=]SRC`; a label that is not given is the slug of the last part of the path.
 
     Args:
         values: as on the command line.
         licenses: label -> SPDX identifier.
+        image_column: of parquet files.
 
     Raises:
         InputError: no source, a bad or repeated label, or a licence for a label that is not there.
@@ -192,7 +202,8 @@ def parse_inputs(values: Sequence[str], *, licenses: Mapping[str, str] | None = 
             location = os.path.abspath(location)
         name = location.rstrip("/").rsplit("/", 1)[-1]
         label = label or slug_of(name.rsplit(".", 1)[0] if "." in name[1:] else name)
-        sources.append(SourceSpec(label=label, location=location, license=(licenses or {}).get(label)))
+        license = (licenses or {}).get(label)
+        sources.append(SourceSpec(label=label, location=location, license=license, image_column=image_column))
     labels = [source.label for source in sources]
     for label in labels:
         if labels.count(label) > 1:
@@ -217,6 +228,7 @@ def plan_units(
     first_unit: int = 0,
     only: frozenset[str] | None = None,
     output: str | None = None,
+    passed: PassedOver | None = None,
 ) -> Iterator[UnitSpec]:
     """Units in order; one unit and one container's headers are in memory at a time.
 
@@ -227,14 +239,16 @@ def plan_units(
         first_unit: number of the first unit.
         only: uris (`LABEL/path`) of the files to plan, as `check_unchanged` returns them; None for all.
         output: where the run writes: never part of a source.
+        passed: hears of everything that is seen and not planned; of JSON files beside images as `annotation`.
 
     Raises:
         InputError: a source is not there, cannot be listed, or is what the run writes.
     """
+    passed = PassedOver() if passed is None else passed
     unit, left = first_unit, limit
     for index, source in enumerate(sources):
         batch: list[Entry] = []
-        for entry in _entries(source, only, output):
+        for entry in _entries(source, only, output, passed):
             if left is not None and left <= 0:
                 break
             left = None if left is None else left - 1
@@ -247,11 +261,13 @@ def plan_units(
             unit += 1
 
 
-def _entries(source: SourceSpec, only: frozenset[str] | None, output: str | None) -> Iterator[Entry]:
+def _entries(
+    source: SourceSpec, only: frozenset[str] | None, output: str | None, passed: PassedOver
+) -> Iterator[Entry]:
     root = _opened(source, output)
-    for file in _inputs(root):
+    for file, use in _inputs(root, source.label, passed):
         if only is None or f"{source.label}/{file.path}" in only:
-            yield from _entries_of(root, file)
+            yield from _entries_of(root, file, use, source, passed)
 
 
 def _opened(source: SourceSpec, output: str | None) -> Root:
@@ -260,26 +276,88 @@ def _opened(source: SourceSpec, output: str | None) -> Root:
     return open_source(source.location, output=output)
 
 
-def _inputs(root: Root) -> Iterator[ListedFile]:
-    """Files that are images or containers of them."""
-    for file in root.walk():
-        if file.passed is None and file.path.lower().endswith((*IMAGE_SUFFIXES, ".tar", ".parquet")):
-            yield file
+def _inputs(root: Root, label: str, passed: PassedOver) -> Iterator[tuple[ListedFile, Use]]:
+    """Files that are images or containers of them; what else there is, is counted."""
+    near = _SameName()
+    for file, kind in _with_kinds(root):
+        uri = f"{label}/{file.path}"
+        if file.passed is not None:
+            passed.add(file.passed, uri)
+            continue
+        near.see(file.path, kind.use == "image", label, passed)
+        if kind.use is not None:
+            yield file, kind.use
+        elif kind.name != ".json":
+            passed.add(kind.reason, uri, kind=kind.name)
+    near.end(label, passed)
 
 
-def _entries_of(root: Root, file: ListedFile) -> Iterator[Entry]:
+class _SameName:
+    """Tells JSON files beside an image of the same stem from others: such files stand together in a listing."""
+
+    def __init__(self) -> None:
+        self._shared, self._images, self._json = "", set[str](), list[str]()
+
+    def see(self, path: str, is_image: bool, label: str, passed: PassedOver) -> None:
+        folder, slash, name = path.rpartition("/")
+        shared = f"{folder}{slash}{name.partition('.')[0]}."
+        if shared != self._shared:
+            self.end(label, passed)
+            self._shared = shared
+        if is_image:
+            self._images.add(stem_of(path))
+        elif suffix_of(path) == ".json":
+            self._json.append(path)
+
+    def end(self, label: str, passed: PassedOver) -> None:
+        for path in self._json:
+            beside = stem_of(path) in self._images
+            passed.add("annotation" if beside else "other", f"{label}/{path}", kind="" if beside else ".json")
+        self._images.clear()
+        self._json.clear()
+
+
+def _with_kinds(root: Root) -> Iterator[tuple[ListedFile, Kind]]:
+    """Every file with its kind, in order; the first bytes of some are read ahead, `READERS` at a time."""
+    waiting: collections.deque[tuple[ListedFile, Kind | Future[Kind]]] = collections.deque()
+
+    def first() -> tuple[ListedFile, Kind]:
+        file, kind = waiting.popleft()
+        return file, kind if isinstance(kind, Kind) else kind.result()
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="grainmill-look") as readers:
+        for file in root.walk():
+            known = Kind() if file.passed is not None else kind_of_name(file.path)
+            waiting.append((file, known or readers.submit(_looked_at, root, file)))
+            if len(waiting) > 4 * READERS:
+                yield first()
+        while waiting:
+            yield first()
+
+
+def _looked_at(root: Root, file: ListedFile) -> Kind:
+    try:
+        return kind_of_bytes(root.read_range(file.raw, 0, min(SNIFF_BYTES, max(file.size, 0))), file.path)
+    except OSError:
+        return Kind(name="unreadable, or a link to nothing")
+
+
+def _entries_of(root: Root, file: ListedFile, use: Use, source: SourceSpec, passed: PassedOver) -> Iterator[Entry]:
+    uri = f"{source.label}/{file.path}"
     base = Entry(path=file.path, raw=_storable(file.raw), file_size=file.size, version=file.version)
     problem = name_problem(os.fsencode(file.raw or file.path))
     if problem is not None:
         yield _failed(base, "bad_member_name", problem)
     elif file.size < 0:
         yield _failed(base, "source_missing", "a link to nothing")
-    elif file.path.lower().endswith(".tar"):
-        yield from _tar_entries(root, file, base)
-    elif file.path.lower().endswith(".parquet"):
-        yield from _parquet_entries(root, file, base)
+    elif use == "tar":
+        with root.open(file.raw) as stream:
+            for sample in tar_samples(stream, file.size, uri=uri, passed=passed):
+                yield _with(base, member=sample.name, **{name: getattr(sample, name) for name in _OF_A_MEMBER})
+    elif use == "parquet":
+        yield from _parquet_entries(root, file, base, source.image_column)
     else:
-        json_raw = file.raw.rsplit(".", 1)[0] + ".json"
+        json_raw = stem_of(file.raw) + ".json"
         found = root.stat(json_raw)
         if found is None:
             yield _with(base, size=file.size)
@@ -288,84 +366,23 @@ def _entries_of(root: Root, file: ListedFile) -> Iterator[Entry]:
             yield _with(base, size=file.size, json_raw=json_raw, json_size=size, json_version=version)
 
 
-@dataclass
-class _Group:
-    """Members of one sample of a tar."""
-
-    first: TarMember
-    image: TarMember | None = None
-    image_is_second_choice: bool = False
-    """Its extension is `.mask.png` or such: a plain `.png` later in the sample takes its place."""
-    annotation: TarMember | None = None
-    cut: str | None = None
+_OF_A_MEMBER: Final = ("occurrence", "offset", "size", "json_offset", "json_size", "reason", "message")
 
 
-def _tar_entries(root: Root, file: ListedFile, base: Entry) -> Iterator[Entry]:
-    order: list[_Group | Entry] = []
-    groups: dict[str, _Group] = {}
-    seen: dict[str, int] = {}
-    end: str | None = None
-    with root.open(file.raw) as stream:
-        for each in scan_tar(stream, file.size):
-            if isinstance(each, TarEnd):
-                end = each.problem
-                break
-            occurrence = seen.get(each.name, 0)
-            seen[each.name] = occurrence + 1
-            located = _with(base, member=each.name, occurrence=occurrence)
-            if each.problem is not None:
-                order.append(_failed(located, "bad_member_name", each.problem))
-                continue
-            if occurrence:
-                order.append(_failed(located, "duplicate_key", f"the name stands {occurrence + 1} times in the tar"))
-                continue
-            folder, _, name = each.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            key = f"{folder}/{stem}"
-            group = groups.get(key)
-            if group is None:
-                group = groups[key] = _Group(first=each)
-                order.append(group)
-            if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                group.image = each if group.image is None or group.image_is_second_choice else group.image
-                group.image_is_second_choice = False
-            elif f".{suffix.lower()}".endswith(IMAGE_SUFFIXES) and group.image is None:
-                group.image, group.image_is_second_choice = each, True
-            elif suffix.lower() == "json":
-                group.annotation = group.annotation or each
-            if not each.whole and (each is group.image or each is group.annotation):
-                group.cut = f"the file ends inside {each.name}"
-    for item in order:
-        yield item if isinstance(item, Entry) else _group_entry(base, item)
-    if end is not None:
-        yield _failed(base, "truncated_source", end)
-
-
-def _group_entry(base: Entry, group: _Group) -> Entry:
-    image, annotation = group.image, group.annotation
-    entry = _with(base, member=(image or group.first).name)
-    if group.cut is not None:
-        return _failed(entry, "truncated", group.cut)
-    if image is None:
-        return _failed(entry, "incomplete_sample", "no member with an image's extension")
-    entry = _with(entry, offset=image.offset, size=image.size)
-    if annotation is not None:
-        entry = _with(entry, json_offset=annotation.offset, json_size=annotation.size)
-    return entry
-
-
-def _parquet_entries(root: Root, file: ListedFile, base: Entry) -> Iterator[Entry]:
+def _parquet_entries(root: Root, file: ListedFile, base: Entry, column: str | None) -> Iterator[Entry]:
     try:
         with root.open(file.raw) as stream:
-            rows = image_rows(stream)
+            names = image_rows(stream, column)
+            if isinstance(names, str):
+                yield _failed(base, "unsupported_format", names)
+                return
+            for row, name in enumerate(names):
+                yield _with(base, member=name, offset=row)
     except (OSError, pa.ArrowException) as error:
-        yield _failed(base, "truncated_source", f"not a readable parquet file ({error})"[:300])
-        return
-    if isinstance(rows, str):
-        yield _failed(base, "unsupported_format", rows)
-        return
-    for row in range(rows):
-        yield _with(base, member=str(row), offset=row)
+        first = root.read_range(file.raw, 0, SNIFF_BYTES)
+        found = named_format(first)
+        said = str(error) if found is None else f"it is {found[1]}"
+        yield _failed(base, "truncated_source", f"not a readable parquet file ({said})"[:300])
 
 
 def _with(entry: Entry, **changes: Any) -> Entry:
@@ -408,7 +425,7 @@ def check_unchanged(
     following = next(planned, None)
     for index, source in enumerate(sources):
         root = _opened(source, output)
-        for file in _inputs(root):
+        for file, _ in _inputs(root, source.label, PassedOver()):
             if following is not None and following[0] == index and following[1].path.encode() < file.order:
                 raise _gone(source, following[1].path)
             if following is not None and following[0] == index and following[1].path == file.path:
@@ -456,7 +473,7 @@ def _require_same(root: Root, source: SourceSpec, entry: Entry, found: tuple[int
     """Compares a planned file, and the annotation beside it, with size and version as they are now."""
     _require_equal(source, entry.path, (entry.file_size, entry.version), found)
     if entry.json_raw is not None and entry.json_version is not None:
-        name = entry.path.rsplit(".", 1)[0] + ".json"
+        name = stem_of(entry.path) + ".json"
         json_found = root.stat(entry.json_raw)
         if json_found is None:
             raise _gone(source, name)
@@ -609,7 +626,7 @@ class UnitReader:
     def _image(self, entry: Entry) -> bytes:
         if entry.path.lower().endswith(".parquet"):
             if entry.path not in self._parquet:
-                self._parquet[entry.path] = ParquetRows(self._root.open(entry.raw))
+                self._parquet[entry.path] = ParquetRows(self._root.open(entry.raw), self._source.image_column)
             assert entry.offset is not None
             return self._parquet[entry.path].image(entry.offset)
         return self._range(entry.raw, entry.offset or 0, entry.size)

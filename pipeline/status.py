@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from .committed import CommittedRun
 from .errors import EMPTY_REASONS
+from .passed_over import PassedOver
 
 
 def run_status(run: CommittedRun) -> dict[str, Any]:
@@ -21,11 +22,12 @@ def run_status(run: CommittedRun) -> dict[str, Any]:
 
     Returns:
         `committed` and `pending` units; `failed` samples with `failed_by_reason` (`empty` of them have no masks,
-        which is no error); `shards`, `samples`, `masks`; `complete`: the manifest stands; `lease`: who writes, if
-        anyone says.
+        which is no error); `shards`, `samples`, `masks`; `passed_over`: what was seen and not used, by reason;
+        `complete`: the manifest stands; `lease`: who writes, if anyone says.
     """
     reasons: Counter[str] = Counter()
     committed = shards = samples = masks = failed = 0
+    passed = PassedOver(run.passed_over)
     for commit in run.commits():
         committed += 1
         shards += commit.shard is not None
@@ -33,6 +35,7 @@ def run_status(run: CommittedRun) -> dict[str, Any]:
         masks += commit.masks
         failed += commit.failures
         reasons.update(commit.reasons)
+        passed.include(commit.passed_over)
     return {
         "directory": run.location,
         "units": run.units_total,
@@ -46,6 +49,7 @@ def run_status(run: CommittedRun) -> dict[str, Any]:
         "failed": failed,
         "empty": sum(reasons[reason] for reason in EMPTY_REASONS),
         "failed_by_reason": dict(sorted(reasons.items())),
+        "passed_over": passed.to_json(),
         "lease": _lease(run),
     }
 

@@ -20,6 +20,7 @@ import psutil
 
 from .environment import single_threaded
 from .errors import FailureReason, GrainmillError
+from .passed_over import merged
 from .processes import Peer
 from .schema import FailureRow
 from .sources import SampleIdentity, UnitReader, UnitSpec
@@ -215,7 +216,8 @@ class SupervisedSamples:
         for part in parts:
             for stage, spent_s in part.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + spent_s
-        return BatchResult(results=[part.results[0] for part in parts], seconds=seconds)
+        passed = merged(part.passed_over for part in parts)
+        return BatchResult(results=[part.results[0] for part in parts], seconds=seconds, passed_over=passed)
 
     def _alone(self, position: int) -> BatchResult:
         strikes = 0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from . import faults
 from .annotations import are_upright, parse_sa1b
@@ -18,6 +18,7 @@ from .environment import device_name, fix_threads, numeric_environment
 from .errors import FailureReason, FailureStage, SampleFailureError
 from .images import ImageHeader, decode_image
 from .mill import BatchFeatures, ImageInput, Mill, MinedImage
+from .passed_over import PassedOver
 from .proposals import Proposals
 from .rle import Rle
 from .schema import FailureRow, Sample
@@ -69,6 +70,8 @@ class BatchResult:
     results: list[MinedSample | FailureRow]
     seconds: dict[str, float] = field(default_factory=dict)
     """Summed over the batch, by stage."""
+    passed_over: dict[str, Any] = field(default_factory=dict)
+    """What was seen and not used."""
 
 
 def failure_row(identity: SampleIdentity, stage: FailureStage, reason: FailureReason, message: str) -> FailureRow:
@@ -92,6 +95,7 @@ class _Decoded:
     seconds: dict[str, float] = field(default_factory=dict)
     sample: tuple[int, InputSample, ImageInput, tuple[str, int]] | None = None
     failure: FailureRow | None = None
+    passed: PassedOver = field(default_factory=PassedOver)
 
 
 @dataclass
@@ -103,10 +107,15 @@ class _Prepared:
     failed: dict[int, MinedSample | FailureRow] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     features: list[BatchFeatures] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver)
 
 
 def _identity_of(read: InputSample) -> SampleIdentity:
     return SampleIdentity(key=read.key, source_uri=read.source_uri, member=read.member)
+
+
+def _name_of(read: InputSample) -> str:
+    return f"{read.source_uri} {read.member or ''}".rstrip()
 
 
 def _add(seconds: dict[str, float], more: Mapping[str, float]) -> None:
@@ -198,7 +207,12 @@ class UnitMiner:
             else:
                 results[position] = self._finished(read, image, answer, ext, orientation)
                 _add(seconds, answer.seconds)
-        return BatchResult(results=[results[position] for position in positions], seconds=seconds)
+                prepared.passed.include(answer.passed_over)
+        return BatchResult(
+            results=[results[position] for position in positions],
+            seconds=seconds,
+            passed_over=prepared.passed.to_json(),
+        )
 
     def _prepare(self, positions: Sequence[int], holding: Callable[[int, SampleIdentity], None]) -> _Prepared:
         """Reads, decodes and computes the features of a batch."""
@@ -214,7 +228,7 @@ class UnitMiner:
                 if self._pool is None:
                     holding(position, found.identity)  # now with the key that the bytes give
                 faults.reach("sample", read.source_uri)
-                found.sample = (position, read, *self._decode(read, found.seconds))
+                found.sample = (position, read, *self._decode(read, found))
             except SampleFailureError as error:
                 found.failure = failure_row(found.identity, error.stage, error.reason, error.message)
             return found
@@ -224,6 +238,7 @@ class UnitMiner:
                 holding(position, self.identity(position))
         for found in (map if self._decoders is None else self._decoders.map)(decoded, positions):
             _add(prepared.seconds, found.seconds)
+            prepared.passed.include(found.passed.to_json())
             if found.sample is not None:
                 prepared.batch.append(found.sample)
             else:
@@ -257,16 +272,20 @@ class UnitMiner:
         seconds["read"] = seconds.get("read", 0.0) + time.perf_counter() - started_s
         return read
 
-    def _decode(self, read: InputSample, seconds: dict[str, float]) -> tuple[ImageInput, tuple[str, int]]:
+    def _decode(self, read: InputSample, found: _Decoded) -> tuple[ImageInput, tuple[str, int]]:
         started_s = time.perf_counter()
         header, rgb = decode_image(read.image, max_pixels=self._config.max_image_pixels)
         annotations: tuple[Rle, ...] = ()
         if read.annotation_json is not None and self._config.divide.method == "union":
             require_upright(header, read)
             annotations = parse_sa1b(
-                read.annotation_json, height=rgb.shape[0], width=rgb.shape[1], where=f"{read.source_uri} {read.member}"
+                read.annotation_json,
+                height=rgb.shape[0],
+                width=rgb.shape[1],
+                where=_name_of(read),
+                passed=found.passed,
             )
-        seconds["decode"] = seconds.get("decode", 0.0) + time.perf_counter() - started_s
+        _add(found.seconds, {"decode": time.perf_counter() - started_s})
         image = ImageInput(rgb=rgb, source_uri=read.source_uri, member=read.member, annotations=annotations)
         return image, (header.ext, header.exif_orientation)
 

@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, rle
+from . import __version__, passed_over, rle
 from .committed import CommittedRun
 from .errors import InputError
 from .export import sample_rows
@@ -269,6 +269,7 @@ def report_data(
         "statistics": statistics,
         "failures": list(failures),
         "state": state,
+        "passed_over": passed_over.rows(state.get("passed_over", {})),
         "pictures": list(pictures),
         "scores": [score_record(each) for each in scores],
     }

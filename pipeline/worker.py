@@ -18,6 +18,7 @@ from . import faults
 from .commits import Commit, CommitLog, make_commit
 from .environment import differences
 from .errors import GrainmillError
+from .passed_over import PassedOver
 from .schema import FailureRow
 from .sources import SampleIdentity, UnitSpec
 from .storage import Storage
@@ -117,10 +118,12 @@ def _attempt(
     attempt = secrets.token_hex(6)
     started_s = time.perf_counter()
     seconds: dict[str, float] = {}
+    passed = PassedOver()
     with ShardWriter(storage, unit=unit.unit, attempt=attempt) as writer:
         faults.reach("attempt-started", str(unit.unit))
         for batch in samples.results(unit):
             _write_batch(writer, batch, seconds)
+            passed.include(batch.passed_over)
             on_progress(
                 UnitProgress(unit=unit.unit, samples=writer.samples, masks=writer.masks, failures=writer.failed)
             )
@@ -140,6 +143,7 @@ def _attempt(
             environment=environment,
             attempt=attempt,
             notes=[*samples.notes(), *differences(run.environment, environment)],
+            passed_over=passed.to_json(),
         )
         faults.reach("before-commit", str(unit.unit))
         if run.commits_by_driver:

@@ -115,6 +115,15 @@ def command(
             rich_help_panel=MINED,
         ),
     ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of parquet files that holds the images. Default: the only one with bytes, else the one with a "
+            "usual name (image, jpg, png and others).",
+            rich_help_panel=MINED,
+        ),
+    ] = None,
     no_images: Annotated[
         bool,
         typer.Option(
@@ -286,6 +295,10 @@ def plan_text(plan: dict[str, Any]) -> str:
 
     lines = [f"{plan['units']} units of at most {plan['config']['samples_per_shard']} samples"]
     lines += [f"  {label}: {count} units" for label, count in plan["units_by_source"].items()]
+    if plan["passed_over"]:
+        from ..passed_over import lines as lines_of
+
+        lines += ["passed over, not mined:", *(f"  {line}" for line in lines_of(plan["passed_over"]))]
     workers = "as many workers as the cluster has room for" if plan["workers"] is None else f"{plan['workers']} workers"
     lines.append(f"{workers}, executor {plan['executor']}; nothing was written")
     lines.append("configuration: " + json_module.dumps(plan["config"], indent=2, sort_keys=True))
@@ -301,6 +314,10 @@ def result_text(result: dict[str, Any], output: str) -> str:
     ]
     if result["failure_reasons"]:
         lines.append("failures: " + ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items()))
+    if result["passed_over"]:
+        from ..passed_over import one_line
+
+        lines.append(f"passed over: {one_line(result['passed_over'])}; `grainmill status` gives examples")
     if result["images_per_second"] is not None:
         total_s = sum(value for name, value in result["seconds"].items() if name != "wall")
         shares = sorted(((value, name) for name, value in result["seconds"].items() if name != "wall"), reverse=True)

@@ -63,6 +63,8 @@ def _detail(status: dict[str, Any]) -> str:
 
 
 def _text(status: dict[str, Any]) -> str:
+    from ..passed_over import lines as lines_of
+
     done, total = status["committed"], status["units"]
     state = "complete" if status["complete"] else "not complete; the same `mine` command goes on from here"
     per_image = "" if status["masks_per_image"] is None else f" ({status['masks_per_image']:.1f} per image)"
@@ -75,4 +77,7 @@ def _text(status: dict[str, Any]) -> str:
         f"  failed   {status['failed']:,}",
     ]
     lines += [f"    {count:>8,}  {reason}" for reason, count in status["failed_by_reason"].items()]
+    if status["passed_over"]:
+        lines.append("  passed over, not mined")
+        lines += [f"    {line}" for line in lines_of(status["passed_over"])]
     return "\n".join(lines)

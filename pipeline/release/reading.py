@@ -64,6 +64,10 @@ class ReleasedRun(CommittedRun):
         return config
 
     @property
+    def passed_over(self) -> dict[str, Any]:
+        return {}  # of a run's sources, not of a release
+
+    @property
     def units_total(self) -> int:
         return len(self._manifest["shards"]) + (self._manifest["failures_table"] is not None)
 

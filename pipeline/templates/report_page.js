@@ -120,6 +120,11 @@ function makeReasons() {
   }
 }
 
+function drawPassedOver() {
+  byId("passed-section").hidden = report.passed_over.length === 0;
+  byId("passed").append(table(["number", "what", "for instance"], report.passed_over.map((row) => [count(row.count), row.what, row.example])));
+}
+
 // ---- pictures and scores ---------------------------------------------------------------------------------------------
 
 function makePictures() {
@@ -146,6 +151,7 @@ makePictures();
 makeScores();
 makeReasons();
 drawFailures();
+drawPassedOver();
 listenViewer();
 if (report.images.length) {
   makeGallery();

@@ -11,6 +11,7 @@ import pytest
 from pipeline import rle
 from pipeline.annotations import MAX_ANNOTATIONS, parse_sa1b
 from pipeline.errors import SampleFailureError
+from pipeline.passed_over import PassedOver
 
 HEIGHT, WIDTH = 6, 9
 
@@ -45,6 +46,15 @@ def test_compressed_and_uncompressed_masks_are_read() -> None:
     assert np.array_equal(rle.decode(found[0]), first)
     assert np.array_equal(rle.decode(found[1]), second)
     assert parsed({"annotations": []}) == ()
+
+
+def test_annotations_without_a_mask_are_counted_and_the_others_are_read() -> None:
+    whole, empty = rle.encode(mask(1, 1, 3, 2)), rle.encode(mask(0, 0, 0, 0))
+    entries = [{"segmentation": each} for each in (None, whole, [], empty)]
+    passed = PassedOver()
+    data = json.dumps({"annotations": entries}).encode()
+    assert len(parse_sa1b(data, height=HEIGHT, width=WIDTH, where="sa_1.json", passed=passed)) == 1
+    assert passed.to_json()["annotation_without_mask"]["count"] == 3
 
 
 SIZE = [HEIGHT, WIDTH]

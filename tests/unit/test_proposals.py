@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline import rle
 from pipeline.errors import InputError, SampleFailureError
+from pipeline.passed_over import PassedOver
 from pipeline.proposals import Proposals
 from pipeline.schema import sha256_of
 
@@ -126,8 +127,8 @@ COUNTS = coco_mask.encode(np.asfortranarray(MASK.astype(np.uint8)))["counts"].de
         ({"images": [{"id": 1}, {"id": 1}], "annotations": []}, "twice"),
         ({"images": [{"id": 1, "height": 3, "width": -1}], "annotations": []}, "height and width"),
         (file_of({"image_id": 7, "segmentation": [POLYGON]}), "no image with id 7"),
-        (file_of({"segmentation": None}), "found nothing"),
-        (file_of({"segmentation": []}), "an RLE or a list of polygons"),
+        (file_of({}), "found nothing"),
+        (file_of({"segmentation": {}}), "size: expected"),
         (file_of({"segmentation": [[1, 2, 3, 4]]}), "three points"),
         (file_of({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}), "three points"),
         (file_of({"segmentation": [[1, 2, 3, 4, 5, "6"]]}), "numbers"),
@@ -160,3 +161,43 @@ def test_reading_checks_the_file_itself(tmp_path: Path) -> None:
     assert len(Proposals.read(path, sha256=sha256_of(data))) == 1
     with pytest.raises(InputError, match="changed since the run was planned"):
         Proposals.read(path, sha256="0" * 64)
+
+
+def test_masks_that_no_sample_uses_are_counted_by_their_reasons() -> None:
+    record = file_of(
+        {"segmentation": [POLYGON]}, {"segmentation": [POLYGON], "score": 0.3}, {"segmentation": []},
+        {"segmentation": None}, {"segmentation": FORMS["compressed"], "iscrowd": 1},
+    )  # fmt: skip
+    record["images"] += [{"id": 2, "file_name": "train/z.png"}, {"id": 3, "file_name": "without-masks.png"}]
+    record["annotations"] += [{"image_id": 2, "segmentation": [POLYGON]}] * 3
+    proposals = Proposals(record, where="file.json")
+    with pytest.raises(InputError, match=r"none of its 5 masks .* has 'a.png' .* sources have 'other.png'"):
+        proposals.require_met("other.png")
+    proposals.meet("in/other.png", None)
+    proposals.meet("in/x/a.png", None)
+    proposals.meet("in/x/a.png", None)
+    proposals.require_met("other.png")
+    counts = {reason: each["count"] for reason, each in proposals.unused(min_score=0.3).to_json().items()}
+    assert counts == {
+        "proposal_unmatched": 3, "proposal_low_score": 1, "proposal_without_mask": 2, "proposal_crowd": 1,
+    }  # fmt: skip
+    assert len(proposals.of("in/x/a.png", None, height=HEIGHT, width=WIDTH, min_score=0.3)) == 1
+    with pytest.raises(InputError, match=r"'a.png' fits two samples, in/x/a.png and in/y/a.png"):
+        proposals.meet("in/y/a.png", None)
+
+
+def test_masks_without_a_pixel_are_told_when_they_are_met() -> None:
+    proposals = Proposals(file_of({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}}), where="f")
+    passed = PassedOver()
+    assert proposals.of("in/a.png", None, height=HEIGHT, width=WIDTH, min_score=0.3, passed=passed) == ()
+    assert passed.to_json()["proposal_without_mask"]["count"] == 1
+
+
+def test_rows_of_tables_are_found_by_the_path_that_they_keep_and_never_by_their_number() -> None:
+    entry = {"segmentation": FORMS["compressed"]}
+    for record in (file_of(entry), [{"image_id": "a.png", **entry}], [{"image_id": "a", **entry}]):
+        assert len(masks_of(record, "in/t.parquet", "7/a.png")) == 1
+        assert masks_of(record, "in/t.parquet", "7") == []
+    numbered = [{"image_id": 139, **entry}]
+    assert len(masks_of(numbered, "in/t.PARQUET", "7/000000000139.jpg")) == 1
+    assert masks_of(numbered, "in/t.parquet", "139") == masks_of(numbered, "in/t.parquet", "139/000000000007.jpg") == []

@@ -307,8 +307,33 @@ def test_parquet_with_the_hubs_struct(tmp_path: Path) -> None:
     struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array(column, struct), "mask": BYTES}), tmp_path / "t.parquet")
     found = read_all(specs_of(f"in={tmp_path}"))
-    assert images_of(found) == {"t.parquet!0": b"zero", "t.parquet!2": b"two", "t.parquet!4": b"four"}
-    assert reasons_of(found) == {"t.parquet!1": "source_missing", "t.parquet!3": "incomplete_sample"}
+    assert images_of(found) == {
+        "t.parquet!0/0.jpg": b"zero", "t.parquet!2/2.jpg": b"two", "t.parquet!4/4.jpg": b"four",
+    }  # fmt: skip
+    assert reasons_of(found) == {"t.parquet!1/elsewhere.jpg": "source_missing", "t.parquet!3": "incomplete_sample"}
+    sample = found["t.parquet!2/2.jpg"]
+    assert isinstance(sample, InputSample)
+    assert sample.key.startswith("2-")
+
+
+def test_paths_of_rows_are_names_and_tell_of_nobodys_home(tmp_path: Path) -> None:
+    paths = ["train/a.jpg", "/home/somebody/b.jpg", "C:\\photos\\c.jpg", "../d.jpg", "", None, "train/a.jpg", "e\n.jpg"]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    column = pa.array([{"bytes": b"%d" % row, "path": path} for row, path in enumerate(paths)], struct)
+    pq.write_table(pa.table({"image": column}), tmp_path / "t.parquet", row_group_size=3)
+    names = [entry.member for entry in entries_of(specs_of(f"in={tmp_path}"))]
+    assert names == ["0/train/a.jpg", "1/b.jpg", "2/c.jpg", "3/d.jpg", "4", "5", "6/train/a.jpg", "7"]
+    assert list(images_of(read_all(specs_of(f"in={tmp_path}"))).values()) == [b"%d" % row for row in range(8)]
+
+
+def test_the_image_column_is_named_where_a_table_has_several(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"left": [b"l"], "right": [b"r"]}), tmp_path / "two.parquet")
+    for column, expected in {"left": b"l", "right": b"r"}.items():
+        specs = parse_inputs([f"in={tmp_path}"], image_column=column)
+        assert images_of(read_all(specs)) == {"two.parquet!0": expected}
+    for column, message in {None: "--image-column", "middle": "image column 'middle'"}.items():
+        (entry,) = entries_of(parse_inputs([f"in={tmp_path}"], image_column=column))
+        assert (entry.reason, message in (entry.message or "")) == ("unsupported_format", True)
 
 
 def test_parquet_rows_can_be_read_in_any_order(tmp_path: Path) -> None:
