@@ -9,7 +9,10 @@ one rule:
 - grey and palette: as the format says;
 - alpha: over white;
 - CMYK: Pillow's conversion (inverted Adobe files included), no colour profile is applied;
-- 16 bits a channel: the high byte; 32-bit integers likewise, clipped to 16 bits, unless they all fit a byte;
+- 16 bits a channel: the upper eight of those that the image uses, which are the least of 8, 10, 12, 14 and 16 that hold
+  its largest value; so twelve bits of a camera in a 16-bit file are no black picture, and two images with the same
+  numbers look alike. Colours share one such range, alpha has its own; PNG's grey with alpha keeps the high byte;
+- 32-bit integers likewise, clipped to 0 ... 65535;
 - floats: from [0, 1] if they lie there, else stretched from their smallest to their largest finite value;
 - several frames or pages: the first.
 
@@ -23,7 +26,9 @@ libjpeg-turbo straight into the array (simplejpeg): the same pixels in half the 
 from __future__ import annotations
 
 import io
+import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -48,6 +53,9 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks with an orientation, which may stand behind the pixels."""
 _MAGIC: Final = (b"\xff\xd8", _PNG, b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+_WIDE: Final = re.compile(r"(RGB|RGBA|RGBX|R|G|B|A);16[LBN]")
+BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
+"""Of cameras and scanners, in files of 16 bits."""
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
 """What Pillow raises on bytes that are not what they claim."""
 
@@ -115,9 +123,12 @@ def decode_image(data: bytes, *, max_pixels: int) -> tuple[ImageHeader, NDArray[
         return header, rgb
     with _quiet(), _open(data, _OPENERS) as image:
         try:
+            wide = _is_wide(image)
             image.load()
+            if wide:
+                image = _narrowed(image, data)
             # TIFF applies its orientation while loading.
-            turn = None if image.format == "TIFF" else _UPRIGHT.get(header.exif_orientation)
+            turn = None if header.ext == "tif" else _UPRIGHT.get(header.exif_orientation)
             rgb = _to_rgb(image if turn is None else image.transpose(turn))
         except _BROKEN as error:
             raise _damaged(error, data) from error
@@ -253,9 +264,7 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     mode = image.mode
     if mode in _SIXTEEN_BIT:
-        values = np.asarray(image).astype(np.int64)
-        byte_sized = mode == "I" and values.min() >= 0 and values.max() <= 255
-        grey = (values if byte_sized else np.clip(values, 0, 65535) >> 8).astype(np.uint8)
+        grey = _upper_eight(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
         return np.repeat(grey[:, :, None], 3, axis=2)
     if mode == "F":
         return np.repeat(_stretch(np.asarray(image, dtype=np.float64))[:, :, None], 3, axis=2)
@@ -265,6 +274,45 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         over_white = rgba[:, :, :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127
         return (over_white // 255).astype(np.uint8)
     return np.array(image if mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+
+
+def _upper_eight(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The upper eight of the bits that are used: the least of `BIT_DEPTHS` that hold the largest value."""
+    largest = int(values.max())
+    bits = next(bits for bits in BIT_DEPTHS if largest < 1 << bits)
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether these are colours of 16 bits, of which Pillow gives the high bytes; before they are loaded."""
+    return bool(getattr(image, "tile", ())) and all(_WIDE.match(_raw_mode(tile)) for tile in image.tile)  # type: ignore[attr-defined]
+
+
+def _narrowed(image: Image.Image, data: bytes) -> Image.Image:
+    """Colours of 16 bits by the rule for them; the low bytes are decoded only where the high ones are nearly empty."""
+    high = np.asarray(image)
+    parts = [slice(0, 3), *([slice(3, 4)] if high.shape[2] == 4 else [])]  # colours, alpha
+    if all(high[:, :, part].max() >= 1 << (BIT_DEPTHS[-2] - 8) for part in parts):
+        return image
+    with _open(data, _OPENERS) as again:
+        again.tile = [tile._replace(args=_other_half(tile.args)) for tile in again.tile]  # type: ignore[attr-defined]
+        low = np.asarray(again)
+    values = high.astype(np.uint16) << 8 | low
+    return Image.fromarray(np.concatenate([_upper_eight(values[:, :, part]) for part in parts], axis=2), image.mode)
+
+
+def _raw_mode(tile: Any) -> str:
+    """How the bytes of a part of an image lie: `RGB;16L` for instance."""
+    return str(tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else "")
+
+
+def _other_half(args: Any) -> Any:
+    """The same bytes, as if they lay in the other order: Pillow then takes the low ones for the high ones."""
+    if not isinstance(args, str):
+        return (_other_half(args[0]), *args[1:])
+    native, other = ("L", "B") if sys.byteorder == "little" else ("B", "L")
+    order = args[-1].replace("N", native)
+    return args[:-1] + (other if order == native else native)
 
 
 def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -28,8 +28,12 @@ from .rle import Rle
 FORMAT: Final = "grainmill/1"
 """Stands in every sample, plan, commit and manifest. Readers refuse one that they do not know."""
 
-LABELS_VERSION: Final = 1
-"""Raised whenever a change of code changes labels, so that old and new labels never share a run."""
+LABELS_VERSION: Final = 2
+"""Raised whenever a change of code changes labels, so that old and new labels never share a run.
+
+2: images of 16 bits a channel by the bits that they use (`images.py`), before by the high byte; a PNG with damaged
+pixels is a failure, before it was mined as far as it went.
+"""
 
 GRANULARITY_MIN: Final = 0.1
 GRANULARITY_MAX: Final = 1.0

@@ -18,8 +18,10 @@ def command(
         list[str],
         typer.Option(
             metavar="[LABEL=]SRC",
-            help="Folder, glob, image file, WebDataset or SA-1B tar or folder, parquet with an image column, a run or "
-            "a release (its shards); a path or a URL. Repeat it for several sources. No default: there is nothing to "
+            help="Folder, glob, image file (JPEG, PNG, WebP, TIFF, BMP; without a usual ending by its first bytes), "
+            "WebDataset or SA-1B tar or folder, parquet with an image column, a run or a release (its shards); a path "
+            "or a URL. Passed over, and counted: hidden files, links to folders, GIF, AVIF, HEIC, JPEG 2000 and raw "
+            "files, archives, outputs of Grainmill. Repeat it for several sources. No default: there is nothing to "
             "guess.",
         ),
     ],

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -148,6 +149,60 @@ def sixteen_bit_rgb_png() -> bytes:
     row = b"\0" + struct.pack(">HHH", 0x1234, 0xABCD, 0xFFFF)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def wide_png(pixels: list[list[int]], *, alpha: bool = False) -> bytes:
+    """One row of 16-bit colours."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", len(pixels), 1, 16, 6 if alpha else 2, 0, 0, 0))
+    row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("largest", "shift"),
+    [(0, 0), (255, 0), (256, 2), (1023, 2), (1024, 4), (4095, 4), (4096, 6), (16383, 6), (16384, 8), (65535, 8)],
+)
+def test_sixteen_bits_are_read_by_those_that_are_used(largest: int, shift: int) -> None:
+    """Grey and colour, PNG and TIFF, with and without compression and alpha, in both orders of bytes."""
+    values = [largest, largest // 2, largest // 3, 0]
+    expected = [each >> shift for each in values]
+    grey = Image.fromarray(np.array([values], dtype=np.uint16))
+    for data in (encoded(grey, "PNG"), encoded(grey, "TIFF"), encoded(grey, "TIFF", compression="tiff_lzw")):
+        assert decode_rgb(data, max_pixels=LIMIT)[0].tolist() == [[each] * 3 for each in expected]
+    integers = Image.fromarray(np.array([values], dtype=np.int32))
+    assert decode_rgb(encoded(integers, "TIFF"), max_pixels=LIMIT)[0, :, 0].tolist() == expected
+    colours = [values[:3], values[1:]]
+    rgb = [expected[:3], expected[1:]]
+    assert decode_rgb(wide_png(colours), max_pixels=LIMIT)[0].tolist() == rgb
+    for opaque in (4095, 65535):
+        data = wide_png([[*colour, opaque] for colour in colours], alpha=True)
+        assert decode_rgb(data, max_pixels=LIMIT)[0].tolist() == rgb
+    stored = np.array([colours], dtype=np.uint16)
+    for compression in (1, 5, 8):  # none, LZW, deflate
+        done, tiff = cv2.imencode(".tif", stored[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, compression])
+        assert done
+        assert decode_rgb(tiff.tobytes(), max_pixels=LIMIT)[0].tolist() == rgb
+    big_endian = wide_tiff(stored)
+    assert decode_rgb(big_endian, max_pixels=LIMIT)[0].tolist() == rgb
+    assert decode_rgb(turned_tiff(big_endian), max_pixels=LIMIT)[:, 0].tolist() == rgb
+
+
+def wide_tiff(values: np.ndarray, orientation: int = 1) -> bytes:
+    """(H, W, 3) uint16 as a big-endian TIFF without compression."""
+    height, width, _ = values.shape
+    fields = [(256, 3, 1, width << 16), (257, 3, 1, height << 16), (258, 3, 3, 8), (259, 3, 1, 1 << 16),
+              (262, 3, 1, 2 << 16), (273, 4, 1, 14), (274, 3, 1, orientation << 16), (277, 3, 1, 3 << 16),
+              (279, 4, 1, values.size * 2)]  # fmt: skip
+    directory = 14 + values.size * 2
+    entries = b"".join(struct.pack(">HHII", *field) for field in fields)
+    start = b"MM\0*" + struct.pack(">I", directory) + struct.pack(">HHH", 16, 16, 16)
+    return start + values.astype(">u2").tobytes() + struct.pack(">H", len(fields)) + entries + bytes(4)
+
+
+def turned_tiff(data: bytes) -> bytes:
+    """The same with the EXIF orientation 6."""
+    place = data.index(struct.pack(">HHI", 274, 3, 1)) + 8
+    return data[:place] + struct.pack(">H", 6) + data[place + 2 :]
 
 
 def test_wide_integers_and_floats() -> None:
