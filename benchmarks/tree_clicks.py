@@ -156,7 +156,7 @@ def with_rule(ground: Ground, rule: Any) -> Ground:
 
 def figures(ground: Ground, examples: Sequence[Example], fixed_g: float | None) -> dict[str, Any]:
     """Of `dial_figures`, and 1-IoU at g = 1.0 and of the best mask under the click."""
-    measured = measure_clicks(ground.answering, examples)
+    measured = measure_clicks(None, examples, answering=ground.answering)
     swept = np.concatenate([each["sweep_iou"] for each in measured])
     oracle = np.concatenate([under_click(ground, each).max(axis=1, initial=0.0) for each in examples if each.count])
     return {
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     validation = read_ground(arguments.validation, read_bsds500(arguments.bsds500, "val").images[: arguments.images])
     found["predicted_iou_on_val"] = by_kind(validation, np.array(SCORE_WEIGHTS))
-    fixed = best_fixed_g(measure_clicks(train.answering, train.mined))
+    fixed = best_fixed_g(measure_clicks(None, train.mined, answering=train.answering))
     found["val"] = {
         "mined_labels": figures(validation, validation.mined, fixed),
         "people": figures(validation, validation.people, None),

@@ -7,6 +7,7 @@ each, drawn first, then one of the masks under it, all alike; everything at the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -203,16 +204,22 @@ Answering = Callable[[Example, NDArray[np.float64]], tuple[NDArray[np.bool_], ND
 """What `answers` does for a model: an example and granularities (M, G) -> masks (M, G, R, R), predicted IoU (M, G)."""
 
 
-def measure_clicks(model: GranularSam2 | Answering, examples: Sequence[Example]) -> list[Columns]:
+def measure_clicks(
+    model: GranularSam2 | None, examples: Sequence[Example], *, answering: Answering | None = None
+) -> list[Columns]:
     """Each click at ten granularities, at its label's and at another object's.
 
     Args:
-        model: in evaluation mode, or what answers in its place.
+        model: in evaluation mode; None where `answering` is given.
         examples: photographs with their clicks.
+        answering: what answers in a model's place.
 
     Raises:
         InputError: no example has a click.
     """
+    if answering is None:
+        assert model is not None
+        answering = functools.partial(answers, model)
     examples = [each for each in examples if each.count]
     if not examples:
         raise InputError("validation: no mask lies in its images")
@@ -224,7 +231,7 @@ def measure_clicks(model: GranularSam2 | Answering, examples: Sequence[Example])
     for example, other in zip(examples, others, strict=True):
         grid = np.broadcast_to(g, (example.count, len(g)))
         asked = np.concatenate([example.granularity[:, None].astype(np.float64), other[:, None], grid], axis=1)
-        masks, predicted = answers(model, example, asked) if isinstance(model, GranularSam2) else model(example, asked)
+        masks, predicted = answering(example, asked)
         overlap = iou(masks, example.masks()[:, None])
         swept = [sweep_columns(each[2:], g) for each in masks]
         areas = masks[:, 2:].sum(axis=(2, 3)).astype(np.float64)
