@@ -181,8 +181,9 @@ class ProgressBar:
 
     def beat(self) -> None:
         """Called every second, on a thread of its own."""
-        if self._silence() and time.monotonic() - self._last_line_s >= SILENCE_S:
-            self._print_line()
+        with self._lock:
+            if self._silence() and time.monotonic() - self._last_line_s >= SILENCE_S:
+                self._print()
 
     def _silence(self) -> str:
         """What is waited for; nothing while there is news."""
