@@ -35,6 +35,7 @@ from model.checkpoint import read_checkpoint
 from model.evaluation.bsds import read_bsds500
 from model.evaluation.layout import read_rgb
 from model.evaluation.metrics import recall_best
+from model.evaluation.mined import match_mined
 from model.evaluation.records import EvalImage, GroundTruth, iou_with
 from model.granular import GranularSam2
 from model.index import LoadedSample, ShardIndex, filter_rows
@@ -110,13 +111,12 @@ def iou_true_disc(examples: Sequence[Example]) -> float:
 
 def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict[str, float]:
     """AR of the student's masks and of the mill's, pooled over all people's segments of some photographs."""
-    index = ShardIndex.open(mined)
-    by_name = {str(key).rsplit("-", 1)[0]: row for row, key in enumerate(index.sample_keys())}
+    rows = match_mined(mined, images).rows
     predictor = GranularPredictor(model)
     columns: dict[str, list[np.ndarray]] = {"student": [], "labels": []}
     counts: dict[str, list[int]] = {"student": [], "labels": []}
     with ProgressBar("recall", len(images)) as bar:
-        for number, image in enumerate(images):
+        for number, (image, row) in enumerate(zip(images, rows, strict=True)):
             truth = image.load()
             objects = [truth.objects[position] for position in truth.scored]
             area = np.array([each.area_px for each in objects], dtype=np.float64)
@@ -124,7 +124,7 @@ def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict
             found = find_everything(predictor, read_rgb(image.path), default_config(model.size))
             sides = {
                 "student": [each.segmentation for each in found],
-                "labels": list(index.load(by_name[image.path.stem]).rles),
+                "labels": [] if row is None else [each.segmentation for each in row.load().annotations],
             }
             for name, masks in sides.items():
                 columns[name].append(recall_best(iou_with(masks, objects), area, crowd)["recall_1000"])
