@@ -148,9 +148,9 @@ def decode_stored(data: bytes, *, max_pixels: int) -> NDArray[Any]:
         SampleFailureError: as `decode_rgb`.
     """
     if data.startswith(_PNG):
-        _checked_png(data)
+        _checked_png(data, max_pixels)
     with _quiet(), _open(data, (*_OPENERS, "GIF")) as image:
-        _check_size(image, max_pixels)
+        _check_size(image.size, max_pixels)
         try:
             return np.array(image.convert("L") if image.mode == "1" else image)
         except _BROKEN as error:
@@ -159,7 +159,7 @@ def decode_stored(data: bytes, *, max_pixels: int) -> NDArray[Any]:
 
 def _read_header(data: bytes, max_pixels: int) -> tuple[ImageHeader, bool]:
     """The header, and whether it is that of an upright colour JPEG."""
-    with _quiet(), _open(_checked_png(data) if data.startswith(_PNG) else data, _OPENERS) as image:
+    with _quiet(), _open(_checked_png(data, max_pixels) if data.startswith(_PNG) else data, _OPENERS) as image:
         header = _header(image, max_pixels)
         return header, image.format == "JPEG" and image.mode == "RGB" and header.exif_orientation == 1
 
@@ -175,12 +175,14 @@ def _whole_jpeg(data: bytes, header: ImageHeader) -> NDArray[np.uint8] | None:
         return None
 
 
-def _checked_png(data: bytes) -> bytes:
+def _checked_png(data: bytes, max_pixels: int) -> bytes:
     """The PNG without its pixels, metadata that stands behind them in front; nothing is decoded.
 
     Raises:
-        SampleFailureError: `truncated` or `unreadable`: it is cut, or a checksum does not hold.
+        SampleFailureError: `too_large`; `truncated` or `unreadable`: it is cut, or a checksum does not hold.
     """
+    if data[12:16] == b"IHDR" and len(data) >= 24:
+        _check_size(struct.unpack_from(">II", data, 16), max_pixels)
     kept, pixels, position = [data[: len(_PNG)]], b"", len(_PNG)
     while data[position + 4 : position + 8] != b"IEND":
         chunk = data[position : position + 8]
@@ -232,7 +234,8 @@ def _has_tiff_directory(data: bytes) -> bool:
 
 
 def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
-    width, height = _check_size(image, max_pixels)
+    width, height = image.size
+    _check_size((width, height), max_pixels)
     orientation = _orientation(image)
     # Pillow reports the upright size of a TIFF that has the tag.
     turned = isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
@@ -241,15 +244,14 @@ def _header(image: Image.Image, max_pixels: int) -> ImageHeader:
     return ImageHeader(ext=FORMATS[str(image.format)], width=width, height=height, exif_orientation=orientation)
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> tuple[int, int]:
-    width, height = image.size
+def _check_size(size: tuple[int, ...], max_pixels: int) -> None:
+    width, height = size
     if width < 1 or height < 1:
         raise SampleFailureError("unreadable", "decode", f"its header says {width} x {height} pixels")
     if width * height > max_pixels:
         raise SampleFailureError(
             "too_large", "decode", f"{width} x {height} pixels, limit {max_pixels:,} (`mine` has --max-image-pixels)"
         )
-    return width, height
 
 
 def _orientation(image: Image.Image) -> int:

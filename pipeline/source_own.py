@@ -7,6 +7,7 @@ records that stand in their folders. Who wants to mine the shards of a run names
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection
@@ -28,6 +29,7 @@ OUTPUT_FOLDERS: Final = ("commits", SHARDS, "index", "index-all", "failures", "p
 """Of a run; none of them can be a source of that run."""
 _WRITTEN_TOGETHER: Final = (("metrics.jsonl", "pictures"), ("scores.json", "objects.parquet"))
 """Names in one folder that only `train` and `score` write together."""
+_TELLING: Final = frozenset({*RECORDS, SHARDS, *itertools.chain(*_WRITTEN_TOGETHER)})
 _REMOTE_SCRATCH: Final = re.compile(r"grainmill-(plan|index-all|\d{8,})\.[0-9a-f]+\.[a-z0-9_]+")
 """Of a run on an object store: in the machine's folder for temporary files."""
 
@@ -45,6 +47,11 @@ def is_own_folder(names: Collection[str], read: Callable[[str], bytes], shards: 
     if any(is_own_record(name, read(name)) for name in RECORDS if name in names):
         return True
     return SHARDS in names and any(OWN_SHARD.fullmatch(name) for name in shards())
+
+
+def is_telling(name: str) -> bool:
+    """Whether a name in a folder is one that `is_own_folder` asks for; of a folder `shards`, of what is in it."""
+    return name in _TELLING or OWN_SHARD.fullmatch(name) is not None
 
 
 def is_own_record(name: str, data: bytes) -> bool:

@@ -15,7 +15,7 @@ import io
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
@@ -29,6 +29,7 @@ from .source_own import (
     is_own_file,
     is_own_folder,
     is_scratch,
+    is_telling,
     local_path,
 )
 from .source_tars import printable
@@ -263,7 +264,7 @@ class _RemoteRoot:
         if not details:
             raise InputError(f"{self._location}: expected files, found nothing there")
         files = {path[len(self._base) :].lstrip("/"): info for path, info in details.items() if info["type"] == "file"}
-        known = frozenset() if own else self._known(files)
+        known = () if own else self._known(files)
         owned = self._own_folders(known)
         listed = [_passed(folder, "own_output") for folder in owned]
         hidden = set()
@@ -283,24 +284,25 @@ class _RemoteRoot:
         listed += [_passed(each, "hidden") for each in hidden]
         yield from sorted(listed, key=lambda each: each.order)
 
-    def _known(self, files: Iterable[str]) -> frozenset[str]:
+    def _known(self, files: Collection[str]) -> Collection[str]:
         """What lies below the root: of a pattern also what it does not match, such as the records of a run."""
         if self._pattern is None:
-            return frozenset(files)
+            return files
         depth = None if "**" in self._pattern else self._pattern[len(self._base) :].strip("/").count("/") + 1
         paths = retrying(f"list {self._location}", lambda: self._fs.find(self._base, maxdepth=depth))
         return frozenset(path[len(self._base) :].lstrip("/") for path in paths)
 
-    def _own_folders(self, known: frozenset[str]) -> tuple[str, ...]:
+    def _own_folders(self, known: Collection[str]) -> tuple[str, ...]:
         """Prefixes below the root that hold the output at hand, or another run or release, training or score."""
+        folders = {raw.rpartition("/")[0] for raw in known}
+        folders |= {folder[:end] for folder in folders for end, character in enumerate(folder) if character == "/"}
         names: dict[str, set[str]] = collections.defaultdict(set)
-        for raw in known:
-            folder, _, name = raw.rpartition("/")
-            while name not in names[folder]:
+        for path in itertools.chain(known, folders):
+            folder, _, name = path.rpartition("/")
+            if is_telling(name):
                 names[folder].add(name)
-                folder, _, name = folder.rpartition("/")
         owned: list[str] = []
-        for folder in sorted(set(names) - {""}):
+        for folder in sorted(folders - {""}):
             if folder.startswith(tuple(f"{each}/" for each in owned)) or "/." in f"/{folder}":
                 continue
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from . import __version__, passed_over, rle
 from .committed import CommittedRun
-from .errors import InputError
+from .errors import InputError, SampleFailureError, SchemaError
 from .export import sample_rows
 from .failures import failure_rows
 from .images import decode_rgb
@@ -157,9 +157,27 @@ def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
     return rle.encode(mask)
 
 
-def thumbnail_jpeg(image: bytes, *, width: int, height: int) -> bytes:
-    """The upright photograph, reduced to (width, height) and coded as JPEG."""
-    rgb = decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS)
+def committed_photograph(image: bytes, key: str) -> NDArray[np.uint8]:
+    """The upright photograph of a committed sample, (H, W, 3) uint8.
+
+    Raises:
+        SchemaError: it cannot be decoded.
+    """
+    try:
+        return decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS)
+    except SampleFailureError as error:
+        raise SchemaError(
+            f"{key}: its photograph cannot be decoded ({error}); `grainmill verify --deep` lists all such samples"
+        ) from error
+
+
+def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> bytes:
+    """The upright photograph of a committed sample, reduced to (width, height) and coded as JPEG.
+
+    Raises:
+        SchemaError: it cannot be decoded.
+    """
+    rgb = committed_photograph(image, key)
     if rgb.shape[:2] != (height, width):
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -179,7 +197,7 @@ def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAI
     masks = sample.annotations
     thumbnail = None
     if image is not None:
-        thumbnail = base64.b64encode(thumbnail_jpeg(image, width=width, height=height)).decode("ascii")
+        thumbnail = base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
     return {
         "key": sample.key,
         "source": sample.source_uri,

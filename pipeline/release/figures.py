@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import rle
-from ..images import decode_rgb
 from ..schema import Annotation, Sample
-from ..view import MAX_IMAGE_PIXELS, reduced_rle, thumbnail_size
+from ..view import committed_photograph, reduced_rle, thumbnail_size
 
 WIDTH: Final = 720
 ROW: Final = 26
@@ -104,7 +103,7 @@ def example_jpeg(sample: Sample, image: bytes | None) -> bytes:
     if image is None:
         photograph: NDArray[np.uint8] = np.full((height, width, 3), 225, dtype=np.uint8)
     else:
-        photograph = decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS)
+        photograph = committed_photograph(image, sample.key)
         photograph = np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     instances = [mask for mask in sample.annotations if mask.is_instance]
     parts = [mask for mask in sample.annotations if not mask.is_instance]

@@ -154,7 +154,7 @@ def _thumb(sample: Sample, image: bytes | None) -> str | None:
     if image is None:
         return None
     width, height = thumbnail_size(sample.width, sample.height, THUMB_SIDE_PX)
-    return base64.b64encode(thumbnail_jpeg(image, width=width, height=height)).decode("ascii")
+    return base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
 
 
 def chunk_names(images: int) -> Iterator[str]:

@@ -164,7 +164,10 @@ def _joined(
             if image is not None:
                 sample = _with_image(release.read_sample(row), image)
                 writer.add(sample, image)
-                signature = signature_of_bytes(image)
+                try:
+                    signature = signature_of_bytes(image)
+                except SampleFailureError as error:
+                    raise InputError(f"{row['key']}: its photograph cannot be decoded ({error})") from error
                 added = {"perceptual_hash": signature.perceptual_hash, "colour_grid": signature.colour_grid}
                 extra[row["key"]] = {
                     name: row[name] for name in ("run", "split", "source_license", "source_terms")

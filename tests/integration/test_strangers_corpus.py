@@ -27,14 +27,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from model import segment
+from model.evaluation import layout
+from model.video import Frames
 from pipeline.cli import main
 from pipeline.committed import CommittedRun
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.images import decode_image
 from pipeline.passed_over import PassedOver, rows
+from pipeline.release.duplicates import signature_of_bytes
+from pipeline.release.figures import example_jpeg
 from pipeline.sources import UnitReader, check_unchanged, parse_inputs, plan_units
 from pipeline.status import run_status
-from pipeline.view import report_of_run
+from pipeline.view import image_record, report_of_run, thumbnail_jpeg
 
 
 def outcomes(location: object, **options: Any) -> dict[str, str]:
@@ -208,6 +213,32 @@ def test_what_has_no_ending_is_known_by_its_first_bytes(place: Place) -> None:
     assert outcomes(location) == expected
     specs = parse_inputs([f"in={location}"])
     assert check_unchanged(specs, plan_units(specs, samples_per_shard=100, limit=None)) == []
+
+
+def test_every_reader_of_photographs_refuses_the_same_bytes(tmp_path: Path, drawn_run: Path) -> None:
+    """`segment`, `score`, the frames of a video, the report, the release's gallery, examples and duplicates."""
+    run = CommittedRun.open(drawn_run)
+    row = next(row for commit in run.commits() for row in run.samples(commit).to_pylist())
+    sample = run.read_sample(row)
+    readers: dict[str, Callable[[Path], object]] = {
+        "segment": lambda path: segment.read_rgb(str(path)),
+        "score": layout.read_rgb,
+        "score's labels": layout.read_map,
+        "video": lambda path: Frames(path.parent),
+        "view": lambda path: image_record(sample, path.read_bytes()),
+        "gallery": lambda path: thumbnail_jpeg(path.read_bytes(), width=9, height=9, key="key"),
+        "examples": lambda path: example_jpeg(sample, path.read_bytes()),
+        "signatures": lambda path: signature_of_bytes(path.read_bytes()),
+    }
+    for number, (name, (data, outcome)) in enumerate(IMAGES.items()):
+        if outcome == "ok" or name in ("png-too-large.png", "gif.jpg"):  # whose limits are their own
+            continue
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        path.write_bytes(data)
+        for reader, read in readers.items():
+            with pytest.raises((InputError, SampleFailureError)):
+                pytest.fail(f"{reader} read {name}: {read(path)!r:.80}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
