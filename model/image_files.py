@@ -150,7 +150,7 @@ def images_in(folder: Path) -> ImageFolder:
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     hidden = [each for each in entries if each.name.startswith(".")]
-    ours = [each for each in entries if _is_output(each)]
+    ours = [each for each in entries if _is_output(each) and each not in hidden]
     shown = [each for each in entries if each not in {*hidden, *ours}]
     folders = [each for each in shown if each.is_dir()]
     files = [each for each in shown if each.is_file() and _is_image(each)]
