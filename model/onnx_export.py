@@ -19,6 +19,8 @@ long.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +120,7 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
     encoder, decoder = _Encoder(model).eval(), _Decoder(model).eval()
     image = torch.zeros(1, 3, side, side)
     features = encoder(image)
-    with files.writing("encoder.onnx") as path:
+    with files.writing("encoder.onnx") as path, _positions_as_constants(model):
         _export(encoder, (image,), path, ["image"], list(FEATURE_NAMES), {})
     free = {"point_coords": {0: "N", 1: "K"}, "point_labels": {0: "N", 1: "K"}}
     free |= {name: {0: "N"} for name in (*PROMPT_NAMES[2:], *ANSWER_NAMES)}
@@ -141,6 +143,25 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
     }
     files.write("about.json", json_bytes(about))
     return about
+
+
+@contextmanager
+def _positions_as_constants(model: GranularSam2) -> Iterator[None]:
+    """Hiera's positions, which depend on the image's size alone, as numbers instead of the operations that make them.
+
+    Of those (a tile by traced shapes) onnxruntime warns: "Error merging shape info for output".
+    """
+    trunk = model.base.image_encoder.trunk
+    if not hasattr(trunk, "_get_pos_embed"):  # another trunk
+        yield
+        return
+    cells = model.image_size // trunk.patch_embed.proj.stride[0]
+    positions = trunk._get_pos_embed((cells, cells))
+    trunk._get_pos_embed = lambda hw: positions  # an attribute of this instance, in front of the class's method
+    try:
+        yield
+    finally:
+        del trunk._get_pos_embed
 
 
 def _export(

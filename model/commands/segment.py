@@ -21,7 +21,7 @@ def command(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="IMAGE",
             help="JPEG, PNG, WebP, TIFF, BMP or GIF, one or several; a folder of them; or one video: a folder of "
             "frames, a GIF or WebP of several frames, or a file that OpenCV reads.",
         ),
@@ -194,6 +194,7 @@ def command(
     """Selects parts of images as large as one number says.
 
     grainmill segment cat.jpg --point 210,140 --granularity 0.1,0.5,1.0 [--checkpoint RUN]
+
     grainmill segment photos/ --checkpoint RUN --everything --masks ids --output masks/
     """
     from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags

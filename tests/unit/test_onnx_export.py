@@ -50,6 +50,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[GranularSam2, Pa
     return model, folder, export_onnx(model, folder)
 
 
+def test_onnxruntime_reads_them_without_a_word(
+    exported: tuple[GranularSam2, Path, dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    for name in ("encoder.onnx", "decoder.onnx"):
+        onnxruntime.InferenceSession(str(exported[1] / name), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_files_give_the_predictors_answer(exported: tuple[GranularSam2, Path, dict[str, Any]]) -> None:
     """From a photograph to masks by numpy and onnxruntime alone, against the predictor without folded LoRA."""
     _, folder, about = exported
