@@ -91,7 +91,7 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
         for image, row in zip(split.images, matches.rows, strict=True):
             items.append(LabelItem(subject=LABELS, image=image, row=row))
     if {"ucm", "ucm-tree"} & set(options.peers):
-        by_stem({image.path for image in split.images})  # each has one N.mat
+        by_stem(sorted({image.path for image in split.images}))  # each has one N.mat
     claim_output(options, **identities)
     items += [LabelItem(subject=peer, image=image) for peer in options.peers for image in split.images]
     work = partial(score_image, matching=options.benchmark.matching, ucm=ucm_folder(options.data, options.split))

@@ -134,10 +134,10 @@ def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
                 )
     used = {row for row in rows if row is not None}
     if not used:
+        example = f" ({images[0].file or images[0].name}, for example, is not {paths[0]})" if paths else ""
         raise InputError(
             f"{index.location}: none of the {len(images)} images of the benchmark is among its {len(index)} samples, "
-            f"neither by bytes nor by name with its ending ({images[0].file or images[0].name}, for example, is not "
-            f"{paths[0]}); mine the images of this split"
+            f"neither by bytes nor by name with its ending{example}; mine the images of this split"
         )
     return Matches(
         rows=tuple(None if row is None else _row(index, row) for row in rows),

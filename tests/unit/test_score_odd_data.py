@@ -153,6 +153,17 @@ def test_a_layout_that_cannot_tell_two_files_apart_is_refused(
         find_benchmark(benchmark).read(tmp_path, split)
 
 
+def test_a_peer_by_stems_is_refused_where_two_images_have_one(
+    photographs_of_one_name: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photographs_of_one_name, data)
+    write_coco(data, [image(1, "a.jpg"), image(2, "a.png")], [annotation(1, 1), annotation(2, 2)])
+    (data / "ucm2/val").mkdir(parents=True)
+    flags = ("--benchmark", "coco-json", "--data", data, "--output", tmp_path / "s", "--peer", "ucm")
+    assert "a.jpg and a.png: two files of one name" in refused(capsys, *flags)
+
+
 def test_hidden_files_of_macos_are_no_images(tmp_path: Path) -> None:
     for number in range(3):
         picture(tmp_path / f"JPEGImages/480p/dog/{number:05d}.jpg", (8, 8))
