@@ -32,11 +32,11 @@ WORDS: Final[Mapping[PassedReason, str]] = {
     "hidden": "hidden (the name begins with a dot)",
     "link_to_folder": "links to folders, which are not followed",
     "not_a_file": "no files (folders that a pattern met, pipes, devices)",
-    "own_output": "outputs of Grainmill (a run's or a release's shards are mined as an --input of their own)",
+    "own_output": "outputs of Grainmill (to mine the shards of a run, name it as an --input)",
     "unsupported_image": "images of a format that is not mined",
     "archive": "archives to be unpacked first",
     "other": "other files",
-    "annotation": "annotations beside images, which only --divide union reads",
+    "annotation": "annotations beside images, not read without --divide union",
     "member": "other members of samples in tars",
     "companion": "further images of samples in tars, beside the one that is called as the sample",
     "proposal_unmatched": "proposals for images that are not in the sources",
@@ -45,7 +45,7 @@ WORDS: Final[Mapping[PassedReason, str]] = {
     "proposal_without_mask": "proposals without a mask",
     "annotation_without_mask": "annotations without a mask",
 }
-"""Reason -> what people read, behind a number."""
+"""Reason -> what people read, beside a number."""
 
 INSIDE_CONTAINERS: Final = ("member", "companion")
 """Reasons of what lies inside tars, which are looked into once; files are looked at whenever a source is listed."""
@@ -115,12 +115,13 @@ def rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def lines(record: Mapping[str, Any]) -> list[str]:
     """One line for each reason, with an example."""
-    return [f"{row['count']:,} {row['what']}: {row['example']}" for row in rows(record)]
+    return [f"{row['count']:>8,}  {row['what']}, {row['example']} for instance" for row in rows(record)]
 
 
 def one_line(record: Mapping[str, Any]) -> str:
     """All of it, without examples; "" if nothing was passed over."""
-    return "; ".join(f"{row['count']:,} {row['what']}" for row in rows(record))
+    ordered = sorted(record.items(), key=lambda item: (-item[1]["count"], item[0]))
+    return "; ".join(f"{_words(reason)} {each['count']:,}{_kinds(each)}" for reason, each in ordered)
 
 
 def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

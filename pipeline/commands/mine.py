@@ -300,7 +300,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     if plan["passed_over"]:
         from ..passed_over import lines as lines_of
 
-        lines += ["passed over, not mined:", *(f"  {line}" for line in lines_of(plan["passed_over"]))]
+        lines += ["passed over, not mined:", *lines_of(plan["passed_over"])]
     workers = "as many workers as the cluster has room for" if plan["workers"] is None else f"{plan['workers']} workers"
     lines.append(f"{workers}, executor {plan['executor']}; nothing was written")
     lines.append("configuration: " + json_module.dumps(plan["config"], indent=2, sort_keys=True))
