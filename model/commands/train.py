@@ -129,7 +129,7 @@ def command(
         typer.Option(
             "--wholes-only/--all-instances",
             help="Draw masks only from instances that lie beside each other, so that a click belongs to one; the "
-            "others join several and were kept for recall. Default: on from scratch, else off.",
+            "others join several and were kept for recall. Default: all instances (170 steps learned more from them).",
             rich_help_panel=LEARNED,
         ),
     ] = None,
@@ -148,7 +148,7 @@ def command(
             metavar="off|features|place",
             help="A term in the mask's logits that falls with the distance to the clicked place, in the features at "
             "stride 4 or also in the photograph, so that masks stop at edges. Beside a frozen base a few hundred "
-            "parameters, without effect at the start. Default: features from scratch, else off.",
+            "parameters, without effect at the start. Default: place from scratch, else off.",
             rich_help_panel=LEARNED,
         ),
     ] = None,
