@@ -24,7 +24,16 @@ from .lease import Lease
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
 from .passed_over import INSIDE_CONTAINERS, PassedOver, one_line
-from .plan import Plan, config_record, create_plan, extend_plan, moved_sources, open_plan, require_equal_config
+from .plan import (
+    Plan,
+    config_record,
+    create_plan,
+    extend_plan,
+    moved_sources,
+    no_images,
+    open_plan,
+    require_equal_config,
+)
 from .proposals import Proposals
 from .report import RunReport
 from .source_own import require_apart
@@ -115,6 +124,8 @@ def dry_run(options: MineOptions) -> dict[str, Any]:
     passed = PassedOver()
     units = planned_units(options, passed)
     by_source = collections.Counter(options.sources[unit.source].label for unit in units)
+    if not by_source:
+        raise no_images(options.sources, passed)
     return {
         "units": sum(by_source.values()),
         "units_by_source": dict(by_source),

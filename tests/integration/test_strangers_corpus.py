@@ -344,11 +344,12 @@ def test_a_folder_without_images_says_what_is_there_and_what_is_taken(
     for name, data in files.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(data)
-    assert main(["mine", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "o"), "--executor", "inline"]) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    for taken in ("JPEG, PNG, WebP, TIFF or BMP", ".tar", "parquet"):
-        assert taken in said
+    command = ["mine", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "o"), "--executor", "inline"]
+    for flags in (["--dry-run"], []):
+        assert main([*command, *flags]) == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert all(taken in said for taken in ("JPEG, PNG, WebP, TIFF or BMP", ".tar", "parquet"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
