@@ -150,6 +150,11 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
     }
 
 
+def sight_of(init: str) -> Sight | None:
+    """What the decoder of a checkpoint of `train` hears where it is clicked; None: `init` is no such checkpoint."""
+    return recorded_sight(read_checkpoint(init).record) if _is_granular(init) else None
+
+
 def recorded_sight(record: dict[str, Any]) -> Sight:
     """What a checkpoint's model hears where it is clicked; those that do not say hear nothing.
 

@@ -405,7 +405,7 @@ def command(
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
     from model.base_models import SCRATCH_WIDTH
-    from model.loading import usable_device
+    from model.loading import sight_of, usable_device
     from model.order import Order
     from model.train import describe, interrupted, train
     from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
@@ -413,6 +413,8 @@ def command(
 
     on_gpu = usable_device(device).type == "cuda"
     chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
+    if init is not None and click_features is None and similarity is None and (theirs := sight_of(init)) is not None:
+        click_features, similarity = theirs.click_features, theirs.similarity
     config = make_config(
         cast(Any, size),  # checked there
         init or ("scratch" if size in SCRATCH_WIDTH or chosen_trunk else f"sam2.1_hiera_{size}"),

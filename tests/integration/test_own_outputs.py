@@ -43,7 +43,9 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "b").mkdir(parents=True)
     for name in ("a.png", "b/c.png"):
-        Image.new("RGB", (16, 16), (200, 40, 10)).save(folder / name)
+        image = Image.new("RGB", (64, 64), (200, 40, 10))
+        image.paste((20, 60, 200), (16, 16, 48, 48))
+        image.save(folder / name)
     return folder
 
 

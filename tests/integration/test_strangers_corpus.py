@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model import segment
+from model import image_files
 from model.evaluation import layout
 from model.video import Frames
 from pipeline.cli import main
@@ -221,7 +221,7 @@ def test_every_reader_of_photographs_refuses_the_same_bytes(tmp_path: Path, draw
     row = next(row for commit in run.commits() for row in run.samples(commit).to_pylist())
     sample = run.read_sample(row)
     readers: dict[str, Callable[[Path], object]] = {
-        "segment": lambda path: segment.read_rgb(str(path)),
+        "segment": lambda path: image_files.read_rgb(str(path)),
         "score": layout.read_rgb,
         "score's labels": layout.read_map,
         "video": lambda path: Frames(path.parent),

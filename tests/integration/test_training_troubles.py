@@ -19,7 +19,7 @@ from model import train as train_module
 from model.base_models import build_base
 from model.checkpoint import checkpoint_steps, read_checkpoint
 from model.index import ShardIndex
-from model.loading import load_granular, new_model, trained_state
+from model.loading import load_granular, new_model, sight_of, trained_state
 from model.order import Order, Sampler
 from model.ranks import Ranks
 from model.run_log import RunLog
@@ -485,7 +485,8 @@ def test_more_steps_are_another_run_that_begins_with_the_weights_of_this_one(
     old, new = read_checkpoint(first), read_checkpoint(then)
     moved = [name for name, value in new.group("model").items() if not torch.equal(value, old.group("model")[name])]
     assert moved
-    fresh = new_model("micro", adapter, 64, init=str(first), seed=5)  # type: ignore[arg-type]
+    sight = sight_of(str(first))
+    fresh = new_model("micro", adapter, 64, init=str(first), seed=5, sight=sight)  # type: ignore[arg-type]
     assert all(torch.equal(value, old.group("model")[name]) for name, value in trained_state(fresh).items())
     if adapter == "lite":
         assert new.record["base"] == old.record["base"]
