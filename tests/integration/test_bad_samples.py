@@ -98,6 +98,7 @@ def test_a_stuck_unit_goes_to_another_worker(
     (tmp_path / "once").mkdir()
     done = run_mine(
         small_photographs, tmp_path / "out", "--executor", "local", "--workers", "2", "--unit-timeout-s", "20",
+        "--straggler-after-s", "1000",  # a second attempt near the end would come before the time-out
         GRAINMILL_FAULT="sample:hang:p02", GRAINMILL_FAULT_ONCE=str(tmp_path / "once"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
