@@ -27,14 +27,16 @@ from numpy.typing import NDArray
 from model.evaluation.bsds import read_bsds500
 from model.evaluation.clicker import MAX_CLICKS, Click, next_click, simulate
 from model.evaluation.metrics import mask_iou, number_of_clicks
-from model.index import LoadedSample, ShardIndex
+from model.evaluation.mined import match_mined
+from model.evaluation.records import EvalImage
+from model.index import ShardIndex
 from model.loader import Example
 from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
 from model.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline import rle
 from pipeline.bench.report import environment
+from pipeline.errors import InputError
 from pipeline.masks import enlargement
-from pipeline.schema import ORIGINS, Annotation
 
 from .micro_run import people_sample
 
@@ -68,27 +70,6 @@ RULES: Final = {
     "nearest to 30 % of the photograph": lambda tree, found: (found, away(tree, found, 0.3)),
     "wholes, then nearest to 10 %": lambda tree, found: (found, away(tree, found, 0.1), ~tree.whole[found]),
 }
-
-
-def annotations_of(sample: LoadedSample) -> list[Annotation]:
-    """A mined sample's records, as far as the predictor asks them."""
-    assert sample.origin_rank is not None
-    height = sample.image.shape[0]
-    return [
-        Annotation(
-            id=place,
-            segmentation=each,
-            bbox=rle.bbox_xywh(rle.runs_of(each), height),
-            area=int(sample.area_px[place]),
-            granularity=float(sample.granularity[place]),
-            instance_id=int(sample.instance_id[place]),
-            parent_id=None if sample.instance_id[place] == place else int(sample.instance_id[place]),
-            level=None,
-            origin=ORIGINS[int(sample.origin_rank[place])],
-            score=None,
-        )
-        for place, each in enumerate(sample.rles)
-    ]
 
 
 @dataclass(frozen=True)
@@ -126,14 +107,16 @@ class Ground:
         return np.stack(masks), np.stack([each.features for each in found])
 
 
-def read_ground(mined: str, images: Sequence[Any]) -> Ground:
+def read_ground(mined: str, images: Sequence[EvalImage]) -> Ground:
+    """Photographs that were mined; one that was not is an error."""
     index = ShardIndex.open(mined)
-    row_of = {str(key).rsplit("-", 1)[0]: row for row, key in enumerate(index.sample_keys())}
+    place_of = {key: place for place, key in enumerate(index.sample_keys())}
     predictors, labels, people, truths = {}, [], [], {}
-    for image in images:
-        sample = index.load(row_of[image.name])
-        height, width = sample.image.shape[:2]
-        predictor = TreePredictor.of_annotations(annotations_of(sample), height, width)
+    for image, row in zip(images, match_mined(mined, images).rows, strict=True):
+        if row is None:
+            raise InputError(f"{mined}: {image.name} is not in it; mine the whole split")
+        sample = index.load(place_of[row.key])
+        predictor = TreePredictor.of_annotations(row.load().annotations, row.height, row.width)
         truth = image.load()
         human = people_sample(image, truth, people="all", whole="segments")
         predictors |= {sample.key: predictor, human.key: predictor}
@@ -145,13 +128,14 @@ def read_ground(mined: str, images: Sequence[Any]) -> Ground:
 
 
 def with_rule(ground: Ground, rule: Any) -> Ground:
-    ruled = {}
+    """The same photographs, asked by another rule for the instance."""
+    ruled = type("Ruled", (TreePredictor,), {"instance_order": staticmethod(rule)})
+    predictors = {}
     for key, predictor in ground.predictors.items():
         tree = predictor.tree
-        ruled[key] = TreePredictor.of_annotations(tree.annotations, tree.height, tree.width)
-        ruled[key]._tree = tree  # with what it knows already
-        ruled[key].instance_order = rule  # type: ignore[method-assign]
-    return Ground(ruled, ground.mined, ground.people, ground.truths)
+        predictors[key] = ruled.of_annotations(tree.annotations, tree.height, tree.width)
+        predictors[key]._tree = tree  # with what it knows already
+    return Ground(predictors, ground.mined, ground.people, ground.truths)
 
 
 def figures(ground: Ground, examples: Sequence[Example], fixed_g: float | None) -> dict[str, Any]:

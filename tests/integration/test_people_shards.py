@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import micro_run, tree_clicks
 from benchmarks.micro_run import iou_other_photograph, people_sample
 from benchmarks.people_shards import segments_of, write_shards
 from model.evaluation.bsds import read_bsds500
@@ -14,6 +16,7 @@ from model.evaluation.records import EvalImage
 from model.index import ShardIndex
 from model.loading import new_model
 from model.validation import answers, fixed_example, iou
+from pipeline import cli
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,51 @@ def test_another_photograph_changes_the_answer_and_not_the_question(images: list
     )
     assert iou_other_photograph(model, examples) != own.mean()
     assert iou_other_photograph(model, [examples[0], examples[0]]) == pytest.approx(own[: examples[0].count].mean())
+
+
+@pytest.fixture(scope="module")
+def both_splits(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of the benchmarks on BSDS500: two photographs of train and of val, as if they had been mined."""
+    folder = tmp_path_factory.mktemp("splits")
+    for split in ("train", "val"):
+        write_shards(list(read_bsds500(shared_data / "bsds500", split).images[:2]), str(folder / split))
+    runs = ["--train", str(folder / "train"), "--validation", str(folder / "val")]
+    return [*runs, "--bsds500", str(shared_data / "bsds500"), "--images", "2"]
+
+
+def test_clicks_on_trees_are_measured(both_splits: list[str], tmp_path: Path) -> None:
+    assert tree_clicks.main([*both_splits, "--output", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    mined, people = found["val"]["mined_labels"], found["val"]["people"]
+    assert mined["iou_best_under_click"] == 1.0  # the clicked mask is in the tree
+    for each in (mined, people):
+        assert 0 < each["iou_g_1"] <= each["iou_best_of_10"] <= each["iou_best_under_click"]
+    shipped = next(rule for name, rule in found["rules_on_train"].items() if "shipped" in name)
+    assert len(found["rules_on_train"]) == len(tree_clicks.RULES)
+    assert any(rule != shipped for rule in found["rules_on_train"].values())
+    assert found["corrections_on_val"]["objects"] == 2 * tree_clicks.CORRECTED_OBJECTS
+
+
+def test_a_micro_run_is_measured(both_splits: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sizes = [
+        "--image-size",
+        "64",
+        "--steps",
+        "1",
+        "--global-batch-size",
+        "1",
+        "--min-parts",
+        "0",
+        "--coarse-images",
+        "0",
+    ]
+    train = ["train", "--data", both_splits[1], "--output", str(run), "--size", "micro", "--init", "scratch", *sizes]
+    assert cli.main(train) == 0
+    output = tmp_path / "found.json"
+    asked = ["--runs", str(run), *both_splits, "--recall-images", "1", "--output", str(output)]
+    assert micro_run.main(asked) in (0, 1)  # one step reaches no bar
+    [found] = json.loads(output.read_text())["runs"]
+    assert found["step"] == 1
+    assert found["recall"]["labels_ar1000"] > 0.9  # these labels are people's own segments
+    assert 0 <= found["recall"]["student_ar1000"] < found["recall"]["labels_ar1000"]
