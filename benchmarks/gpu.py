@@ -375,9 +375,10 @@ def mill(setting: Setting) -> dict[str, Any]:
 
 def automatic(setting: Setting) -> dict[str, Any]:
     """Drawn weights are sure of nothing, so all of the time is encoding, decoding and the first choice of masks."""
-    size, image_size = ("micro", 64) if setting.toy else ("small", 1024)
+    config = paper_config(setting)
+    size, image_size = config.size, config.image_size
     torch.manual_seed(0)
-    model = GranularSam2(size, "paper", image_size).to(setting.device).eval()  # type: ignore[arg-type]
+    model = GranularSam2(size, "paper", image_size).to(setting.device).eval()
     predictor = GranularPredictor(model)
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     shared = AutomaticConfig(points_per_side=4 if setting.toy else 32)

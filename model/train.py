@@ -132,16 +132,7 @@ class _Run:
         self.progress = Progress()
         self.saved_step = 0
         """Of the newest checkpoint; the first rank's counts."""
-        self.model = new_model(
-            config.size,
-            config.adapter,
-            config.image_size,
-            init=config.init,
-            seed=config.seed,
-            sight=config.sight,
-            trunk=config.trunk,
-            trunk_file=options.trunk_file,
-        )
+        self.model = _fresh_model(config, options)
         self.record = {**checkpoint_record(self.model, init=config.init), "config": config.to_json()}
         self.model.to(ranks.device)
         if config.trunk is not None and config.init == SCRATCH and saved is None:
@@ -578,16 +569,7 @@ def describe(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
         model = GranularSam2(config.size, config.adapter, config.image_size, sight=config.sight, trunk=config.trunk)
         not_opened.append(f"--init {config.init}: it will be fetched")
     else:
-        model = new_model(
-            config.size,
-            config.adapter,
-            config.image_size,
-            init=config.init,
-            seed=config.seed,
-            sight=config.sight,
-            trunk=config.trunk,
-            trunk_file=options.trunk_file,
-        )
+        model = _fresh_model(config, options)
         if options.trunk_file is not None:
             opened.append(f"--trunk {options.trunk_file}")
         if config.init != SCRATCH:
@@ -620,6 +602,20 @@ def describe(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
     images = None if examples is None else len(examples)
     space = space_needed(options.cache_features, model, config, images or 0)
     return {**told, **space, "features_bytes": space["features_bytes"] if images else None, "images": images}
+
+
+def _fresh_model(config: TrainConfig, options: RunOptions) -> GranularSam2:
+    """The model that a run begins with."""
+    return new_model(
+        config.size,
+        config.adapter,
+        config.image_size,
+        init=config.init,
+        seed=config.seed,
+        sight=config.sight,
+        trunk=config.trunk,
+        trunk_file=options.trunk_file,
+    )
 
 
 def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:

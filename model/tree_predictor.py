@@ -273,21 +273,23 @@ class TreePredictor:
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask_input: FloatArray | None = None,
-        granularity: Any = None,
-        *,
         multimask_output: bool = False,
         return_logits: bool = False,
+        *,
+        granularity: Any = None,
     ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
         """The mask of one prompt: one, one for each granularity, or three sizes.
+
+        Arguments before the star are SAM-2's, in its order.
 
         Args:
             point_coords: (K, 2) clicks (x, y) in pixels of the photograph; one outside counts as on its border.
             point_labels: (K,) 1 inside, 0 outside, -1 is left out, 2 and 3 are a box's corners; None: all inside.
             box: (4,) x0, y0, x1, y1 in pixels.
             mask_input: (1, GRID, GRID) or (GRID, GRID) logits of an earlier answer; with C granularities also C.
-            granularity: in [0.1, 1.0], one number or C of them; None: the surest mask.
             multimask_output: the surest small, middling and large mask; only without a granularity.
             return_logits: masks as float32 logits instead of bool.
+            granularity: in [0.1, 1.0], one number or C of them; None: the surest mask.
 
         Returns:
             masks (C, H, W) bool, the predicted IoU of each (C,) float32 in (0, 1), and logits (C, GRID, GRID) float32
@@ -297,7 +299,7 @@ class TreePredictor:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
         found = self.answers(
-            point_coords, point_labels, box, mask_input, granularity, multimask_output=multimask_output
+            point_coords, point_labels, box, mask_input, multimask_output=multimask_output, granularity=granularity
         )
         masks = np.stack([self.tree.mask(each.place) if each.mended is None else each.mended for each in found])
         scores = predicted_iou(np.stack([each.features for each in found])).astype(np.float32)
@@ -310,9 +312,9 @@ class TreePredictor:
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask_input: FloatArray | None = None,
-        granularity: Any = None,
         *,
         multimask_output: bool = False,
+        granularity: Any = None,
     ) -> list[TreeAnswer]:
         """As `predict`, with what each answer was made of."""
         tree = self.tree

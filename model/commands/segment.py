@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -198,11 +199,11 @@ def command(
     grainmill segment photos/ --checkpoint RUN --everything --masks ids --output masks/
     """
     from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
-    from model.segment_inputs import read_inputs
+    from model.segment_inputs import Taken, read_inputs
     from pipeline.console import note, print_json
     from pipeline.errors import InputError
 
-    if taken not in (None, "images", "video"):
+    if taken not in (None, *get_args(Taken)):
         raise InputError(f"--as {taken}: expected images or video")
     for each in masks or []:
         if each not in ("ids", "each"):
@@ -231,7 +232,7 @@ def command(
         overwrite=overwrite,
         keep_content=json_output,
     )
-    inputs = read_inputs(images, taken=taken, everything=everything)  # type: ignore[arg-type]  # checked above
+    inputs = read_inputs(images, taken=cast(Taken | None, taken), everything=everything)
     if checkpoint is None:
         _check_without_model(inputs.video, search, base, device, granularity if everything else None)
     failed: list[str] = []
@@ -384,7 +385,7 @@ def _segment(
                         predictor,
                         rgb,
                         config,
-                        on_prompts=lambda done: progress.update(before + done, detail),  # noqa: B023
+                        on_prompts=partial(_count, progress, before, detail),
                     )
                     picture = everything_picture(rgb, found)
                     about["everything"] = settings(config)
@@ -396,6 +397,11 @@ def _segment(
             )
             progress.update(before + clicks, detail)
     return answers, failed
+
+
+def _count(progress: Any, before: int, detail: str, done: int) -> None:
+    """Moves the bar while one of several images is searched."""
+    progress.update(before + done, detail)
 
 
 def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, wanted: ObjectFlags | None) -> None:

@@ -119,6 +119,7 @@ def test_without_a_granularity_the_surest_and_three_sizes(predictor: TreePredict
 
     assert places(predictor.predict([[15, 15]], [1])[0]) == [surest(1, 2, 3)]
     three, predicted, _ = predictor.predict([[15, 15]], [1], multimask_output=True)
+    assert np.array_equal(predictor.predict([[15, 15]], [1], None, None, True)[0], three), "SAM-2's order of arguments"
     assert places(three) == [surest(3, 2), 1, 0]
     assert three.sum(axis=(1, 2)).tolist() == sorted(three.sum(axis=(1, 2)))
     assert predicted.shape == (3,)
