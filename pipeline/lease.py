@@ -6,6 +6,7 @@ does not change while we wait, its driver is gone. No clocks are compared.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -83,10 +84,10 @@ class Lease:
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._mine["beat"] += 1
-            try:
+            # A disk that is full stops the run elsewhere, with its own message; a file that was swept from the scratch
+            # folder while it was written is written again with the next beat.
+            with contextlib.suppress(StorageError):
                 self._storage.put_atomic(LEASE, canonical_json(self._mine))
-            except StorageError:
-                return  # a disk that is full now stops the run elsewhere, with its own message
 
 
 def read_lease(storage: Storage) -> dict[str, Any] | None:

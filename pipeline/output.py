@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
+from pathlib import Path
 from typing import Final
 
 from .commits import CommitLog
@@ -14,7 +14,7 @@ from .errors import FAILURE_REASONS, InputError
 from .lease import LEASE, OutputBusyError, busy_message, is_alive, read_lease
 from .manifest import MANIFEST
 from .plan import PLAN, Plan, open_plan
-from .storage import SCRATCH, LocalStorage, Storage, explained
+from .storage import SCRATCH, LocalStorage, Storage, explained, remove_tree
 
 OWNED_FOLDERS: Final = ("commits", "shards", "index", "index-all", "failures", "plan")
 OWNED: Final = (MANIFEST, *OWNED_FOLDERS, PLAN)
@@ -65,7 +65,7 @@ def move_away(storage: Storage) -> None:
                 os.rename(root / name, trash / name)
         for entry in os.scandir(root):
             if _TRASH.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)  # removes links, does not follow them
+                remove_tree(Path(entry.path))
 
 
 def revoke_failed(storage: Storage, plan: Plan, reasons: tuple[str, ...]) -> int:

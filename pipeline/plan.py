@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -304,9 +305,7 @@ def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: in
             tables.append({**file, "rows": count, "samples": samples, "first_unit": first_unit})
             first_unit += count
     finally:
-        for left in scratch.iterdir():
-            left.unlink()
-        scratch.rmdir()
+        shutil.rmtree(scratch, ignore_errors=True)  # swept at the next start if it stays
     return tables, digest.hexdigest()
 
 

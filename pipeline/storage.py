@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ SCHEMES: Final = ("file", "s3", "gs", "gcs", "az", "abfs", "hf")
 TEST_SCHEMES: Final = ("memory",)
 SCRATCH: Final = "tmp"
 """Folder under the root for files that are not yet whole; nothing in it is ever read as a result."""
+_IN_USE: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY})
+"""Answers to a removal that say that somebody else has just removed a file, made one, or (on NFS) has it open."""
 
 
 class StorageError(GrainmillError):
@@ -277,7 +280,24 @@ class LocalStorage:
         if folder.is_symlink() or not folder.is_dir():
             return
         with explained("remove", folder):
-            shutil.rmtree(folder)
+            remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder in which others may still work; links are removed, not followed. What is gone already is as it
+    should be; what comes meanwhile stays, and so does the folder it is in.
+
+    Raises:
+        OSError: something may not be removed.
+    """
+
+    def go_on(_: object, __: object, found: Any) -> None:
+        error = found[1] if isinstance(found, tuple) else found
+        if error.errno not in _IN_USE:
+            raise error
+
+    handler: dict[str, Any] = {"onexc" if sys.version_info >= (3, 12) else "onerror": go_on}  # as each version calls it
+    shutil.rmtree(folder, **handler)
 
 
 def sync_file(descriptor: int) -> None:
@@ -580,7 +600,7 @@ class FsspecStorage:
         options = {"chunksize": self.part_bytes} if self._is_s3 else {}
         self._write(name, lambda: self._fs.put_file(str(path), remote, **options))
         with explained("remove", path):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def upload(self, path: Path, name: str) -> None:
         remote = self._name(name)

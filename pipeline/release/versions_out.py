@@ -61,7 +61,7 @@ def withdraw(output: LocalStorage, manifest: dict[str, Any]) -> list[str]:
             continue
         with explained("remove", folder):
             for path in files:
-                path.unlink()
+                path.unlink(missing_ok=True)
         text = f"Withdrawn with {manifest['version']}: samples were taken down; what only this version held is gone.\n"
         output.put_atomic(f"versions/{each['version']}/WITHDRAWN.txt", text.encode())
         withdrawn.append(each["version"])
