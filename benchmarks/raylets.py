@@ -159,7 +159,7 @@ class RayCluster:
     ) -> RayNode:
         """The head; by default without room for workers, and without the dashboard that takes jobs."""
         self.dashboard_port = dashboard_port
-        flags = ["--head", f"--port={self._port}"]
+        flags = ["--head", f"--port={self._port}", f"--ray-client-server-port={free_port()}"]
         if dashboard_port is None:
             flags.append("--include-dashboard=false")
         else:
@@ -182,12 +182,15 @@ class RayCluster:
         self, flags: list[str], cpus: int, gpus: int, environment: Mapping[str, str], *, wait: bool = True
     ) -> RayNode:
         log = self._folder / f"node-{len(self.nodes)}.log"
-        # A folder for each node: two that start at the same moment would choose the same names for their sockets.
+        # A folder for each node: two that start at the same moment would choose the same names for their sockets. Ports
+        # that the system gives: by default the agent of every node wants 52365, all but the first on a machine live on
+        # without it, and a head's agent without it takes no jobs; the workers of all nodes share ten thousand ports.
         script = "from ray.scripts.scripts import main; main()"
         command = [
             sys.executable, "-c", script, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}",
             f"--num-gpus={gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats",
-            f"--temp-dir={self._folder}/{len(self.nodes)}", *flags,
+            f"--temp-dir={self._folder}/{len(self.nodes)}", "--dashboard-agent-listen-port=0", "--min-worker-port=0",
+            "--max-worker-port=0", *flags,
         ]  # fmt: skip
         paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         marks = {"PYTHONPATH": paths, "GRAINMILL_CLUSTER": str(self._folder)}
@@ -223,6 +226,11 @@ class RayCluster:
         """For a driver on this cluster: our sources first, the cluster's token, the same patience as its nodes."""
         paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         return {**os.environ, **HEALTH, **self.token, "PYTHONPATH": paths}
+
+    def agent_logs(self) -> str:
+        """What the dashboard agents of all nodes wrote, the head's first: they take jobs and show metrics."""
+        found = sorted(self._folder.glob("*/session_2*/logs/dashboard_agent.*"))
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in found)
 
     def worker_logs(self) -> str:
         """What all workers wrote to standard error, structured lines among it."""

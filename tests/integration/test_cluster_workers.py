@@ -163,6 +163,6 @@ def test_the_mill_as_a_ray_job(cluster: RayCluster, small_photographs: Path, tmp
         if "No available agent" not in done.stderr or time.monotonic() > deadline_s:
             break  # the agent of a head that has just started may not be there yet
         time.sleep(2)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + cluster.agent_logs()
     manifest = json.loads((tmp_path / "out/manifest.json").read_bytes())
     assert manifest["samples"] == 11
