@@ -47,7 +47,8 @@ def run_seed(seed: int, source: Path, expected: str, folder: Path, cluster: RayC
     began_s = time.monotonic()
     row: dict[str, Any] = {"seed": seed, "scenario": name}
     try:
-        outcome = SCENARIOS[name](arena, cluster)
+        with arena:
+            outcome = SCENARIOS[name](arena, cluster)
     except (AssertionError, RuntimeError) as error:
         text = str(error).splitlines()
         injected = "; ".join(arena.injected)

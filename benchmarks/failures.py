@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import psutil
 
@@ -59,7 +60,8 @@ class Outcome:
 
 
 class Arena:
-    """Where scenarios take place.
+    """Where a scenario takes place. A context manager: leaving it ends the drivers and nodes it started, also when the
+    scenario failed; the next one on the same cluster would run on them.
 
     Args:
         source: folder of images.
@@ -73,15 +75,31 @@ class Arena:
         self.output = folder / "out"
         self.injected: list[str] = []
         self._nodes: list[RayNode] = []
-        self._drivers = 0
+        self._drivers: list[Driver] = []
         self._began_s = time.time()
         folder.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for driver in self._drivers:
+            driver.close()
+        self._end_nodes()
+
+    def _end_nodes(self) -> None:
+        for node in self._nodes:
+            node.go_on()
+            node.kill()
 
     def nodes(self, cluster: RayCluster, *environments: dict[str, str], cpus: int = 1) -> list[RayNode]:
         """Starts a node for each environment, at the same time."""
         nodes = [cluster.add_node(cpus=cpus, environment=each, wait=False) for each in environments]
-        nodes = [cluster.wait_started(node) for node in nodes]
         self._nodes += nodes
+        nodes = [cluster.wait_started(node) for node in nodes]
+        self._nodes += nodes  # others, where one did not start
         return nodes
 
     def pausing(self, point: str) -> tuple[dict[str, str], Path]:
@@ -93,15 +111,13 @@ class Arena:
         return {**faults, "GRAINMILL_FAULT_ONCE": str(once)}, gate
 
     def driver(self, cluster: RayCluster, *flags: str) -> Driver:
-        self._drivers += 1
-        return Driver(self, cluster, self.folder / f"driver-{self._drivers}.err", flags)
+        self._drivers.append(Driver(self, cluster, self.folder / f"driver-{len(self._drivers) + 1}.err", flags))
+        return self._drivers[-1]
 
     def outcome(self, scenario: str, cluster: RayCluster, driver: Driver) -> Outcome:
         """Waits for the driver's end, removes the nodes, counts."""
         result = driver.result()
-        for node in self._nodes:
-            node.go_on()
-            node.kill()
+        self._end_nodes()
         events = list(log_events(cluster, since_s=self._began_s))
         begun = collections.Counter(event["unit"] for event in events if event["event"] == "unit_started")
         return Outcome(
@@ -142,6 +158,11 @@ class Driver:
         wait_until(lambda: words in self.said() or self.process.poll() is not None, f"the driver to say {words!r}")
         assert words in self.said(), f"the driver ended without saying {words!r}:\n{self.said()}"
 
+    def wait_paused(self, gate: Path) -> None:
+        """Returns when a unit waits at the gate."""
+        wait_until(lambda: paused(gate) or self.process.poll() is not None, "a unit to be half done")
+        assert paused(gate), f"the driver ended before a unit waited:\n{self.said()}"
+
     def end(self) -> int:
         """Waits for the end and returns the exit status."""
         try:
@@ -152,10 +173,21 @@ class Driver:
             raise AssertionError(f"the driver did not end:\n{self.said()}") from None
         return self.process.returncode
 
+    def close(self) -> None:
+        """Ends it if it is still at work, and lets go of its output."""
+        with self.process:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     def result(self) -> dict[str, Any]:
         assert self.end() == 0, self.said()
         result: dict[str, Any] = json.loads(self._out)
         return result
+
+
+def paused(gate: Path) -> list[Path]:
+    """What each process that reached a gate has left beside it; its suffix is the process's id."""
+    return list(gate.parent.glob(f"{gate.name}.*"))
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -200,7 +232,7 @@ def raylet_killed(arena: Arena, cluster: RayCluster) -> Outcome:
     environment, gate = arena.pausing(point)
     (failing,) = arena.nodes(cluster, environment)  # alone at first, so that it has a unit however quick others are
     driver = arena.driver(cluster, *PATIENT)
-    wait_until(lambda: list(gate.parent.glob("gate.*")), f"a unit to reach {point}")
+    driver.wait_paused(gate)
     arena.nodes(cluster, {})
     if arena.random.random() < 0.5:
         arena.injected.append(f"raylet killed at {point}")
@@ -216,10 +248,11 @@ def node_stopped(arena: Arena, cluster: RayCluster) -> Outcome:
     """A node stands still until it counts as dead, then comes back with a unit that others have done meanwhile."""
     point = arena.random.choice(POINTS[1:])
     environment, gate = arena.pausing(point)
-    stopped, _ = arena.nodes(cluster, environment, {})
+    (stopped,) = arena.nodes(cluster, environment)  # alone at first, as above
     driver = arena.driver(cluster, *PATIENT)
-    wait_until(lambda: list(gate.parent.glob("gate.*")), f"a unit to reach {point}")
-    actor = psutil.Process(int(next(gate.parent.glob("gate.*")).suffix[1:]))
+    driver.wait_paused(gate)
+    arena.nodes(cluster, {})
+    actor = psutil.Process(int(paused(gate)[0].suffix[1:]))
     unit = next(event["unit"] for event in log_events(cluster) if event["pid"] == actor.pid)
     stopped.stop()
     arena.injected.append(f"node stopped at {point}, back with a stale attempt")
@@ -245,7 +278,7 @@ def head_killed(arena: Arena, cluster: RayCluster) -> Outcome:
         head = first.start_head()
         lone = first.add_node(environment=environment)
         driver = arena.driver(first)
-        wait_until(lambda: list(gate.parent.glob("gate.*")), "a unit to be half done")
+        driver.wait_paused(gate)
         if arena.random.random() < 0.5:
             arena.injected.append("head killed, the driver with it")
             os.killpg(driver.process.pid, signal.SIGKILL)
@@ -285,7 +318,7 @@ def random_kills(arena: Arena, cluster: RayCluster) -> Outcome:
     waiting, gate = arena.pausing(arena.random.choice(POINTS))  # one unit waits, so that the run lasts until the end
     nodes = arena.nodes(cluster, waiting, waiting)
     driver = arena.driver(cluster)
-    wait_until(lambda: list(gate.parent.glob("gate.*")), "a unit to be half done")
+    driver.wait_paused(gate)
     for _ in range(3):
         time.sleep(arena.random.uniform(0.0, 1.5))
         if driver.process.poll() is not None:

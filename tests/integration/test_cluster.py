@@ -29,8 +29,9 @@ def expected(small_photographs: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def arena(small_photographs: Path, expected: str, tmp_path: Path) -> Arena:
-    return Arena(small_photographs, expected, tmp_path / "arena", random.Random(0))
+def arena(small_photographs: Path, expected: str, tmp_path: Path) -> Iterator[Arena]:
+    with Arena(small_photographs, expected, tmp_path / "arena", random.Random(0)) as made:
+        yield made
 
 
 def said(outcome: Outcome, words: str) -> bool:
