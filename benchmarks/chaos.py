@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos [--seeds 20] [--first 0] [--output FILE.json]
 
-Each seed takes the next scenario of `benchmarks/failures.py` with its own random choices: where in the commit protocol
+Each seed takes the next scenario of `dataset/failures.py` with its own random choices: where in the commit protocol
 a unit stands when its node dies, what is killed and when. Every run is `grainmill mine --ray-address` on three raylets;
 its digest is compared with that of `grainmill mine --executor local`. Exit code 1 if one differs or a run fails.
 """

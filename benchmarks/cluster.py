@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.chaos import draw_images
 from pipeline.bench.report import environment, table
-from pipeline.environment import single_threaded
+from pipeline.environment.numeric import single_threaded
 
 SIDES = {
     "inline": ("--executor", "inline"),
@@ -34,9 +34,9 @@ SIDES = {
 PLAIN = """
 import sys, time
 from pathlib import Path
-from pipeline.config import MineConfig
-from pipeline.images import decode_rgb
-from pipeline.mill import ImageInput, Mill
+from pipeline.labeling.config import MineConfig
+from pipeline.sources.images import decode_rgb
+from pipeline.labeling.miner import ImageInput, Mill
 mill = Mill(MineConfig())
 mill.warm_up()
 paths = sorted(Path(sys.argv[1]).iterdir())

@@ -3,7 +3,7 @@
 A scenario gets an `Arena` (sources, the digest that an undisturbed run gives, a cluster with a head) and a seeded
 generator, starts `grainmill mine --ray-address`, breaks something, and reports what was broken, how many units were
 begun more than once, and the digest. Where a failure must strike in the middle of a unit, that unit waits at a named
-point of the commit protocol (`pipeline/faults.py`), so nothing depends on timing.
+point of the commit protocol (`environment/faults.py`), so nothing depends on timing.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ def random_kills(arena: Arena, cluster: RayCluster) -> Outcome:
         if driver.process.poll() is not None:
             break
         target = arena.random.choice(["child", "actor", "node"])
-        part = {"child": "pipeline.child", "actor": "ray::Worker"}.get(target)
+        part = {"child": "pipeline.units.child", "actor": "ray::Worker"}.get(target)
         if part is None:
             nodes.pop(0).kill()
             nodes += arena.nodes(cluster, {})

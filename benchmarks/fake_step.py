@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from model.loader import Example
-from model.prompts import Prompts
-from model.train_config import TrainConfig
+from model.data.prompts import Prompts
+from model.data.stream import Example
+from model.training.config import TrainConfig
 
 
 def use_fake_weights(model: nn.Module) -> None:

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.base_models import build_base
-from model.order import Order
-from model.train import train
-from model.train_config import AUGMENTATIONS, RunOptions, make_config
+from model.data.sampler import Order
+from model.network.sam2_base import build_base
+from model.training.config import AUGMENTATIONS, RunOptions, make_config
+from model.training.train import train
 from pipeline.bench.report import environment
 
 

@@ -45,19 +45,19 @@ import numpy as np
 import torch
 
 from benchmarks import train_speed
-from model.automatic import ALL_GRANULARITIES, AutomaticConfig, find_everything
-from model.granular import GranularSam2
-from model.loader import Example
-from model.order import Order
-from model.predictor import GranularPredictor
-from model.step import accumulate_gradients
-from model.train_config import TrainConfig, make_config
+from model.data.sampler import Order
+from model.data.stream import Example
+from model.network.granular import GranularSam2
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import ALL_GRANULARITIES, AutomaticConfig, find_everything
+from model.training.config import TrainConfig, make_config
+from model.training.step import accumulate_gradients
 from pipeline.bench.report import environment
-from pipeline.configure import MineFlags, mine_options
-from pipeline.mine import mine
-from pipeline.parquet import parquet_table
-from pipeline.stages.features import Backbone
-from pipeline.torch_compat import ensure_torchvision
+from pipeline.environment.torch_compat import ensure_torchvision
+from pipeline.labeling.stages.backbone_features import Backbone
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.storage.parquet import parquet_table
 
 RESULTS: Final = "results.json"
 CALIBRATION_STEPS: Final = 60

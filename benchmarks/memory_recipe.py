@@ -23,10 +23,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.granular import GranularSam2
-from model.order import Order
-from model.step import accumulate_gradients
-from model.train_config import make_config
+from model.data.sampler import Order
+from model.network.granular import GranularSam2
+from model.training.config import make_config
+from model.training.step import accumulate_gradients
 
 from .fake_step import blank_example, use_fake_weights
 
@@ -62,7 +62,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_mib(arguments: argparse.Namespace) -> dict[str, float]:
-    """Peak of one micro-batch's passes, as `step.py` takes them, after AdamW has its moments."""
+    """Peak of one micro-batch's passes, as `training/step.py` takes them, after AdamW has its moments."""
     config = make_config(
         arguments.size, "path", arguments.adapter, order=Order(), seed=0, min_masks=1, holdout=0.0, precision="bf16",
         image_size=arguments.image_size, masks_per_image=arguments.masks_per_image, clicks=arguments.clicks,

@@ -5,7 +5,7 @@
         [--recall-images 10] [--curves FILE.png] [--pictures FILE.png]
 
 Each RUN is the directory of `grainmill train --size micro --init scratch`. For each run the figures of
-`model.validation.dial_figures` stand on two grounds: labels mined from the validation photographs, with the best single
+`validation.dial_figures` stand on two grounds: labels mined from the validation photographs, with the best single
 granularity chosen on the training photographs' labels; and people's segments of the same photographs (at least 32 px,
 those that have a whole or a part among the others; label g by containment), with the best single granularity chosen on
 these very segments, which flatters that control. `--people fewest` takes the segments of the person who drew the
@@ -30,25 +30,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.automatic import default_config, find_everything
-from model.checkpoint import read_checkpoint
-from model.evaluation.bsds import read_bsds500
-from model.evaluation.layout import read_rgb
-from model.evaluation.metrics import recall_best
-from model.evaluation.mined import match_mined
-from model.evaluation.records import EvalImage, GroundTruth, iou_with
-from model.granular import GranularSam2
-from model.index import LoadedSample, ShardIndex, filter_rows
-from model.loader import Example
-from model.loading import load_granular
-from model.pictures import contact_sheet, write_png
-from model.predictor import GranularPredictor
-from model.runs import Runs
-from model.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
+from model.data.run_lengths import Runs
+from model.data.shards import LoadedSample, ShardIndex, filter_rows
+from model.data.stream import Example
+from model.evaluation.benchmarks.bsds import read_bsds500
+from model.evaluation.benchmarks.files import read_rgb
+from model.evaluation.benchmarks.mined import match_mined
+from model.evaluation.benchmarks.records import EvalImage, GroundTruth, iou_with
+from model.evaluation.protocols.metrics import recall_best
+from model.network.checkpoint import read_checkpoint
+from model.network.granular import GranularSam2
+from model.network.load import load_granular
+from model.predict.draw import contact_sheet, write_png
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import default_config, find_everything
+from model.training.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
-from pipeline.config import GranularityConfig
 from pipeline.console import ProgressBar
-from pipeline.stages.granularity import granularity_of
+from pipeline.labeling.config import GranularityConfig
+from pipeline.labeling.stages.granularity import granularity_of
 
 from .people_shards import PEOPLE, WHOLES, segments_of
 

@@ -5,8 +5,8 @@
 
 People's segments of at least 32 px: all people's, or those of the person who drew the fewest. With `--whole segments`
 each is a candidate for a whole, and what becomes instance and part, and each mask's granularity, follows by the rules
-of mined labels (`pipeline.forest`). With `--whole photograph` the photograph is the one whole and the segments are its
-parts, so that g tells a segment's size in the photograph (arXiv 2511.13714, eq. 3, with the photograph as the
+of mined labels (`labeling.hierarchy`). With `--whole photograph` the photograph is the one whole and the segments are
+its parts, so that g tells a segment's size in the photograph (arXiv 2511.13714, eq. 3, with the photograph as the
 instance). For measuring only: the annotations' terms are research and education, and nobody's segments belong into a
 run that is called unsupervised.
 """
@@ -20,20 +20,20 @@ from pathlib import Path
 
 import numpy as np
 
-from model.evaluation.bsds import read_bsds500
-from model.evaluation.records import EvalImage, EvalObject, GroundTruth
-from pipeline import plan as plans
-from pipeline import rle
-from pipeline.commits import CommitLog, make_commit
-from pipeline.config import MineConfig
+from model.evaluation.benchmarks.bsds import read_bsds500
+from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth
 from pipeline.console import ProgressBar
-from pipeline.forest import Candidates, build_forest
-from pipeline.manifest import write_manifest
-from pipeline.masks import BoxMask, cut_atoms
-from pipeline.schema import Annotation, Sample, make_key, sha256_of
-from pipeline.sources import Entry, SourceSpec, UnitSpec
-from pipeline.storage import open_storage
-from pipeline.writer import ShardWriter
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Sample, make_key, sha256_of
+from pipeline.labeling.atoms import BoxMask, cut_atoms
+from pipeline.labeling.config import MineConfig
+from pipeline.labeling.hierarchy import Candidates, build_forest
+from pipeline.mining.manifest import write_manifest
+from pipeline.shards import plan as plans
+from pipeline.shards.commits import CommitLog, make_commit
+from pipeline.shards.writer import ShardWriter
+from pipeline.sources.listing import Entry, SourceSpec, UnitSpec
+from pipeline.storage.stores import open_storage
 
 PEOPLE = ("all", "fewest")
 WHOLES = ("segments", "photograph")

@@ -23,18 +23,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.index import ShardIndex
-from pipeline import plan as plans
-from pipeline import rle
-from pipeline.commits import CommitLog, make_commit
-from pipeline.config import MineConfig
+from model.data.shards import ShardIndex
 from pipeline.console import ProgressBar
-from pipeline.images import decode_rgb
-from pipeline.manifest import write_manifest
-from pipeline.schema import Annotation, Sample, order_key, sample_from_json, sample_to_json, sha256_of
-from pipeline.sources import Entry, SourceSpec, UnitSpec
-from pipeline.storage import open_storage
-from pipeline.writer import ShardWriter
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Sample, order_key, sample_from_json, sample_to_json, sha256_of
+from pipeline.labeling.config import MineConfig
+from pipeline.mining.manifest import write_manifest
+from pipeline.shards import plan as plans
+from pipeline.shards.commits import CommitLog, make_commit
+from pipeline.shards.writer import ShardWriter
+from pipeline.sources.images import decode_rgb
+from pipeline.sources.listing import Entry, SourceSpec, UnitSpec
+from pipeline.storage.stores import open_storage
 
 LABEL = "reduced"
 MIN_AREA_PX = 16

@@ -34,12 +34,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from model.base_models import build_base
-from model.granular import GranularSam2
-from model.order import Order
-from model.step import accumulate_gradients
-from model.train import dense_head, train
-from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.data.sampler import Order
+from model.network.granular import GranularSam2
+from model.network.sam2_base import build_base
+from model.training.config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.training.step import accumulate_gradients
+from model.training.train import dense_head, train
 from pipeline.bench.report import environment
 
 from .fake_step import blank_example, use_fake_weights

@@ -3,9 +3,9 @@
     python -m benchmarks.tree_clicks --train MINED --validation MINED --bsds500 DIR --output FILE.json [--images N]
 
 MINED are shards of `grainmill mine` of BSDS500 train and val; the photographs' trees are read there, not mined again.
-On train: `model.tree_predictor`'s rule for the instance beside others, and the weights of the predicted IoU
+On train: `model.predict.tree`'s rule for the instance beside others, and the weights of the predicted IoU
 (`SCORE_WEIGHTS`: a logistic fit of the IoU with people's segments, of answers to one click at the label's g and at 1.0,
-and of answers to RITM's second to fourth click at g 1.0). On val: the figures of `model.validation.dial_figures`, as
+and of answers to RITM's second to fourth click at g 1.0). On val: the figures of `validation.dial_figures`, as
 `benchmarks.micro_run` has them for a student (1,200 clicks on mined labels and on people's segments), with the mask of
 the tree that is best under the click as an oracle; and how far the predicted IoU is off, by tenths of it.
 """
@@ -24,19 +24,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluation.bsds import read_bsds500
-from model.evaluation.clicker import MAX_CLICKS, Click, next_click, simulate
-from model.evaluation.metrics import mask_iou, number_of_clicks
-from model.evaluation.mined import match_mined
-from model.evaluation.records import EvalImage
-from model.index import ShardIndex
-from model.loader import Example
-from model.tree_predictor import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
-from model.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
-from pipeline import rle
+from model.data.shards import ShardIndex
+from model.data.stream import Example
+from model.evaluation.benchmarks.bsds import read_bsds500
+from model.evaluation.benchmarks.mined import match_mined
+from model.evaluation.benchmarks.records import EvalImage
+from model.evaluation.protocols.metrics import mask_iou, number_of_clicks
+from model.evaluation.protocols.simulated_user import MAX_CLICKS, Click, next_click, simulate
+from model.predict.tree import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
+from model.training.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.errors import InputError
-from pipeline.masks import enlargement
+from pipeline.format import rle
+from pipeline.labeling.atoms import enlargement
 
 from .micro_run import people_sample
 
@@ -83,7 +83,7 @@ class Ground:
     """Of each photograph some of people's segments at full size."""
 
     def answering(self, example: Example, granularity_MG: NDArray[np.float64]) -> Any:
-        """As `model.validation.answers`, in the example's view."""
+        """As `model.training.validation.answers`, in the example's view."""
         masks = np.zeros((*granularity_MG.shape, SIDE, SIDE), dtype=np.bool_)
         predicted = np.zeros(granularity_MG.shape)
         for click, asked in enumerate(granularity_MG):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the environment of `make demo` and `make test`. Called by the Makefile with PYTHON, VENV and TORCH_INDEX_URL.
 #
-# Two traps are dealt with here and one in pipeline/torch_compat.py:
+# Two traps are dealt with here and one in pipeline/environment/torch_compat.py:
 # - sam2 is a source package that needs torch to build. Without a constraint, pip's isolated build fetches the newest CUDA
 #   torch. PIP_CONSTRAINT (pip before 25.3) and PIP_BUILD_CONSTRAINT (after) hold it to the pinned one;
 #   SAM2_BUILD_CUDA=0 builds without a compiler.

@@ -103,12 +103,15 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
     """Writes a run of `drawn_folder` with the real plan, writer, commits and manifest; only the masks are drawn."""
     import numpy as np
 
-    from pipeline import commits, manifest, plan, rle, schema, sources
-    from pipeline.config import MineConfig
     from pipeline.errors import SampleFailureError
-    from pipeline.images import read_header
-    from pipeline.storage import open_storage
-    from pipeline.writer import ShardWriter
+    from pipeline.format import rle, schema
+    from pipeline.labeling.config import MineConfig
+    from pipeline.mining import manifest
+    from pipeline.shards import commits, plan
+    from pipeline.shards.writer import ShardWriter
+    from pipeline.sources import listing
+    from pipeline.sources.images import read_header
+    from pipeline.storage.stores import open_storage
 
     def annotations(width: int, height: int) -> tuple[schema.Annotation, ...]:
         made: list[schema.Annotation] = []
@@ -145,13 +148,13 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
     ) -> Path:
         storage = open_storage(directory, create=True)
         config = MineConfig(samples_per_shard=samples_per_shard, images=images)
-        specs = sources.parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
-        planned = sources.plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
+        specs = listing.parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
+        planned = listing.plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
         made = plan.create_plan(storage, config, specs, environment={"python": "3"}, units=planned)
         log = commits.CommitLog(storage)
         for unit in list(made.units(storage))[:units]:
             with ShardWriter(storage, unit=unit.unit, attempt="drawn") as writer:
-                with sources.UnitReader(unit, specs) as reader:
+                with listing.UnitReader(unit, specs) as reader:
                     for index in range(len(reader)):
                         identity = reader.identity(index)
                         try:
@@ -197,14 +200,14 @@ def drawn_run(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="session")
 def drawn_release(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release of `drawn_run`. For reading only; copy it to change it."""
-    from pipeline.committed import CommittedRun
+    from pipeline.dataset.open import open_dataset
     from pipeline.release.build import build_release
     from pipeline.release.folder import open_output
     from pipeline.release.records import ReleaseOptions
 
     output = tmp_path_factory.mktemp("release") / "drawn"
     options = ReleaseOptions(name="drawn", version="1.0.0", license="CC-BY-4.0", date="2026-11-24")
-    build_release(CommittedRun.open(drawn_run), open_output(str(output)), options)
+    build_release(open_dataset(drawn_run), open_output(str(output)), options)
     return output
 
 
@@ -274,8 +277,8 @@ def run_mine(start_mine: Callable[..., subprocess.Popen[str]]) -> Callable[..., 
 @pytest.fixture(scope="session")
 def undisturbed_digest(small_photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of `small_photographs` mined inline, without any disturbance."""
-    from pipeline.configure import MineFlags, mine_options
-    from pipeline.mine import mine
+    from pipeline.mining.job import mine
+    from pipeline.mining.options import MineFlags, mine_options
 
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     flags = MineFlags(input=[f"in={small_photographs}"], output=str(output), executor="inline", samples_per_shard=2)

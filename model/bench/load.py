@@ -39,15 +39,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline import rle
 from pipeline.bench.report import BenchOptions, BenchReport, environment, median_ratio
 from pipeline.errors import InputError
+from pipeline.format import rle
 
-from ..index import ShardIndex
-from ..loader import ExampleSettings, make_example
-from ..order import Order, Sampler
-from ..train_config import AUGMENTATIONS
-from ..views import NO_AUGMENTATION, Augmentation
+from ..data.augmentation import NO_AUGMENTATION, Augmentation
+from ..data.sampler import Order, Sampler
+from ..data.shards import ShardIndex
+from ..data.stream import ExampleSettings, make_example
+from ..training.config import AUGMENTATIONS
 
 BAR: Final = 4.0
 DECODING_SHARE_BAR: Final = 0.95

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..module_commands import BaseOption, CheckpointArgument
+from .shared import BaseOption, CheckpointArgument
 
 
 def command(
@@ -24,6 +24,6 @@ def command(
     """Folds an adapter into its base: one self-contained checkpoint for `grainmill segment` and `score`."""
     from pipeline.console import print_json
 
-    from ..merge import merge_checkpoint
+    from ..network.merge import merge_checkpoint
 
     print_json(merge_checkpoint(checkpoint, output, base=base, half=half, images_only=images_only))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..module_commands import BaseOption, CheckpointArgument
+from .shared import BaseOption, CheckpointArgument
 
 
 def command(
@@ -18,7 +18,7 @@ def command(
     """Writes the image path as ONNX: encoder.onnx, decoder.onnx with the granularity as an input, about.json."""
     from pipeline.console import print_json
 
-    from ..loading import load_granular
-    from ..onnx_export import export_onnx
+    from ..network.load import load_granular
+    from ..predict.onnx_export import export_onnx
 
     print_json(export_onnx(load_granular(checkpoint, base=base), output))

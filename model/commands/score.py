@@ -177,10 +177,10 @@ def command(
     entry = find_benchmark(benchmark)
     chosen = split or entry.splits[0]
 
-    from model.evaluation import scores
+    from model.evaluation import results
     from model.evaluation.score import run
 
-    options = scores.ScoreOptions(
+    options = results.ScoreOptions(
         benchmark=entry,
         data=data,
         split=chosen,
@@ -246,7 +246,7 @@ def checked_peers(given: list[str], data: str, split: str, several_people: bool)
     Raises:
         InputError: no such peer, or its data is missing.
     """
-    from model.evaluation.peers import ucm_folder
+    from model.evaluation.subjects.baselines import ucm_folder
     from pipeline.errors import InputError
 
     if given == ["all"]:

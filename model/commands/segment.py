@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 if TYPE_CHECKING:
-    from model.prompt_flags import ObjectFlags
+    from model.predict.prompt_flags import ObjectFlags
 
 POINTING = "What is segmented"
 OUTPUT = "What comes out"
@@ -198,8 +198,8 @@ def command(
 
     grainmill segment photos/ --checkpoint RUN --everything --masks ids --output masks/
     """
-    from model.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
-    from model.segment_inputs import Taken, read_inputs
+    from model.predict.prompt_flags import FIRST_OBJECT, ObjectFlags, Prompt, objects_of_flags
+    from model.predict.segment_inputs import Taken, read_inputs
     from pipeline.console import note, print_json
     from pipeline.errors import InputError
 
@@ -279,7 +279,7 @@ class _Call:
 
     @property
     def where(self) -> Any:
-        from model.loading import usable_device
+        from model.network.load import usable_device
 
         return usable_device(self.device)
 
@@ -321,12 +321,12 @@ def _segment(
         search: of --everything, what differs from its defaults; None: `wanted` says what.
         refine: passes.
     """
-    from model.automatic import AutomaticConfig, default_config, find_everything, settings
-    from model.image_files import read_rgb
-    from model.output_files import OutputFiles
-    from model.predictor import GranularPredictor
-    from model.segment import CLICK_GRANULARITY, click_masks, click_picture, everything_picture
-    from model.segment_inputs import checkpoint_name, output_names, source_of
+    from model.predict.image import GranularPredictor
+    from model.predict.image_files import read_rgb
+    from model.predict.mask_generator import AutomaticConfig, default_config, find_everything, settings
+    from model.predict.output_files import OutputFiles
+    from model.predict.segment_image import CLICK_GRANULARITY, click_masks, click_picture, everything_picture
+    from model.predict.segment_inputs import checkpoint_name, output_names, source_of
     from pipeline.console import ProgressBar, note
     from pipeline.errors import InputError
 
@@ -335,7 +335,7 @@ def _segment(
     tree, config = None, AutomaticConfig()
     predictor: Any
     if call.checkpoint is None:
-        from model.tree_predictor import TreePredictor
+        from model.predict.tree import TreePredictor
 
         predictor = tree = TreePredictor()
         dial = wanted.granularities or (CLICK_GRANULARITY,)
@@ -406,8 +406,8 @@ def _count(progress: Any, before: int, detail: str, done: int) -> None:
 
 def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, wanted: ObjectFlags | None) -> None:
     """Tells what can be told before a model is loaded; of several images, those that cannot be read have their turn."""
-    from model.image_files import image_size
-    from model.segment_inputs import expect_same_source, source_of
+    from model.predict.image_files import image_size
+    from model.predict.segment_inputs import expect_same_source, source_of
     from pipeline.errors import InputError
 
     for path, name in zip(paths, names, strict=True):
@@ -425,7 +425,7 @@ def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, want
 
 def _granularities(wanted: ObjectFlags, *, has_dial: bool, everything: bool, call: _Call) -> tuple[float | None, ...]:
     """What is asked for; empty: the default of --everything."""
-    from model.segment import CLICK_GRANULARITY
+    from model.predict.segment_image import CLICK_GRANULARITY
     from pipeline.errors import InputError
 
     if has_dial:
@@ -455,9 +455,9 @@ def _line_of_all(found: Sequence[Any], config: Any) -> str:
 def _write(
     files: Any, path: Path, name: str, rgb: Any, found: Any, picture: Any, call: _Call, about: dict[str, Any]
 ) -> dict[str, Any]:
-    from model.mask_records import json_bytes, mask_file
-    from model.pictures import png_bytes
-    from model.segment import write_masks
+    from model.predict.coco_json import json_bytes, mask_file
+    from model.predict.draw import png_bytes
+    from model.predict.segment_image import write_masks
 
     height, width = rgb.shape[:2]
     content = mask_file(found, image=path.name, width=width, height=height, **about)
@@ -469,7 +469,7 @@ def _write(
 
 def _forget_older(files: Any, name: str) -> str:
     """Removes what an earlier call left of this input; names what is there now."""
-    from model.segment_inputs import forget_older
+    from model.predict.segment_inputs import forget_older
 
     forget_older(files.folder, name, files.names)
     tops = dict.fromkeys(each.partition("/")[:2] for each in files.names)
@@ -477,11 +477,11 @@ def _forget_older(files: Any, name: str) -> str:
 
 
 def _track(video: Path, call: _Call, objects: dict[int, ObjectFlags], frame: int, *, hint: bool) -> Answer:
-    from model.mask_records import json_bytes
-    from model.output_files import OutputFiles
-    from model.segment_inputs import checkpoint_name, expect_same_source, output_names, source_of, told_of_video
-    from model.segment_video import VideoObject, check_objects, track_objects
-    from model.video import Frames, GranularVideoPredictor
+    from model.predict.coco_json import json_bytes
+    from model.predict.output_files import OutputFiles
+    from model.predict.segment_inputs import checkpoint_name, expect_same_source, output_names, source_of, told_of_video
+    from model.predict.segment_video import VideoObject, check_objects, track_objects
+    from model.predict.video import Frames, GranularVideoPredictor
     from pipeline.console import note
     from pipeline.errors import InputError
 

@@ -404,12 +404,12 @@ def command(
     if not dry_run and (not data or output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 
-    from model.base_models import SCRATCH_WIDTH
-    from model.loading import sight_of, usable_device
-    from model.order import Order
-    from model.train import describe, interrupted, train
-    from model.train_config import RunOptions, augmentation_named, loader_processes, make_config
-    from model.trunks import trunk_of_flags
+    from model.data.sampler import Order
+    from model.network.load import sight_of, usable_device
+    from model.network.sam2_base import SCRATCH_WIDTH
+    from model.network.trunks import trunk_of_flags
+    from model.training.config import RunOptions, augmentation_named, loader_processes, make_config
+    from model.training.train import describe, interrupted, train
 
     on_gpu = usable_device(device).type == "cuda"
     chosen_trunk, trunk_file = trunk_of_flags(trunk, trunk_rate)
@@ -503,7 +503,7 @@ def _tell(found: dict[str, Any], json_output: bool) -> None:
         return
     print(f"step {found['step']} of {found['steps']} on {found['samples']} images in {found['seconds']:.0f} s")
     if found["metrics"]:
-        from model.feature_cache import told_features
+        from model.training.feature_cache import told_features
 
         metrics = found["metrics"]
         print(f"loss {metrics['loss']:.4f}, IoU {metrics['iou']:.3f} on the last batch{told_features(metrics)}")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .records import Task
-from .scores import ScoreOptions
+from .benchmarks.records import Task
+from .results import ScoreOptions
 
 GRANULARITY_PERCENT: Final = (59.8, 23.4, 7.8, 3.1, 2.2, 1.6, 1.0, 0.69, 0.40)
 """UnSAMv2's own pseudo-labels in nine equal bins of g from 0.1 to 1.0, percent (Fig. 4); its images, not ours."""

@@ -8,7 +8,7 @@ from pipeline.console import note
 
 from .plots import MISSING, draw
 from .published import published_for
-from .scores import OBJECTS, SCORES, ScoreOptions, limited, scores_text, told_left_out, write_scores
+from .results import OBJECTS, SCORES, ScoreOptions, limited, scores_text, told_left_out, write_scores
 
 
 def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
@@ -25,11 +25,11 @@ def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
     for line in [*split.notes, *([told_left_out(split.left_out)] if split.left_out else [])]:
         note(line)
     if options.checkpoint is not None:
-        from .checkpoint_scores import load_model, score_model
+        from .checkpoint import load_model, score_model
 
         scored = score_model(split, load_model(options), options.benchmark.tasks, options, options.output)
     else:
-        from .labels import score_labels
+        from .protocols.label_masks import score_labels
 
         scored = score_labels(split, options)
     record = write_scores(options, scored, published_for(options))

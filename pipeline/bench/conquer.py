@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
-from ..stages.patch_conquer import label_grids, merge_patches
+from ..labeling.stages.merge_patches import label_grids, merge_patches
 from .plain_conquer import plain_label_grids
 from .report import BenchOptions, BenchReport, environment, interleaved
 
@@ -63,9 +63,9 @@ def mill_seconds(seed: int) -> dict[str, float]:
     import skimage
     import torch
 
-    from ..mill import ImageInput, Mill, MinedImage
-    from ..recipes import recipe
-    from ..torch_compat import ensure_torchvision
+    from ..environment.torch_compat import ensure_torchvision
+    from ..labeling.miner import ImageInput, Mill, MinedImage
+    from ..labeling.recipes import recipe
 
     ensure_torchvision()
     import timm

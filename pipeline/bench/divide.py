@@ -19,7 +19,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from ..stages.divide import Cut, links_between, normalised_cut
+from ..labeling.stages.maskcut import Cut, links_between, normalised_cut
 from .report import BenchOptions, BenchReport, environment, interleaved
 
 SIDE: Final = 60

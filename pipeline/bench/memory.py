@@ -20,18 +20,19 @@ from typing import Any, Final
 
 import psutil
 
-from ..commits import Commit, CommitLog, make_commit
-from ..configure import MineFlags, mine_options
 from ..console import note
-from ..executors import Event, PoolOptions, run_pool
-from ..manifest import write_manifest
-from ..mine import MineOptions, frozen_plan
-from ..plan import Plan
-from ..report import RunReport
-from ..scheduler import Assignment
-from ..schema import canonical_json, load_json, sha256_of
-from ..storage import Storage, open_storage
-from ..writer import OutputFile, Outputs
+from ..executors.driver import run_pool
+from ..executors.pool import Event, PoolOptions
+from ..executors.scheduler import Assignment
+from ..format.schema import canonical_json, load_json, sha256_of
+from ..mining.job import MineOptions, frozen_plan
+from ..mining.manifest import write_manifest
+from ..mining.options import MineFlags, mine_options
+from ..mining.progress import RunReport
+from ..shards.commits import Commit, CommitLog, make_commit
+from ..shards.plan import Plan
+from ..shards.writer import OutputFile, Outputs
+from ..storage.stores import Storage, open_storage
 from .mine import bench_images, command_of
 from .report import BenchOptions, BenchReport, environment
 
@@ -197,9 +198,9 @@ def worker_mib(options: BenchOptions, images: int) -> dict[str, Any]:
 
     Early is the second tenth of the images (the first one fills caches), late is the last tenth.
     """
-    from ..supervisor import SupervisedSamples
-    from ..unit_miner import MiningSpec
-    from ..worker import RunSpec, UnitProgress, mine_unit
+    from ..units.attempt import RunSpec, UnitProgress, mine_unit
+    from ..units.batches import MiningSpec
+    from ..units.supervisor import SupervisedSamples
 
     seen: dict[str, list[float]] = {"child": [], "supervisor": []}
     with bench_images(options, min(images, 72), width=IMAGE_SIZE[0], height=IMAGE_SIZE[1]) as (sources, folder):

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..configure import MineFlags, mine_options
 from ..console import note
-from ..mine import mine
+from ..mining.job import mine
+from ..mining.options import MineFlags, mine_options
 from .photographs import write_photographs
 from .report import BenchOptions, BenchReport, environment
 
@@ -102,7 +102,7 @@ def mined(
     sources: list[str], output: Path, *, executor: str, workers: int, limit: int | None, units: int | None = None
 ) -> dict[str, Any]:
     """One run of the mill; units are small enough that all workers end at about the same time."""
-    from ..mine import dry_run
+    from ..mining.job import dry_run
 
     flags = MineFlags(input=sources, output=str(output), executor=executor, workers=workers, limit=limit)
     samples = dry_run(mine_options(MineFlags(**{**vars(flags), "samples_per_shard": 1})))["units"]

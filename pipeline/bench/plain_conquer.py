@@ -1,6 +1,6 @@
 """The plain definition of merging patches, for comparison: a scan of all edges for each merge, one product at a time.
 
-Nothing is clever here on purpose: this is what `stages/patch_conquer.py` must equal, and what it is measured against.
+Nothing is clever here on purpose: this is what `stages/merge_patches.py` must equal, and what it is measured against.
 With `remember`, similarities are kept between scans, as the reference does; that is the same merging, with less waste.
 Sums are single precision and products double, as in the stage.
 """

@@ -20,15 +20,15 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from .. import plan as plans
-from .. import rle, schema
-from ..commits import CommitLog, make_commit
-from ..config import MineConfig
 from ..console import ProgressBar
-from ..manifest import write_manifest
-from ..sources import Entry, SourceSpec, UnitSpec
-from ..storage import LocalStorage, open_storage
-from ..writer import ShardWriter
+from ..format import rle, schema
+from ..labeling.config import MineConfig
+from ..mining.manifest import write_manifest
+from ..shards import plan as plans
+from ..shards.commits import CommitLog, make_commit
+from ..shards.writer import ShardWriter
+from ..sources.listing import Entry, SourceSpec, UnitSpec
+from ..storage.stores import LocalStorage, open_storage
 from .report import BenchOptions, BenchReport, environment
 
 SHARDS: Final = 10_000

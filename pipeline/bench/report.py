@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Final
 
-from ..environment import THREAD_VARIABLES
+from ..environment.numeric import THREAD_VARIABLES
 
 VERSIONED: Final = (
     "numpy",

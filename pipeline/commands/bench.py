@@ -42,7 +42,7 @@ def command(
     ] = False,
 ) -> int:
     """Measures one claim beside what it is claimed against. Exit code 1 if its bar is missed or a check fails."""
-    from ..environment import single_threaded
+    from ..environment.numeric import single_threaded
 
     os.environ.update(single_threaded())  # before numpy and numba are imported: a worker of the mill has one thread
     import importlib

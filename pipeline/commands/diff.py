@@ -15,11 +15,11 @@ def command(
     ] = False,
 ) -> None:
     """What changed in samples and masks between two versions, by key."""
-    from ..committed import CommittedRun
     from ..console import print_json
+    from ..dataset.open import open_dataset
     from ..release.diff import difference
 
-    found = difference(CommittedRun.open(old), CommittedRun.open(new))
+    found = difference(open_dataset(old), open_dataset(new))
     if json:
         print_json(found)
     else:

@@ -50,10 +50,10 @@ def command(
     Masks are upright; readers must apply the EXIF orientation of images where it is not 1 (it stands in each record),
     or take --upright. Ids begin with 1.
     """
-    from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
+    from ..dataset.export import LAYOUTS, MaskForm, export_run
+    from ..dataset.open import open_dataset
     from ..errors import InputError
-    from ..export import LAYOUTS, MaskForm, export_run
 
     layout = next((each for each in LAYOUTS if each == to), None)
     if layout is None:
@@ -61,7 +61,7 @@ def command(
     if polygons and uncompressed:
         raise InputError("--polygons and --uncompressed: give one of them")
     masks: MaskForm = "polygons" if polygons else "uncompressed" if uncompressed else "rle"
-    run = CommittedRun.open(directory)
+    run = open_dataset(directory)
     with ProgressBar("export", run.totals()["samples"]) as progress:
         counts = export_run(
             run, output, layout=layout, images=images, upright=upright, masks=masks, on_sample=progress.update

@@ -24,14 +24,14 @@ def command(
     ] = False,
 ) -> None:
     """One row for each input sample that is in no shard, and why."""
-    from ..committed import CommittedRun
     from ..console import print_json
+    from ..dataset.failures import failure_rows, to_csv
+    from ..dataset.open import open_dataset
     from ..errors import InputError
-    from ..failures import failure_rows, to_csv
 
     if json and csv:
         raise InputError("--json and --csv: give one of them")
-    rows = failure_rows(CommittedRun.open(directory), reason=reason)
+    rows = failure_rows(open_dataset(directory), reason=reason)
     if json:
         print_json({"failures": list(rows)})
     elif csv:
@@ -45,7 +45,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..failures import printable
+    from ..dataset.failures import printable
 
     if not rows:
         print("no failed samples")

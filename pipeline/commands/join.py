@@ -31,15 +31,15 @@ def command(
     ] = False,
 ) -> None:
     """A release of masks and references and its images, whole again. Every image is checked by its sha256."""
-    from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
+    from ..dataset.open import open_dataset
+    from ..dataset.release import ReleaseReader
     from ..errors import InputError
     from ..release.folder import open_empty_output
     from ..release.join import ImageFinder, join_images
-    from ..release.reading import ReleasedRun
 
-    opened = CommittedRun.open(release)
-    if not isinstance(opened, ReleasedRun):
+    opened = open_dataset(release)
+    if not isinstance(opened, ReleaseReader):
         raise InputError(f"{release}: expected a release, found a run; `grainmill release` makes one")
     folder = open_empty_output(output)
     with ProgressBar("hash", None) as progress:

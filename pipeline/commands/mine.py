@@ -265,14 +265,14 @@ def command(
     ] = False,
 ) -> int | None:
     """Mines images into committed shards of masks with their granularity. The same command again resumes."""
-    from ..environment import single_threaded
+    from ..environment.numeric import single_threaded
 
     os.environ.update(single_threaded())  # before numpy and numba are imported, here or in a child
-    from ..configure import MineFlags, mine_options
     from ..console import print_json
     from ..errors import TooManyFailuresError
-    from ..mine import dry_run as show_plan
-    from ..mine import mine
+    from ..mining.job import dry_run as show_plan
+    from ..mining.job import mine
+    from ..mining.options import MineFlags, mine_options
 
     flags = {name: value for name, value in locals().copy().items() if name in MineFlags.__dataclass_fields__}
     options = mine_options(MineFlags(**flags))
@@ -298,7 +298,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines = [f"{plan['units']} units of at most {plan['config']['samples_per_shard']} samples"]
     lines += [f"  {label}: {count} units" for label, count in plan["units_by_source"].items()]
     if plan["passed_over"]:
-        from ..passed_over import lines as lines_of
+        from ..sources.passed_over import lines as lines_of
 
         lines += ["passed over, not mined:", *lines_of(plan["passed_over"])]
     workers = "as many workers as the cluster has room for" if plan["workers"] is None else f"{plan['workers']} workers"
@@ -317,7 +317,7 @@ def result_text(result: dict[str, Any], output: str) -> str:
     if result["failure_reasons"]:
         lines.append("failures: " + ", ".join(f"{name} {count}" for name, count in result["failure_reasons"].items()))
     if result["passed_over"]:
-        from ..passed_over import one_line
+        from ..sources.passed_over import one_line
 
         lines.append(f"passed over: {one_line(result['passed_over'])}; `grainmill status` gives examples")
     if result["images_per_second"] is not None:

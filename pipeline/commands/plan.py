@@ -72,8 +72,8 @@ def command(
     """
     from pipeline.console import print_json
     from pipeline.errors import InputError
-    from pipeline.planning import Cluster, Profile, estimate
-    from pipeline.schema import load_json
+    from pipeline.executors.estimate import Cluster, Profile, estimate
+    from pipeline.format.schema import load_json
 
     try:
         data = profile.read_bytes()
@@ -94,7 +94,7 @@ def command(
     record = answer.to_json()
     if simulate:
         from pipeline.console import ProgressBar
-        from pipeline.simulation import Conditions, simulate_run
+        from pipeline.executors.simulation import Conditions, simulate_run
 
         conditions = Conditions(
             node_losses_per_hour=node_losses_per_hour,

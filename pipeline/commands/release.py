@@ -159,20 +159,20 @@ def command(
     ] = False,
 ) -> int:
     """A published dataset: shards, index, card, Croissant, checksums, gallery; pushed on request."""
-    from ..committed import CommittedRun
-    from ..configure import licenses_of
     from ..console import ProgressBar, print_json
+    from ..dataset.open import open_dataset
     from ..errors import InputError
-    from ..licenses import check_license, check_link
+    from ..format.licenses import check_license, check_link
+    from ..mining.options import licenses_of
     from ..release.build import build_release
-    from ..release.committing import copy_card
+    from ..release.commit import copy_card
     from ..release.dates import check_date
     from ..release.folder import open_output, standing_version
     from ..release.options import check_name, pairs_of, read_text, remove_kinds
     from ..release.records import ReleaseOptions
-    from ..release.removal import read_exclusions
     from ..release.splits import parse_splits
-    from ..versions import check_version_name
+    from ..release.takedown import read_exclusions
+    from ..storage.versions import check_version_name
 
     if directory is None and not append and push is None:
         raise InputError("DIR: give the run to release; it can be left out only with --append or --push")
@@ -207,7 +207,7 @@ def command(
             workers=workers or min(8, os.cpu_count() or 1),
             gallery_images=gallery_images,
         )
-        run = None if directory is None else CommittedRun.open(directory)
+        run = None if directory is None else open_dataset(directory)
         with ProgressBar("release", None if run is None else run.units_total, unit="shards") as progress:
             manifest = build_release(
                 run,

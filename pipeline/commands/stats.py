@@ -15,11 +15,11 @@ def command(
     ] = False,
 ) -> None:
     """Masks per image, granularity and area histograms, depth, origins, failures, seconds per stage."""
-    from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
-    from ..stats import collect
+    from ..dataset.open import open_dataset
+    from ..dataset.stats import collect
 
-    run = CommittedRun.open(directory)
+    run = open_dataset(directory)
     with ProgressBar("stats", run.units_total, unit="units") as progress:
         statistics = collect(run, on_unit=progress.update).to_json()
     if json:

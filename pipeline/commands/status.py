@@ -25,11 +25,11 @@ def command(
     ] = 10.0,
 ) -> None:
     """What is committed, pending and failed. Reads commit records only, so it is quick and works beside a run."""
-    from ..committed import CommittedRun
     from ..console import print_json
-    from ..status import run_status
+    from ..dataset.open import open_dataset
+    from ..dataset.status import run_status
 
-    status = _watched(directory, interval_s) if watch else run_status(CommittedRun.open(directory))
+    status = _watched(directory, interval_s) if watch else run_status(open_dataset(directory))
     if json:
         print_json(status)
     else:
@@ -38,12 +38,12 @@ def command(
 
 def _watched(directory: str, interval_s: float) -> dict[str, Any]:
     """Shows a run's progress on standard error until it is complete; returns its last status."""
-    from ..committed import CommittedRun
     from ..console import ProgressBar
-    from ..status import watch
+    from ..dataset.open import open_dataset
+    from ..dataset.status import watch
 
     status: dict[str, Any] = {}
-    with ProgressBar(directory, CommittedRun.open(directory).units_total, unit="units") as progress:
+    with ProgressBar(directory, open_dataset(directory).units_total, unit="units") as progress:
         for status in watch(directory, interval_s=interval_s):
             progress.update(status["committed"], _detail(status))
     return status
@@ -63,7 +63,7 @@ def _detail(status: dict[str, Any]) -> str:
 
 
 def _text(status: dict[str, Any]) -> str:
-    from ..passed_over import lines as lines_of
+    from ..sources.passed_over import lines as lines_of
 
     done, total = status["committed"], status["units"]
     state = "complete" if status["complete"] else "not complete; the same `mine` command goes on from here"

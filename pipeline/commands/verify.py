@@ -33,10 +33,10 @@ def command(
     A run is checked against its commits; a release from cold: manifest, checksums, index, shards, every number again.
     """
     from ..console import ProgressBar, note, print_json
-    from ..failures import printable
+    from ..dataset.failures import printable
+    from ..dataset.verify import VerifyTotals, open_damaged, stray_files, verify_run
+    from ..dataset.verify_unit import Problem
     from ..release.verify import release_at, verify_release
-    from ..unit_check import Problem
-    from ..verify import VerifyTotals, open_damaged, stray_files, verify_run
 
     totals, problems, strays, pending = VerifyTotals(), [], [], 0
 

@@ -55,11 +55,11 @@ def command(
     ] = False,
 ) -> None:
     """One HTML page without outside references: photographs, masks, a granularity dial, the part tree, failures."""
-    from ..committed import CommittedRun
     from ..console import ProgressBar, print_json
+    from ..dataset.open import open_dataset
+    from ..dataset.viewer import picture_record, report_of_run, write_report
     from ..errors import InputError
-    from ..schema import load_json
-    from ..view import picture_record, report_of_run, write_report
+    from ..format.schema import load_json
 
     pictures = []
     for each in picture or ():
@@ -71,7 +71,7 @@ def command(
             scored.append(load_json(file.read_bytes(), where=str(file)))
         except OSError as error:
             raise InputError(f"--scores {file}: cannot be read ({error.strerror})") from error
-    run = CommittedRun.open(directory)
+    run = open_dataset(directory)
     with ProgressBar("view", None) as progress:
         data = report_of_run(
             run,

@@ -11,12 +11,18 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from ..committed import CommittedRun
 from ..console import note
+from ..dataset.release import ReleaseReader
+from ..dataset.run import RunReader
 from ..errors import InputError
-from ..schema import canonical_json, sealed
-from ..storage import LocalStorage
-from .admission import (
+from ..format.schema import canonical_json, sealed
+from ..storage.stores import LocalStorage
+from .checks import require_license, require_releasable
+from .commit import commit_release
+from .copy import select_shards
+from .documents import describe
+from .draft import draft_manifest, machines_record
+from .eligibility import (
     carried_on,
     declared_licenses,
     evaluation_set,
@@ -25,22 +31,16 @@ from .admission import (
     run_record,
     taken_down,
 )
-from .checks import require_license, require_releasable
-from .committing import commit_release
-from .copying import select_shards
-from .describing import describe
-from .drafting import draft_manifest, machines_record
 from .folder import previous_version
-from .reading import ReleasedRun
 from .records import ReleaseOptions
-from .removal import Exclusions
+from .retire import retire, sweep, withdraw
 from .selection import Selection
 from .tables import MergedTables, failure_rows
-from .versions_out import retire, sweep, withdraw
+from .takedown import Exclusions
 
 
 def build_release(
-    run: CommittedRun | None,
+    run: RunReader | None,
     output: LocalStorage,
     options: ReleaseOptions,
     *,
@@ -68,7 +68,7 @@ def build_release(
         StorageError: the disk is full, for example.
     """
     previous = previous_version(output, options, append=append, overwrite=overwrite)
-    if isinstance(run, ReleasedRun):
+    if isinstance(run, ReleaseReader):
         raise InputError(
             f"{run.location}: is a release already; give the run, or --append without DIR for a new version"
         )

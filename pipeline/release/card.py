@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from ..licenses import OTHER
-from ..schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
+from ..format.licenses import OTHER
+from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
+from ..format.schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
 from .duplicates import MAX_BITS, MAX_COLOUR
-from .records import RELEASED_SAMPLES_SCHEMA
 from .yaml_text import to_yaml
 
 TEMPLATE: Final = "dataset_card.md"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..commits import Commit
-from ..committed import CommittedRun
+from ..dataset.run import RunReader
 from ..errors import EMPTY_REASONS, InputError
-from ..lease import is_alive, read_lease
-from ..licenses import OTHER
-from ..schema import dataset_digest
+from ..format.licenses import OTHER
+from ..format.schema import dataset_digest
+from ..shards.commits import Commit
+from ..shards.lease import is_alive, read_lease
 
 LOCAL_FIELDS: Final = ("sources", "limit", "samples_per_shard", "images")
 """Fields of a configuration that do not change a label; two runs that differ only in them may share a release."""
@@ -19,7 +19,7 @@ class ReleaseRefusedError(InputError):
     """Something that must not be published; the message says why and what to do."""
 
 
-def require_releasable(run: CommittedRun, *, max_failed_fraction: float) -> list[Commit]:
+def require_releasable(run: RunReader, *, max_failed_fraction: float) -> list[Commit]:
     """The run's commits, once it is known that they may be published.
 
     Raises:

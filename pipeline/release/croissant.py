@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from ..licenses import OTHER
-from ..schema import MASKS_SCHEMA
-from .records import RELEASED_SAMPLES_SCHEMA, SUMS
+from ..format.licenses import OTHER
+from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
+from ..format.schema import MASKS_SCHEMA
+from .records import SUMS
 
 MAX_LISTED_SHARDS: Final = 2000
 """Beyond this the shards are one FileSet, and their sha256 stand in SHA256SUMS, whose own is given."""

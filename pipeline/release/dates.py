@@ -6,7 +6,7 @@ import datetime
 import re
 
 from ..errors import InputError
-from ..storage import Storage
+from ..storage.stores import Storage
 
 
 def newest_commit_date(storage: Storage) -> str:

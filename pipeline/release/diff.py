@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from ..committed import CommittedRun
+from ..dataset.run import RunReader
 
 LISTED: Final = 1000
 """Keys of each kind that a difference lists; the counts are always whole."""
 
 
-def difference(old: CommittedRun, new: CommittedRun) -> dict[str, Any]:
+def difference(old: RunReader, new: RunReader) -> dict[str, Any]:
     """Compares two runs, releases or versions.
 
     Returns:
@@ -57,7 +57,7 @@ def difference(old: CommittedRun, new: CommittedRun) -> dict[str, Any]:
     }
 
 
-def _samples(run: CommittedRun) -> dict[str, dict[str, Any]]:
+def _samples(run: RunReader) -> dict[str, dict[str, Any]]:
     """key -> what a comparison needs."""
     columns = ["key", "json_sha256", "num_masks", "source_uri"]
     found = {}
@@ -69,13 +69,13 @@ def _samples(run: CommittedRun) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _released(run: CommittedRun, commit: Any) -> pa.Table:
-    from .reading import ReleasedRun
+def _released(run: RunReader, commit: Any) -> pa.Table:
+    from ..dataset.release import ReleaseReader
 
-    return run.released_samples(commit) if isinstance(run, ReleasedRun) else run.samples(commit)
+    return run.released_samples(commit) if isinstance(run, ReleaseReader) else run.samples(commit)
 
 
-def _masks(run: CommittedRun, keys: set[str]) -> dict[str, set[tuple[str, float]]]:
+def _masks(run: RunReader, keys: set[str]) -> dict[str, set[tuple[str, float]]]:
     """(RLE, granularity) of each mask of some samples."""
     found: dict[str, set[tuple[str, float]]] = {}
     for row in _rows(run, keys):
@@ -84,7 +84,7 @@ def _masks(run: CommittedRun, keys: set[str]) -> dict[str, set[tuple[str, float]
     return found
 
 
-def _rows(run: CommittedRun, keys: set[str]) -> Iterator[dict[str, Any]]:
+def _rows(run: RunReader, keys: set[str]) -> Iterator[dict[str, Any]]:
     if keys:
         for commit in run.commits():
             yield from (row for row in run.samples(commit).to_pylist() if row["key"] in keys)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images import decode_rgb
+from ..sources.images import decode_rgb
 
 MAX_BITS: Final = 7
 """Of 64. Measured on the 26 pictures inside scikit-image: saved at JPEG quality 50 or halved, they differ by up to

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
+from ..dataset.release import read_manifest
 from ..errors import InputError
-from ..storage import LocalStorage, open_storage
-from ..versions import version_order
-from .reading import read_manifest
-from .records import CARD, CHANGELOG, CROISSANT, MACHINES, MANIFEST, STATISTICS, SUMS, ReleaseOptions
+from ..format.release_tables import MANIFEST
+from ..storage.stores import LocalStorage, open_storage
+from ..storage.versions import version_order
+from .records import CARD, CHANGELOG, CROISSANT, MACHINES, STATISTICS, SUMS, ReleaseOptions
 
 
 def open_output(path: str) -> LocalStorage:

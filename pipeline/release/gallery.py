@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import __version__
-from ..committed import CommittedRun
-from ..export import sample_rows
-from ..failures import failure_rows
-from ..schema import FORMAT, Sample
-from ..storage import explained
-from ..view import chosen, embedded_json, image_record, page_of, thumbnail_jpeg, thumbnail_size
+from ..dataset.export import sample_rows
+from ..dataset.failures import failure_rows
+from ..dataset.run import RunReader
+from ..dataset.viewer import chosen, embedded_json, image_record, page_of, thumbnail_jpeg, thumbnail_size
+from ..format.schema import FORMAT, Sample
+from ..storage.stores import explained
 
 SIDE_PX: Final = 480
 """Longer side of an opened photograph, pixels; its masks are on the same grid."""
@@ -44,7 +44,7 @@ FOLDER: Final = "gallery"
 
 
 def write_gallery(
-    run: CommittedRun,
+    run: RunReader,
     output: Path,
     *,
     title: str,
@@ -112,7 +112,7 @@ def page() -> str:
 
 
 def _index(
-    run: CommittedRun, rows: Sequence[list[Any]], failures: Sequence[dict[str, Any]], *, title: str, seed: int
+    run: RunReader, rows: Sequence[list[Any]], failures: Sequence[dict[str, Any]], *, title: str, seed: int
 ) -> dict[str, Any]:
     totals = run.totals()
     return {

@@ -16,19 +16,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..commits import Commit
+from ..dataset.release import ReleaseReader
 from ..errors import GrainmillError, InputError, SampleFailureError
-from ..images import read_header
-from ..parquet import parquet_table
-from ..schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
-from ..sources import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
-from ..storage import LocalStorage
-from ..writer import ShardWriter
-from .committing import commit_release
-from .describing import describe
+from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
+from ..format.schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
+from ..shards.commits import Commit
+from ..shards.writer import ShardWriter
+from ..sources.images import read_header
+from ..sources.listing import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
+from ..storage.parquet import parquet_table
+from ..storage.stores import LocalStorage
+from .commit import commit_release
+from .documents import describe
 from .duplicates import MAX_IMAGE_PIXELS, signature_of_bytes
-from .reading import ReleasedRun
-from .records import MACHINES, RELEASED_SAMPLES_SCHEMA, ReleaseOptions
+from .records import MACHINES, ReleaseOptions
 from .tables import MergedTables, put_table, table_rows
 
 
@@ -96,7 +97,7 @@ class ImageFinder:
 
 
 def join_images(
-    release: ReleasedRun,
+    release: ReleaseReader,
     finder: ImageFinder,
     output: LocalStorage,
     *,
@@ -152,7 +153,7 @@ def join_images(
 
 
 def _joined(
-    release: ReleasedRun, commit: Commit, finder: ImageFinder, output: LocalStorage, tables: MergedTables
+    release: ReleaseReader, commit: Commit, finder: ImageFinder, output: LocalStorage, tables: MergedTables
 ) -> list[dict[str, Any]]:
     """One shard again, with its images; nothing if none of them was found."""
     assert commit.shard is not None
@@ -194,7 +195,7 @@ def writer_tables(outputs: Any) -> tuple[pa.Table, pa.Table]:
 
 def _draft(
     old: dict[str, Any],
-    release: ReleasedRun,
+    release: ReleaseReader,
     output: LocalStorage,
     shards: list[dict[str, Any]],
     index: dict[str, Any],

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import InputError
-from ..storage import LocalStorage
-from .push import FILES_PER_COMMIT, LAST, PushReport, files_in_order, patiently
-from .records import MANIFEST
+from ..format.release_tables import MANIFEST
+from ..storage.stores import LocalStorage
+from .push_plan import FILES_PER_COMMIT, LAST, PushReport, files_in_order, patiently
 
 _REPOSITORY: Final = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?")
 TOKEN: Final = "HF_TOKEN"

@@ -17,12 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
-
-from ..schema import FORMAT, SAMPLES_SCHEMA
-
-KIND: Final = "release"
-MANIFEST: Final = "manifest.json"
 MACHINES: Final = "machines.json"
 SUMS: Final = "SHA256SUMS"
 CARD: Final = "README.md"
@@ -35,34 +29,6 @@ RESULT_FOLDERS: Final = ("shards", "index", "failures", "duplicates", "removed",
 STATISTICS: Final = "statistics.json"
 NEXT: Final = "tmp/next"
 """Where described files wait until everything is there."""
-
-ADDED_COLUMNS: Final = (
-    pa.field("run", pa.string(), nullable=False),
-    pa.field("split", pa.string()),
-    pa.field("source_license", pa.string()),
-    pa.field("source_terms", pa.string()),
-    pa.field("perceptual_hash", pa.string()),
-    pa.field("colour_grid", pa.string()),
-)
-"""What a release knows of a sample beyond its shard: the run, the split (null: in none), the licence and terms of its
-source, and the signature by which near-duplicates are found (see `duplicates.py`)."""
-
-RELEASED_SAMPLES_SCHEMA: Final = pa.schema(
-    [*SAMPLES_SCHEMA, *ADDED_COLUMNS], metadata={"format": FORMAT, "table": "samples"}
-)
-
-DUPLICATES_SCHEMA: Final = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("like", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("distance", pa.int32(), nullable=False),
-        pa.field("removed", pa.bool_(), nullable=False),
-    ],
-    metadata={"format": FORMAT, "table": "duplicates"},
-)
-"""`kind`: exact, near, evaluation-exact or evaluation-near; `like`: an earlier sample's key, or LABEL/path of an
-evaluation image; `distance`: differing bits of the perceptual hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +78,7 @@ class ReleaseOptions:
 
 def file_record(name: str, data: bytes) -> dict[str, Any]:
     """name, size and sha256 of a file, as manifests list them."""
-    from ..schema import sha256_of
+    from ..format.schema import sha256_of
 
     return {"name": name, "size": len(data), "sha256": sha256_of(data)}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from .duplicates import DuplicateIndex, Match, Signature
 from .records import ReleaseOptions
-from .removal import Exclusions
 from .splits import own_split, split_beside
+from .takedown import Exclusions
 
 
 @dataclass(frozen=True, kw_only=True)

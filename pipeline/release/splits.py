@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from ..errors import InputError
-from ..schema import sha256_of
+from ..format.schema import sha256_of
 
 
 def parse_splits(text: str) -> dict[str, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..stats import RunStatistics
-from .figures import masks_per_image_histogram
-from .reading import ReleasedRun
+from ..dataset.release import ReleaseReader
+from ..dataset.stats import RunStatistics
+from .charts import masks_per_image_histogram
 
 MACHINE_FIELDS: Final = (
     "seconds", "seconds_share", "wall_seconds", "seconds_per_image", "images_per_second", "units",
@@ -15,7 +15,7 @@ MACHINE_FIELDS: Final = (
 """Of `RunStatistics.to_json`; they stand in machines.json."""
 
 
-def count_index(released: ReleasedRun) -> RunStatistics:
+def count_index(released: ReleaseReader) -> RunStatistics:
     """Counts every row of the index and of the failures."""
     counted = RunStatistics()
     for commit in released.commits():

@@ -10,15 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..commits import Commit
-from ..committed import CommittedRun
-from ..manifest import MergedTable
-from ..parquet import parquet_table
-from ..schema import MASKS_SCHEMA
-from ..storage import LocalStorage, Storage
-from ..writer import HASH_DIGITS, parquet_bytes
-from .bulk import place, put
-from .records import RELEASED_SAMPLES_SCHEMA, file_record
+from ..dataset.run import RunReader
+from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
+from ..format.schema import MASKS_SCHEMA
+from ..mining.manifest import MergedTable
+from ..shards.commits import Commit
+from ..shards.writer import HASH_DIGITS, parquet_bytes
+from ..storage.parquet import parquet_table
+from ..storage.stores import LocalStorage, Storage
+from .durable_files import place, put
+from .records import file_record
 
 
 class MergedTables:
@@ -93,7 +94,7 @@ def table_rows(storage: Storage, file: dict[str, Any] | None) -> list[dict[str, 
 
 
 def failure_rows(
-    run: CommittedRun | None, commits: list[Commit], output: LocalStorage, previous: dict[str, Any] | None
+    run: RunReader | None, commits: list[Commit], output: LocalStorage, previous: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Rows of every sample that is in no shard, those of earlier versions first, each key once."""
     rows = [] if previous is None else table_rows(output, previous["failures_table"])

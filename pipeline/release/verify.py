@@ -18,35 +18,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..dataset.release import ReleaseReader
+from ..dataset.verify import VerifyTotals, file_problems, seal_problem
+from ..dataset.verify_unit import DIGEST_COLUMNS, Problem, sample_problems, shard_problems
 from ..errors import GrainmillError
-from ..schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json
-from ..storage import Storage
-from ..unit_check import DIGEST_COLUMNS, Problem, sample_problems, shard_problems
-from ..verify import VerifyTotals, file_problems, seal_problem
-from ..versions import open_dataset
-from . import figures
+from ..format.release_tables import DUPLICATES_SCHEMA, KIND, MANIFEST, RELEASED_SAMPLES_SCHEMA
+from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json
+from ..storage.stores import Storage
+from ..storage.versions import open_versioned
+from . import charts
 from .card import card_text, changelog_text, shards_card_text, template_sha256
-from .committing import sums_text
+from .commit import sums_text
 from .croissant import croissant
-from .describing import as_read
-from .reading import ReleasedRun
-from .records import (
-    CARD,
-    CHANGELOG,
-    CROISSANT,
-    DUPLICATES_SCHEMA,
-    KIND,
-    MACHINES,
-    MANIFEST,
-    RELEASED_SAMPLES_SCHEMA,
-    RESULT_FOLDERS,
-    SHARDS_CARD,
-    STATISTICS,
-    SUMS,
-    named_files,
-)
-from .removal import REMOVED_SCHEMA
+from .documents import as_read
+from .records import CARD, CHANGELOG, CROISSANT, MACHINES, RESULT_FOLDERS, SHARDS_CARD, STATISTICS, SUMS, named_files
 from .statistics import count_index, statistics_json
+from .takedown import REMOVED_SCHEMA
 
 
 def release_at(location: str) -> Storage | None:
@@ -54,7 +41,7 @@ def release_at(location: str) -> Storage | None:
 
     A folder with a damaged manifest counts as a release if it holds what only releases have.
     """
-    storage = open_dataset(location)
+    storage = open_versioned(location)
     if storage.exists("plan.json") or not any(storage.exists(name) for name in (MANIFEST, SUMS, CROISSANT)):
         return None
     return storage
@@ -246,7 +233,7 @@ def _shards(
     totals: VerifyTotals,
     on_unit: Callable[[VerifyTotals], None] | None,
 ) -> Iterator[Problem]:
-    released = ReleasedRun(storage, manifest)
+    released = ReleaseReader(storage, manifest)
     keys: Counter[str] = Counter()
     for commit in released.commits():
         shard = commit.shard
@@ -293,7 +280,7 @@ def _inside(
 
 def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
     """Digest, counts, statistics, figures, card, changelog and Croissant, from index and shards' records."""
-    released = ReleasedRun(storage, manifest)
+    released = ReleaseReader(storage, manifest)
     counted = count_index(released)
     failures = [row for commit in released.commits() for row in released.failures(commit).to_pylist()]
     listed = [[shard[name] for name in ("unit", "sha256", "samples", "masks")] for shard in manifest["shards"]]
@@ -311,7 +298,7 @@ def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> It
     yield from _counted_sources(released, manifest)
     statistics = as_read(statistics_json(counted, manifest))
     expected: dict[str, bytes] = {STATISTICS: canonical_json(statistics)}
-    expected |= {f"figures/{name}.svg": text.encode() for name, text in figures.charts(statistics).items()}
+    expected |= {f"figures/{name}.svg": text.encode() for name, text in charts.charts(statistics).items()}
     expected[CHANGELOG] = changelog_text(manifest).encode()
     expected[SHARDS_CARD] = shards_card_text(manifest).encode()
     expected[CROISSANT] = (json.dumps(croissant(manifest), ensure_ascii=False, indent=2) + "\n").encode()
@@ -322,7 +309,7 @@ def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> It
         yield from card_problems(storage.read_bytes(CARD).decode(errors="replace"), manifest, statistics)
 
 
-def _counted_sources(released: ReleasedRun, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _counted_sources(released: ReleaseReader, manifest: dict[str, Any]) -> Iterator[Problem]:
     sources: Counter[str] = Counter()
     splits: Counter[str | None] = Counter()
     for commit in released.commits():

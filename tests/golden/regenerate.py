@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import rle, schema, sources
 from pipeline.errors import SampleFailureError
-from pipeline.images import read_header
-from pipeline.storage import open_storage
-from pipeline.writer import Outputs, ShardWriter
+from pipeline.format import rle, schema
+from pipeline.shards.writer import Outputs, ShardWriter
+from pipeline.sources import listing
+from pipeline.sources.images import read_header
+from pipeline.storage.stores import open_storage
 
 GOLDEN = Path(__file__).resolve().parent
 LICENSE = "CC0-1.0"
@@ -55,9 +56,9 @@ def annotations(width: int, height: int) -> tuple[schema.Annotation, ...]:
 def write_golden(output: Path) -> Outputs:
     """One unit of `images/`, written into `output` by today's code."""
     storage = open_storage(output, create=True)
-    specs = sources.parse_inputs([f"golden={GOLDEN / 'images'}"], licenses={"golden": LICENSE})
-    (unit,) = sources.plan_units(specs, samples_per_shard=16, limit=None)
-    with ShardWriter(storage, unit=unit.unit, attempt="golden") as writer, sources.UnitReader(unit, specs) as reader:
+    specs = listing.parse_inputs([f"golden={GOLDEN / 'images'}"], licenses={"golden": LICENSE})
+    (unit,) = listing.plan_units(specs, samples_per_shard=16, limit=None)
+    with ShardWriter(storage, unit=unit.unit, attempt="golden") as writer, listing.UnitReader(unit, specs) as reader:
         for position in range(len(reader)):
             identity = reader.identity(position)
             try:

@@ -264,7 +264,7 @@ def own_mounts() -> None:
 @pytest.fixture(scope="module")
 def damaged_run(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A copy with one byte of one sample's masks changed; also its key and shard."""
-    from model.index import ShardIndex
+    from model.data.shards import ShardIndex
 
     directory = tmp_path_factory.mktemp("damaged") / "out"
     shutil.copytree(drawn_run, directory)

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.committed import CommittedRun
-from pipeline.configure import MineFlags, mine_options
+from pipeline.dataset.open import open_dataset
 from pipeline.errors import InputError
-from pipeline.mine import mine
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -138,7 +138,7 @@ def tree_of(folder: Path) -> set[str]:
 
 def outcomes(output: Path) -> dict[str, str | None]:
     """`path!member` -> the reason it failed for, or None if it is in a shard."""
-    run = CommittedRun.open(output)
+    run = open_dataset(output)
     found: dict[str, str | None] = {}
     for commit in run.commits():
         rows = [(row, None) for row in run.samples(commit).to_pylist()]
@@ -166,12 +166,12 @@ def test_every_bad_input_is_a_row_and_nothing_else(
     written = tree_of(tmp_path) - before
     assert all(path.startswith(str(tmp_path / "out")) for path in written), written
     names = re.compile(r"[a-z0-9_.-]+")
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     for commit in run.commits():
         if commit.shard is not None:
             with tarfile.open(tmp_path / "out" / commit.shard["name"]) as tar:
                 assert all(names.fullmatch(member.name) for member in tar)
-    from pipeline.verify import verify_run
+    from pipeline.dataset.verify import verify_run
 
     assert list(verify_run(run, deep=True)) == []
     assert mine(mine_options(flags))["digest"] == result["digest"]
@@ -193,7 +193,7 @@ def test_malformed_annotations_are_rows_of_their_samples(tmp_path: Path) -> None
     folder.mkdir()
     import numpy as np
 
-    from pipeline import rle
+    from pipeline.format import rle
 
     whole = np.zeros((48, 64), dtype=bool)
     whole[10:30, 12:40] = True
@@ -233,7 +233,7 @@ def test_a_photograph_of_sixty_megapixels_is_mined_within_its_memory(tmp_path: P
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["samples"], result["failures"]) == (1, 0), result
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     (row,) = run.samples(next(run.commits())).to_pylist()
     sample = run.read_sample(row)
     assert (sample.width, sample.height) == (9000, 6667)

@@ -9,27 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.committed import CommittedRun
-from pipeline.configure import MineFlags, mine_options
-from pipeline.mine import mine
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.run import RunReader
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def failures_of(run: CommittedRun) -> dict[str, dict[str, str]]:
+def failures_of(run: RunReader) -> dict[str, dict[str, str]]:
     """Failure rows by their source."""
     rows = [row for commit in run.commits() for row in run.failures(commit).to_pylist()]
     return {row["source_uri"]: row for row in rows}
 
 
-def keys_of(run: CommittedRun) -> set[str]:
+def keys_of(run: RunReader) -> set[str]:
     return {row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()}
 
 
-def mined_inline(source: Path, output: Path) -> CommittedRun:
+def mined_inline(source: Path, output: Path) -> RunReader:
     flags = MineFlags(input=[f"in={source}"], output=str(output), executor="inline", samples_per_shard=2)
     mine(mine_options(flags))
-    return CommittedRun.open(output)
+    return open_dataset(output)
 
 
 def test_killers_are_found_and_the_rest_is_mined(small_photographs: Path, tmp_path: Path, run_mine: Run) -> None:
@@ -38,7 +39,7 @@ def test_killers_are_found_and_the_rest_is_mined(small_photographs: Path, tmp_pa
         GRAINMILL_FAULT="sample:abort:p01;sample:raise:p09",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     failures = failures_of(run)
     assert {uri: row["reason"] for uri, row in failures.items()} == dict.fromkeys(
         ("in/p01.png", "in/p09.png"), "worker_died"
@@ -57,7 +58,7 @@ def test_a_sample_that_hangs_is_found(small_photographs: Path, tmp_path: Path, r
         "--sample-timeout-s", "20", GRAINMILL_FAULT="sample:hang:p01",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    failures = failures_of(CommittedRun.open(tmp_path / "out"))
+    failures = failures_of(open_dataset(tmp_path / "out"))
     assert {uri: row["reason"] for uri, row in failures.items()} == {"in/p01.png": "timeout"}
     assert json.loads(done.stdout)["samples"] == 2
 
@@ -69,7 +70,7 @@ def test_a_sample_that_eats_memory_is_found(small_photographs: Path, tmp_path: P
         "--worker-memory-gib", "1", GRAINMILL_FAULT="sample:eat:p01",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    failures = failures_of(CommittedRun.open(tmp_path / "out"))
+    failures = failures_of(open_dataset(tmp_path / "out"))
     assert {uri: row["reason"] for uri, row in failures.items()} == {"in/p01.png": "out_of_memory"}
     assert json.loads(done.stdout)["samples"] == 2
 

@@ -21,12 +21,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.commits import CommitLog
-from pipeline.committed import CommittedRun
-from pipeline.release.push import PushError, push_release
-from pipeline.source_roots import open_root
-from pipeline.storage import FsspecStorage, LocalStorage, StorageError, offers_conditional_puts, open_storage
-from pipeline.verify import verify_run
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.verify import verify_run
+from pipeline.release.push import push_release
+from pipeline.release.push_plan import PushError
+from pipeline.shards.commits import CommitLog
+from pipeline.sources.roots import open_root
+from pipeline.storage.stores import FsspecStorage, LocalStorage, StorageError, offers_conditional_puts, open_storage
 
 pytestmark = [
     # aiohttp's word on a body of more than a megabyte in one piece, which is how both clients send theirs.
@@ -114,7 +115,7 @@ def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited before a request was repeated."""
     slept: list[float] = []
-    monkeypatch.setattr("pipeline.storage.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("pipeline.storage.stores.time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
@@ -223,7 +224,7 @@ def test_a_killed_run_goes_on_to_the_digest_of_a_local_one(
     source, output = f"{cloud}/photographs", f"{cloud}/mined"
     killed = run_mine(source, output, *flags, GRAINMILL_FAULT="published:kill:3")
     assert killed.returncode == -9, killed.stderr
-    half = CommittedRun.open(output)
+    half = open_dataset(output)
     done = sum(CommitLog(half.storage).committed(half.units_total))
     assert 0 < done < half.units_total
     again = run_mine(source, output, "--executor", "local", "--workers", "1")
@@ -231,7 +232,7 @@ def test_a_killed_run_goes_on_to_the_digest_of_a_local_one(
     assert "no conditional puts" not in again.stderr
     result = json.loads(again.stdout)
     assert (result["digest"], result["failures"]) == (undisturbed_digest, 0)
-    assert list(verify_run(CommittedRun.open(output), deep=True)) == []
+    assert list(verify_run(open_dataset(output), deep=True)) == []
 
 
 @pytest.mark.slow

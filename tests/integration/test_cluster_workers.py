@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 
 from benchmarks.raylets import RayCluster, free_port
-from pipeline.metrics import METRICS
+from pipeline.executors.metrics import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
 PLACES = """
 import json, sys, time
-from pipeline.actors import RayPool
-from pipeline.configure import MineFlags, mine_options
-from pipeline.executors import PoolOptions
-from pipeline.plan import config_record
-from pipeline.unit_miner import MiningSpec
-from pipeline.worker import RunSpec
+from pipeline.executors.ray_pool import RayPool
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.executors.pool import PoolOptions
+from pipeline.shards.plan import config_record
+from pipeline.units.batches import MiningSpec
+from pipeline.units.attempt import RunSpec
 import ray
 
 source, output, address, gpus, workers = sys.argv[1:6]

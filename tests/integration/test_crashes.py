@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.commits import CommitLog
-from pipeline.committed import CommittedRun
-from pipeline.configure import MineFlags, mine_options
-from pipeline.mine import mine
-from pipeline.storage import open_storage
+from pipeline.dataset.open import open_dataset
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.shards.commits import CommitLog
+from pipeline.storage.stores import open_storage
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -39,7 +39,7 @@ def mined(source: Path, output: Path) -> dict[str, object]:
 
 def assert_nothing_unnamed(output: Path) -> None:
     """Every file of the format's folders is named by a commit, once; every sample is in one place."""
-    run = CommittedRun.open(output)
+    run = open_dataset(output)
     named = [file["name"] for commit in run.commits() for file in commit.files()]
     folders = ("shards", "index", "failures")
     found = [str(path.relative_to(output)) for folder in folders for path in (output / folder).glob("*")]

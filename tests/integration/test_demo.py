@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins
-from pipeline.images import decode_rgb
+from pipeline.commands.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins
+from pipeline.sources.images import decode_rgb
 
 
 def test_the_photographs_are_there_with_terms(photographs: Path) -> None:

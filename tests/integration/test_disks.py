@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.committed import CommittedRun
-from pipeline.configure import MineFlags, mine_options
-from pipeline.mine import mine
-from pipeline.storage import StorageError
+from pipeline.dataset.open import open_dataset
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.storage.stores import StorageError
 
 
 def mined(source: Path, output: Path) -> str:
@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     if (kept / "plan.json").exists():
-        run = CommittedRun.open(kept)
+        run = open_dataset(kept)
         assert all(run.samples(commit).num_rows for commit in run.commits()), "a commit names a file that is not whole"
     assert mined(small_photographs, kept) == undisturbed_digest
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import rle, schema
-from pipeline.committed import CommittedRun
-from pipeline.export import sample_rows
+from pipeline.dataset.export import sample_rows
+from pipeline.dataset.open import open_dataset
+from pipeline.format import rle, schema
 from pipeline.release import gallery
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -29,7 +29,7 @@ WAIT_S = 120.0
 @pytest.fixture(scope="module")
 def folder(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("gallery")
-    gallery.write_gallery(CommittedRun.open(drawn_run), output, title="<b>drawn</b> & more")
+    gallery.write_gallery(open_dataset(drawn_run), output, title="<b>drawn</b> & more")
     return output
 
 
@@ -77,7 +77,7 @@ def page(browser: Any, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def samples(drawn_run: Path) -> dict[str, schema.Sample]:
-    run = CommittedRun.open(drawn_run)
+    run = open_dataset(drawn_run)
     return {row["source_uri"]: run.read_sample(row) for row in sample_rows(run)}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import reduced_shards
-from model.index import ShardIndex
-from pipeline.schema import sample_from_json, validate_sample
+from model.data.shards import ShardIndex
+from pipeline.format.schema import sample_from_json, validate_sample
 
 
 def test_reduced_shards_hold_the_same_trees(drawn_run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,7 +27,7 @@ def test_the_unit_is_repeated_at_half_the_batch(
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["samples"], result["failures"]) == (11, 0)
-    notes = [commit.record["notes"] for commit in CommittedRun.open(tmp_path / "out").commits()]
+    notes = [commit.record["notes"] for commit in open_dataset(tmp_path / "out").commits()]
     assert notes == [[f"the GPU ran out of memory at batch size {2 * left}; repeated at {left}"]] * 2
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.evaluation.bsds import read_bsds500
-from model.evaluation.layout import read_rgb
-from model.evaluation.metrics import recall_best
-from model.evaluation.mined import ranked_masks
-from model.evaluation.records import iou_with
-from pipeline.mill import ImageInput, Mill, MinedImage
-from pipeline.recipes import recipe
+from model.evaluation.benchmarks.bsds import read_bsds500
+from model.evaluation.benchmarks.files import read_rgb
+from model.evaluation.benchmarks.mined import ranked_masks
+from model.evaluation.benchmarks.records import iou_with
+from model.evaluation.protocols.metrics import recall_best
+from pipeline.labeling.miner import ImageInput, Mill, MinedImage
+from pipeline.labeling.recipes import recipe
 
 REPORT = "benchmarks/results/labels_bsds500_cpu2_202611.json"
 

@@ -15,15 +15,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.committed import CommittedRun
-from pipeline.config import config_hash
-from pipeline.configure import MineFlags, mine_options
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.verify import verify_run
 from pipeline.errors import ConfigMismatchError, InputError, TooManyFailuresError
-from pipeline.lease import LEASE, OutputBusyError
-from pipeline.mine import dry_run, frozen_plan, idle_workers_note, mine, open_output
-from pipeline.schema import SEAL, canonical_json, sealed
-from pipeline.storage import StorageError
-from pipeline.verify import verify_run
+from pipeline.format.schema import SEAL, canonical_json, sealed
+from pipeline.labeling.config import config_hash
+from pipeline.mining.job import dry_run, frozen_plan, idle_workers_note, mine, open_output
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.shards.lease import LEASE, OutputBusyError
+from pipeline.storage.stores import StorageError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -166,7 +166,7 @@ def test_a_run_whose_plan_hashes_places_goes_on(photographs_copy: Path, tmp_path
     assert mined(photographs_copy, tmp_path / "out")["samples"] == 5
     commits = sorted((tmp_path / "out" / "commits").iterdir())
     assert {json.loads(each.read_bytes())["config_hash"] for each in commits} == {record["config_hash"]}
-    assert list(verify_run(CommittedRun.open(str(tmp_path / "out")))) == []
+    assert list(verify_run(open_dataset(str(tmp_path / "out")))) == []
 
 
 def test_a_changed_source_is_named(photographs_copy: Path, tmp_path: Path) -> None:
@@ -191,13 +191,13 @@ def test_new_files_wait_for_extend(photographs_copy: Path, tmp_path: Path, capsy
     assert extended["units_done_now"] == 1
     assert kept.items() <= files_of(tmp_path / "out").items()
     assert mined(photographs_copy, tmp_path / "out")["digest"] == extended["digest"]
-    assert CommittedRun.open(tmp_path / "out").units_total == first["units"] + 1
+    assert open_dataset(tmp_path / "out").units_total == first["units"] + 1
 
 
 def test_limit_takes_the_first_samples_of_the_plan(photographs_copy: Path, tmp_path: Path) -> None:
     result = mined(photographs_copy, tmp_path / "out", limit=3)
     assert result["samples"] + result["failures"] == 3
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     uris = [row["source_uri"] for commit in run.commits() for row in run.samples(commit).to_pylist()]
     assert set(uris) <= {"in/p00.jpg", "in/p01.png", "in/p02.jpg"}
 
@@ -210,7 +210,7 @@ def test_dry_run_writes_nothing(photographs_copy: Path, tmp_path: Path) -> None:
 
 def test_without_images_the_shard_holds_records_only(photographs_copy: Path, tmp_path: Path) -> None:
     mined(photographs_copy, tmp_path / "out", no_images=True)
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     row = run.samples(next(run.commits())).to_pylist()[0]
     assert row["image_offset"] is None
     assert row["ext"] is None
@@ -221,7 +221,7 @@ def test_without_images_the_shard_holds_records_only(photographs_copy: Path, tmp
 
 def test_image_bytes_are_unchanged(photographs_copy: Path, tmp_path: Path) -> None:
     mined(photographs_copy, tmp_path / "out")
-    run = CommittedRun.open(tmp_path / "out")
+    run = open_dataset(tmp_path / "out")
     for commit in run.commits():
         for row in run.samples(commit).to_pylist():
             assert run.read_image(row) == (photographs_copy / row["source_uri"].removeprefix("in/")).read_bytes()

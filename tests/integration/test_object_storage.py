@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.commits import CommitLog
-from pipeline.committed import CommittedRun
-from pipeline.source_roots import open_root
-from pipeline.storage import FsspecStorage, StorageError, offers_conditional_puts, open_storage
-from pipeline.unit_miner import PREFETCH_BYTES
-from pipeline.verify import verify_run
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.verify import verify_run
+from pipeline.shards.commits import CommitLog
+from pipeline.sources.roots import open_root
+from pipeline.storage.stores import FsspecStorage, StorageError, offers_conditional_puts, open_storage
+from pipeline.units.batches import PREFETCH_BYTES
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (the extra `s3`)")
 pytestmark = pytest.mark.slow
@@ -288,7 +288,7 @@ def test_multipart_uploads_are_whole_and_leave_nothing_behind(
 def test_a_store_that_never_answers_ends_with_one_clear_error(
     s3: FsspecStorage, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("pipeline.storage.stores.FIRST_WAIT_S", 0.001)
     store.faults = {"error": 1.0}
     with pytest.raises(StorageError, match="attempts failed") as caught:
         s3.read_bytes("plan.json")
@@ -354,7 +354,7 @@ def test_a_run_on_a_store_that_fails_now_and_then(
     assert store.met.total() > 3
     assert ("this driver writes all commits itself" in done.stderr) == (conditions == "ignored")
     store.faults = {}
-    run = CommittedRun.open(output)
+    run = open_dataset(output)
     largest = max(sum(file["size"] for file in commit.files()) for commit in run.commits())
     index = sum(file["size"] for file in run.manifest["index"].values())  # type: ignore[index]
     assert max(peak) <= 2 * 2 * largest + index, "more lay on local disk than one unit for each worker and the index"
@@ -372,7 +372,7 @@ def test_conditional_puts_are_found_out_by_trying(s3: FsspecStorage, store: Faul
 
 
 def test_bytes_are_read_ahead_within_a_bound(store: FaultyStore, small_photographs: Path) -> None:
-    from pipeline.sources import UnitReader, parse_inputs, plan_units
+    from pipeline.sources.listing import UnitReader, parse_inputs, plan_units
 
     upload(small_photographs, "photos")
     sources = parse_inputs([f"in=s3://{BUCKET}/photos"])

@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline import rle
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
-from pipeline.export import sample_rows
-from pipeline.images import decode_rgb
-from pipeline.schema import Annotation, Sample, sample_from_json
+from pipeline.dataset.export import sample_rows
+from pipeline.dataset.open import open_dataset
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Sample, sample_from_json
+from pipeline.sources.images import decode_rgb
 
 # pycocotools is compiled against an older numpy protocol; its own business.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -37,7 +37,7 @@ def shard_paths(run: Path) -> list[str]:
 
 
 def samples_of(run: Path) -> dict[str, Sample]:
-    opened = CommittedRun.open(run)
+    opened = open_dataset(run)
     return {row["key"]: opened.read_sample(row) for row in sample_rows(opened)}
 
 
@@ -339,9 +339,9 @@ def test_the_sa1b_export_loads_in_a_reader_of_its_layout(drawn_run: Path, tmp_pa
 
 
 def test_the_sa1b_export_is_an_input_again(drawn_run: Path, tmp_path: Path) -> None:
-    from pipeline.annotations import parse_sa1b
-    from pipeline.images import read_header
-    from pipeline.sources import UnitReader, parse_inputs, plan_units
+    from pipeline.sources.annotations import parse_sa1b
+    from pipeline.sources.images import read_header
+    from pipeline.sources.listing import UnitReader, parse_inputs, plan_units
 
     assert main(["export", str(drawn_run), "--to", "sa1b", "--output", str(tmp_path / "out")]) == 0
     specs = parse_inputs([f"again={tmp_path / 'out'}"])

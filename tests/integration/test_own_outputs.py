@@ -12,12 +12,12 @@ import fsspec
 import pytest
 from PIL import Image
 
-from pipeline.configure import MineFlags, mine_options
 from pipeline.errors import InputError
-from pipeline.mine import mine
-from pipeline.source_shards import open_source
-from pipeline.sources import check_unchanged, parse_inputs, plan_units
-from pipeline.storage import open_storage
+from pipeline.mining.job import mine
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.sources.listing import check_unchanged, parse_inputs, plan_units
+from pipeline.sources.shards import open_source
+from pipeline.storage.stores import open_storage
 
 
 def planned(location: object, output: object | None = None) -> list[str]:

@@ -11,11 +11,11 @@ import pytest
 from benchmarks import micro_run, tree_clicks
 from benchmarks.micro_run import iou_other_photograph, people_sample
 from benchmarks.people_shards import segments_of, write_shards
-from model.evaluation.bsds import read_bsds500
-from model.evaluation.records import EvalImage
-from model.index import ShardIndex
-from model.loading import new_model
-from model.validation import answers, fixed_example, iou
+from model.data.shards import ShardIndex
+from model.evaluation.benchmarks.bsds import read_bsds500
+from model.evaluation.benchmarks.records import EvalImage
+from model.network.load import new_model
+from model.training.validation import answers, fixed_example, iou
 from pipeline import cli
 
 

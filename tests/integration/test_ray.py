@@ -17,15 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.commits import CommitLog
-from pipeline.configure import MineFlags, mine_options
 from pipeline.errors import InputError
-from pipeline.executors import PoolOptions
-from pipeline.mine import frozen_plan
-from pipeline.scheduler import Assignment
-from pipeline.storage import open_storage
-from pipeline.unit_miner import MiningSpec
-from pipeline.worker import RunSpec
+from pipeline.executors.pool import PoolOptions
+from pipeline.executors.scheduler import Assignment
+from pipeline.mining.job import frozen_plan
+from pipeline.mining.options import MineFlags, mine_options
+from pipeline.shards.commits import CommitLog
+from pipeline.storage.stores import open_storage
+from pipeline.units.attempt import RunSpec
+from pipeline.units.batches import MiningSpec
 
 pytestmark = pytest.mark.ray
 
@@ -111,7 +111,7 @@ def test_a_driver_that_is_stopped_leaves_no_process(
     flags = MineFlags(
         input=[f"in={small_photographs}"], output=str(tmp_path / "out"), executor="inline", samples_per_shard=2
     )
-    from pipeline.mine import mine
+    from pipeline.mining.job import mine
 
     assert mine(mine_options(flags))["digest"] == undisturbed_digest
 
@@ -136,7 +136,7 @@ def test_without_ray_local_and_inline_still_mine(small_photographs: Path, tmp_pa
 @pytest.fixture(scope="module")
 def declared_gpus() -> Iterator[None]:
     """A Ray of this process with four processors and two GPUs, which nobody has to own."""
-    from pipeline.actors import PRIVATE, QUIET
+    from pipeline.executors.ray_pool import PRIVATE, QUIET
 
     ray = pytest.importorskip("ray", reason="ray is not installed")
     folder = Path(tempfile.mkdtemp(prefix="gm"))
@@ -176,7 +176,7 @@ def child_environment(description: dict[str, object]) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_each_whole_gpu_actor_sees_its_own_gpu(declared_gpus: None, small_photographs: Path, tmp_path: Path) -> None:
-    from pipeline.actors import RayPool
+    from pipeline.executors.ray_pool import RayPool
 
     run, assignments = run_spec(small_photographs, tmp_path / "out")
     pool = RayPool(run, PoolOptions(workers=2, gpus_per_worker=1.0))
@@ -213,7 +213,7 @@ def test_each_whole_gpu_actor_sees_its_own_gpu(declared_gpus: None, small_photog
 
 @pytest.mark.slow
 def test_actors_share_a_gpu_by_fractions(declared_gpus: None, small_photographs: Path, tmp_path: Path) -> None:
-    from pipeline.actors import RayPool
+    from pipeline.executors.ray_pool import RayPool
 
     run, _ = run_spec(small_photographs, tmp_path / "out")
     pool = RayPool(run, PoolOptions(workers=4, gpus_per_worker=0.5))
@@ -233,7 +233,7 @@ def test_actors_share_a_gpu_by_fractions(declared_gpus: None, small_photographs:
 
 @pytest.mark.slow
 def test_more_gpus_than_there_are_is_bad_input(declared_gpus: None, small_photographs: Path, tmp_path: Path) -> None:
-    from pipeline.actors import RayPool
+    from pipeline.executors.ray_pool import RayPool
 
     run, _ = run_spec(small_photographs, tmp_path / "out")
     with pytest.raises(InputError, match=r"--gpus-per-worker 3: .* has 2 GPUs"):

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from pipeline import cli, rle
-from pipeline.committed import CommittedRun
-from pipeline.torch_compat import ensure_torchvision
+from pipeline import cli
+from pipeline.dataset.open import open_dataset
+from pipeline.environment.torch_compat import ensure_torchvision
+from pipeline.format import rle
 
 NAME = "test_vit"
 """timm's smallest transformer: six blocks of 64 dimensions."""
@@ -260,7 +261,7 @@ def test_masks_of_shards_join_a_union_whatever_the_orientation(tmp_path: Path, r
         done = run_here(source, tmp_path / name, *flags)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["failures"] == 0
-        run = CommittedRun.open(tmp_path / name)
+        run = open_dataset(tmp_path / name)
         samples += [run.read_sample(row) for commit in run.commits() for row in run.samples(commit).to_pylist()]
     before, after = samples
     assert (after.width, after.height, after.exif_orientation) == (64, 96, 6)

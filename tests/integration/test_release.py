@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
+from pipeline.format.schema import canonical_json, sealed
 from pipeline.release.build import build_release
 from pipeline.release.folder import open_output
 from pipeline.release.records import ReleaseOptions
 from pipeline.release.verify import verify_release
-from pipeline.schema import canonical_json, sealed
-from pipeline.storage import open_storage
+from pipeline.storage.stores import open_storage
 
 
 def options(**changes: Any) -> ReleaseOptions:
@@ -28,7 +28,7 @@ def options(**changes: Any) -> ReleaseOptions:
 
 
 def build(run: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    return build_release(CommittedRun.open(run), open_output(str(output)), options(**changes))
+    return build_release(open_dataset(run), open_output(str(output)), options(**changes))
 
 
 def files(folder: Path) -> dict[str, bytes]:

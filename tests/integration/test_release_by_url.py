@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from model.data.shards import ShardIndex
 from model.evaluation.benchmarks import find_benchmark
-from model.index import ShardIndex
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
 from pipeline.errors import InputError
+from pipeline.format.schema import sha256_of
 from pipeline.release.push import push_release
-from pipeline.schema import sha256_of
-from pipeline.sources import UnitReader, check_unchanged, parse_inputs, plan_units
-from pipeline.storage import FsspecStorage, LocalStorage, StorageError, open_storage
+from pipeline.sources.listing import UnitReader, check_unchanged, parse_inputs, plan_units
+from pipeline.storage.stores import FsspecStorage, LocalStorage, StorageError, open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
 
@@ -54,7 +54,7 @@ def images_of(location: str | Path) -> list[str]:
 
 
 def released_images(location: str | Path) -> list[str]:
-    run = CommittedRun.open(location)
+    run = open_dataset(location)
     return sorted(row["source_sha256"] for commit in run.commits() for row in run.samples(commit).to_pylist())
 
 
@@ -202,8 +202,8 @@ def test_the_whole_loop_by_url(s3: str, grown: Path, tmp_path: Path, capsys: pyt
     )  # fmt: skip
     assert mined["samples"] + mined["failures"] == 6
     assert images_of(f"{there}/versions/1.0.0") == released_images(grown / "versions" / "1.0.0")
-    row = next(iter(CommittedRun.open(tmp_path / "mined").commits()))
-    uri = CommittedRun.open(tmp_path / "mined").samples(row).to_pylist()[0]["source_uri"]
+    row = next(iter(open_dataset(tmp_path / "mined").commits()))
+    uri = open_dataset(tmp_path / "mined").samples(row).to_pylist()[0]["source_uri"]
     assert uri.startswith("again/shards/")
 
     trained = tmp_path / "trained"

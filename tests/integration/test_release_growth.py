@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from model.index import ShardIndex
+from model.data.shards import ShardIndex
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
 from pipeline.release.verify import verify_release
-from pipeline.versions import open_dataset
+from pipeline.storage.versions import open_versioned
 
 
 def photographs(folder: Path, names: list[str], *, seed: int = 0) -> Path:
@@ -42,11 +42,11 @@ def manifest_of(output: Path) -> dict[str, Any]:
 
 
 def problems(location: Path) -> list[str]:
-    return [str(problem) for problem in verify_release(open_dataset(location), deep=True)]
+    return [str(problem) for problem in verify_release(open_versioned(location), deep=True)]
 
 
 def rows_of(location: Path) -> list[dict[str, Any]]:
-    run = CommittedRun.open(location)
+    run = open_dataset(location)
     return [row for commit in run.commits() for row in run.released_samples(commit).to_pylist()]  # type: ignore[attr-defined]
 
 
@@ -107,8 +107,8 @@ def test_append_refuses_other_labels_names_and_known_versions(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs["b"], other)
-    from pipeline.config import config_hash
-    from pipeline.schema import canonical_json, sealed
+    from pipeline.format.schema import canonical_json, sealed
+    from pipeline.labeling.config import config_hash
 
     plan = json.loads((other / "plan.json").read_bytes())
     plan["config"]["tree"]["max_masks"] = 7
@@ -138,7 +138,7 @@ def test_excluded_samples_leave_with_a_list(first: Path, tmp_path: Path, by: str
     assert problems(first / "versions" / "1.0.0") == []
     held = b"".join(path.read_bytes() for path in (first / "shards").glob("*.tar"))
     assert gone["key"].encode() not in held
-    removed = CommittedRun.open(first).manifest["removed_table"]  # type: ignore[index]
+    removed = open_dataset(first).manifest["removed_table"]  # type: ignore[index]
     import pyarrow.parquet as pq
 
     listed = pq.read_table(first / removed["name"]).to_pylist()
@@ -197,7 +197,7 @@ def test_diff_counts_masks_that_changed(
 
     import numpy as np
 
-    from pipeline import rle, schema
+    from pipeline.format import rle, schema
 
     def fewer(width: int, height: int) -> tuple[schema.Annotation, ...]:
         mask = np.zeros((height, width), dtype=bool)

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline import rle, schema
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
+from pipeline.format import rle, schema
 from pipeline.release.build import build_release
 from pipeline.release.folder import open_output
 from pipeline.release.records import ReleaseOptions
@@ -68,14 +68,14 @@ def release(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempP
         image.save(base / "images" / name, exif=exif)
     run = write_drawn_run(base / "run", folder=base / "images", annotate=annotations, samples_per_shard=5)
     options = ReleaseOptions(name="team/others", version="1.0.0", license="CC-BY-4.0", date="2026-11-24")
-    build_release(CommittedRun.open(run), open_output(str(base / "others")), options)
+    build_release(open_dataset(run), open_output(str(base / "others")), options)
     return base / "others"
 
 
 @pytest.fixture(scope="module")
 def records(release: Path) -> list[dict[str, Any]]:
     """Every KEY.json, by the index."""
-    run = CommittedRun.open(release)
+    run = open_dataset(release)
     rows = [row for commit in run.commits() for row in run.samples(commit).to_pylist()]
     return [json.loads(schema.sample_to_json(run.read_sample(row))) for row in rows]
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from model.index import ShardIndex
+from model.data.shards import ShardIndex
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
-from pipeline.release import push as push_module
-from pipeline.release.push import PushError, files_in_order, push_release
+from pipeline.dataset.open import open_dataset
+from pipeline.release import push_plan as push_module
+from pipeline.release.push import push_release
+from pipeline.release.push_plan import PushError, files_in_order
 from pipeline.release.verify import verify_release
-from pipeline.storage import LocalStorage, StorageError, open_storage
-from pipeline.versions import open_dataset
+from pipeline.storage.stores import LocalStorage, StorageError, open_storage
+from pipeline.storage.versions import open_versioned
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
 
@@ -32,7 +33,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def problems(location: str) -> list[str]:
-    return [str(problem) for problem in verify_release(open_dataset(location), deep=True)]
+    return [str(problem) for problem in verify_release(open_versioned(location), deep=True)]
 
 
 def release_of(folder: Path) -> LocalStorage:
@@ -151,7 +152,7 @@ def test_a_new_version_replaces_the_old_one_there(
     shutil.copytree(drawn_release, tmp_path / "rel")
     there = tmp_path / "there"
     push_release(release_of(tmp_path / "rel"), str(there))
-    row = CommittedRun.open(drawn_release).samples(next(CommittedRun.open(drawn_release).commits())).to_pylist()[0]
+    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).commits())).to_pylist()[0]
     (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
     command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
     command += [
@@ -198,7 +199,7 @@ def test_s3_holds_the_release_and_verifies(
 
 def test_s3_is_read_by_url_like_a_folder(pushed: str, drawn_release: Path, tmp_path: Path) -> None:
     """Statistics, training's loader, a gallery's page: all take the URL."""
-    here, there = CommittedRun.open(drawn_release), CommittedRun.open(pushed)
+    here, there = open_dataset(drawn_release), open_dataset(pushed)
     assert here.totals() == there.totals()
     index = ShardIndex.open(pushed)
     assert index.digest == ShardIndex.open(drawn_release).digest
@@ -211,15 +212,15 @@ def test_s3_is_read_by_url_like_a_folder(pushed: str, drawn_release: Path, tmp_p
 
 def test_s3_shards_are_mined_from_by_url(pushed: str, tmp_path: Path) -> None:
     """The released tars are an input like any others: seven images, each with its bytes' sha256."""
-    from pipeline import sources
+    from pipeline.sources import listing
 
-    specs = sources.parse_inputs([f"again={pushed}/shards"])
-    units = list(sources.plan_units(specs, samples_per_shard=4, limit=None))
+    specs = listing.parse_inputs([f"again={pushed}/shards"])
+    units = list(listing.plan_units(specs, samples_per_shard=4, limit=None))
     found = []
     for unit in units:
-        with sources.UnitReader(unit, specs) as reader:
+        with listing.UnitReader(unit, specs) as reader:
             found += [reader.read(number).sha256 for number in range(len(reader))]
-    run = CommittedRun.open(pushed)
+    run = open_dataset(pushed)
     assert sorted(found) == sorted(
         row["source_sha256"] for commit in run.commits() for row in run.samples(commit).to_pylist()
     )
@@ -282,7 +283,7 @@ def test_the_hub_is_tried_again_when_it_is_busy(
 def test_a_new_version_takes_away_what_it_does_not_have(hub: Any, drawn_release: Path, tmp_path: Path) -> None:
     push_release(release_of(drawn_release), "hf://team/drawn")
     shutil.copytree(drawn_release, tmp_path / "rel")
-    row = CommittedRun.open(drawn_release).samples(next(CommittedRun.open(drawn_release).commits())).to_pylist()[0]
+    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).commits())).to_pylist()[0]
     (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
     command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
     command += [

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.release.committing import sums_text
+from pipeline.format.schema import canonical_json, sealed
+from pipeline.release.commit import sums_text
 from pipeline.release.records import file_record
 from pipeline.release.verify import verify_release
-from pipeline.schema import canonical_json, sealed
-from pipeline.storage import open_storage
+from pipeline.storage.stores import open_storage
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import rle, schema
-from pipeline.committed import CommittedRun
-from pipeline.export import sample_rows
-from pipeline.view import report_of_run, write_report
+from pipeline.dataset.export import sample_rows
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.viewer import report_of_run, write_report
+from pipeline.format import rle, schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def report(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    data = report_of_run(CommittedRun.open(drawn_run), limit=48, seed=0, max_failures=10, title="<b>drawn</b> & more")
+    data = report_of_run(open_dataset(drawn_run), limit=48, seed=0, max_failures=10, title="<b>drawn</b> & more")
     write_report(data, path)
     return path
 
@@ -63,7 +63,7 @@ def page(browser: Any, report: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def samples(drawn_run: Path) -> list[schema.Sample]:
-    run = CommittedRun.open(drawn_run)
+    run = open_dataset(drawn_run)
     return [run.read_sample(row) for row in sample_rows(run)]
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.base_models import build_base, sam2_size
-from model.checkpoint import write_checkpoint
-from model.evaluation.model_options import ModelOptions
-from model.evaluation.model_scores import summarise
-from model.loading import checkpoint_record, load_sam2, new_model, trained_state
+from model.evaluation.protocols.options import ModelOptions
+from model.evaluation.protocols.run import summarise
+from model.network.checkpoint import write_checkpoint
+from model.network.load import checkpoint_record, load_sam2, new_model, trained_state
+from model.network.sam2_base import build_base, sam2_size
 from pipeline.cli import main
 from pipeline.errors import InputError
 

@@ -17,10 +17,13 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline import commits, manifest, plan, rle, schema, sources
-from pipeline.config import MineConfig
-from pipeline.storage import open_storage
-from pipeline.writer import ShardWriter
+from pipeline.format import rle, schema
+from pipeline.labeling.config import MineConfig
+from pipeline.mining import manifest
+from pipeline.shards import commits, plan
+from pipeline.shards.writer import ShardWriter
+from pipeline.sources import listing
+from pipeline.storage.stores import open_storage
 
 HEIGHT, WIDTH = 321, 481
 
@@ -66,12 +69,12 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             truth["annotations"].append(entry | {"segmentation": dict(made.segmentation)})
     (root / "annotations.json").write_text(json.dumps(truth))
     storage = open_storage(root / "out", create=True)
-    specs = sources.parse_inputs([f"in={root / 'images'}"])
-    planned = sources.plan_units(specs, samples_per_shard=100, limit=None)
+    specs = listing.parse_inputs([f"in={root / 'images'}"])
+    planned = listing.plan_units(specs, samples_per_shard=100, limit=None)
     made_plan = plan.create_plan(storage, MineConfig(samples_per_shard=100), specs, environment={}, units=planned)
     (unit,) = made_plan.units(storage)
     with ShardWriter(storage, unit=0, attempt="drawn") as writer:
-        with sources.UnitReader(unit, specs) as reader:
+        with listing.UnitReader(unit, specs) as reader:
             for index in range(len(reader)):
                 read = reader.read(index)
                 sample = schema.Sample(

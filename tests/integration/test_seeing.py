@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.commits import Commit, CommitLog
-from pipeline.committed import CommittedRun
-from pipeline.storage import open_storage
+from pipeline.dataset.open import open_dataset
+from pipeline.shards.commits import Commit, CommitLog
+from pipeline.storage.stores import open_storage
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def test_status_is_quick_with_ten_thousand_commits(
 ) -> None:
     directory = tmp_path / "out"
     shutil.copytree(drawn_run, directory)
-    record = next(CommittedRun.open(directory).commits()).record
+    record = next(open_dataset(directory).commits()).record
     log = CommitLog(open_storage(directory))
     for unit in range(3, 10_000):
         data = Commit(unit=unit, record={**record, "unit": unit}).to_bytes()

@@ -25,10 +25,7 @@ try:
     import onnxruntime
 except ImportError:
     sys.exit()
-from model import onnx_export
-
-sys.argv[1:] = [checkpoint, "--output", full]
-print("exit", onnx_export.main(), file=sys.stderr)
+print("exit", cli.main(["onnx-export", checkpoint, "--output", full]), file=sys.stderr)
 """
 
 
@@ -36,8 +33,8 @@ def test_a_full_disk_is_one_clear_error_and_nothing_stays(tmp_path: Path) -> Non
     command = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt"]
     if shutil.which("unshare") is None or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("no mounts of one's own here (unshare -rm)")
-    from model.checkpoint import write_checkpoint
-    from model.loading import checkpoint_record, new_model, trained_state
+    from model.network.checkpoint import write_checkpoint
+    from model.network.load import checkpoint_record, new_model, trained_state
 
     model = new_model("micro", "full", 64, init="scratch", seed=3)
     state = {f"model.{name}": value for name, value in trained_state(model).items()}

@@ -27,19 +27,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model import image_files
-from model.evaluation import layout
-from model.video import Frames
+from model.evaluation.benchmarks import files as layout
+from model.predict import image_files
+from model.predict.video import Frames
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.status import run_status
+from pipeline.dataset.viewer import image_record, report_of_run, thumbnail_jpeg
 from pipeline.errors import InputError, SampleFailureError
-from pipeline.images import decode_image
-from pipeline.passed_over import PassedOver, rows
+from pipeline.release.charts import example_jpeg
 from pipeline.release.duplicates import signature_of_bytes
-from pipeline.release.figures import example_jpeg
-from pipeline.sources import UnitReader, check_unchanged, parse_inputs, plan_units
-from pipeline.status import run_status
-from pipeline.view import image_record, report_of_run, thumbnail_jpeg
+from pipeline.sources.images import decode_image
+from pipeline.sources.listing import UnitReader, check_unchanged, parse_inputs, plan_units
+from pipeline.sources.passed_over import PassedOver, rows
 
 
 def outcomes(location: object, **options: Any) -> dict[str, str]:
@@ -217,7 +217,7 @@ def test_what_has_no_ending_is_known_by_its_first_bytes(place: Place) -> None:
 
 def test_every_reader_of_photographs_refuses_the_same_bytes(tmp_path: Path, drawn_run: Path) -> None:
     """`segment`, `score`, the frames of a video, the report, the release's gallery, examples and duplicates."""
-    run = CommittedRun.open(drawn_run)
+    run = open_dataset(drawn_run)
     row = next(row for commit in run.commits() for row in run.samples(commit).to_pylist())
     sample = run.read_sample(row)
     readers: dict[str, Callable[[Path], object]] = {
@@ -477,7 +477,7 @@ def test_what_is_passed_over_stands_in_the_plan_the_status_and_the_report(
     assert json.loads(capsys.readouterr().out)["passed_over"] == plan["passed_over"]
     assert main(["status", str(output)]) == 0
     assert shown in capsys.readouterr().out
-    report = report_of_run(CommittedRun.open(output), limit=1, seed=0, max_failures=1)
+    report = report_of_run(open_dataset(output), limit=1, seed=0, max_failures=1)
     assert report["passed_over"] == rows(plan["passed_over"])
 
     # The same again, and with new files: what was counted once is counted once.
@@ -485,7 +485,7 @@ def test_what_is_passed_over_stands_in_the_plan_the_status_and_the_report(
     (folder / "c.gif").write_bytes(GIF)
     (folder / "u.tar").write_bytes(tar_of({"y.png": PNG, "y.txt": b"a"}))
     assert main([*command, "--extend"]) == 0
-    extended = run_status(CommittedRun.open(output))["passed_over"]
+    extended = run_status(open_dataset(output))["passed_over"]
     assert {reason: each["count"] for reason, each in extended.items()} == {
         "annotation": 1, "member": 3, "unsupported_image": 2,
     }  # fmt: skip
@@ -499,7 +499,7 @@ def test_plans_and_commits_of_earlier_versions_have_no_such_counts(drawn_run: Pa
     plan = json.loads((copy / "plan.json").read_bytes())
     del plan["passed_over"]
     (copy / "plan.json").write_text(json.dumps(plan))
-    assert run_status(CommittedRun.open(copy))["passed_over"] == {}
+    assert run_status(open_dataset(copy))["passed_over"] == {}
 
 
 def union_of(folder: Path, output: Path, proposals: Path | None, *flags: str) -> list[str]:
@@ -532,7 +532,7 @@ def test_annotations_and_proposals_that_are_not_used_are_counted(
     assert counts == {
         "annotation_without_mask": 3, "proposal_without_mask": 3, "proposal_unmatched": 1, "proposal_low_score": 1,
     }  # fmt: skip
-    assert run_status(CommittedRun.open(tmp_path / "out"))["passed_over"] == result["passed_over"]
+    assert run_status(open_dataset(tmp_path / "out"))["passed_over"] == result["passed_over"]
 
     record["images"][0]["file_name"] = "b.png"
     (tmp_path / "p.json").write_text(json.dumps(record))

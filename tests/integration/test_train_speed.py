@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import train_speed
 from benchmarks.train_speed import flops_of_step
-from model.order import Order
-from model.train_config import TrainConfig, make_config
+from model.data.sampler import Order
+from model.training.config import TrainConfig, make_config
 
 
 def micro(**changes: int) -> TrainConfig:

@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import train as train_module
-from model.checkpoint import CheckpointWriteError, checkpoint_steps, read_checkpoint
-from model.index import ShardIndex
-from model.loading import load_granular
-from model.merge import merge_checkpoint
-from model.order import Order
-from model.train import train
-from model.train_config import RunOptions, TrainConfig, make_config
+from model.data.sampler import Order
+from model.data.shards import ShardIndex
+from model.network.checkpoint import CheckpointWriteError, checkpoint_steps, read_checkpoint
+from model.network.load import load_granular
+from model.network.merge import merge_checkpoint
+from model.training import train as train_module
+from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.train import train
 from pipeline.errors import ConfigMismatchError, GrainmillError, InputError
 
 FLAGS = {
@@ -289,7 +289,7 @@ def flags(data: Path, output: Path, *more: str) -> list[str]:
 
 SIGNALLED = """
 import os, signal, sys
-from model import train
+from model.training import train
 from pipeline import cli
 place, number = sys.argv[1], signal.Signals[sys.argv[2]]
 metrics, validate = train.RunLog.metrics, train.validate

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.base_models import build_base
-from model.checkpoint import checkpoint_steps, read_checkpoint
-from model.granular import GranularSam2, ImageFeatures
-from model.order import Order
-from model.train import describe, train
-from model.train_config import AUGMENTATIONS, RunOptions, TrainConfig, make_config
+from model.data.sampler import Order
+from model.network.checkpoint import checkpoint_steps, read_checkpoint
+from model.network.granular import GranularSam2, ImageFeatures
+from model.network.sam2_base import build_base
+from model.training.config import AUGMENTATIONS, RunOptions, TrainConfig, make_config
+from model.training.train import describe, train
 from pipeline.errors import InputError
 
 FLAGS = {"image-size": 64, "masks-per-image": 4, "global-batch-size": 2, "steps": 6, "clicks": 2}

@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import train as train_module
-from model.checkpoint import Checkpoint, checkpoint_steps, read_checkpoint
-from model.index import ShardIndex
-from model.loading import new_model
-from model.order import Order
-from model.ranks import Ranks
-from model.step import SUMS
-from model.train import learning_rate, train
-from model.train_config import RunOptions, TrainConfig, make_config
+from model.data.sampler import Order
+from model.data.shards import ShardIndex
+from model.network.checkpoint import Checkpoint, checkpoint_steps, read_checkpoint
+from model.network.load import new_model
+from model.training import train as train_module
+from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.distributed import Ranks
+from model.training.step import SUMS
+from model.training.train import learning_rate, train
 from pipeline.errors import GrainmillError
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8

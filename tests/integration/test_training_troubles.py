@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from model import train as train_module
-from model.base_models import build_base
-from model.checkpoint import checkpoint_steps, read_checkpoint
-from model.index import ShardIndex
-from model.loading import load_granular, new_model, sight_of, trained_state
-from model.order import Order, Sampler
-from model.ranks import Ranks
-from model.run_log import RunLog
-from model.train import train
-from model.train_config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.data.sampler import Order, Sampler
+from model.data.shards import ShardIndex
+from model.network.checkpoint import checkpoint_steps, read_checkpoint
+from model.network.load import load_granular, new_model, sight_of, trained_state
+from model.network.sam2_base import build_base
+from model.training import train as train_module
+from model.training.config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.training.distributed import Ranks
+from model.training.run_log import RunLog
+from model.training.train import train
 from pipeline import cli
 from pipeline.errors import GrainmillError, InputError, SchemaError
 
@@ -63,7 +63,7 @@ def undisturbed(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 FILL_AND_FREE = """
 import os, sys
-from model import train as module
+from model.training import train as module
 from pipeline import cli
 folder, real, calls = sys.argv[1], module.accumulate_gradients, 0
 def step(*arguments, **named):

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema
 from pipeline.cli import main
-from pipeline.committed import CommittedRun
-from pipeline.storage import open_storage
-from pipeline.unit_check import Problem
-from pipeline.verify import VerifyTotals, stray_files, verify_run
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.verify import VerifyTotals, stray_files, verify_run
+from pipeline.dataset.verify_unit import Problem
+from pipeline.format import schema
+from pipeline.storage.stores import open_storage
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run_copy(drawn_run: Path, tmp_path: Path) -> Path:
 
 
 def problems(directory: Path, *, deep: bool = False) -> list[Problem]:
-    return list(verify_run(CommittedRun.open(directory), deep=deep))
+    return list(verify_run(open_dataset(directory), deep=deep))
 
 
 def shards(directory: Path) -> list[Path]:
@@ -43,7 +43,7 @@ def change(path: Path, offset: int, to: bytes) -> None:
 @pytest.mark.parametrize("deep", [False, True])
 def test_what_was_written_passes(drawn_run: Path, deep: bool) -> None:
     totals = VerifyTotals()
-    assert list(verify_run(CommittedRun.open(drawn_run), deep=deep, totals=totals)) == []
+    assert list(verify_run(open_dataset(drawn_run), deep=deep, totals=totals)) == []
     assert (totals.units, totals.samples, totals.masks) == (3, 7, 35)
 
 
@@ -55,14 +55,14 @@ def test_a_run_at_work_passes_and_strays_are_no_problem(
     (directory / "shards").mkdir(exist_ok=True)
     (directory / "shards" / "00000002-0123abcd.tar").write_bytes(b"an attempt's")
     assert problems(directory, deep=True) == []
-    assert stray_files(CommittedRun.open(directory)) == ["shards/00000002-0123abcd.tar"]
+    assert stray_files(open_dataset(directory)) == ["shards/00000002-0123abcd.tar"]
     assert main(["verify", str(directory), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["pending"], printed["stray_files"]) == (3 - units, ["shards/00000002-0123abcd.tar"])
 
 
 def test_damaged_data_is_named_by_key_and_range(run_copy: Path) -> None:
-    row = CommittedRun.open(run_copy).samples(next(CommittedRun.open(run_copy).commits())).to_pylist()[1]
+    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[1]
     change(run_copy / row["shard"], row["image_offset"] + 7, b"\xaa")
     found = problems(run_copy)
     assert [(each.kind, each.key, each.start, each.end) for each in found if each.kind == "bytes"] == [
@@ -72,7 +72,7 @@ def test_damaged_data_is_named_by_key_and_range(run_copy: Path) -> None:
 
 
 def test_damaged_headers_padding_and_end_are_named_to_the_byte(run_copy: Path) -> None:
-    row = CommittedRun.open(run_copy).samples(next(CommittedRun.open(run_copy).commits())).to_pylist()[0]
+    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[0]
     path = run_copy / row["shard"]
     offsets = [row["json_offset"] - 512 + 136, row["json_offset"] + row["json_size"] + 1, path.stat().st_size - 3]
     for offset in offsets:
@@ -170,7 +170,7 @@ def test_deep_finds_an_index_that_differs_from_the_shard(
 
 
 def test_a_key_in_two_units_is_named(run_copy: Path) -> None:
-    stolen = CommittedRun.open(run_copy).samples(next(CommittedRun.open(run_copy).commits())).to_pylist()[0]["key"]
+    stolen = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[0]["key"]
     rewrite(run_copy, 1, "samples", lambda rows: rows[0].update(key=stolen))
     named = [each for each in problems(run_copy) if each.key == stolen and "more than once" in each.message]
     assert [each.file for each in named] == ["commits/00000000.json", "commits/00000001.json"]
@@ -189,7 +189,7 @@ def test_wrong_counts_in_a_commit_are_named(run_copy: Path) -> None:
 @pytest.mark.slow
 def test_several_processes_find_the_same(run_copy: Path) -> None:
     change(shards(run_copy)[2], 700, b"\x01\x02\x03")
-    run = CommittedRun.open(run_copy)
+    run = open_dataset(run_copy)
     assert [str(each) for each in verify_run(run, deep=True, workers=2)] == [
         str(each) for each in verify_run(run, deep=True)
     ]
@@ -203,4 +203,4 @@ def test_an_object_store_verifies_as_well(drawn_run: Path) -> None:
         if path.is_file():
             store.pipe_file(f"/verify-test/{path.relative_to(drawn_run).as_posix()}", path.read_bytes())
     open_storage("memory://verify-test")
-    assert list(verify_run(CommittedRun.open("memory://verify-test"), deep=True)) == []
+    assert list(verify_run(open_dataset("memory://verify-test"), deep=True)) == []

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commits import CommitLog
-from pipeline.committed import CommittedRun
-from pipeline.status import watch
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.status import watch
+from pipeline.shards.commits import CommitLog
 
 
 def test_rates_and_the_end(write_drawn_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_watching_a_run_from_another_process(
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with pytest.raises(subprocess.TimeoutExpired):
         watcher.wait(3)
-    assert sum(CommitLog(CommittedRun.open(tmp_path / "out").storage).committed(6)) == 3
+    assert sum(CommitLog(open_dataset(tmp_path / "out").storage).committed(6)) == 3
     gate.touch()
     out, err = watcher.communicate(timeout=120)
     assert watcher.returncode == 0, err

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.bench.conquer import drawn_features
 from pipeline.bench.plain_conquer import plain_label_grids
-from pipeline.stages.patch_conquer import label_grids, merge_patches
+from pipeline.labeling.stages.merge_patches import label_grids, merge_patches
 
 grids_of_integers = st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 4)).flatmap(
     lambda shape: arrays(np.float32, shape, elements=st.integers(-1, 2).map(float))

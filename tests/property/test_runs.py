@@ -12,10 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.index import LoadedSample
-from model.prompts import _choose, _draw, _held, draw_prompts, prompt_draws
-from model.runs import Runs
-from model.views import (
+from model.data.augmentation import (
     COLOUR_DRAWS,
     KEPT_FRACTION,
     VIEW_DRAWS,
@@ -29,8 +26,11 @@ from model.views import (
     view_masks,
     whole_view,
 )
-from pipeline import rle
+from model.data.prompts import _choose, _draw, _held, draw_prompts, prompt_draws
+from model.data.run_lengths import Runs
+from model.data.shards import LoadedSample
 from pipeline.errors import SchemaError
+from pipeline.format import rle
 
 KINDS = (
     Augmentation(),

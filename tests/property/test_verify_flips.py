@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.committed import CommittedRun
-from pipeline.unit_check import Problem
-from pipeline.verify import open_damaged, verify_run
+from pipeline.dataset.run import RunReader
+from pipeline.dataset.verify import open_damaged, verify_run
+from pipeline.dataset.verify_unit import Problem
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def run_copy(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(directory: Path) -> list[Problem]:
     run = open_damaged(str(directory))
-    return list(verify_run(run)) if isinstance(run, CommittedRun) else [run]
+    return list(verify_run(run)) if isinstance(run, RunReader) else [run]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import rle
-from pipeline.annotations import MAX_ANNOTATIONS, parse_sa1b
 from pipeline.errors import SampleFailureError
-from pipeline.passed_over import PassedOver
+from pipeline.format import rle
+from pipeline.sources.annotations import MAX_ANNOTATIONS, parse_sa1b
+from pipeline.sources.passed_over import PassedOver
 
 HEIGHT, WIDTH = 6, 9
 

@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from model.automatic import AutomaticConfig, as_tree, depths, distinct, find_everything, point_grid, stability_score
-from model.granular import GranularSam2
-from model.mask_records import FoundMask
-from model.predictor import GranularPredictor
-from pipeline import rle
+from model.network.granular import GranularSam2
+from model.predict.coco_json import FoundMask
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import (
+    AutomaticConfig,
+    as_tree,
+    depths,
+    distinct,
+    find_everything,
+    point_grid,
+    stability_score,
+)
 from pipeline.errors import InputError
+from pipeline.format import rle
 from tests.numeric import assert_same_sums, rounding
 
 LENIENT = AutomaticConfig(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from model.evaluation import bsds, containment
-from pipeline import rle
+from model.evaluation.benchmarks import bsds, containment
 from pipeline.errors import InputError
+from pipeline.format import rle
 
 NAMES = ("at_least_64", "consensus", "extended", "core", "pairs", "pairs_all")
 COUNTS = {

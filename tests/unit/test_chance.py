@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.chance import uniforms
+from model.data.chance import uniforms
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import CheckpointWriteError, checkpoint_steps, prune, read_checkpoint, step_path, write_checkpoint
+from model.network.checkpoint import (
+    CheckpointWriteError,
+    checkpoint_steps,
+    prune,
+    read_checkpoint,
+    step_path,
+    write_checkpoint,
+)
 
 
 class KilledError(BaseException):

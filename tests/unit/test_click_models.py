@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from model.base_models import build_base
-from model.evaluation.checkpoint_scores import sam2_predictor
-from model.evaluation.click_models import GranularClicks, PlainClicks, Sam2Clicks, as_click_model
-from model.evaluation.clicker import Click, simulate
-from model.evaluation.interactive import ClickedObject, Run, click_columns, runs_of, simulate_objects
-from model.evaluation.model_options import ModelOptions
-from model.loading import new_model
-from model.predictor import GranularPredictor
+from model.evaluation.checkpoint import sam2_predictor
+from model.evaluation.protocols.interactive import ClickedObject, Run, click_columns, runs_of, simulate_objects
+from model.evaluation.protocols.options import ModelOptions
+from model.evaluation.protocols.simulated_user import Click, simulate
+from model.evaluation.subjects.predictors import GranularClicks, PlainClicks, Sam2Clicks, as_click_model
+from model.network.load import new_model
+from model.network.sam2_base import build_base
+from model.predict.image import GranularPredictor
 from pipeline.errors import InputError
 from tests.numeric import assert_same_masks, assert_same_sums
 
@@ -169,7 +169,7 @@ def subjects() -> list[tuple[NDArray[np.bool_], NDArray[np.bool_] | None]]:
 
 
 def alone(truth: NDArray[np.bool_], ignore: NDArray[np.bool_] | None, run: Run, options: ModelOptions) -> Any:
-    """The same run by `clicker.simulate`, one prompt after the other."""
+    """The same run by `simulated_user.simulate`, one prompt after the other."""
     model = Disks()
     previous: list[Any] = [None]
 
@@ -213,7 +213,7 @@ def test_in_lock_step_as_one_by_one() -> None:
 
 
 def test_the_oracle_takes_the_fewest_clicks_then_the_best_first_mask() -> None:
-    from model.evaluation.clicker import Trajectory
+    from model.evaluation.protocols.simulated_user import Trajectory
 
     options = ModelOptions()
     click = Click(x=0, y=0, positive=True)

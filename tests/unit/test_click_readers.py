@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from model.evaluation.benchmarks import BENCHMARKS, berkeley, davis, grabcut, paco, partimagenet, pascal_part, sbd
-from model.evaluation.records import GroundTruth
-from pipeline import rle
+from model.evaluation.benchmarks.records import GroundTruth
 from pipeline.errors import InputError
+from pipeline.format import rle
 
 HEIGHT, WIDTH = 40, 60
 NAMES = ("grabcut", "berkeley", "sbd", "davis", "davis2016", "pascalpart", "partimagenet", "paco")

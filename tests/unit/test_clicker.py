@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from model.evaluation.clicker import Click, jittered_first_clicks, next_click, simulate
+from model.evaluation.protocols.simulated_user import Click, jittered_first_clicks, next_click, simulate
 
 Mask = NDArray[np.bool_]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.configure import MineFlags, licenses_of, mine_config, mine_options
 from pipeline.errors import InputError
-from pipeline.plan import config_differences
-from pipeline.schema import canonical_json
+from pipeline.format.schema import canonical_json
+from pipeline.mining.options import MineFlags, licenses_of, mine_config, mine_options
+from pipeline.shards.plan import config_differences
 
 
 def test_a_licence_reaches_its_source(tmp_path: Path) -> None:

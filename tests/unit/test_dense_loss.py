@@ -11,14 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.dense_loss import DenseHead, dense_loss, padded
-from model.granular import GranularSam2
-from model.loader import Example, Examples
-from model.losses import LossWeights
-from model.order import Order
-from model.prompts import Prompts, no_prompts
-from model.step import SUMS, accumulate_gradients
-from model.train_config import TrainConfig, make_config
+from model.data.prompts import Prompts, no_prompts
+from model.data.sampler import Order
+from model.data.stream import Example, Examples
+from model.network.granular import GranularSam2
+from model.training.config import TrainConfig, make_config
+from model.training.dense_loss import DenseHead, dense_loss, padded
+from model.training.losses import LossWeights
+from model.training.step import SUMS, accumulate_gradients
 
 Array = NDArray[np.float64]
 WEIGHTS = LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0)

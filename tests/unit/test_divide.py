@@ -15,10 +15,17 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.bench.divide import KINDS, dense_cut
 from pipeline.bench.divide import drawn_links as drawn_links_of_bench
-from pipeline.config import DivideConfig
-from pipeline.stages import divide
-from pipeline.stages.divide import as_masks, links_between, mask_cut, normalised_cut, object_of, remainder_regions
-from pipeline.stages.patch_conquer import merge_patches
+from pipeline.labeling.config import DivideConfig
+from pipeline.labeling.stages import maskcut
+from pipeline.labeling.stages.maskcut import (
+    as_masks,
+    links_between,
+    mask_cut,
+    normalised_cut,
+    object_of,
+    remainder_regions,
+)
+from pipeline.labeling.stages.merge_patches import merge_patches
 
 EPS = 1e-5
 CONFIG = DivideConfig(cuts=3)
@@ -151,7 +158,7 @@ def test_grids_become_masks_of_any_size() -> None:
 
 
 def test_the_example_in_the_docstring_holds() -> None:
-    found = doctest.testmod(divide, extraglobs={"DivideConfig": DivideConfig})
+    found = doctest.testmod(maskcut, extraglobs={"DivideConfig": DivideConfig})
     assert (found.attempted, found.failed) == (4, 0)
 
 

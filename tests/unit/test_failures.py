@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from pipeline.failures import COLUMNS, csv_cell, printable, to_csv
+from pipeline.dataset.failures import COLUMNS, csv_cell, printable, to_csv
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"])

@@ -15,8 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.base_models import DEFAULT_IMAGE_SIZE
-from model.feature_cache import (
+from model.network.granular import GranularSam2, ImageFeatures
+from model.network.pixels import normalised_batch
+from model.network.sam2_base import DEFAULT_IMAGE_SIZE
+from model.training.feature_cache import (
     RESERVE_BYTES,
     STALE_S,
     FeatureCache,
@@ -26,8 +28,6 @@ from model.feature_cache import (
     feature_specs,
     pixels_sha256,
 )
-from model.granular import GranularSam2, ImageFeatures
-from model.step import normalised
 from pipeline.errors import InputError
 from tests.numeric import assert_same_sums
 
@@ -58,7 +58,7 @@ class Encoder:
     @torch.no_grad()
     def __call__(self, images: Images) -> ImageFeatures:
         self.images += len(images)
-        return self.model.encode(normalised(images, CPU))
+        return self.model.encode(normalised_batch(images, CPU))
 
 
 def never(images: Images) -> ImageFeatures:
@@ -257,7 +257,7 @@ def test_the_stated_size_is_the_encoders(size: Any, side: int) -> None:
     image = np.zeros((side, side, 3), np.uint8)
     for precision in ("fp32", "bf16"):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            found = levels(model.encode(normalised([image], CPU)))
+            found = levels(model.encode(normalised_batch([image], CPU)))
         width = decoder_width(model)
         assert sum(each.nbytes for each in found) == feature_bytes(width, side, precision)
         specs = feature_specs(width, side, precision).values()

@@ -17,16 +17,11 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from pipeline.environment.timm_weights import file_sha256, locate_checkpoint, split_backbone
+from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
-from pipeline.masks import Atoms
-from pipeline.stages.features import (
-    Backbone,
-    nearest_multiple,
-    pooled_on_leaves,
-    squashed,
-)
-from pipeline.timm_weights import file_sha256, locate_checkpoint, split_backbone
-from pipeline.torch_compat import ensure_torchvision
+from pipeline.labeling.atoms import Atoms
+from pipeline.labeling.stages.backbone_features import Backbone, nearest_multiple, pooled_on_leaves, squashed
 from tests.numeric import assert_same_sums
 
 ensure_torchvision()

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline import rle
-from pipeline.config import GranularityConfig, GranularityName, TreeConfig
-from pipeline.forest import Candidates, build_forest
-from pipeline.masks import Atoms, RunWriter, atoms_from_masks, enlargement
-from pipeline.schema import Annotation, Origin, Sample, validate_sample
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Origin, Sample, validate_sample
+from pipeline.labeling.atoms import Atoms, RunWriter, atoms_from_masks, enlargement
+from pipeline.labeling.config import GranularityConfig, GranularityName, TreeConfig
+from pipeline.labeling.hierarchy import Candidates, build_forest
 
 SIDE = 60
 TREE = TreeConfig(min_area_px=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.committed import CommittedRun
+from pipeline.dataset.open import open_dataset
 from pipeline.release import gallery
 
 
@@ -21,7 +21,7 @@ def value_of(path: Path) -> object:
 
 
 def test_two_galleries_of_one_run_are_equal(drawn_run: Path, tmp_path: Path) -> None:
-    run = CommittedRun.open(drawn_run)
+    run = open_dataset(drawn_run)
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -34,7 +34,7 @@ def test_two_galleries_of_one_run_are_equal(drawn_run: Path, tmp_path: Path) -> 
 
 
 def test_the_index_has_every_photograph_and_failure(drawn_run: Path, tmp_path: Path) -> None:
-    gallery.write_gallery(CommittedRun.open(drawn_run), tmp_path, title="<script>")
+    gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="<script>")
     index = value_of(tmp_path / "gallery" / "index.js")
     assert isinstance(index, dict)
     assert index["title"] == "<script>"
@@ -49,7 +49,7 @@ def test_the_index_has_every_photograph_and_failure(drawn_run: Path, tmp_path: P
 
 
 def test_a_limit_leaves_photographs_out_and_the_totals_stand(drawn_run: Path, tmp_path: Path) -> None:
-    written = gallery.write_gallery(CommittedRun.open(drawn_run), tmp_path, title="t", limit=3)
+    written = gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="t", limit=3)
     assert written == sorted([gallery.PAGE, *gallery.chunk_names(3)])
     index = value_of(tmp_path / "gallery" / "index.js")
     assert isinstance(index, dict)
@@ -62,7 +62,7 @@ def test_names_of_chunks(images: int, chunks: int) -> None:
 
 
 def test_a_run_without_images_has_no_pictures(tmp_path: Path, write_drawn_run) -> None:  # type: ignore[no-untyped-def]
-    run = CommittedRun.open(write_drawn_run(tmp_path / "run", images=False))
+    run = open_dataset(write_drawn_run(tmp_path / "run", images=False))
     (tmp_path / "out").mkdir()
     gallery.write_gallery(run, tmp_path / "out", title="t")
     assert value_of(tmp_path / "out" / "gallery" / "thumbs-0000.js") == [None] * 7

@@ -10,7 +10,7 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import rle, schema
+from pipeline.format import rle, schema
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import base_models
-from model.adapters import granularity_tensor
-from model.base_models import SIZES
-from model.granular import GranularSam2
-from model.loading import new_model
-from model.predictor import GranularPredictor
-from model.sight import Sight
+from model.network import sam2_base
+from model.network.adapters import granularity_tensor
+from model.network.click_features import Sight
+from model.network.granular import GranularSam2
+from model.network.load import new_model
+from model.network.sam2_base import SIZES
+from model.predict.image import GranularPredictor
 from pipeline import cli
 from pipeline.errors import InputError
 from tests.numeric import assert_same_sums
@@ -44,7 +44,7 @@ def built_by_sam2(size: str, side: int, checkpoint: Path | None = None) -> Any:
 
     changes = [f"++model.image_size={side}"]
     if size == "micro":
-        changes = flags(base_models._overrides("micro", side, False), "model")
+        changes = flags(sam2_base._overrides("micro", side, False), "model")
     names = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l", "micro": "t"}
     config = f"configs/sam2.1/sam2.1_hiera_{names[size]}.yaml"
     return build_sam2(config, checkpoint and str(checkpoint), device="cpu", hydra_overrides_extra=changes)
@@ -452,7 +452,7 @@ def test_mini_is_micro_with_a_decoder_twice_as_wide() -> None:
     seeing = Sight(click_features=True, similarity="place")
     model = new_model("mini", "full", 64, init="scratch", seed=0, sight=seeing).eval()
     narrow = micro("full", 64)
-    trunks = [base_models.parameter_count(each.base.image_encoder.trunk) for each in (model, narrow)]
+    trunks = [sam2_base.parameter_count(each.base.image_encoder.trunk) for each in (model, narrow)]
     assert trunks[0] == trunks[1]
     assert model.base.sam_mask_decoder.transformer_dim == 2 * narrow.base.sam_mask_decoder.transformer_dim == 128
     assert sum(each.numel() for each in model.state_dict().values()) * 2 < 8e6
@@ -460,4 +460,4 @@ def test_mini_is_micro_with_a_decoder_twice_as_wide() -> None:
     predictor.set_image(photograph())
     masks, iou, _ = predictor.predict([[60, 40]], [1], granularity=[0.2, 0.9])
     assert (masks.shape, iou.shape) == ((2, 90, 120), (2,))
-    assert [base_models.size_of_state(each.base_state()) for each in (model, narrow)] == ["mini", "micro"]
+    assert [sam2_base.size_of_state(each.base_state()) for each in (model, narrow)] == ["mini", "micro"]

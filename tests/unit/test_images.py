@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.errors import SampleFailureError
-from pipeline.images import decode_rgb, decode_stored, read_header
+from pipeline.sources.images import decode_rgb, decode_stored, read_header
 
 LIMIT = 10**7
 

@@ -5,95 +5,134 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-CONTRACT = {"schema", "rle", "masks", "errors"}
-GROUND_FLOOR = {
-    "config", "console", "images", "parquet", "storage", "tar", "timm_weights", "torch_compat", "versions",
+ORDER = [
+    "pipeline.errors", "pipeline.console", "pipeline.environment", "pipeline.format", "pipeline.storage",
+    "pipeline.sources", "pipeline.labeling", "pipeline.shards", "pipeline.units", "pipeline.dataset",
+    "pipeline.executors", "pipeline.mining", "pipeline.release", "pipeline.bench", "pipeline.commands", "pipeline.cli",
+    "pipeline.__main__",
+    "model.network", "model.data", "model.predict", "model.evaluation", "model.training", "model.bench",
+    "model.commands", "model.merge", "model.onnx_export",
+]  # fmt: skip
+"""A folder or module imports from those before it, at any depth of its code; every one of both packages is here."""
+
+SEEN_BY_MODEL = {
+    "pipeline.errors", "pipeline.console", "pipeline.environment", "pipeline.format", "pipeline.storage",
+    "pipeline.dataset",
 }  # fmt: skip
-"""Leaf modules that both packages may use: they know neither stages nor runs."""
-MINING = {"model/tree_predictor.py": {"mill"}}
-"""The predictor without weights mines the photograph that it is shown; it loads the mill then, and training never."""
+"""What all of `model` may import of `pipeline`; below, who may import more."""
+SEEN_BY = {
+    "pipeline.sources.images": "model.",
+    "pipeline.shards.commits": "model.data.",
+    "pipeline.labeling.atoms": "model.predict.",
+    "pipeline.labeling.miner": "model.predict.tree",
+    "pipeline.labeling.config": "model.",
+    "pipeline.bench.report": "model.",
+}
 
 
-def imported(path: Path, package: str) -> set[str]:
-    """Absolute names of everything a file imports, at any depth, `package` being the one it lies in."""
-    names = set()
+def modules(repository: Path) -> dict[str, Path]:
+    """Name -> file of every module of both packages."""
+    found = {}
+    for package in ("pipeline", "model"):
+        for path in sorted((repository / package).rglob("*.py")):
+            parts = path.relative_to(repository).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, path: Path, known: set[str]) -> set[str]:
+    """Absolute names of the modules that a module imports, also inside functions; packages by what is taken of them."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base]).rstrip(".")
-            names.add(base)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                found.add(full if full in known else base)
+    return found - {name}
 
 
-def files(repository: Path, package: str) -> list[tuple[Path, str]]:
-    root = repository / package
-    return [(path, ".".join(path.relative_to(repository).parent.parts)) for path in sorted(root.rglob("*.py"))]
+@pytest.fixture(scope="module")
+def graph(repository: Path) -> dict[str, set[str]]:
+    known = modules(repository)
+    return {name: imports(name, path, set(known)) for name, path in known.items()}
 
 
-def test_pipeline_never_imports_model(repository: Path) -> None:
-    for path, package in files(repository, "pipeline"):
-        assert not any(name.split(".")[0] == "model" for name in imported(path, package)), path
+def room(name: str) -> str:
+    return ".".join(name.split(".")[:2])
 
 
-def test_model_takes_only_the_contract_from_pipeline(repository: Path) -> None:
-    for path, package in files(repository, "model"):
-        for name in imported(path, package):
-            parts = name.split(".")
-            if parts[0] == "pipeline" and len(parts) > 1:
-                allowed = (
-                    CONTRACT
-                    | GROUND_FLOOR
-                    | {"bench", "__version__"}
-                    | MINING.get(path.relative_to(repository).as_posix(), set())
-                )
-                assert parts[1] in allowed, f"{path} imports {name}"
+def inside(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
+    """Imports between modules of the project, those of a bare package left out: it holds the version and names."""
+    return [(name, other) for name, others in graph.items() for other in others if other in graph and "." in other]
 
 
-def test_stages_do_not_import_each_other_ray_or_storage(repository: Path) -> None:
-    allowed = CONTRACT | {"config", "graph", "timm_weights", "torch_compat"}
-    for path, package in files(repository, "pipeline/stages"):
-        if path.name == "__init__.py":
-            continue
-        for name in imported(path, package):
-            parts = name.split(".")
-            assert parts[0] not in {"ray", "fsspec", "pyarrow"}, f"{path} imports {name}"
-            if parts[0] == "pipeline" and len(parts) > 1:
-                assert parts[1] in allowed, f"{path} imports {name}"
+def test_every_folder_has_its_place_in_the_order(graph: dict[str, set[str]]) -> None:
+    assert {room(name) for name in graph} == {*ORDER, "pipeline", "model"}
 
 
-def test_the_contract_knows_nothing_above_it(repository: Path) -> None:
-    for module in CONTRACT:
-        path = repository / "pipeline" / f"{module}.py"
-        for name in imported(path, "pipeline"):
-            parts = name.split(".")
-            if parts[0] == "pipeline" and len(parts) > 1:
-                assert parts[1] in CONTRACT, f"{path} imports {name}"
+def test_imports_go_down_the_order(graph: dict[str, set[str]]) -> None:
+    for name, other in inside(graph):
+        if "." in name:
+            assert ORDER.index(room(other)) <= ORDER.index(room(name)), f"{name} imports {other}"
 
 
-def test_nothing_imports_tests_benchmarks_or_infra(repository: Path) -> None:
-    for package_root in ("pipeline", "model"):
-        for path, package in files(repository, package_root):
-            roots = {name.split(".")[0] for name in imported(path, package)}
-            assert not roots & {"tests", "benchmarks", "infra"}, path
+def test_no_circle_of_imports(graph: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter({name: others & graph.keys() for name, others in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_pipeline_never_imports_model(graph: dict[str, set[str]]) -> None:
+    for name, others in graph.items():
+        if name.split(".")[0] == "pipeline":
+            assert not any(other.split(".")[0] == "model" for other in others), name
+
+
+def test_model_sees_the_lower_floors_of_pipeline_only(graph: dict[str, set[str]]) -> None:
+    for name, other in inside(graph):
+        if name.split(".")[0] == "model" and other.split(".")[0] == "pipeline" and room(other) not in SEEN_BY_MODEL:
+            who = SEEN_BY.get(other)
+            assert who is not None, f"{name} imports {other}"
+            assert name.startswith(who), f"{name} imports {other}"
+
+
+def test_stages_do_not_import_each_other_ray_or_storage(graph: dict[str, set[str]]) -> None:
+    stages = "pipeline.labeling.stages."
+    for name, others in graph.items():
+        if name.startswith(stages):
+            assert not {other.split(".")[0] for other in others} & {"ray", "fsspec", "pyarrow"}, name
+            allowed = ("pipeline.errors", "pipeline.environment.", "pipeline.format.", "pipeline.labeling.")
+            ours = {other for other in others if other.split(".")[0] == "pipeline"}
+            assert all(other.startswith(allowed) for other in ours), name
+            assert not any(other.startswith(stages) for other in ours), name
+
+
+def test_nothing_imports_tests_benchmarks_or_infra(graph: dict[str, set[str]]) -> None:
+    for name, others in graph.items():
+        assert not {other.split(".")[0] for other in others} & {"tests", "benchmarks", "infra"}, name
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("pipeline.schema", {"torch", "ray", "cv2", "fsspec", "model"}),
+        ("pipeline.format.schema", {"torch", "ray", "cv2", "fsspec", "model"}),
         ("pipeline.commands.mine", {"torch", "ray", "model"}),
-        ("pipeline.executors", {"ray"}),
-        ("model.tree_predictor", {"pipeline.mill", "pipeline.stages", "ray"}),
-        ("model.train", {"pipeline.mill", "model.tree_predictor"}),
+        ("pipeline.executors.driver", {"ray"}),
+        ("model.predict.tree", {"pipeline.labeling.miner", "pipeline.labeling.stages", "ray"}),
+        ("model.training.train", {"pipeline.labeling.miner", "model.predict.tree"}),
     ],
 )
 def test_modules_load_without(module: str, absent: set[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import ray.autoscaler
 import yaml
 
-from pipeline.metrics import METRICS
+from pipeline.executors.metrics import METRICS
 
 
 def scripts(repository: Path) -> list[Path]:

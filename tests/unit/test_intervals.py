@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.evaluation.intervals import bootstrap
+from model.evaluation.bootstrap import bootstrap
 
 
 def test_as_a_plain_loop_over_resampled_images() -> None:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import BASE_COST, DivideConfig, MergeCost, PoolConfig
-from pipeline.graph import LeafGraph, MergeTree
-from pipeline.masks import Atoms, intersection_px, iou
-from pipeline.stages.conquer import PERIMETER_OFFSET, conquer
-from pipeline.stages.leaf_graph import build_leaf_graph
-from pipeline.stages.pool import pool_trees
-from pipeline.stages.wholes import choose_wholes
+from pipeline.labeling.atoms import Atoms, intersection_px, iou
+from pipeline.labeling.config import BASE_COST, DivideConfig, MergeCost, PoolConfig
+from pipeline.labeling.regions import LeafGraph, MergeTree
+from pipeline.labeling.stages.candidates import pool_trees
+from pipeline.labeling.stages.instances import choose_wholes
+from pipeline.labeling.stages.merge_regions import PERIMETER_OFFSET, conquer
+from pipeline.labeling.stages.region_adjacency import build_leaf_graph
 
 
 def graph_of(labels: np.ndarray, *, seed: int, quantised: bool = False, depth: int = 0) -> LeafGraph:

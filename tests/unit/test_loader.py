@@ -16,12 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.index import BadSampleError, LoadedSample, ShardIndex, filter_rows
-from model.loader import Example, Examples, ExampleSettings, make_example, stream
-from model.order import Order, batch_positions
-from model.prompts import draw_prompts, prompt_draws
-from model.runs import Runs
-from model.views import (
+from model.data.augmentation import (
     NO_AUGMENTATION,
     VIEW_DRAWS,
     Augmentation,
@@ -32,9 +27,14 @@ from model.views import (
     view_masks,
     whole_view,
 )
-from pipeline import rle
+from model.data.prompts import draw_prompts, prompt_draws
+from model.data.run_lengths import Runs
+from model.data.sampler import Order, batch_positions
+from model.data.shards import BadSampleError, LoadedSample, ShardIndex, filter_rows
+from model.data.stream import Example, Examples, ExampleSettings, make_example, stream
 from pipeline.errors import InputError, SchemaError
-from pipeline.schema import ORIGINS
+from pipeline.format import rle
+from pipeline.format.schema import ORIGINS
 
 SETTINGS = ExampleSettings(
     image_size=32,
@@ -386,7 +386,7 @@ def test_clicks_lie_on_their_masks_and_one_click_has_several(drawn_run: Path) ->
 
 def test_balance_draws_small_granularities_more_often() -> None:
     """Nine of ten masks under the click have one granularity; balance makes the tenth as frequent as the nine."""
-    from model.prompts import _choose
+    from model.data.prompts import _choose
 
     granularity = np.array([0.95] * 9 + [0.15], dtype=np.float32)
     draws = np.random.default_rng(1).random((4000, 3))
@@ -414,7 +414,7 @@ def test_parts_of_instances_with_few_parts_are_left_out_if_asked(drawn_run: Path
 
 
 def test_raw_bytes_are_what_the_shard_holds(drawn_run: Path) -> None:
-    from pipeline.schema import sha256_of
+    from pipeline.format.schema import sha256_of
 
     index = ShardIndex.open(drawn_run)
     for number in range(len(index)):

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.committed import CommittedRun
-from pipeline.logs import LoggedSamples, UnitLog
-from pipeline.schema import FailureRow
-from pipeline.sources import UnitSpec
-from pipeline.unit_miner import BatchResult
-from pipeline.worker import InlineSamples
+from pipeline.dataset.open import open_dataset
+from pipeline.executors.logs import LoggedSamples, UnitLog
+from pipeline.format.schema import FailureRow
+from pipeline.sources.listing import UnitSpec
+from pipeline.units.attempt import InlineSamples
+from pipeline.units.batches import BatchResult
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -24,7 +24,7 @@ def test_every_line_names_unit_and_node(drawn_run: Path) -> None:
     log = UnitLog(node="node-7", stream=stream)
     unit = UnitSpec(unit=1, source=0, entries=())
     log.started(unit)
-    log.committed(next(CommittedRun.open(drawn_run).commits()))
+    log.committed(next(open_dataset(drawn_run).commits()))
     log.failed(unit, RuntimeError("broken\nin two"))
     found = lines(stream)
     assert [line["event"] for line in found] == ["unit_started", "unit_committed", "unit_failed"]

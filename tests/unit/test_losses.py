@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.losses import LossSums, LossWeights, mask_losses
+from model.training.losses import LossSums, LossWeights, mask_losses
 from pipeline.errors import InputError
 
 NAMES = tuple(field.name for field in fields(LossWeights))

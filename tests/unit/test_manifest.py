@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
-from pipeline.committed import CommittedRun
-from pipeline.manifest import MANIFEST, MAX_WAITING, MergedTable, write_manifest
-from pipeline.plan import open_plan
-from pipeline.storage import open_storage
+from pipeline.dataset.open import open_dataset
+from pipeline.format import schema
+from pipeline.mining.manifest import MANIFEST, MAX_WAITING, MergedTable, write_manifest
+from pipeline.shards.plan import open_plan
+from pipeline.storage.stores import open_storage
 
 
 def test_the_streamed_digest_is_the_plain_one() -> None:
@@ -28,7 +28,7 @@ def test_the_file_is_the_canonical_json_of_what_it_says(drawn_run: Path) -> None
     data = (drawn_run / MANIFEST).read_bytes()
     manifest = schema.load_json(data, where=MANIFEST)
     assert data == schema.canonical_json(schema.sealed(manifest))
-    run = CommittedRun.open(drawn_run)
+    run = open_dataset(drawn_run)
     commits = list(run.commits())
     assert [each["unit"] for each in manifest["shards"]] == [commit.unit for commit in commits]
     shards = [[each["unit"], each["sha256"], each["samples"], each["masks"]] for each in manifest["shards"]]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.mask_columns import mask_columns_from_json
-from pipeline import rle, schema
+from model.data.mask_columns import mask_columns_from_json
 from pipeline.errors import SchemaError
-from pipeline.schema import Annotation, Sample
+from pipeline.format import rle, schema
+from pipeline.format.schema import Annotation, Sample
 
 
 def sample(masks: int = 40) -> Sample:
@@ -97,6 +97,6 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
 
 def test_json_that_is_too_long_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = schema.sample_to_json(dataclasses.replace(sample(1), license="x" * 1000))
-    monkeypatch.setattr("model.mask_columns.MAX_JSON_BYTES", 900)
+    monkeypatch.setattr("model.data.mask_columns.MAX_JSON_BYTES", 900)
     with pytest.raises(SchemaError, match="larger than the limit of 900"):
         mask_columns_from_json(data, where="test")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import masks, rle
+from pipeline.format import rle
+from pipeline.labeling import atoms as masks
 
 
 @given(st.integers(0, 7).flatmap(lambda n: arrays(np.bool_, (n, 9, 11))))

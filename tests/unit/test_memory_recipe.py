@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.memory_recipe import peak_mib
-from model.granular import GranularSam2
+from model.network.granular import GranularSam2
 
 
 def peak(**changes: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.evaluation import metrics
+from model.evaluation.protocols import metrics
 
 
 def square(y: int, x: int, side: int, size: int = 64) -> NDArray[np.bool_]:

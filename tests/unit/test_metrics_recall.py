@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model.evaluation.metrics import (
+from model.evaluation.protocols.metrics import (
     AREA_RANGES_PX,
     MAX_DETECTIONS,
     match_detections,

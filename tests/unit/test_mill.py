@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from pipeline import rle
-from pipeline.config import FeaturesConfig, MineConfig
 from pipeline.errors import SampleFailureError
-from pipeline.mill import ImageInput, Mill, MinedImage, reduced
-from pipeline.schema import Annotation, Sample, validate_sample
-from pipeline.stages.descriptor import describe
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Sample, validate_sample
+from pipeline.labeling.config import FeaturesConfig, MineConfig
+from pipeline.labeling.miner import ImageInput, Mill, MinedImage, reduced
+from pipeline.labeling.stages.texture_features import describe
 
 
 def read(path: Path) -> NDArray[np.uint8]:

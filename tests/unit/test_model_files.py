@@ -19,14 +19,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from model import base_models
-from model.base_models import build_base, load_base_weights, read_state, state_sha256
-from model.checkpoint import read_checkpoint, step_path, write_checkpoint
 from model.evaluation.benchmarks import find_benchmark
-from model.evaluation.checkpoint_scores import load_model, sam2_predictor
-from model.evaluation.scores import ScoreOptions
-from model.granular import GranularSam2
-from model.loading import (
+from model.evaluation.checkpoint import load_model, sam2_predictor
+from model.evaluation.results import ScoreOptions
+from model.network import sam2_base
+from model.network.checkpoint import read_checkpoint, step_path, write_checkpoint
+from model.network.granular import GranularSam2
+from model.network.load import (
     Weights,
     _find_base,
     checkpoint_record,
@@ -37,10 +36,11 @@ from model.loading import (
     recognised,
     trained_state,
 )
-from model.merge import merge_checkpoint
-from model.predictor import GranularPredictor
-from model.ranks import Ranks
-from model.video import GranularVideoPredictor
+from model.network.merge import merge_checkpoint
+from model.network.sam2_base import build_base, load_base_weights, read_state, state_sha256
+from model.predict.image import GranularPredictor
+from model.predict.video import GranularVideoPredictor
+from model.training.distributed import Ranks
 from pipeline import cli
 from pipeline.errors import InputError, SchemaError
 from tests.numeric import assert_same_sums
@@ -342,7 +342,7 @@ def test_whatever_stops_the_hubs_client_is_one_message(monkeypatch: pytest.Monke
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", fails)
         with pytest.raises(InputError) as caught:
-            base_models._fetch("sam2.1_hiera_small")
+            sam2_base._fetch("sam2.1_hiera_small")
         message = str(caught.value)
         assert f"{reason}); fetch https://huggingface.co/facebook/sam2.1-hiera-small/resolve/main/" in message
         assert "sam2.1_hiera_small.pt by hand" in message
@@ -363,7 +363,7 @@ def test_of_the_hubs_attempts_one_line_is_shown(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", tries)
     monkeypatch.setattr(log, "handlers", [handler])
     with pytest.raises(InputError, match="gave up"):
-        base_models._fetch("sam2.1_hiera_small")
+        sam2_base._fetch("sam2.1_hiera_small")
     assert capsys.readouterr().err == "attempt 0\n"
     assert not handler.filters, "it speaks again afterwards"
 
@@ -378,9 +378,9 @@ def test_a_fetched_file_is_compared_with_its_published_sha256(
     from dataclasses import replace
 
     known = replace(
-        base_models.PUBLISHED["sam2.1_hiera_tiny"], sha256=hashlib.sha256(official_tiny.read_bytes()).hexdigest()
+        sam2_base.PUBLISHED["sam2.1_hiera_tiny"], sha256=hashlib.sha256(official_tiny.read_bytes()).hexdigest()
     )
-    monkeypatch.setitem(base_models.PUBLISHED, "sam2.1_hiera_tiny", known)
+    monkeypatch.setitem(sam2_base.PUBLISHED, "sam2.1_hiera_tiny", known)
     load_base_weights(build_base("tiny", SIDE), "sam2.1_hiera_tiny", size="tiny")
 
 

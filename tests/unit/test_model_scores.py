@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.evaluation import containment, model_scores
-from model.evaluation.model_options import ModelOptions, ModelTask
-from model.evaluation.model_scores import ModelScores, measure_model
-from model.evaluation.records import EvalImage, EvalObject, GroundTruth, Split
-from pipeline import rle
+from model.evaluation.benchmarks import containment
+from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth, Split
+from model.evaluation.protocols import run
+from model.evaluation.protocols.options import ModelOptions, ModelTask
+from model.evaluation.protocols.run import ModelScores, measure_model
 from pipeline.errors import InputError
+from pipeline.format import rle
 
 Mask = NDArray[np.bool_]
 HEIGHT, WIDTH = 64, 96
@@ -368,4 +369,4 @@ def test_the_encoder_runs_once_an_image(split: Split, tmp_path: Path) -> None:
 def test_rows_of_a_foreign_task_are_not_mixed(knowing: ModelScores) -> None:
     tasks = {row["task"] for row in knowing.rows}
     assert tasks == {"interactive", "sweep", "pairs", "whole", "whole_image"}
-    assert model_scores.summarise([], OPTIONS) == {}
+    assert run.summarise([], OPTIONS) == {}

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import drawn_example
-from model.adapters import Adapter
-from model.automatic import AutomaticConfig, find_everything
-from model.granular import GranularSam2
-from model.loading import load_granular
-from model.order import Order
-from model.predictor import GranularPredictor
-from model.prompts import correction_clicks
-from model.step import SUMS, accumulate_gradients
-from model.train import train
-from model.train_config import RunOptions, TrainConfig, make_config
-from model.video import Frames, GranularVideoPredictor
+from model.data.prompts import correction_clicks
+from model.data.sampler import Order
+from model.network.adapters import Adapter
+from model.network.granular import GranularSam2
+from model.network.load import load_granular
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import AutomaticConfig, find_everything
+from model.predict.video import Frames, GranularVideoPredictor
+from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.step import SUMS, accumulate_gradients
+from model.training.train import train
 
 DEVICE = os.environ.get("GRAINMILL_TEST_DEVICE", "cuda")
 pytestmark = [

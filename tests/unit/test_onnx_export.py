@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from model import onnx_export
-from model.checkpoint import write_checkpoint
-from model.granular import GranularSam2
-from model.loading import checkpoint_record, load_granular, new_model, trained_state
-from model.merge import merge_checkpoint
-from model.onnx_export import (
+from model.network.checkpoint import write_checkpoint
+from model.network.granular import GranularSam2
+from model.network.load import checkpoint_record, load_granular, new_model, trained_state
+from model.network.merge import merge_checkpoint
+from model.network.pixels import resized_as_image
+from model.predict import onnx_export
+from model.predict.image import GranularPredictor
+from model.predict.onnx_export import (
     FEATURE_NAMES,
     PROMPT_NAMES,
     _Decoder,
@@ -26,7 +28,6 @@ from model.onnx_export import (
     random_prompts,
     session_of,
 )
-from model.predictor import GranularPredictor, squared
 from pipeline.errors import GrainmillError
 from tests.numeric import assert_same_sums
 
@@ -70,7 +71,7 @@ def test_files_give_the_predictors_answer(exported: tuple[GranularSam2, Path, di
     image = np.random.default_rng(1).integers(0, 256, (40, 80, 3), dtype=np.uint8)
     predictor.set_image(image)
     features = session_of(folder / "encoder.onnx").run(
-        None, {"image": squared(image, about["image_size"], torch.device("cpu")).numpy()}
+        None, {"image": resized_as_image(image, about["image_size"], torch.device("cpu")).numpy()}
     )
     decoder = session_of(folder / "decoder.onnx")
     scale = np.array([64 / 80, 64 / 40], dtype=np.float32)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.order import KeyedPermutation, LoaderState, Order, Sampler, batch_positions, mixing
+from model.data.sampler import KeyedPermutation, LoaderState, Order, Sampler, batch_positions, mixing
 from pipeline.errors import InputError, SchemaError
 
 

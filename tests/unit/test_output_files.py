@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.output_files import OutputFiles
-from model.pictures import write_png
+from model.predict.draw import write_png
+from model.predict.output_files import OutputFiles
 from pipeline.errors import InputError
-from pipeline.storage import StorageError
+from pipeline.storage.stores import StorageError
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_an_onnx_export_is_written_whole_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_after: Callable[[int], None]
 ) -> None:
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    from model import onnx_export
-    from model.granular import GranularSam2
+    from model.network.granular import GranularSam2
+    from model.predict import onnx_export
 
     model = GranularSam2("micro", "full", 64).eval()
     (tmp_path / "out").write_bytes(b"in the way")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import MineConfig
-from pipeline.mill import BatchFeatures, ImageInput, Mill
-from pipeline.sources import parse_inputs, plan_units
-from pipeline.unit_miner import BatchResult, MinedSample, MiningSpec, UnitMiner
+from pipeline.labeling.config import MineConfig
+from pipeline.labeling.miner import BatchFeatures, ImageInput, Mill
+from pipeline.sources.listing import parse_inputs, plan_units
+from pipeline.units.batches import BatchResult, MinedSample, MiningSpec, UnitMiner
 
 
 def mined(folder: Path, *, cpus: int, batch_size: int) -> list[BatchResult]:

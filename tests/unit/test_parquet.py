@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.parquet import parquet_table
-from pipeline.schema import FAILURES_SCHEMA
-from pipeline.source_parquet import ParquetRows
-from pipeline.writer import parquet_bytes
+from pipeline.format.schema import FAILURES_SCHEMA
+from pipeline.shards.writer import parquet_bytes
+from pipeline.sources.parquet_rows import ParquetRows
+from pipeline.storage.parquet import parquet_table
 
 ROWS = [{name: f"{name} {number}" for name in FAILURES_SCHEMA.names} for number in range(3)]
 
@@ -67,7 +67,7 @@ class TracedStream(io.BytesIO):
 
 def test_only_the_calling_thread_reads_and_frees(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a thread of Arrow's still holds when the interpreter ends would abort the process."""
-    monkeypatch.setattr("pipeline.parquet.io", SimpleNamespace(BytesIO=TracedStream))
+    monkeypatch.setattr("pipeline.storage.parquet.io", SimpleNamespace(BytesIO=TracedStream))
     here = threading.current_thread().name
     data = parquet_bytes(failures_table())
     for _ in range(50):
@@ -108,7 +108,7 @@ def test_no_start_of_many_aborts(tmp_path: Path) -> None:
     path = tmp_path / "failures.parquet"
     path.write_bytes(parquet_bytes(failures_table()))
     script = (
-        "import sys, pathlib; from pipeline.parquet import parquet_table; import pyarrow.dataset\n"
+        "import sys, pathlib; from pipeline.storage.parquet import parquet_table; import pyarrow.dataset\n"
         "print(parquet_table(pathlib.Path(sys.argv[1]).read_bytes()).num_rows)"
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.stages.patch_conquer import clusters_of, label_grids, merge_patches, merges_at
+from pipeline.labeling.stages.merge_patches import clusters_of, label_grids, merge_patches, merges_at
 
 THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5)
 

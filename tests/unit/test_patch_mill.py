@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.gpu import drawn_backbone
-from pipeline import mill as mill_module
-from pipeline import rle
-from pipeline.config import GranularityConfig, MineConfig
 from pipeline.errors import SampleFailureError
-from pipeline.mill import ImageInput, Mill, MinedImage, with_given
-from pipeline.proposals import Proposals
-from pipeline.recipes import recipe
-from pipeline.schema import Annotation, Sample, validate_sample
-from pipeline.stages.granularity import granularity_of
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Sample, validate_sample
+from pipeline.labeling import miner as mill_module
+from pipeline.labeling.config import GranularityConfig, MineConfig
+from pipeline.labeling.miner import ImageInput, Mill, MinedImage, with_given
+from pipeline.labeling.recipes import recipe
+from pipeline.labeling.stages.granularity import granularity_of
+from pipeline.sources.proposals import Proposals
 
 
 def unsamv2() -> MineConfig:
@@ -228,9 +228,9 @@ def test_given_masks_on_leaves_are_exact_on_a_reduced_image() -> None:
 
 
 def test_given_masks_can_be_bounded_in_size() -> None:
-    from pipeline.forest import Candidates
-    from pipeline.masks import Atoms
-    from pipeline.mill import _Given
+    from pipeline.labeling.atoms import Atoms
+    from pipeline.labeling.hierarchy import Candidates
+    from pipeline.labeling.miner import _Given
 
     candidates = Candidates(
         atoms=Atoms.of(np.zeros((16, 20), dtype=np.int32)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.errors import InputError
-from pipeline.planning import Cluster, Profile, estimate
+from pipeline.executors.estimate import Cluster, Profile, estimate
 
 PROFILE = Profile(
     seconds_per_image={"decode": 0.02, "features": 0.10, "conquer": 0.06},

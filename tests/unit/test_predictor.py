@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.evaluation.checkpoint_scores import sam2_predictor
-from model.loading import new_model
-from model.predictor import GranularPredictor
+from model.evaluation.checkpoint import sam2_predictor
+from model.network.load import new_model
+from model.predict.image import GranularPredictor
+from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
-from pipeline.torch_compat import ensure_torchvision
 from tests.numeric import assert_same_sums
 
 SIDE = 128

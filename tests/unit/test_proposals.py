@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline import rle
 from pipeline.errors import InputError, SampleFailureError
-from pipeline.passed_over import PassedOver
-from pipeline.proposals import Proposals
-from pipeline.schema import sha256_of
+from pipeline.format import rle
+from pipeline.format.schema import sha256_of
+from pipeline.sources.passed_over import PassedOver
+from pipeline.sources.proposals import Proposals
 
 HEIGHT, WIDTH = 20, 30
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import actors
-from pipeline.actors import require_listening
 from pipeline.cli import main
+from pipeline.executors import ray_pool
+from pipeline.executors.ray_pool import require_listening
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors, "CONNECT_S", 0.3)
+    monkeypatch.setattr(ray_pool, "CONNECT_S", 0.3)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -42,12 +42,12 @@ def test_a_place_where_nobody_listens_is_refused(dead: int, monkeypatch: pytest.
 
 
 def test_a_head_that_listens_or_is_about_to_is_met(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors, "CONNECT_S", 30.0)
+    monkeypatch.setattr(ray_pool, "CONNECT_S", 30.0)
     with contextlib.ExitStack() as stack:
         listening = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
         ports = [each.getsockname()[1] for each in listening]
         require_listening(f"127.0.0.1:{ports[0]}")
-        monkeypatch.setattr(actors, "CLIENT_PORT", ports[1])
+        monkeypatch.setattr(ray_pool, "CLIENT_PORT", ports[1])
         require_listening("ray://127.0.0.1")
         late = stack.enter_context(socket.socket())
         late.bind(("127.0.0.1", 0))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from pipeline.config import RefineConfig
-from pipeline.masks import BoxMask
-from pipeline.stages import refine
-from pipeline.stages.refine import EdgeGuide
+from pipeline.labeling.atoms import BoxMask
+from pipeline.labeling.config import RefineConfig
+from pipeline.labeling.stages import refine
+from pipeline.labeling.stages.refine import EdgeGuide
 
 CONFIG = RefineConfig()
 

@@ -13,18 +13,18 @@ import yaml
 from PIL import Image, ImageEnhance
 
 from pipeline.errors import InputError
-from pipeline.licenses import check_license, check_link
+from pipeline.format.licenses import check_license, check_link
+from pipeline.format.schema import sha256_of
+from pipeline.release.charts import bar_chart, masks_per_image_histogram
 from pipeline.release.checks import OBLIGATIONS, license_gap
 from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
-from pipeline.release.figures import bar_chart, masks_per_image_histogram
 from pipeline.release.options import check_name, remove_kinds
 from pipeline.release.records import ReleaseOptions
-from pipeline.release.removal import Exclusions, read_exclusions
 from pipeline.release.selection import Selection
 from pipeline.release.splits import own_split, parse_splits, split_beside
+from pipeline.release.takedown import Exclusions, read_exclusions
 from pipeline.release.yaml_text import to_yaml
-from pipeline.schema import sha256_of
-from pipeline.versions import version_order
+from pipeline.storage.versions import version_order
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Versions
@@ -327,8 +327,8 @@ def test_removal_needs_what_it_removes_by() -> None:
 def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: str | None, tmp_path: Path) -> None:
     import json
 
-    from pipeline.configure import MineFlags, mine_config
-    from pipeline.release.admission import proposals_license
+    from pipeline.mining.options import MineFlags, mine_config
+    from pipeline.release.eligibility import proposals_license
 
     path = tmp_path / "proposals.json"
     path.write_text(json.dumps({"images": [], "annotations": [], **told}), encoding="utf-8")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline import rle
 from pipeline.errors import SchemaError
-from pipeline.masks import suppress_duplicates
+from pipeline.format import rle
+from pipeline.labeling.atoms import suppress_duplicates
 
 
 def drawn() -> np.ndarray:

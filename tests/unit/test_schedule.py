@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.order import Order
-from model.train import learning_rate
-from model.train_config import TrainConfig, make_config
+from model.data.sampler import Order
+from model.training.config import TrainConfig, make_config
+from model.training.train import learning_rate
 
 
 def config(**changes: Any) -> TrainConfig:

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.commits import Commit
 from pipeline.errors import GrainmillError
-from pipeline.executors import STARTING, Event, PoolOptions, run_pool
-from pipeline.planning import Cluster, Profile, estimate
-from pipeline.scheduler import Assignment, Scheduler, UnitLostTooOftenError
-from pipeline.simulation import Conditions, SimulatedPool, SimulationResult, simulate_run
-from pipeline.sources import Entry, UnitSpec
-from pipeline.worker import UnitProgress
+from pipeline.executors.driver import run_pool
+from pipeline.executors.estimate import Cluster, Profile, estimate
+from pipeline.executors.pool import STARTING, Event, PoolOptions
+from pipeline.executors.scheduler import Assignment, Scheduler, UnitLostTooOftenError
+from pipeline.executors.simulation import Conditions, SimulatedPool, SimulationResult, simulate_run
+from pipeline.shards.commits import Commit
+from pipeline.sources.listing import Entry, UnitSpec
+from pipeline.units.attempt import UnitProgress
 
 
 def units(count: int, samples: int = 1) -> list[UnitSpec]:

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from pipeline import rle, schema
 from pipeline.errors import FAILURE_REASONS, SchemaError
-from pipeline.schema import Annotation, Sample
+from pipeline.format import rle, schema
+from pipeline.format.schema import Annotation, Sample
 
 
 def annotation(mask: np.ndarray, **changes: object) -> Annotation:

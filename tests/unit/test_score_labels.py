@@ -20,14 +20,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
-from model.evaluation import parts, peers, plots
-from model.evaluation.labels import interval, paired
-from model.evaluation.mined import load_masks, match_mined
+from model.evaluation import plots, resume
+from model.evaluation.benchmarks.mined import load_masks, match_mined
+from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth, iou_with
+from model.evaluation.protocols.label_masks import interval, paired
 from model.evaluation.published import published_for
-from model.evaluation.records import EvalImage, EvalObject, GroundTruth, iou_with
-from model.evaluation.scores import ScoreOptions
-from pipeline import cli, rle
+from model.evaluation.results import ScoreOptions
+from model.evaluation.subjects import baselines
+from pipeline import cli
 from pipeline.errors import InputError
+from pipeline.format import rle
 
 
 def rectangle(height: int, width: int, x: int, y: int, w: int, h: int) -> NDArray[np.bool_]:
@@ -183,10 +185,10 @@ def test_an_interruption_loses_nothing_that_was_done(tmp_path: Path) -> None:
         return {"value": float(item.name), "undefined": float("nan")}
 
     with pytest.raises(KeyboardInterrupt):
-        parts.each_item(items, work, folder=tmp_path, workers=1, title="test")
+        resume.each_item(items, work, folder=tmp_path, workers=1, title="test")
     assert done == ["0", "1", "2"]
     done.clear()
-    answers = parts.each_item(items, work, folder=tmp_path, workers=1, title="test")
+    answers = resume.each_item(items, work, folder=tmp_path, workers=1, title="test")
     assert done == ["3", "4"]
     assert answers == [{"value": float(number), "undefined": None} for number in range(5)]
 
@@ -343,7 +345,7 @@ def test_people_are_scored_against_the_others() -> None:
             for number, (person, mask) in enumerate(drawn)
         ),
     )
-    found = peers.people(truth)
+    found = baselines.people(truth)
     assert found.made_by is not None
     iou = iou_with(found.rles, truth.objects)
     iou[np.array(found.made_by)[:, None] == np.array([person for person, _ in drawn])[None, :]] = 0
@@ -379,18 +381,18 @@ def test_ucm_is_read_at_odd_rows_and_columns(tmp_path: Path) -> None:
     ucm[2 * 8, : 2 * 10] = 0.07  # within the left part, between rows 7 and 8
     ucm[:, 2 * 10] = 0.25  # between columns 9 and 10
     savemat(tmp_path / "7.mat", {"ucm2": ucm})
-    masks = [rle.decode(each) for each in peers.ucm_masks(tmp_path / "7.mat")]
+    masks = [rle.decode(each) for each in baselines.ucm_masks(tmp_path / "7.mat")]
     assert [int(mask.sum()) for mask in masks] == [600, 400, 200, 120, 80]
     assert np.array_equal(masks[3], rectangle(height, width, 0, 8, 10, 12))
-    tree = [rle.decode(each) for each in peers.ucm_tree_masks(tmp_path / "7.mat")]
+    tree = [rle.decode(each) for each in baselines.ucm_tree_masks(tmp_path / "7.mat")]
     assert [int(mask.sum()) for mask in tree] == [400, 200, 120, 80]  # what is absorbed at 0.25, then at 0.07
     assert np.array_equal(tree[1], rectangle(height, width, 0, 0, 10, 20))
     savemat(tmp_path / "8.mat", {"ucm2": ucm[:-1]})
     with pytest.raises(InputError, match="twice"):
-        peers.ucm_masks(tmp_path / "8.mat")
+        baselines.ucm_masks(tmp_path / "8.mat")
     savemat(tmp_path / "9.mat", {"ucm": ucm})
     with pytest.raises(InputError, match="ucm2"):
-        peers.ucm_masks(tmp_path / "9.mat")
+        baselines.ucm_masks(tmp_path / "9.mat")
 
 
 def test_equal_levels_of_a_ucm_are_one_merge(tmp_path: Path) -> None:
@@ -398,14 +400,14 @@ def test_equal_levels_of_a_ucm_are_one_merge(tmp_path: Path) -> None:
     ucm = np.zeros((2 * 10 + 1, 2 * 30 + 1))
     ucm[:, 20] = ucm[:, 40] = 0.5
     savemat(tmp_path / "1.mat", {"ucm2": ucm})
-    assert [rle.area_px(rle.runs_of(each)) for each in peers.ucm_tree_masks(tmp_path / "1.mat")] == [100, 100, 100]
+    assert [rle.area_px(rle.runs_of(each)) for each in baselines.ucm_tree_masks(tmp_path / "1.mat")] == [100, 100, 100]
 
 
 def test_superpixels_are_cut_by_mean_colour() -> None:
     labels = np.repeat(np.arange(4), 10)[None].repeat(20, axis=0)
     lab = np.zeros((20, 40, 3))
     lab[..., 0] = np.array([10.0, 15.0, 40.0, 41.0])[labels]
-    maps = peers.cut_mean_colour(labels, lab, [0.5, 3, 10, 100])
+    maps = baselines.cut_mean_colour(labels, lab, [0.5, 3, 10, 100])
     assert [np.unique(each).size for each in maps] == [4, 3, 2, 1]
     assert np.array_equal(maps[2] == maps[2][0, 0], labels < 2)
 
@@ -414,7 +416,7 @@ def test_peers_find_what_stands_out() -> None:
     rgb = np.full((120, 160, 3), 200, dtype=np.uint8)
     square = rectangle(120, 160, 40, 30, 60, 50)
     rgb[square] = (20, 90, 160)
-    for found in (peers.slic_masks(rgb), peers.felzenszwalb_masks(rgb)):
+    for found in (baselines.slic_masks(rgb), baselines.felzenszwalb_masks(rgb)):
         masks = [rle.decode(each) for each in found]
         assert all(mask.sum() >= 32 for mask in masks)
         assert max((mask & square).sum() / (mask | square).sum() for mask in masks) > 0.8

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from model.evaluation.benchmarks import find_benchmark
-from model.evaluation.mined import match_mined, sample_path
-from model.evaluation.records import EvalImage, GroundTruth, Split
+from model.evaluation.benchmarks.mined import match_mined, sample_path
+from model.evaluation.benchmarks.records import EvalImage, GroundTruth, Split
 from pipeline import cli
 from pipeline.errors import InputError
 

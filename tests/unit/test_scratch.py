@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import lease
-from pipeline.lease import LEASE, Lease, read_lease
-from pipeline.storage import LocalStorage, StorageError, open_storage
+from pipeline.shards import lease
+from pipeline.shards.lease import LEASE, Lease, read_lease
+from pipeline.storage.stores import LocalStorage, StorageError, open_storage
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from model.commands.segment import command
-from pipeline import cli, rle
+from pipeline import cli
+from pipeline.format import rle
 
 CAPTION, PICTURE = slice(None, 22), slice(22, None)
 """Rows of a contact sheet."""
@@ -22,8 +23,8 @@ CAPTION, PICTURE = slice(None, 22), slice(22, None)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A micro model with random weights, as `train` writes it."""
-    from model.checkpoint import write_checkpoint
-    from model.loading import checkpoint_record, new_model, trained_state
+    from model.network.checkpoint import write_checkpoint
+    from model.network.load import checkpoint_record, new_model, trained_state
 
     path = tmp_path_factory.mktemp("model") / "micro.safetensors"
     model = new_model("micro", "full", 128, init="scratch", seed=3)
@@ -82,8 +83,8 @@ def test_the_demos_pictures_show_one_click_at_five_granularities(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The demo's own commands; the model answers with a square whose side is a fifth of the height times g."""
-    from model.predictor import GranularPredictor
-    from pipeline.demo import CLICKS, lay_out_photographs, steps
+    from model.predict.image import GranularPredictor
+    from pipeline.commands.demo import CLICKS, lay_out_photographs, steps
 
     asked: list[list[float]] = []
 

@@ -18,14 +18,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.automatic import AutomaticConfig, find_everything
-from model.checkpoint import write_checkpoint
-from model.granular import GranularSam2
-from model.loading import checkpoint_record, trained_state
-from model.pictures import MASK_RGB
-from model.predictor import GranularPredictor
-from model.video import Frames, GranularVideoPredictor
-from pipeline import cli, rle
+from model.network.checkpoint import write_checkpoint
+from model.network.granular import GranularSam2
+from model.network.load import checkpoint_record, trained_state
+from model.predict.draw import MASK_RGB
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import AutomaticConfig, find_everything
+from model.predict.video import Frames, GranularVideoPredictor
+from pipeline import cli
+from pipeline.format import rle
 
 WIDTH, HEIGHT = 320, 240
 """A cell of a sheet is 320 wide: pixels stay what they are."""

@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from model.base_models import build_base
-from model.checkpoint import write_checkpoint
-from model.granular import GranularSam2
-from model.loading import checkpoint_record, trained_state
-from model.pictures import contact_sheet
-from model.segment import everything_picture
-from pipeline import cli, rle
+from model.network.checkpoint import write_checkpoint
+from model.network.granular import GranularSam2
+from model.network.load import checkpoint_record, trained_state
+from model.network.sam2_base import build_base
+from model.predict.draw import contact_sheet
+from model.predict.segment_image import everything_picture
+from pipeline import cli
+from pipeline.format import rle
 
 Pixels = Any
 

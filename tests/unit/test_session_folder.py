@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.session_folder import LOCK, SessionFolder
+from pipeline.storage.session_folder import LOCK, SessionFolder
 
 HOLD = """
 import sys, time
-from pipeline.session_folder import SessionFolder
+from pipeline.storage.session_folder import SessionFolder
 folder = SessionFolder("gm-test-")
 (folder.path / "socket").write_text("x")
 print(folder.path, flush=True)

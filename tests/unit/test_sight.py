@@ -12,14 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.checkpoint import read_checkpoint, write_checkpoint
-from model.granular import GranularSam2, ImageFeatures
-from model.loading import checkpoint_record, load_granular, new_model, trained_state
-from model.merge import merge_checkpoint
-from model.onnx_export import export_onnx
-from model.scratch import look_at_clicks
-from model.sight import ClickFeatures, Clicks, Sight, SimilarityTerm, at_clicks
-from model.video import Frames, GranularVideoPredictor
+from model.network.checkpoint import read_checkpoint, write_checkpoint
+from model.network.click_features import ClickFeatures, Clicks, Sight, SimilarityTerm, at_clicks
+from model.network.granular import GranularSam2, ImageFeatures
+from model.network.init import look_at_clicks
+from model.network.load import checkpoint_record, load_granular, new_model, trained_state
+from model.network.merge import merge_checkpoint
+from model.predict.onnx_export import export_onnx
+from model.predict.video import Frames, GranularVideoPredictor
 from pipeline.errors import InputError, SchemaError
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.source_tars import TarEnd, TarMember, name_problem, printable, scan_tar
+from pipeline.sources.tars import TarEnd, TarMember, name_problem, printable, scan_tar
 
 CONTENT = {"a.jpg": b"x" * 700, "a.json": b"{}", "sa_0001/b.jpg": b"y" * 512}
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError, SampleFailureError
-from pipeline.schema import make_key, sha256_of
-from pipeline.sources import (
+from pipeline.format.schema import make_key, sha256_of
+from pipeline.sources.listing import (
     Entry,
     InputSample,
     SourceSpec,

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import schema
-from pipeline.stats import AREA_EDGES, RunStatistics, area_bins, granularity_bins, merged
+from pipeline.dataset.stats import AREA_EDGES, RunStatistics, area_bins, granularity_bins, merged
+from pipeline.format import schema
 
 
 def samples_table(masks: list[int]) -> pa.Table:

@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import step
-from model.dense_loss import DenseHead
-from model.granular import Decoded, GranularSam2
-from model.loader import Example, Examples, _example
-from model.losses import LossSums, mask_losses
-from model.order import Order
-from model.prompts import correction_clicks, no_prompts
-from model.scratch import start_from_clicks
-from model.step import SUMS, _unpacked, accumulate_gradients, normalised
-from model.train_config import TrainConfig, make_config
+from model.data.prompts import correction_clicks, no_prompts
+from model.data.sampler import Order
+from model.data.stream import Example, Examples, _example
+from model.network.granular import Decoded, GranularSam2
+from model.network.init import start_from_clicks
+from model.network.pixels import normalised_batch
+from model.training import step
+from model.training.config import TrainConfig, make_config
+from model.training.dense_loss import DenseHead
+from model.training.losses import LossSums, mask_losses
+from model.training.step import SUMS, _unpacked, accumulate_gradients
 
 BELOW_ONE = 1.0 - 2.0**-24
 
@@ -215,7 +216,7 @@ def test_the_gradient_is_the_sum_of_all_passes_over_the_prompts_of_the_step(
     shares: list[float] = []
     for each in asked:
         model.zero_grad()
-        features = model.encode(normalised([each.image for each in examples], torch.device("cpu")))
+        features = model.encode(normalised_batch([each.image for each in examples], torch.device("cpu")))
         answer = model.decode(
             features.select(image_of), each.points, each.labels, each.granularity, mask_input_N1HW=each.mask_input
         )

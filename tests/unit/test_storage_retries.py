@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.storage import FsspecStorage, StorageError, offers_conditional_puts, open_storage, retrying
+from pipeline.storage import stores
+from pipeline.storage.stores import FsspecStorage, StorageError, offers_conditional_puts, open_storage, retrying
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that would have been slept."""
     slept: list[float] = []
-    monkeypatch.setattr("pipeline.storage.time.sleep", slept.append)
+    monkeypatch.setattr("pipeline.storage.stores.time.sleep", slept.append)
     return slept
 
 
@@ -63,7 +63,7 @@ def test_no_answer_at_all_says_what_to_do(waits: list[float]) -> None:
         StorageError, match=r"8 attempts failed, the last with OSError: 500; run the same command again"
     ):
         retrying("write s3://b/x", failing(100, OSError("500")))
-    assert len(waits) == storage.ATTEMPTS - 1
+    assert len(waits) == stores.ATTEMPTS - 1
     assert sum(waits) < 60
 
 

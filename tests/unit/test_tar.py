@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SchemaError
-from pipeline.tar import TarWriter
+from pipeline.shards.tar import TarWriter
 
 MEMBERS = {"a-1.jpg": b"x" * 700, "a-1.json": b"{}", "b-2.png": b"", "b-2.json": b"y" * 512}
 

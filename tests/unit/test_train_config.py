@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from model.adapters import Adapter
-from model.order import Order
-from model.sight import Sight
-from model.train_config import TrainConfig, loader_processes, make_config, resumed_config
+from model.data.sampler import Order
+from model.network.adapters import Adapter
+from model.network.click_features import Sight
+from model.training.config import TrainConfig, loader_processes, make_config, resumed_config
 from pipeline import cli
 from pipeline.errors import ConfigMismatchError, InputError
 

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.tree_predictor import GRID, SCORE_FEATURES, SCORE_WEIGHTS, TreePredictor, predicted_iou
-from pipeline import cli, rle
+from model.predict.tree import GRID, SCORE_FEATURES, SCORE_WEIGHTS, TreePredictor, predicted_iou
+from pipeline import cli
 from pipeline.errors import InputError
-from pipeline.schema import Annotation, Origin
+from pipeline.format import rle
+from pipeline.format.schema import Annotation, Origin
 
 HEIGHT, WIDTH = 60, 80
 
@@ -191,8 +192,8 @@ def test_the_predicted_iou_is_the_fitted_formula(predictor: TreePredictor) -> No
 
 
 def test_wrong_prompts_are_told_as_a_model_tells_them(predictor: TreePredictor) -> None:
-    from model.loading import new_model
-    from model.predictor import GranularPredictor
+    from model.network.load import new_model
+    from model.predict.image import GranularPredictor
 
     side = 128 // 4
     model = GranularPredictor(new_model("micro", "full", 128, init="scratch", seed=6).eval())
@@ -283,9 +284,9 @@ def test_segment_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
-    from model.evaluation.checkpoint_scores import TreeModel
-    from model.evaluation.click_models import as_click_model
-    from model.evaluation.clicker import Click, simulate
+    from model.evaluation.checkpoint import TreeModel
+    from model.evaluation.protocols.simulated_user import Click, simulate
+    from model.evaluation.subjects.predictors import as_click_model
 
     clicks = as_click_model(TreeModel()())
     clicks.set_image(squares())

@@ -17,20 +17,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import read_checkpoint, write_checkpoint
-from model.granular import MEMORY_NAMES
-from model.loading import load_granular, new_model, recorded_sight
-from model.merge import merge_checkpoint
-from model.order import Order
-from model.predictor import GranularPredictor
-from model.step import normalised
-from model.train import describe, train
-from model.train_config import RunOptions, TrainConfig, make_config
-from model.trunks import SHORT_NAMES, STATE_PREFIX, TimmTrunk, Trunk, build_encoder, trunk_of_flags
-from model.video import Frames, GranularVideoPredictor
+from model.data.sampler import Order
+from model.network.checkpoint import read_checkpoint, write_checkpoint
+from model.network.granular import MEMORY_NAMES
+from model.network.load import load_granular, new_model, recorded_sight
+from model.network.merge import merge_checkpoint
+from model.network.pixels import normalised_batch
+from model.network.trunks import SHORT_NAMES, STATE_PREFIX, TimmTrunk, Trunk, build_encoder, trunk_of_flags
+from model.predict.image import GranularPredictor
+from model.predict.video import Frames, GranularVideoPredictor
+from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.train import describe, train
 from pipeline import cli
+from pipeline.environment.timm_weights import file_sha256, timm_package
 from pipeline.errors import ConfigMismatchError, InputError, SchemaError
-from pipeline.timm_weights import file_sha256, timm_package
 
 SMALL = "test_efficientnet"
 SIDE = 64
@@ -86,7 +86,7 @@ def test_levels_are_what_timms_whole_network_says_to_the_image_normalised_its_ow
     mean, std = (torch.tensor(model.pretrained_cfg[each]).view(3, 1, 1) for each in ("mean", "std"))
     pixels = (torch.from_numpy(image).permute(2, 0, 1) / 255 - mean) / std
     with torch.no_grad():
-        found = trunk.raw_levels(normalised([image], torch.device("cpu")))
+        found = trunk.raw_levels(normalised_batch([image], torch.device("cpu")))
         stages = model.forward_intermediates(pixels[None], intermediates_only=True)
     side = image.shape[0]
     for stride, level in zip((4, 8, 16, 32), found, strict=True):
@@ -104,7 +104,7 @@ def test_authors_names_are_taken_too(tmp_path: Path) -> None:
         key = key.replace(".blocks.", ".").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
         return key.replace("head.norm.", "norm.")
 
-    [image] = [normalised(pictures(1), torch.device("cpu"))]
+    [image] = [normalised_batch(pictures(1), torch.device("cpu"))]
     for name, rename in ((SMALL, lambda key: f"_{key}"), ("test_convnext", dinov3)):
         model = network(name)
         own, theirs = saved(model, tmp_path / "own.pth"), tmp_path / "theirs.pth"
@@ -120,7 +120,7 @@ def test_levels_are_standardised_per_channel_over_photographs(weights: Path) -> 
     trunk = loaded(SMALL, weights)
     with torch.no_grad():  # a channel that says nothing must not be blown up
         trunk.pyramid.get_submodule("blocks.1")[-1].bn2.weight[3] *= 1e-4
-    images = [normalised([each], torch.device("cpu")) for each in pictures(3)]
+    images = [normalised_batch([each], torch.device("cpu")) for each in pictures(3)]
     with torch.no_grad():
         before = [torch.cat(level).double() for level in zip(*map(trunk.raw_levels, images), strict=True)]
         trunk.standardise(trunk.statistics(iter(images)))
@@ -138,7 +138,7 @@ def test_levels_are_standardised_per_channel_over_photographs(weights: Path) -> 
 
 
 def test_all_levels_of_the_neck_hear_the_coarser_ones() -> None:
-    from model.base_models import base_config
+    from model.network.sam2_base import base_config
 
     encoder = build_encoder(base_config("micro", SIDE).image_encoder, SMALL, SIDE).eval()
     levels = [
@@ -339,7 +339,7 @@ def test_segment_takes_the_checkpoint(frozen: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize("name", [SMALL, "test_convnext"])
 def test_onnx_files_give_the_same(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    from model.onnx_export import export_onnx
+    from model.predict.onnx_export import export_onnx
 
     trunk, path = trunk_of_flags(f"timm:{name}@{saved(network(name), tmp_path / 'weights.pth')}", None)
     model = new_model("micro", "full", SIDE, init="scratch", seed=0, trunk=trunk, trunk_file=path)

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import validation
-from model.loader import Example
-from model.step import normalised
-from model.validation import (
+from model.data.stream import Example
+from model.network.pixels import normalised_batch
+from model.training import validation
+from model.training.validation import (
     GRANULARITIES,
     PICTURED,
     Validation,
@@ -153,7 +153,7 @@ def test_photographs_without_a_click_are_passed_over() -> None:
     [found] = measured(model, photograph(), photograph(0.5), photograph())
     assert found["label_iou"].tolist() == [1.0]
     assert len(model.images) == 1
-    assert torch.equal(model.images[0], normalised([photograph(0.5).image], torch.device("cpu")))
+    assert torch.equal(model.images[0], normalised_batch([photograph(0.5).image], torch.device("cpu")))
     with pytest.raises(InputError, match="no mask lies in its images"):
         measured(model, photograph())
 

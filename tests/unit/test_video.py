@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model.base_models import build_base
-from model.granular import GranularSam2
-from model.video import Frames, GranularVideoPredictor, Tracked
+from model.network.granular import GranularSam2
+from model.network.sam2_base import build_base
+from model.predict.video import Frames, GranularVideoPredictor, Tracked
 from pipeline.errors import InputError
 from tests.numeric import assert_same_sums
 
@@ -120,9 +120,9 @@ def own_video(predictor: GranularVideoPredictor, folder: Path) -> list[Any]:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from model import base_models
+    from model.network import sam2_base
 
-    config = base_models.base_config("micro", SIDE, video=True)
+    config = sam2_base.base_config("micro", SIDE, video=True)
     own: Any = instantiate(
         OmegaConf.merge(config, {"_target_": "sam2.sam2_video_predictor.SAM2VideoPredictor"}), _recursive_=True
     ).eval()

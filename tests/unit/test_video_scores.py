@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoint import write_checkpoint
 from model.evaluation.benchmarks.davis import read_davis2016
-from model.evaluation.checkpoint_scores import CheckpointModel
-from model.evaluation.clicker import Click
-from model.evaluation.model_options import ModelOptions
-from model.evaluation.model_scores import measure_model
-from model.evaluation.records import EvalVideo, Split
-from model.evaluation.video import GranularVideo, Prompt, Sam2Video, as_video_model, video_row
-from model.loading import build_sam2, checkpoint_record, new_model, trained_state
+from model.evaluation.benchmarks.records import EvalVideo, Split
+from model.evaluation.checkpoint import CheckpointModel
+from model.evaluation.protocols.options import ModelOptions
+from model.evaluation.protocols.run import measure_model
+from model.evaluation.protocols.simulated_user import Click
+from model.evaluation.protocols.video import GranularVideo, Prompt, Sam2Video, as_video_model, video_row
+from model.network.checkpoint import write_checkpoint
+from model.network.load import build_sam2, checkpoint_record, new_model, trained_state
 from pipeline.errors import InputError
 
 OPTIONS = ModelOptions(label_rule="whole", fixed=(0.5,), resamples=50)

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import rle, view
+from pipeline.dataset import viewer
+from pipeline.dataset.stats import RunStatistics
 from pipeline.errors import InputError
-from pipeline.stats import RunStatistics
+from pipeline.format import rle
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -21,40 +22,40 @@ def rows(count: int) -> list[dict[str, str]]:
 
 
 def test_choice_is_seeded_ordered_and_bounded() -> None:
-    chosen = view.chosen(iter(rows(1000)), limit=10, seed=3)
-    assert chosen == view.chosen(iter(rows(1000)), limit=10, seed=3)
-    assert chosen != view.chosen(iter(rows(1000)), limit=10, seed=4)
+    chosen = viewer.chosen(iter(rows(1000)), limit=10, seed=3)
+    assert chosen == viewer.chosen(iter(rows(1000)), limit=10, seed=3)
+    assert chosen != viewer.chosen(iter(rows(1000)), limit=10, seed=4)
     numbers = [int(row["key"][4:]) for row in chosen]
     assert numbers == sorted(numbers)
     assert len(numbers) == 10
-    assert view.chosen(iter(rows(5)), limit=10, seed=0) == rows(5)
+    assert viewer.chosen(iter(rows(5)), limit=10, seed=0) == rows(5)
 
 
 def test_choice_does_not_depend_on_what_was_left_out() -> None:
-    chosen = view.chosen(iter(rows(1000)), limit=10, seed=3)
-    assert view.chosen(iter(chosen), limit=10, seed=3) == chosen
+    chosen = viewer.chosen(iter(rows(1000)), limit=10, seed=3)
+    assert viewer.chosen(iter(chosen), limit=10, seed=3) == chosen
 
 
 @pytest.mark.parametrize(
     ("width", "height", "expected"), [(1280, 640, (640, 320)), (300, 200, (300, 200)), (60000, 1, (640, 1))]
 )
 def test_thumbnails_keep_their_ratio_and_never_grow(width: int, height: int, expected: tuple[int, int]) -> None:
-    assert view.thumbnail_size(width, height, 640) == expected
+    assert viewer.thumbnail_size(width, height, 640) == expected
 
 
 def test_reduced_masks_take_the_pixel_under_each_centre() -> None:
     generator = np.random.default_rng(0)
     mask = generator.random((60, 80)) < 0.5
-    reduced = rle.decode(view.reduced_rle(rle.encode(mask), width=20, height=15))
+    reduced = rle.decode(viewer.reduced_rle(rle.encode(mask), width=20, height=15))
     assert np.array_equal(reduced, mask[2::4, 2::4])
-    same = view.reduced_rle(rle.encode(mask), width=80, height=60)
+    same = viewer.reduced_rle(rle.encode(mask), width=80, height=60)
     assert np.array_equal(rle.decode(same), mask)
 
 
 def test_a_mask_too_thin_for_the_grid_keeps_a_pixel() -> None:
     mask = np.zeros((400, 400), dtype=bool)
     mask[399, 399] = True
-    reduced = rle.decode(view.reduced_rle(rle.encode(mask), width=10, height=10))
+    reduced = rle.decode(viewer.reduced_rle(rle.encode(mask), width=10, height=10))
     assert reduced.sum() == 1
     assert reduced[9, 9]
 
@@ -63,8 +64,8 @@ def page(title: str) -> str:
     state = {"committed": 1, "pending": 0}
     statistics = RunStatistics().to_json()
     failures = [{"key": title, "source_uri": title, "member": title, "stage": "read", "reason": "r", "message": title}]
-    return view.render(
-        view.report_data(title=title, images=[], statistics=statistics, failures=failures, state=state, seed=0)
+    return viewer.render(
+        viewer.report_data(title=title, images=[], statistics=statistics, failures=failures, state=state, seed=0)
     )
 
 
@@ -103,16 +104,16 @@ def test_the_page_names_nothing_outside() -> None:
 
 def test_a_picture_must_be_a_png(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
-    good.write_bytes(view.PNG_SIGNATURE + b"rest")
+    good.write_bytes(viewer.PNG_SIGNATURE + b"rest")
     bad.write_bytes(b"GIF89a")
-    assert base64.b64decode(view.picture_record(good, "a caption")["png"]) == good.read_bytes()
+    assert base64.b64decode(viewer.picture_record(good, "a caption")["png"]) == good.read_bytes()
     with pytest.raises(InputError, match="expected a PNG"):
-        view.picture_record(bad, "a caption")
+        viewer.picture_record(bad, "a caption")
 
 
 def test_scores_keep_their_order_and_intervals() -> None:
     metrics = {"AR1000": {"value": 0.4, "low": 0.3, "high": 0.5}, "AR100": {"value": None, "low": None, "high": None}}
-    record = view.score_record({"benchmark": "b", "split": "val", "metrics": metrics})
+    record = viewer.score_record({"benchmark": "b", "split": "val", "metrics": metrics})
     assert record["metrics"] == [["AR1000", 0.4, 0.3, 0.5], ["AR100", None, None, None]]
     with pytest.raises(InputError, match=r"scores\.json"):
-        view.score_record({"benchmark": "b", "metrics": {}})
+        viewer.score_record({"benchmark": "b", "metrics": {}})

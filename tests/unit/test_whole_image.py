@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.evaluation.clicker import Click
-from model.evaluation.controls import click_grid, moved_grids, shuffled_labels
-from model.evaluation.mask_pairs import contain, pair_sums
-from model.evaluation.pairs import mask_between, masks_iou
-from model.evaluation.records import EvalObject, GroundTruth, PartOf, encode_all, iou_with
-from model.evaluation.whole_image import Candidates, Objects, packed
-from pipeline import rle
+from model.evaluation.benchmarks.records import EvalObject, GroundTruth, PartOf, encode_all, iou_with
+from model.evaluation.protocols.controls import click_grid, moved_grids, shuffled_labels
+from model.evaluation.protocols.mask_pairs import contain, pair_sums
+from model.evaluation.protocols.pairs import mask_between, masks_iou
+from model.evaluation.protocols.simulated_user import Click
+from model.evaluation.protocols.whole_image import Candidates, Objects, packed
+from pipeline.format import rle
 
 Masks = NDArray[np.bool_]
 

@@ -6,10 +6,9 @@ from typing import Final
 
 from pipeline.errors import InputError
 
-from ..bsds import BENCHMARKS as BSDS
-from ..records import Benchmark
 from .ade20k import BENCHMARKS as ADE20K
 from .berkeley import BENCHMARKS as BERKELEY
+from .bsds import BENCHMARKS as BSDS
 from .coco_style import BENCHMARKS as COCO_STYLE
 from .davis import BENCHMARKS as DAVIS
 from .folder import BENCHMARKS as FOLDER
@@ -17,6 +16,7 @@ from .grabcut import BENCHMARKS as GRABCUT
 from .paco import BENCHMARKS as PACO
 from .partimagenet import BENCHMARKS as PARTIMAGENET
 from .pascal_part import BENCHMARKS as PASCAL_PART
+from .records import Benchmark
 from .sa1b import BENCHMARKS as SA1B
 from .sbd import BENCHMARKS as SBD
 from .shards import BENCHMARKS as SHARDS

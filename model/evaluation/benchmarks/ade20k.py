@@ -19,12 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..containment import equation_3
-from ..layout import existing, first_folder, read_map, told
-from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
+from .containment import equation_3
+from .files import existing, first_folder, read_map, told
+from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 VISIBLE: Final = 255
 

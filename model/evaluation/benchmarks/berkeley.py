@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ..layout import first_folder
-from ..records import Benchmark, Split
+from .files import first_folder
 from .grabcut import pair_up
+from .records import Benchmark, Split
 
 
 def read_berkeley(root: Path, split: str) -> Split:

@@ -18,13 +18,13 @@ from typing import Any, Final
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError, SchemaError
-from pipeline.rle import Rle
+from pipeline.format import rle as rle_codec
+from pipeline.format.rle import Rle
 
-from .. import containment
-from ..layout import by_stem, existing, first_folder, matching_files, others_in
-from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, LabelRule, Split
+from . import containment
+from .files import by_stem, existing, first_folder, matching_files, others_in
+from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, LabelRule, Split
 
 Record = dict[str, Any]
 Key = int | float | str
@@ -486,7 +486,7 @@ def read_yolo(root: Path, split: str) -> Split:
 
 
 def _load_yolo(image: Path, labels: Path) -> GroundTruth:
-    from ..layout import image_size, read_lines
+    from .files import image_size, read_lines
 
     height, width = image_size(image)
     annotations = []

@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..layout import by_stem, existing, first_folder, matching_files, read_lines, with_stem
-from ..records import Benchmark, EvalImage, EvalObject, EvalVideo, GroundTruth, Split
-from ..video import object_mask
+from ..protocols.video import object_mask
+from .files import by_stem, existing, first_folder, matching_files, read_lines, with_stem
+from .records import Benchmark, EvalImage, EvalObject, EvalVideo, GroundTruth, Split
 
 VAL_2016: Final = (
     "blackswan", "bmx-trees", "breakdance", "camel", "car-roundabout", "car-shadow", "cows", "dance-twirl", "dog",

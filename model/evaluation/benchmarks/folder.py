@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..layout import existing, image_size, matching_files, others_in, read_map
-from ..records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, Split, label_map_masks
 from .coco_style import labelled
+from .files import existing, image_size, matching_files, others_in, read_map
+from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, Split, label_map_masks
 
 
 def read_folder(root: Path, split: str) -> Split:

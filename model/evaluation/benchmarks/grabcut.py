@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..layout import by_stem, first_folder, matching_files, read_map
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
+from .files import by_stem, first_folder, matching_files, read_map
+from .records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
 
 IGNORED: Final = 128
 

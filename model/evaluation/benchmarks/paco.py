@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
-from pipeline.rle import Rle
+from pipeline.format import rle as rle_codec
+from pipeline.format.rle import Rle
 
-from ..layout import existing, first_folder, told
-from ..records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
 from .coco_style import annotations_by_image, drawn, images_by_id, load_record, to_rle
+from .files import existing, first_folder, told
 from .part_objects import Annotated, parts_of_objects
+from .records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
 
 
 def read_paco(root: Path, split: str) -> Split:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline import rle as rle_codec
-from pipeline.rle import Rle
+from pipeline.format import rle as rle_codec
+from pipeline.format.rle import Rle
 
-from ..containment import MAX_AREA_RATIO, equation_3
-from ..records import EvalObject, GroundTruth, PartOf
+from .containment import MAX_AREA_RATIO, equation_3
+from .records import EvalObject, GroundTruth, PartOf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import rle as rle_codec
+from pipeline.format import rle as rle_codec
 
-from ..layout import by_stem, first_folder, matching_files, read_map, with_stem
-from ..records import Benchmark, EvalImage, GroundTruth, Split
+from .files import by_stem, first_folder, matching_files, read_map, with_stem
 from .part_objects import Annotated, parts_of_objects
+from .records import Benchmark, EvalImage, GroundTruth, Split
 
 BACKGROUND: Final = 40
 

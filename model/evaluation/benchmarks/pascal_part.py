@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..layout import existing, first_folder, load_mat, read_lines, told
-from ..records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
+from .files import existing, first_folder, load_mat, read_lines, told
 from .part_objects import Annotated, parts_of_objects
+from .records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
 
 
 def read_pascal_part(root: Path, split: str) -> Split:

@@ -16,9 +16,9 @@ from typing import Final
 
 from pipeline.errors import InputError
 
-from ..layout import IMAGE_SUFFIXES, existing, told
-from ..records import Benchmark, EvalImage, GroundTruth, Split
 from .coco_style import load_annotations
+from .files import IMAGE_SUFFIXES, existing, told
+from .records import Benchmark, EvalImage, GroundTruth, Split
 
 ALL: Final = "all"
 

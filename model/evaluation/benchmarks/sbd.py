@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rle as rle_codec
 from pipeline.errors import InputError
+from pipeline.format import rle as rle_codec
 
-from ..layout import existing, first_folder, load_mat, read_lines, told
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
+from .files import existing, first_folder, load_mat, read_lines, told
+from .records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
 
 
 def read_sbd(root: Path, split: str) -> Split:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import InputError
-from pipeline.schema import sha256_of
+from pipeline.format.schema import sha256_of
 
-from ...index import COLUMNS, ShardIndex
-from ..containment import MAX_AREA_RATIO
-from ..mined import MINED_COLUMNS, MinedRow, dataset_at, mined_row, sample_path
-from ..records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
+from ...data.shards import COLUMNS, ShardIndex
+from .containment import MAX_AREA_RATIO
+from .mined import MINED_COLUMNS, MinedRow, dataset_at, mined_row, sample_path
+from .records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 ALL: Final = "all"
 

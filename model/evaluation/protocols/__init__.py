@@ -1,0 +1,1 @@
+"""What is measured on a benchmark and how: clicks, sweeps, whole images, video, sets of masks, with their controls."""

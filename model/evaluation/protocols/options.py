@@ -1,0 +1,97 @@
+"""How a model is scored: the protocol's constants and the run's own, frozen, written into `scores.json` as they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, get_args
+
+from pipeline.errors import InputError
+
+from ..benchmarks.records import LabelRule
+from ..bootstrap import RESAMPLES
+from .controls import GRANULARITIES, JITTER_CLICKS, JITTER_RADIUS, SWEEP, constant_granularity
+from .simulated_user import MAX_CLICKS
+
+ModelTask = Literal["whole", "interactive", "sweep", "pairs", "video"]
+MODEL_TASKS: Final[tuple[ModelTask, ...]] = get_args(ModelTask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """One scoring of a model. The first group belongs to the benchmark, the second to the caller, the third to the run
+    and changes no number."""
+
+    label_rule: LabelRule = "none"
+    matching: Literal["one-to-one", "best"] = "one-to-one"
+    """COCO's matching, or the best IoU of each object where people drew the same region several times."""
+    target_iou: float = 0.9
+    """Clicks end here; 0.85 for the part sets."""
+
+    oracle: bool = True
+    """The paper's protocol, the best of ten g by the ground truth; costs ten runs of clicks an object."""
+    label: bool = True
+    """The protocol's own g of each object, where it has one."""
+    fixed: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """One column each; these runs always go to their end."""
+    controls: bool = True
+    """The controls of `controls.py`; leave them out only to look at something else."""
+    max_clicks: int = MAX_CLICKS
+    objects_per_image: int | None = None
+    """At most so many objects of an image get clicks, drawn by the seed; None: all."""
+    disjoint_objects: bool = False
+    """Those drawn do not overlap, as GraCo's protocol for SA-1B has it."""
+    points_per_side: int = 32
+    """Clicks a side of the whole-image grid; 32 is SAM-2's own."""
+    pred_iou_threshold: float = 0.0
+    """Whole image: masks with a lower predicted IoU go. 0.8 is SAM-2's generator; recall at a cap needs none."""
+    stability_threshold: float = 0.0
+    """Whole image: masks with a lower stability score go. 0.95 is SAM-2's generator."""
+    nms_iou: float = 0.9
+    """Whole image: of two masks that overlap by at least this, the one with the higher score stays."""
+    max_masks: int = 1000
+    """Whole image: the cap of the protocol."""
+    seed: int = 0
+    resamples: int = RESAMPLES
+    limit: int | None = None
+    """Only the first so many images."""
+
+    workers: int = 1
+    """Processes; more than one need a predictor that can be made anew in each."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("target_iou", 0.0, 1.0),
+            ("nms_iou", 0.0, 1.0),
+            ("pred_iou_threshold", 0.0, 1.0),
+            ("stability_threshold", 0.0, 1.0),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name}: expected a number in [{low}, {high}], found {getattr(self, name)}")
+        for name in ("max_clicks", "points_per_side", "max_masks", "resamples", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if any(not 0.1 <= g <= 1.0 for g in self.fixed):
+            raise InputError(f"fixed granularity: expected numbers in [0.1, 1.0], found {self.fixed}")
+
+    @property
+    def constant(self) -> float:
+        """The g of the controls without a dial."""
+        return constant_granularity(self.label_rule)
+
+    @property
+    def click_thresholds(self) -> tuple[float, ...]:
+        """Of the number of clicks: 0.80, 0.85, 0.90, as far as the clicks go on."""
+        return tuple(each for each in (0.80, 0.85, 0.90) if each <= self.target_iou)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that a number depends on, the constants of the controls included."""
+        stated = {name: value for name, value in asdict(self).items() if name not in ("workers", "limit")}
+        return {
+            **stated,
+            "fixed": list(self.fixed),
+            "granularities": list(GRANULARITIES),
+            "sweep": list(SWEEP),
+            "constant_granularity": self.constant,
+            "jitter_clicks": JITTER_CLICKS,
+            "jitter_radius": JITTER_RADIUS,
+        }

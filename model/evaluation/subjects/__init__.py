@@ -1,0 +1,1 @@
+"""What is measured: anything that answers clicks, and masks that need no training."""

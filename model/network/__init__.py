@@ -1,0 +1,1 @@
+"""SAM-2 with a granularity dial: networks, adapters, trunks, and their files."""

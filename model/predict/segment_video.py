@@ -1,0 +1,148 @@
+"""What `grainmill segment` does with a video: prompts for objects on one frame, masks of all of them on every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.console import ProgressBar
+from pipeline.errors import InputError
+
+from .coco_json import FIRST_ID, MASK_FORMAT, FoundMask
+from .draw import MAX_ID, id_image, png_bytes, segment_map
+from .output_files import OutputFiles
+from .prompt_flags import Prompt
+from .segment_image import mark_prompt
+from .video import Frames, GranularVideoPredictor, Tracked
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoObject:
+    """What is tracked, and how large a part of it."""
+
+    prompt: Prompt
+    granularity: float | None
+
+
+def check_objects(frames: Frames, objects: Mapping[int, VideoObject], *, frame: int, kinds: Sequence[str] = ()) -> None:
+    """Do the prompts speak of this video? Told before a model is loaded.
+
+    Raises:
+        InputError: no object, one without a prompt, a frame that is not there, a point or a box outside; frames of
+            several sizes.
+    """
+    flags = "--point [N:]X,Y, --not-point [N:]X,Y or --box [N:]X0,Y0,X1,Y1"
+    if not objects:
+        raise InputError(f"{frames.name}: expected {flags} for at least one object of the video, found none")
+    if not 0 <= frame < len(frames):
+        raise InputError(f"{frames.name}: --frame {frame}: expected 0 to {len(frames) - 1}")
+    for number, each in objects.items():
+        if "ids" in kinds and not 1 <= number <= MAX_ID:
+            raise InputError(f"--masks ids: a PNG holds objects 1 to {MAX_ID}, found object {number}")
+        if not each.prompt.given:
+            raise InputError(
+                f"{frames.name}: object {number} has a --granularity and nothing that points at it; each object of a "
+                f"video needs {flags}, where N is its number and 1 if left out"
+            )
+        each.prompt.check(width=frames.width, height=frames.height, where=f"{frames.name}, object {number}")
+    frames.expect_one_size()
+
+
+def track_objects(
+    predictor: GranularVideoPredictor,
+    frames: Frames,
+    objects: Mapping[int, VideoObject],
+    *,
+    frame: int,
+    files: OutputFiles,
+    name: str,
+    kinds: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Tracks forwards, and backwards if the prompts lie later; writes one overlay a frame, and masks as `kinds` says.
+
+    Args:
+        predictor: for video.
+        frames: of the video.
+        objects: by number, as `check_objects` has let them pass.
+        frame: that the prompts speak of.
+        files: that are written.
+        name: pictures are `NAME.masks/00000.png`, `00001.png` …; prompts are drawn on their frame.
+        kinds: `ids` adds `NAME.masks.ids/00000.png`, objects by number; `each` `NAME.masks.each/OBJECT/00000.png`.
+
+    Returns:
+        The JSON: as of one image, with one entry of `images` a frame (`frame` counts from 0, as --frame does; the
+        file's name in a folder, the frame's number in a video file) and an `object_id` in each annotation. `score` is
+        null: sam2's tracker gives none.
+    """
+    state = predictor.start(frames)
+    for number, each in objects.items():
+        predictor.add_points(
+            state,
+            frame,
+            number,
+            each.prompt.points or None,
+            each.prompt.labels or None,
+            box=each.prompt.box,
+            granularity=each.granularity,
+        )
+    annotations: list[dict[str, Any]] = []
+    done = 0
+    with ProgressBar("segment", len(frames), unit="frames") as progress:
+        for backwards in (False, True) if frame else (False,):
+            for tracked in predictor.propagate(state, start_frame=frame, reverse=backwards):
+                if backwards and tracked.frame == frame:
+                    continue
+                picture = segment_map(frames[tracked.frame], list(tracked.masks_NHW))
+                for each in objects.values() if tracked.frame == frame else ():
+                    picture = mark_prompt(picture, each.prompt)
+                files.write(f"{name}.masks/{tracked.frame:05d}.png", png_bytes(picture))
+                _write_masks(files, name, tracked, kinds)
+                annotations += _annotations(tracked, objects)
+                done += 1
+                progress.update(done)
+    annotations.sort(key=lambda each: (each["image_id"], each["object_id"]))
+    return {
+        "format": MASK_FORMAT,
+        "images": [
+            {
+                "id": FIRST_ID + number,
+                "frame": number,
+                "file_name": frames.files[number].name if frames.files else f"{number:05d}",
+                "width": frames.width,
+                "height": frames.height,
+            }
+            for number in range(len(frames))
+        ],
+        "categories": [{"id": 1, "name": "mask"}],
+        "annotations": [{**each, "id": number} for number, each in enumerate(annotations, FIRST_ID)],
+        "frame": frame,
+        "objects": {
+            str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
+        },
+    }
+
+
+def _write_masks(files: OutputFiles, name: str, tracked: Tracked, kinds: Sequence[str]) -> None:
+    masks = dict(zip(tracked.object_ids, np.asarray(tracked.masks_NHW), strict=True))
+    if "ids" in kinds:
+        ids = id_image(masks, *tracked.logits_NHW.shape[1:], max_id=max(masks))
+        files.write(f"{name}.masks.ids/{tracked.frame:05d}.png", png_bytes(ids))
+    if "each" in kinds:
+        for number, mask in masks.items():
+            files.write(f"{name}.masks.each/{number}/{tracked.frame:05d}.png", png_bytes(mask.astype(np.uint8) * 255))
+
+
+def _annotations(tracked: Tracked, objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:
+    """Of the objects that are there; one that is hidden on a frame has no annotation on it."""
+    return [
+        {
+            **FoundMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=FIRST_ID + tracked.frame),
+            "score": None,
+            "object_id": number,
+        }
+        for number, mask in zip(tracked.object_ids, np.asarray(tracked.masks_NHW), strict=True)
+        if mask.any()
+    ]

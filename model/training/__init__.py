@@ -1,0 +1,1 @@
+"""From examples to a checkpoint: configuration, steps, losses, validation, several processes."""

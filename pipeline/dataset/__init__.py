@@ -1,0 +1,1 @@
+"""Reading runs and releases: samples, numbers, checks, exports, pages."""

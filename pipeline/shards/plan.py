@@ -1,0 +1,336 @@
+"""The plan: which units there are and what decides their bytes, frozen before the first of them is mined.
+
+`plan.json` is written once. The units lie in `plan/units-*.parquet` and are read in row groups, so that ten million
+of them cost no memory. `--extend` adds `plan/extension-NNNN.json`, each created so that the first wins, with further
+units behind those that stand; nothing that is planned ever changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .. import __version__
+from ..errors import ConfigMismatchError, InputError, SchemaError
+from ..format.licenses import spelled
+from ..format.schema import FORMAT, canonical_json, load_json, sealed
+from ..labeling.config import MineConfig, config_hash
+from ..sources.passed_over import PassedOver, one_line
+from ..storage.stores import Storage, explained, sync_file
+from .writer import HASH_DIGITS, PARQUET_OPTIONS
+
+if TYPE_CHECKING:  # readers of a run need no sources
+    from ..sources.listing import SourceSpec, UnitSpec
+
+PLAN: Final = "plan.json"
+SAMPLES_PER_FILE: Final = 4_000_000
+SAMPLES_PER_GROUP: Final = 2048
+"""Entries of units held in memory at a time when they are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `plan.json` and its extensions say."""
+
+    record: dict[str, Any]
+    """plan.json."""
+    tables: tuple[dict[str, Any], ...] = field(repr=False)
+    """Unit tables in order: name, size, sha256, rows (units), samples, first_unit."""
+    passed_over: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What planning saw and did not use (see `passed_over.py`), the last extension's view; empty in earlier plans."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration with the source list, as hashed."""
+        return self.record["config"]
+
+    @property
+    def config_hash(self) -> str:
+        return self.record["config_hash"]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.record["environment"]
+
+    @property
+    def units_total(self) -> int:
+        return sum(table["rows"] for table in self.tables)
+
+    @property
+    def samples_total(self) -> int:
+        """Planned input samples; each ends in exactly one of samples and failures."""
+        return sum(table["samples"] for table in self.tables)
+
+    def units(self, storage: Storage, *, skip: bytearray | None = None) -> Iterator[UnitSpec]:
+        """Units in ascending order without those whose byte in `skip` is set; one row group in memory at a time.
+
+        Raises:
+            SchemaError: a table is not the one that was planned.
+        """
+        from ..sources.listing import UnitSpec
+
+        for table in self.tables:
+            first, rows = table["first_unit"], table["rows"]
+            if skip is not None and skip.count(1, first, first + rows) == rows:
+                continue
+            for row in _read_rows(storage, table, skip):
+                yield UnitSpec.from_row(row)
+
+
+def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | None) -> Iterator[dict[str, Any]]:
+    name = table["name"]
+    if storage.size(name) != table["size"]:
+        raise SchemaError(f"{name}: expected {table['size']} bytes, found {storage.size(name)}; the plan is damaged")
+    root = getattr(storage, "root", None)
+    source = str(root / name) if root is not None else io.BytesIO(storage.read_bytes(name))
+    with pq.ParquetFile(source, memory_map=root is not None, pre_buffer=False) as file:
+        first = table["first_unit"]
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if skip is None or skip.count(1, first, first + rows) < rows:
+                for row in file.read_row_group(group, use_threads=False).to_pylist():
+                    if skip is None or not skip[row["unit"]]:
+                        yield row
+            first += rows
+
+
+def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> dict[str, Any]:
+    """The configuration as it is hashed: what decides the shards' bytes, with labels and licences of the sources.
+
+    Where a source lies is not in it: the same images give the same shards from any folder, so two people who mine them
+    get one hash, and a run goes on after its images were moved. `listing.check_unchanged` looks at every file.
+    """
+    return {**config.to_json(), "sources": [_hashed(dataclasses.asdict(each)) for each in sources]}
+
+
+def _hashed(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a source decides the shards' bytes."""
+    column = {} if source.get("image_column") is None else {"image_column": source["image_column"]}
+    return {"label": source["label"], "license": source["license"], **column}
+
+
+def moved_sources(plan: Plan, sources: Sequence[SourceSpec]) -> list[str]:
+    """What to say of sources that lie elsewhere than when the run was planned, a line each."""
+    planned = {each["label"]: each["location"] for each in plan.record["sources"]}
+    return [
+        f"source {each.label} was planned in {planned[each.label]} and is read from {each.location} now"
+        for each in sources
+        if planned[each.label] != each.location
+    ]
+
+
+def create_plan(
+    storage: Storage,
+    config: MineConfig,
+    sources: Sequence[SourceSpec],
+    *,
+    environment: dict[str, Any],
+    units: Iterable[UnitSpec],
+    passed: PassedOver | None = None,
+) -> Plan:
+    """Writes the unit tables, then `plan.json`; if another driver was first, its plan holds.
+
+    Args:
+        storage: of the output.
+        config: of the run.
+        sources: of the run.
+        environment: where it is planned.
+        units: in order; taken until they end.
+        passed: what was passed over while they were made.
+
+    Raises:
+        ConfigMismatchError: another driver was first, with another configuration.
+        InputError: no units, that is no image in any source.
+    """
+    record = config_record(config, sources)
+    tables, digest = _write_tables(storage, units, first_unit=0)
+    if not tables:
+        raise no_images(sources, passed)
+    plan = {
+        "format": FORMAT,
+        "config": record,
+        "config_hash": config_hash(record),
+        "code_version": __version__,
+        "weights_sha256": config.features.weights_sha256,
+        "seed": config.seed,
+        "environment": environment,
+        "sources": [dataclasses.asdict(each) for each in sources],
+        "units": {"digest": digest, "tables": tables},
+        "passed_over": {} if passed is None else passed.to_json(),
+    }
+    storage.write_new(PLAN, canonical_json(sealed(plan)))
+    standing = open_plan(storage)
+    assert standing is not None
+    require_equal_config(standing, record, storage.location)
+    return standing
+
+
+def no_images(sources: Sequence[SourceSpec], passed: PassedOver | None) -> InputError:
+    """The error of a plan without units: what is taken, and what was there instead."""
+    where = ", ".join(each.location for each in sources)
+    seen = "" if not passed else f"; passed over: {one_line(passed.to_json())}"
+    return InputError(
+        f"no images found in {where}: expected JPEG, PNG, WebP, TIFF or BMP files, plain tars (.tar) or parquet files "
+        f"with an image column{seen}"
+    )
+
+
+def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec], passed: PassedOver | None = None) -> Plan:
+    """Adds units behind those that are planned; their numbers start at `plan.units_total`.
+
+    Args:
+        storage: of the output.
+        plan: that stands.
+        units: in order; taken until they end.
+        passed: what was passed over, in the whole plan.
+
+    Raises:
+        InputError: another driver extended the plan at the same time.
+    """
+    tables, digest = _write_tables(storage, units, first_unit=plan.units_total)
+    if not tables:
+        return plan
+    number = len(_extension_names(storage)) + 1
+    extension = {
+        "format": FORMAT,
+        "config_hash": plan.config_hash,
+        "units": {"digest": digest, "tables": tables},
+        "passed_over": plan.passed_over if passed is None else passed.to_json(),
+    }
+    if not storage.write_new(f"plan/extension-{number:04d}.json", canonical_json(sealed(extension))):
+        raise InputError(f"{storage.location}: another run extended the plan at the same time; run the command again")
+    extended = open_plan(storage)
+    assert extended is not None
+    return extended
+
+
+def open_plan(storage: Storage) -> Plan | None:
+    """The plan that stands in a directory; None if there is none.
+
+    Raises:
+        SchemaError: a plan of another format, or a damaged one.
+    """
+    if not storage.exists(PLAN):
+        return None
+    record = _load(storage, PLAN)
+    tables, passed = list(record["units"]["tables"]), record.get("passed_over", {})
+    for name in _extension_names(storage):
+        extension = _load(storage, name)
+        tables += extension["units"]["tables"]
+        passed = extension.get("passed_over", passed)
+    return Plan(record=record, tables=tuple(tables), passed_over=passed)
+
+
+def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -> None:
+    """Compares the configuration of a command with that of the plan.
+
+    Raises:
+        ConfigMismatchError: with every difference.
+    """
+    # Earlier plans hash the places of their sources too, and spell licences as they were typed.
+    sources = [_hashed({**each, "license": spelled(each["license"])}) for each in plan.config["sources"]]
+    planned = {**plan.config, "sources": sources}
+    if config_hash(dict(record)) == config_hash(planned):
+        return
+    lines = "\n".join(f"  {line}" for line in config_differences(planned, record))
+    raise ConfigMismatchError(
+        f"{location} holds a run with another configuration:\n{lines}\n"
+        "choose another --output, repeat the options of that run, or give --overwrite to move it away"
+    )
+
+
+def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """`a.b[0].c: there …, here …` for every value that differs; both as they are read from JSON."""
+    there, here = _flat(planned), _flat(asked)
+    return [
+        f"{name}: there {there.get(name, 'nothing')}, here {here.get(name, 'nothing')}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, str]:
+    """Every value inside, as JSON, by its place."""
+    if isinstance(value, Mapping):
+        parts = [(f"{name}.{key}" if name else str(key), part) for key, part in value.items()]
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        parts = [(f"{name}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        return {name: canonical_json(value).decode()}
+    return {place: text for part_name, part in parts for place, text in _flat(part, part_name).items()}
+
+
+def _extension_names(storage: Storage) -> list[str]:
+    return [f"plan/{name}" for name in storage.list("plan") if name.startswith("extension-")]
+
+
+def _load(storage: Storage, name: str) -> dict[str, Any]:
+    where = f"{storage.location}/{name}"
+    record = load_json(storage.read_bytes(name), where=where)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise SchemaError(f"{where}: expected a plan of format {FORMAT!r}, found {found!r}")
+    return record
+
+
+def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[dict[str, Any]], str]:
+    """Streams units into parquet files; returns their records and the digest of all rows."""
+    from ..sources.listing import UNITS_SCHEMA
+
+    rows = (unit.to_row() for unit in units)
+    digest = hashlib.sha256()
+    tables: list[dict[str, Any]] = []
+    scratch = storage.scratch(f"plan.{secrets.token_hex(6)}")
+    try:
+        while True:
+            path = scratch / f"{len(tables):08d}.parquet"
+            count, samples = _write_table(path, UNITS_SCHEMA, rows, digest.update)
+            if count == 0:
+                break
+            sha256 = _sha256_of_file(path)
+            name = f"plan/units-{first_unit:08d}-{sha256[:HASH_DIGITS]}.parquet"
+            size = path.stat().st_size
+            storage.publish(path, name)
+            file = {"name": name, "size": size, "sha256": sha256}
+            tables.append({**file, "rows": count, "samples": samples, "first_unit": first_unit})
+            first_unit += count
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # swept at the next start if it stays
+    return tables, digest.hexdigest()
+
+
+def _write_table(
+    path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]], update: Callable[[bytes], None]
+) -> tuple[int, int]:
+    """One file of units, until the rows or the file's room end; returns its units and their samples."""
+    units = samples = 0
+    with explained("write", path), pq.ParquetWriter(path, schema, **PARQUET_OPTIONS) as writer:
+        while samples < SAMPLES_PER_FILE:
+            group: list[dict[str, Any]] = []
+            held = 0
+            while held < SAMPLES_PER_GROUP and (row := next(rows, None)) is not None:
+                update(canonical_json(row) + b"\n")
+                group.append(row)
+                held += len(row["entries"])
+            if not group:
+                break
+            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+            units, samples = units + len(group), samples + held
+    with explained("write", path), path.open("rb") as stream:
+        sync_file(stream.fileno())
+    return units, samples
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,113 @@
+"""A run or a release as an input: its shards, and none of the figures, thumbnails and tables that lie beside them.
+
+Which shards there are is what `manifest.json` says. A version of a release (`REL/versions/V`) has some of its files
+where a later version put them; they keep the names that its manifest gives them, so its plan survives that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+from ..errors import InputError, SchemaError
+from ..format.schema import FORMAT, load_json
+from ..storage.stores import scheme_of
+from ..storage.versions import VersionStorage, open_versioned
+from .own_outputs import local_path
+from .roots import ListedFile, Root, is_pattern, open_root
+
+MANIFEST: Final = "manifest.json"
+PLAN: Final = "plan.json"
+
+
+def open_source(location: str, *, output: str | None = None) -> Root:
+    """What one `--input` names: a folder, a file, a glob or a URL; of a run or a release the shards alone.
+
+    Args:
+        location: of the source.
+        output: where the run writes: never part of a source.
+
+    Raises:
+        InputError: there is nothing, or the scheme is not allowed.
+    """
+    if scheme_of(location) in (None, "file"):
+        is_folder = local_path(location).is_dir()
+    else:
+        is_folder = not is_pattern(location)
+    if not is_folder:
+        return open_root(location, output=output)
+    dataset = open_versioned(location)
+    if isinstance(dataset, VersionStorage):
+        return _Shards(location, open_root(dataset.release, output=output), dataset)
+    return _Shards(location, open_root(location, output=output), None)
+
+
+class _Shards:
+    """A folder: its shards if a manifest of ours lies there, else everything.
+
+    Args:
+        location: for messages.
+        root: of the folder; for a version that of its release.
+        version: knows where the files of a version are; None for any other folder.
+    """
+
+    def __init__(self, location: str, root: Root, version: VersionStorage | None) -> None:
+        self._location, self._root, self._version = location, root, version
+
+    def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
+        manifest = self._record(MANIFEST)
+        if manifest is None:
+            if self._record(PLAN) is not None:
+                raise InputError(
+                    f"{self._location}: a run that is not complete; finish it by the same `grainmill mine`, or give "
+                    f"{self._location.rstrip('/')}/shards for what is there now"
+                )
+            yield from self._root.walk(own=own)
+            return
+        if manifest.get("images", True) is False:
+            raise InputError(
+                f"{self._location}: a release of references, its shards hold no images; `grainmill join` brings them "
+                "together"
+            )
+        places = {self._place(name): name for name in _shard_names(manifest, self._location)}
+        there = {places[file.raw]: file for file in self._root.walk(own=True) if file.raw in places}
+        for name in sorted(places.values()):
+            if name not in there:
+                raise InputError(f"{self._location}: {name} is missing; `grainmill verify` tells more")
+            yield ListedFile(path=name, raw=name, size=there[name].size, version=there[name].version)
+
+    def stat(self, raw: str) -> tuple[int, str] | None:
+        return self._root.stat(self._place(raw))
+
+    def open(self, raw: str) -> BinaryIO:
+        return self._root.open(self._place(raw))
+
+    def read_range(self, raw: str, offset: int, size: int) -> bytes:
+        return self._root.read_range(self._place(raw), offset, size)
+
+    def _place(self, name: str) -> str:
+        return name if self._version is None else self._version.place(name)
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of our own format; None if there is none, or one of somebody else's."""
+        if self.stat(name) is None:
+            return None
+        with self.open(name) as stream:
+            data = stream.read()
+        try:
+            record = load_json(data, where=f"{self._location}/{name}")
+        except SchemaError:
+            return None
+        return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def _shard_names(manifest: dict[str, Any], location: str) -> list[str]:
+    """Names of the shards, ascending.
+
+    Raises:
+        InputError: the manifest has no such list.
+    """
+    try:
+        return sorted(str(shard["name"]) for shard in manifest["shards"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{location}/{MANIFEST}: expected a list of shards, found none ({error})") from error

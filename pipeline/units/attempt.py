@@ -1,0 +1,220 @@
+"""One unit from input to commit: `mine_unit`.
+
+The flow is the same in every executor; what differs is who does the native work. `InlineSamples` does it in this
+process, unprotected; `supervisor.SupervisedSamples` in a child that may die, hang or grow without harm to the unit.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..environment import faults
+from ..environment.numeric import differences
+from ..errors import GrainmillError
+from ..format.schema import FailureRow
+from ..shards.commits import Commit, CommitLog, make_commit
+from ..shards.writer import Outputs, ShardWriter
+from ..sources.listing import SampleIdentity, UnitSpec
+from ..sources.passed_over import PassedOver
+from ..storage.stores import Storage
+from .batches import BatchResult, MinedSample, MiningSpec, UnitMiner, UnitRepeatError, failure_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a worker needs to do units of one run."""
+
+    output: str
+    """Where commits go: a folder or a URL."""
+    mining: MiningSpec
+    config_hash: str
+    environment: dict[str, Any]
+    """As planned, to say in a commit what differs."""
+    sample_timeout_s: float
+    memory_limit_bytes: int
+    """Of a child's resident memory."""
+    commits_by_driver: bool = False
+    """The store has no puts that must not replace anything: workers only report, the one driver commits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitProgress:
+    """How far a unit is, for the progress bar."""
+
+    unit: int
+    samples: int
+    masks: int
+    failures: int
+
+
+class Samples(Protocol):
+    """Where a unit's mined samples come from."""
+
+    def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
+        """Every input sample of the unit once, in order."""
+        ...
+
+    def extra_failures(self) -> list[FailureRow]:
+        """Rows of the last unit that belong to no sample of it."""
+        ...
+
+    def environment(self) -> dict[str, Any]: ...
+
+    def notes(self) -> list[str]:
+        """What the commit of the last unit should say."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def mine_unit(
+    unit: UnitSpec,
+    run: RunSpec,
+    storage: Storage,
+    samples: Samples,
+    *,
+    on_progress: Callable[[UnitProgress], None] | None = None,
+    waited_s: float = 0.0,
+) -> Commit:
+    """Makes an attempt at a unit and returns the commit that decides it: this attempt's, or that of one before.
+
+    Args:
+        unit: what to mine.
+        run: the run it belongs to.
+        storage: of the output.
+        samples: who mines them.
+        on_progress: hears how far it is.
+        waited_s: since this worker's last unit ended; counts as `idle`, and into the `wall` seconds.
+
+    Raises:
+        GrainmillError: what ends the run, such as a full disk or a source that changed.
+    """
+    log = CommitLog(storage)
+    standing = log.read_single(unit.unit)
+    if standing is not None:  # committed by a worker that died before it could say so
+        return standing
+    while True:
+        try:
+            return _attempt(unit, run, storage, samples, on_progress or (lambda progress: None), waited_s)
+        except UnitRepeatError:
+            continue  # in smaller batches; the commit will say so
+
+
+def _attempt(
+    unit: UnitSpec,
+    run: RunSpec,
+    storage: Storage,
+    samples: Samples,
+    on_progress: Callable[[UnitProgress], None],
+    waited_s: float,
+) -> Commit:
+    log = CommitLog(storage)
+    attempt = secrets.token_hex(6)
+    started_s = time.perf_counter()
+    seconds: dict[str, float] = {}
+    passed = PassedOver()
+    with ShardWriter(storage, unit=unit.unit, attempt=attempt) as writer:
+        faults.reach("attempt-started", str(unit.unit))
+        for batch in samples.results(unit):
+            _write_batch(writer, batch, seconds)
+            passed.include(batch.passed_over)
+            on_progress(
+                UnitProgress(unit=unit.unit, samples=writer.samples, masks=writer.masks, failures=writer.failed)
+            )
+        for row in samples.extra_failures():
+            writer.fail(row)
+        outputs = _finish(writer, storage, unit, seconds)
+        wall_s = time.perf_counter() - started_s
+        # What no stage accounts for: waiting for the next unit, for the child, for the store to answer.
+        seconds["idle"] = waited_s + max(wall_s - sum(seconds.values()), 0.0)
+        seconds["wall"] = waited_s + wall_s
+        environment = samples.environment()
+        commit = make_commit(
+            outputs,
+            unit=unit.unit,
+            config_hash=run.config_hash,
+            seconds=seconds,
+            environment=environment,
+            attempt=attempt,
+            notes=[*samples.notes(), *differences(run.environment, environment)],
+            passed_over=passed.to_json(),
+        )
+        faults.reach("before-commit", str(unit.unit))
+        if run.commits_by_driver:
+            return commit
+        if not log.create(commit):
+            return log.read(unit.unit) or commit
+        faults.reach("committed", str(unit.unit))
+        return commit
+
+
+def _write_batch(writer: ShardWriter, batch: BatchResult, seconds: dict[str, float]) -> None:
+    started_s = time.perf_counter()
+    for result in batch.results:
+        if isinstance(result, MinedSample):
+            writer.add(result.sample, result.image)
+        else:
+            writer.fail(result)
+    for stage, spent_s in {**batch.seconds, "write": time.perf_counter() - started_s}.items():
+        seconds[stage] = seconds.get(stage, 0.0) + spent_s
+
+
+def _finish(writer: ShardWriter, storage: Storage, unit: UnitSpec, seconds: dict[str, float]) -> Outputs:
+    started_s = time.perf_counter()
+    outputs = writer.finish()
+    faults.reach("shard-written", str(unit.unit))
+    outputs.publish(storage)
+    faults.reach("published", str(unit.unit))
+    seconds["write"] = seconds.get("write", 0.0) + time.perf_counter() - started_s
+    return outputs
+
+
+class InlineSamples:
+    """Mines in this process: for debugging, without protection against samples that kill, hang or eat memory.
+
+    An exception nobody expected becomes the same failure row as in a supervised worker, with its traceback on standard
+    error.
+    """
+
+    def __init__(self, spec: MiningSpec) -> None:
+        self._miner = UnitMiner(spec)
+        self._held: dict[int, SampleIdentity] = {}
+
+    def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
+        count = self._miner.open(unit)
+        for first in range(0, count, self._miner.batch_size):
+            positions = list(range(first, min(first + self._miner.batch_size, count)))
+            yield from self._mine(positions)
+
+    def _mine(self, positions: list[int]) -> Iterator[BatchResult]:
+        try:
+            yield self._miner.mine(positions, holding=self._held.__setitem__)
+        except GrainmillError:
+            raise
+        except Exception as error:
+            if len(positions) > 1:
+                for position in positions:
+                    yield from self._mine([position])
+                return
+            traceback.print_exc(file=sys.stderr)
+            identity = self._held.get(positions[0]) or self._miner.identity(positions[0])
+            row = failure_row(identity, "mine", "worker_died", f"{type(error).__name__}: {error}")
+            yield BatchResult(results=[row])
+
+    def extra_failures(self) -> list[FailureRow]:
+        return self._miner.extra_failures()
+
+    def environment(self) -> dict[str, Any]:
+        return self._miner.environment()
+
+    def notes(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        self._miner.close()
