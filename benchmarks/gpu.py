@@ -49,11 +49,12 @@ from model.data.sampler import Order
 from model.data.stream import Example
 from model.network.granular import GranularSam2
 from model.predict.image import GranularPredictor
-from model.predict.mask_generator import ALL_GRANULARITIES, AutomaticConfig, find_everything
+from model.predict.mask_generator import AutomaticConfig, find_everything
 from model.training.config import TrainConfig, make_config
 from model.training.step import accumulate_gradients
 from pipeline.bench.report import environment
 from pipeline.environment.torch_compat import ensure_torchvision
+from pipeline.format.granularity import GRANULARITIES
 from pipeline.labeling.stages.backbone_features import Backbone
 from pipeline.mining.job import mine
 from pipeline.mining.options import MineFlags, mine_options
@@ -382,7 +383,7 @@ def automatic(setting: Setting) -> dict[str, Any]:
     predictor = GranularPredictor(model)
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     shared = AutomaticConfig(points_per_side=4 if setting.toy else 32)
-    each = [dataclasses.replace(shared, granularities=(g,)) for g in ALL_GRANULARITIES]
+    each = [dataclasses.replace(shared, granularities=(g,)) for g in GRANULARITIES]
     repeats = 1 if setting.toy else 3
     once = seconds_of(lambda: find_everything(predictor, image, shared), setting.device, repeats=repeats)
     apart = seconds_of(
@@ -391,7 +392,7 @@ def automatic(setting: Setting) -> dict[str, Any]:
     encode = seconds_of(lambda: predictor.set_image(image), setting.device, repeats=repeats)
     return {
         "size": size,
-        "prompts": len(ALL_GRANULARITIES) * shared.points_per_side**2,
+        "prompts": len(GRANULARITIES) * shared.points_per_side**2,
         "one_encoding_s": min(once),
         "ten_encodings_s": min(apart),
         "encoding_s": min(encode),

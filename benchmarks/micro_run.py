@@ -47,8 +47,8 @@ from model.predict.mask_generator import default_config, find_everything
 from model.training.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
+from pipeline.format.granularity import granularity_of
 from pipeline.labeling.config import GranularityConfig
-from pipeline.labeling.stages.granularity import granularity_of
 
 from .people_shards import PEOPLE, WHOLES, segments_of
 
@@ -70,7 +70,7 @@ def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: s
     segments = segments_of(truth, people)
     if whole == "photograph":
         areas = [truth.height * truth.width, *(round(each.area_px) for each in segments)]
-        granularity = granularity_of(np.array(areas, dtype=np.int64), GranularityConfig())[1:]
+        granularity = granularity_of(np.array(areas, dtype=np.int64), GranularityConfig().method)[1:]
     else:
         segments = [each for each in segments if each.granularity is not None]
         granularity = np.array([each.granularity for each in segments])

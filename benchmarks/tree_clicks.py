@@ -32,10 +32,11 @@ from model.evaluation.benchmarks.records import EvalImage
 from model.evaluation.protocols.metrics import mask_iou, number_of_clicks
 from model.evaluation.protocols.simulated_user import MAX_CLICKS, Click, next_click, simulate
 from model.predict.tree import SCORE_FEATURES, SCORE_WEIGHTS, Tree, TreePredictor, predicted_iou
-from model.training.validation import GRANULARITIES, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
+from model.training.validation import best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.errors import InputError
 from pipeline.format import rle
+from pipeline.format.granularity import GRANULARITIES
 from pipeline.labeling.atoms import enlargement
 
 from .micro_run import people_sample

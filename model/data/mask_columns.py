@@ -16,10 +16,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from pipeline.errors import SchemaError
+from pipeline.format.granularity import GRANULARITY_MAX, GRANULARITY_MIN
 from pipeline.format.schema import (
     FORMAT,
-    GRANULARITY_MAX,
-    GRANULARITY_MIN,
     MAX_JSON_BYTES,
     ORIGINS,
     Origin,

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.format.granularity import GRANULARITY_BINS
+
 from .augmentation import View, unpacked, view_masks
 from .shards import LoadedSample
 
-GRANULARITY_BINS: Final = 9
-"""Of width 0.1 over [0.1, 1.0], for the balance."""
 _TRIES: Final = 8
 """Pixels drawn for one click at first: instances cover most of a photograph."""
 

@@ -20,10 +20,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
+from pipeline.format.granularity import GRANULARITY_MIN
 from pipeline.format.rle import Rle
 from pipeline.format.schema import (
     FORMAT,
-    GRANULARITY_MIN,
     SAMPLES_SCHEMA,
     canonical_json,
     dataset_digest,

@@ -13,11 +13,6 @@ from typing import Any, Final
 from .benchmarks.records import Task
 from .results import ScoreOptions
 
-GRANULARITY_PERCENT: Final = (59.8, 23.4, 7.8, 3.1, 2.2, 1.6, 1.0, 0.69, 0.40)
-"""UnSAMv2's own pseudo-labels in nine equal bins of g from 0.1 to 1.0, percent (Fig. 4); its images, not ours."""
-MASKS_PER_IMAGE: Final = 112
-"""UnSAMv2's mean over 6,000 SA-1B images."""
-
 ONE, TEN, ORACLE = "one pass", "ten passes", "oracle of 10"
 
 _WHOLE_IMAGE: Final[dict[str, dict[tuple[str, str], float]]] = {

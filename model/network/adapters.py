@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.format.schema import GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.granularity import GRANULARITY_MAX, GRANULARITY_MIN
 
 Adapter = Literal["paper", "lite", "full"]
 ADAPTERS: Final[tuple[Adapter, ...]] = get_args(Adapter)

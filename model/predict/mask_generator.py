@@ -23,15 +23,13 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
-from pipeline.format.schema import CONTAINED_FRACTION, GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.granularity import GRANULARITIES, GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION
 from pipeline.labeling.atoms import contained_fraction, suppress_duplicates
 
 from ..network.sam2_base import SCRATCH_WIDTH, Size
 from .coco_json import FoundMask
 from .image import GranularPredictor
-
-ALL_GRANULARITIES: Final = tuple(round(0.1 * k, 1) for k in range(1, 11))
-"""0.1, 0.2 … 1.0: the union that arXiv 2511.13714 scores on whole images."""
 
 _ENLARGED_PIXELS: Final = 2**25
 """Float32 pixels enlarged at once: 128 MB."""
@@ -41,7 +39,7 @@ _ENLARGED_PIXELS: Final = 2**25
 class AutomaticConfig:
     """How an image is searched."""
 
-    granularities: tuple[float | None, ...] = ALL_GRANULARITIES
+    granularities: tuple[float | None, ...] = GRANULARITIES
     """None: SAM-2's own three masks a point."""
     points_per_side: int = 32
     """Of the grid; SAM-2's generator's value."""
@@ -76,9 +74,6 @@ class AutomaticConfig:
 
 MICRO_CONFIG: Final = AutomaticConfig(points_per_side=16, min_predicted_iou=0.25, min_stability=0.6)
 """A model of minutes of training expects IoUs of 0.2 to 0.5 of itself, and its 64 x 64 logits need no finer grid."""
-
-MAX_IMAGE_FRACTION: Final = 0.9
-"""A mask larger than this share of the image is background, unless it is alone; the labels' own rule."""
 
 
 def default_config(size: Size) -> AutomaticConfig:

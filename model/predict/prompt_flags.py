@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.errors import InputError
-from pipeline.format.schema import GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.granularity import GRANULARITY_MAX, GRANULARITY_MIN
 
 FIRST_OBJECT: Final = 1
 """That flags without `N:` speak of."""

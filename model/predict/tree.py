@@ -39,7 +39,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.format import rle as rle_codec
-from pipeline.format.schema import CONTAINED_FRACTION, GRANULARITY_MAX, GRANULARITY_MIN, Annotation
+from pipeline.format.granularity import GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.schema import CONTAINED_FRACTION, Annotation
 from pipeline.labeling.atoms import BoxMask, cut_atoms, enlargement, sampled
 from pipeline.labeling.config import MineConfig
 

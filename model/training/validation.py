@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.console import note
 from pipeline.errors import InputError
+from pipeline.format.granularity import GRANULARITIES
 from pipeline.format.schema import sha256_of
 
 from ..data.augmentation import NO_AUGMENTATION
@@ -31,7 +32,6 @@ from ..network.pixels import normalised_batch
 from ..predict.draw import Rgb, contact_sheet
 from .config import TrainConfig
 
-GRANULARITIES: Final = tuple(round(0.1 * k, 1) for k in range(1, 11))
 PICTURED: Final = (0.1, 0.3, 0.5, 0.7, 1.0)
 PICTURES: Final = 4
 CLICKS_PER_IMAGE: Final = 12

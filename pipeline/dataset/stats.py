@@ -16,21 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import EMPTY_REASONS
+from ..format.granularity import (
+    GRANULARITIES,
+    GRANULARITY_BINS,
+    PUBLISHED_GRANULARITY_PERCENT,
+    granularity_bins,
+)
 from ..format.schema import ORIGINS
 from .run import RunReader
-
-GRANULARITY_BINS: Final = 9
-"""Equal bins from 0.1 to 1.0; the last one includes 1.0."""
-
-PUBLISHED_GRANULARITY_PERCENT: Final = (59.8, 23.4, 7.8, 3.1, 2.2, 1.6, 1.0, 0.69, 0.40)
-"""UnSAMv2's own masks in the same nine bins, percent (arXiv 2511.13714, Fig. 4); other images than ours."""
 
 IDLE: Final = "idle"
 """Not a stage: what of a worker's time no stage accounts for."""
 GPU_STAGES: Final = frozenset({"features"})
-
-PUBLISHED_MASKS_PER_IMAGE: Final = 112
-"""UnSAMv2's mean over 6,000 SA-1B images (arXiv 2511.13714)."""
 
 AREA_EDGES: Final = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Borders of the area histogram, as shares of the image; each bin includes its upper border."""
@@ -158,7 +155,7 @@ class RunStatistics:
             "masks_per_image_quantiles": quantile,
             "instances_per_image": _ratio(self.instances, self.samples),
             "granularity_histogram": {
-                "edges": [round(0.1 + 0.1 * index, 1) for index in range(GRANULARITY_BINS + 1)],
+                "edges": list(GRANULARITIES),
                 "counts": [self.granularity[index] for index in range(GRANULARITY_BINS)],
                 "percent": _percent([self.granularity[index] for index in range(GRANULARITY_BINS)]),
                 "published_percent": list(PUBLISHED_GRANULARITY_PERCENT),
@@ -194,12 +191,6 @@ def busiest_side(seconds: Mapping[str, float], *, device: str) -> float:
     stages = {stage: spent_s for stage, spent_s in seconds.items() if stage not in (IDLE, "wall")}
     on_gpu = sum(spent_s for stage, spent_s in stages.items() if stage in GPU_STAGES)
     return on_gpu if device != "cpu" and on_gpu else sum(stages.values())
-
-
-def granularity_bins(granularity: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Bin 0..8 of each g; counted in millionths, so that 0.3 falls into [0.3, 0.4) and not below it."""
-    millionths = np.rint(np.asarray(granularity, dtype=np.float64) * 1e6).astype(np.int64)
-    return np.clip((millionths - 100_000) // 100_000, 0, GRANULARITY_BINS - 1)
 
 
 def area_bins(area_fraction: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:

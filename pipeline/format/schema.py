@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ..errors import SchemaError
 from . import rle as rle_codec
+from .granularity import GRANULARITY_MAX, GRANULARITY_MIN
 from .rle import Rle
 
 FORMAT: Final = "grainmill/1"
@@ -35,10 +36,10 @@ LABELS_VERSION: Final = 2
 pixels is a failure, before it was mined as far as it went.
 """
 
-GRANULARITY_MIN: Final = 0.1
-GRANULARITY_MAX: Final = 1.0
 CONTAINED_FRACTION: Final = 0.9
-"""A mask is inside another if at least this share of it is (section 4.2 of the design)."""
+"""A mask is inside another if at least this share of it is."""
+MAX_IMAGE_FRACTION: Final = 0.9
+"""A mask larger than this share of the image is background, unless it is alone."""
 
 Origin = Literal["annotation", "proposal", "divide", "remainder", "conquer"]
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)

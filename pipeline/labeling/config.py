@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..format.granularity import GranularityMethod
 from ..format.schema import FORMAT, LABELS_VERSION, canonical_json, sha256_of
 
 RecipeName = Literal["default", "default-1000", "leaves", "unsamv2"]
 DivideName = Literal["maskcut", "proposals", "union"]
 RefineName = Literal["guided", "none"]
-GranularityName = Literal["instance-minmax", "instance-relative"]
 LayerName = Literal["auto", "key", "final"]
 GraphName = Literal["leaves", "patches"]
 
@@ -166,9 +166,9 @@ class RefineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GranularityConfig:
-    """Stage 5, `stages/granularity.py`."""
+    """Stage 5, `pipeline/format/granularity.py`."""
 
-    method: GranularityName = "instance-minmax"
+    method: GranularityMethod = "instance-minmax"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,14 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..format import rle as rle_codec
+from ..format.granularity import granularity_of
 from ..format.rle import Rle
-from ..format.schema import CONTAINED_FRACTION, ORIGINS, Annotation, Origin
+from ..format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION, ORIGINS, Annotation, Origin
 from .atoms import Atoms, RunWriter, contained_fraction, intersection_px, iou, suppress_duplicates
 from .config import GranularityConfig, TreeConfig
-from .stages.granularity import granularity_of
 
-MAX_IMAGE_FRACTION: Final = 0.9
-"""A mask larger than this share of the image is background, unless it is alone."""
 FREE_FRACTION: Final = 0.1
 """A loose candidate that overlaps instances by less than this share of itself is a remainder."""
 
@@ -269,7 +267,7 @@ def _parents(shared: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _annotations(family: Sequence[_Member], first_id: int, granularity: GranularityConfig) -> list[Annotation]:
     """Records of one instance, first the instance."""
-    values = granularity_of(np.array([each.area for each in family], dtype=np.int64), granularity)
+    values = granularity_of(np.array([each.area for each in family], dtype=np.int64), granularity.method)
     return [
         Annotation(
             id=first_id + index,

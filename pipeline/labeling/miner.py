@@ -27,12 +27,12 @@ from ..environment.timm_weights import file_sha256, locate_checkpoint, split_bac
 from ..errors import InputError, SampleFailureError
 from ..format import rle as rle_codec
 from ..format.rle import Rle, runs_of
-from ..format.schema import CONTAINED_FRACTION, ORIGINS, Annotation, Origin
+from ..format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION, ORIGINS, Annotation, Origin
 from ..sources.passed_over import PassedOver
 from ..sources.proposals import Proposals
 from .atoms import BoxMask, contained_fraction, cut_atoms, enlargement, intersection_px, sampled, suppress_duplicates
 from .config import DivideConfig, MineConfig
-from .hierarchy import MAX_IMAGE_FRACTION, Candidates, build_forest
+from .hierarchy import Candidates, build_forest
 from .stages import backbone_features as backbones
 from .stages.candidates import pool_trees
 from .stages.instances import choose_wholes

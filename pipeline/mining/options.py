@@ -14,9 +14,10 @@ import psutil
 from ..errors import FAILURE_REASONS, InputError
 from ..executors.driver import ExecutorName
 from ..executors.pool import PoolOptions
+from ..format.granularity import GranularityMethod
 from ..format.licenses import check_license
 from ..format.schema import sha256_of
-from ..labeling.config import DivideName, FeaturesConfig, GranularityName, MineConfig, RecipeName, RefineName
+from ..labeling.config import DivideName, FeaturesConfig, MineConfig, RecipeName, RefineName
 from ..labeling.recipes import recipe as recipe_config
 from ..sources.listing import parse_inputs
 from .job import MineOptions
@@ -131,7 +132,7 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     if flags.refine is not None:
         refine = dataclasses.replace(refine, method=_one_of("--refine", flags.refine, get_args(RefineName)))
     if flags.granularity is not None:
-        method = _one_of("--granularity", flags.granularity, get_args(GranularityName))
+        method = _one_of("--granularity", flags.granularity, get_args(GranularityMethod))
         granularity = dataclasses.replace(granularity, method=method)
     config = dataclasses.replace(
         config,

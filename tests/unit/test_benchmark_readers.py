@@ -14,10 +14,10 @@ from PIL import Image
 
 from model.evaluation.benchmarks import BENCHMARKS, find_benchmark, list_text
 from model.evaluation.benchmarks.coco_style import to_rle
-from model.evaluation.benchmarks.containment import equation_3
 from model.evaluation.benchmarks.files import read_map
 from pipeline.errors import InputError
 from pipeline.format import rle
+from pipeline.format.granularity import equation_3
 
 HEIGHT, WIDTH = 40, 60
 

@@ -15,6 +15,7 @@ from scipy.io import savemat
 from model.evaluation.benchmarks import bsds, containment
 from pipeline.errors import InputError
 from pipeline.format import rle
+from pipeline.format.granularity import equation_3
 
 NAMES = ("at_least_64", "consensus", "extended", "core", "pairs", "pairs_all")
 COUNTS = {
@@ -119,9 +120,9 @@ def test_two_equal_roots_give_the_lower_index() -> None:
 
 
 def test_equation_3_at_its_ends() -> None:
-    assert containment.equation_3(100, 100, 400) == pytest.approx(0.1)
-    assert containment.equation_3(400, 100, 400) == pytest.approx(1.0)
-    assert containment.equation_3(100, 100, 100) == 1.0
+    assert equation_3(100, 100, 400) == pytest.approx(0.1)
+    assert equation_3(400, 100, 400) == pytest.approx(1.0)
+    assert equation_3(100, 100, 100) == 1.0
 
 
 def test_another_layout_names_the_missing_file(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.format import rle
+from pipeline.format.granularity import GranularityMethod
 from pipeline.format.schema import Annotation, Origin, Sample, validate_sample
 from pipeline.labeling.atoms import Atoms, RunWriter, atoms_from_masks, enlargement
-from pipeline.labeling.config import GranularityConfig, GranularityName, TreeConfig
+from pipeline.labeling.config import GranularityConfig, TreeConfig
 from pipeline.labeling.hierarchy import Candidates, build_forest
 
 SIDE = 60
@@ -165,10 +166,10 @@ def scenes(draw: st.DrawFn) -> tuple[list[NDArray[np.bool_]], int, list[float]]:
     return masks, draw(st.integers(0, count)), scores
 
 
-@given(scenes(), st.sampled_from(get_args(GranularityName)))
+@given(scenes(), st.sampled_from(get_args(GranularityMethod)))
 @settings(max_examples=150)
 def test_any_candidates_give_a_valid_tree(
-    scene: tuple[list[NDArray[np.bool_]], int, list[float]], method: GranularityName
+    scene: tuple[list[NDArray[np.bool_]], int, list[float]], method: GranularityMethod
 ) -> None:
     masks, wholes, scores = scene
     found = forest(masks, wholes, scores=scores, granularity=GranularityConfig(method=method))

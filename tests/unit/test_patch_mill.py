@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from benchmarks.gpu import drawn_backbone
 from pipeline.errors import SampleFailureError
 from pipeline.format import rle
+from pipeline.format.granularity import granularity_of
 from pipeline.format.schema import Annotation, Sample, validate_sample
 from pipeline.labeling import miner as mill_module
-from pipeline.labeling.config import GranularityConfig, MineConfig
+from pipeline.labeling.config import MineConfig
 from pipeline.labeling.miner import ImageInput, Mill, MinedImage, with_given
 from pipeline.labeling.recipes import recipe
-from pipeline.labeling.stages.granularity import granularity_of
 from pipeline.sources.proposals import Proposals
 
 
@@ -138,12 +138,12 @@ def test_parts_outgrowing_instances_is_impossible_after_refinement(mill: Mill, p
 
 
 def test_minmax_is_stretched_by_noise_and_relative_is_not() -> None:
-    """6.1.9: one tiny mask moves the granularity of all others of its instance; the relative formula is ours."""
+    """One tiny mask moves the granularity of all others of its instance; the relative formula is ours."""
     areas = np.array([10_000, 4_000, 1_000], dtype=np.int64)
     with_speck = np.append(areas, 9)
-    minmax, relative = GranularityConfig(method="instance-minmax"), GranularityConfig(method="instance-relative")
-    assert abs(granularity_of(areas, minmax) - granularity_of(with_speck, minmax)[:3]).max() > 0.2
-    assert np.array_equal(granularity_of(areas, relative), granularity_of(with_speck, relative)[:3])
+    assert abs(granularity_of(areas, "instance-minmax") - granularity_of(with_speck, "instance-minmax")[:3]).max() > 0.2
+    relative = granularity_of(areas, "instance-relative")
+    assert np.array_equal(relative, granularity_of(with_speck, "instance-relative")[:3])
 
 
 def test_the_same_image_gives_the_same_masks_whatever_came_along(mill: Mill) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.stats import AREA_EDGES, RunStatistics, area_bins, granularity_bins, merged
+from pipeline.dataset.stats import AREA_EDGES, RunStatistics, area_bins, merged
 from pipeline.format import schema
+from pipeline.format.granularity import granularity_bins
 
 
 def samples_table(masks: list[int]) -> pa.Table:

@@ -20,7 +20,6 @@ from model.data.stream import Example
 from model.network.pixels import normalised_batch
 from model.training import validation
 from model.training.validation import (
-    GRANULARITIES,
     PICTURED,
     Validation,
     best_fixed_g,
@@ -32,6 +31,7 @@ from model.training.validation import (
     validate,
 )
 from pipeline.errors import InputError
+from pipeline.format.granularity import GRANULARITIES
 
 SIZE_PX = 48
 WHOLE_PX = 40

@@ -21,8 +21,8 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
+from pipeline.format.granularity import equation_3
 
-from .containment import equation_3
 from .files import existing, first_folder, read_map, told
 from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
@@ -108,7 +108,7 @@ def load_ade(path: Path) -> GroundTruth:
 
 def _part_label(area: dict[int, int], number: int, whole: int, smallest: int) -> float:
     """Eq. 3; a part that is annotated larger than what is visible of its object counts as the object."""
-    return equation_3(min(area[number], area[whole]), smallest, area[whole])
+    return float(equation_3(min(area[number], area[whole]), smallest, area[whole]))
 
 
 def _single(found: Any) -> int | None:

@@ -1,9 +1,8 @@
 """Part and whole among the masks of one image, and the granularity that follows from it (benchmarks with no label g).
 
 A mask is a part of another if at least 0.9 of it lies inside and its area is below 0.6 of the other's. The **root** of
-a mask is the largest mask that contains it. A mask's label is eq. 3 of arXiv 2511.13714 under its root,
-`g = 0.1 + 0.9 (sqrt A - sqrt A_min) / (sqrt A_root - sqrt A_min)`, A_min being the smallest mask under that root; a
-root that has parts is 1.0; a mask with neither whole nor part has no label.
+a mask is the largest mask that contains it. A mask's label is `equation_3` under its root, A_min being the smallest
+mask under that root; a root that has parts is 1.0; a mask with neither whole nor part has no label.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.format import rle as rle_codec
+from pipeline.format.granularity import equation_3
 from pipeline.format.rle import Rle
 from pipeline.format.schema import CONTAINED_FRACTION
 
@@ -22,14 +22,6 @@ from .records import PartOf
 
 MAX_AREA_RATIO: Final = 0.6
 """A mask of more than this share of another is a version of it rather than its part."""
-
-
-def equation_3(area_px: float, smallest_px: float, whole_px: float) -> float:
-    """g in [0.1, 1.0] of a mask of `area_px` between the smallest part and the whole; 1.0 if both are equal."""
-    span = np.sqrt(whole_px) - np.sqrt(smallest_px)
-    if span <= 0:
-        return 1.0
-    return float(np.clip(0.1 + 0.9 * (np.sqrt(area_px) - np.sqrt(smallest_px)) / span, 0.1, 1.0))
 
 
 def part_matrix(intersections: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -57,7 +49,7 @@ def label_granularities(intersections: NDArray[np.int64]) -> tuple[list[float | 
         wholes = np.flatnonzero(parts[mask])
         if wholes.size:
             root = int(wholes[np.argmax(area[wholes])])  # argmax: the lower index among equals
-            labels.append(equation_3(area[mask], smallest_under[root], area[root]))
+            labels.append(float(equation_3(area[mask], smallest_under[root], area[root])))
         else:
             labels.append(1.0 if parts[:, mask].any() else None)
     pairs = [
@@ -65,7 +57,7 @@ def label_granularities(intersections: NDArray[np.int64]) -> tuple[list[float | 
             part=int(part),
             whole=int(whole),
             area_ratio=float(area[part] / area[whole]),
-            granularity=equation_3(area[part], smallest_under[whole], area[whole]),
+            granularity=float(equation_3(area[part], smallest_under[whole], area[whole])),
         )
         for whole, part in zip(*np.nonzero(parts.T), strict=True)
     ]

@@ -1,7 +1,7 @@
-"""Parts of annotated objects as a benchmark's objects, with the protocol's label: eq. 3 within the object.
+"""Parts of annotated objects as a benchmark's objects, with the protocol's label: `equation_3` within the object.
 
-Each part is scored by itself; `g = 0.1 + 0.9 (sqrt A - sqrt A_min) / (sqrt A_object - sqrt A_min)`, A_min the smallest
-part of that object. The objects around them are there for the pair test: pairs of a part and its object.
+Each part is scored by itself; A_min of its label is the smallest part of that object. The objects around them are there
+for the pair test: pairs of a part and its object.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.format import rle as rle_codec
+from pipeline.format.granularity import equation_3
 from pipeline.format.rle import Rle
 
-from .containment import MAX_AREA_RATIO, equation_3
+from .containment import MAX_AREA_RATIO
 from .records import EvalObject, GroundTruth, PartOf
 
 
@@ -40,7 +41,7 @@ def parts_of_objects(
         areas = [_area_px(mask) for _, mask in each.parts]
         whole = len(found) + len(each.parts)
         for (name, mask), part_px in zip(each.parts, areas, strict=True):
-            label = equation_3(part_px, min(areas), area_px)
+            label = float(equation_3(part_px, min(areas), area_px))
             if part_px < MAX_AREA_RATIO * area_px:
                 ratio = part_px / area_px
                 pairs.append(PartOf(part=len(found), whole=whole, area_ratio=ratio, granularity=label))

@@ -27,8 +27,6 @@ from ..benchmarks.records import LabelRule
 
 FloatArray = NDArray[np.float64]
 
-GRANULARITIES: Final = tuple(round(0.1 * step, 1) for step in range(1, 11))
-"""The protocol's g: 0.1, 0.2, …, 1.0."""
 SWEEP: Final = tuple(round(0.05 * step, 2) for step in range(2, 21))
 """0.10, 0.15, …, 1.00 for the sweeps; holds all of `GRANULARITIES`."""
 JITTER_CLICKS: Final = 10

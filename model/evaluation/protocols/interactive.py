@@ -18,8 +18,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.format.granularity import GRANULARITIES
+
 from ..subjects.predictors import Answers, ClickModel, LogitArray
-from .controls import GRANULARITIES, JITTER_CLICKS, JITTER_RADIUS, seed_of
+from .controls import JITTER_CLICKS, JITTER_RADIUS, seed_of
 from .metrics import BoolArray, mask_iou, number_of_clicks
 from .options import ModelOptions
 from .simulated_user import Click, Trajectory, jittered_first_clicks, next_click

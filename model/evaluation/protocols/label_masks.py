@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import InputError
+from pipeline.format.granularity import (
+    GRANULARITIES,
+    GRANULARITY_BINS,
+    PUBLISHED_GRANULARITY_PERCENT,
+    granularity_bins,
+)
 
-from .. import published
 from ..benchmarks.files import by_stem
 from ..benchmarks.mined import MaskSet, MinedRow, load_masks, match_mined
 from ..benchmarks.records import EvalImage, EvalObject, GroundTruth, Split, for_coco, iou_with
@@ -33,8 +38,6 @@ from ..subjects.baselines import peer_masks, ucm_folder
 from .mask_pairs import pair_sums
 from .metrics import IOU_THRESHOLDS, MAX_DETECTIONS, match_detections, recall_best, recall_one_to_one
 
-GRANULARITY_BINS: Final = 9
-"""Equal bins of g from 0.1 to 1.0, the last one closed."""
 HIT_IOU: Final = 0.5
 """From which a mask counts as a person's segment, and an instance as a whole."""
 CURVE: Final = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 700, 1000)
@@ -206,12 +209,6 @@ def _union_px(rles: Sequence[Any]) -> int:
     return int(coco_mask.area(coco_mask.merge(for_coco(rles)))) if rles else 0
 
 
-def granularity_bins(granularity: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin 0..8 of each g, counted in millionths so that 0.3 falls into [0.3, 0.4)."""
-    millionths = np.rint(granularity * 1e6).astype(np.int64)
-    return np.clip((millionths - 100_000) // 100_000, 0, GRANULARITY_BINS - 1)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # All images
 
@@ -344,10 +341,10 @@ def _histograms(answers: list[dict[str, Any]]) -> dict[str, Any]:
     masks = np.array([answer["masks_by_bin"] for answer in answers]).sum(axis=0)
     hits = np.array([answer["hits_by_bin"] for answer in answers]).sum(axis=0)
     return {
-        "granularity_edges": [round(0.1 + 0.1 * index, 1) for index in range(GRANULARITY_BINS + 1)],
+        "granularity_edges": list(GRANULARITIES),
         "masks_by_granularity": masks.tolist(),
         "masks_by_granularity_percent": (100 * masks / max(masks.sum(), 1)).tolist(),
-        "published_percent": list(published.GRANULARITY_PERCENT),
+        "published_percent": list(PUBLISHED_GRANULARITY_PERCENT),
         "mask_precision_by_granularity": [
             float(hit / count) if count else None for hit, count in zip(hits, masks, strict=True)
         ],

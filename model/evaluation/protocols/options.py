@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, get_args
 
 from pipeline.errors import InputError
+from pipeline.format.granularity import GRANULARITIES
 
 from ..benchmarks.records import LabelRule
 from ..bootstrap import RESAMPLES
-from .controls import GRANULARITIES, JITTER_CLICKS, JITTER_RADIUS, SWEEP, constant_granularity
+from .controls import JITTER_CLICKS, JITTER_RADIUS, SWEEP, constant_granularity
 from .simulated_user import MAX_CLICKS
 
 ModelTask = Literal["whole", "interactive", "sweep", "pairs", "video"]

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from .controls import GRANULARITIES
+from pipeline.format.granularity import GRANULARITIES
+
 from .metrics import BoolArray, FloatArray, pair_columns
 
 

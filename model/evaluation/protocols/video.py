@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.format.granularity import GRANULARITIES
 
 from ..benchmarks.files import read_map
 from ..benchmarks.records import EvalVideo
-from .controls import GRANULARITIES, JITTER_CLICKS, JITTER_RADIUS, seed_of
+from .controls import JITTER_CLICKS, JITTER_RADIUS, seed_of
 from .metrics import BoolArray, boundary_accuracy, region_similarity
 from .options import ModelOptions
 from .simulated_user import Click, jittered_first_clicks

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.format import rle as rle_codec
+from pipeline.format.granularity import GRANULARITIES
 
 from ..benchmarks.records import GroundTruth
 from ..subjects.predictors import Answers, ClickModel
-from .controls import GRANULARITIES, GRID_PASSES, click_grid, moved_grids, seed_of
+from .controls import GRID_PASSES, click_grid, moved_grids, seed_of
 from .metrics import rank_by_score, recall_best, recall_one_to_one
 from .options import ModelOptions
 
