@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .commands.merge import command
+from .commands.merge import run
 from .commands.shared import run_tool
 
 if __name__ == "__main__":
-    raise SystemExit(run_tool(command, "model.merge"))
+    raise SystemExit(run_tool(run, "model.merge"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .commands.onnx_export import command
+from .commands.onnx_export import run
 from .commands.shared import run_tool
 
 if __name__ == "__main__":
-    raise SystemExit(run_tool(command, "model.onnx_export"))
+    raise SystemExit(run_tool(run, "model.onnx_export"))

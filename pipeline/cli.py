@@ -48,7 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("pipeline.commands.demo", "the whole loop on the photographs inside scikit-image"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),
 }
-"""Command -> (module with a function `command`, one line of help)."""
+"""Command -> (module with a function `run` of one record, the command's flags; one line of help)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,13 +71,16 @@ def _run(name: str, arguments: list[str]) -> int:
     import typer
     import typer.exceptions
 
+    from .commands.flags import typer_command
+
     # Threads of torch that wait for each other sleep. By default they spin, and where other processes want the cores
     # too, a step on two threads takes several times as long as on one. Read when OpenMP is loaded, also in children.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     signal.signal(signal.SIGTERM, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     module = importlib.import_module(COMMANDS[name][0])
-    app.command(name, help=None, context_settings={"help_option_names": ["-h", "--help"]})(module.command)
+    command = module.command if hasattr(module, "command") else typer_command(module.run)
+    app.command(name, help=None, context_settings={"help_option_names": ["-h", "--help"]})(command)
     try:
         code = app(args=arguments, prog_name=f"grainmill {name}", standalone_mode=False)
     except KeyboardInterrupt:

@@ -115,7 +115,7 @@ def run(options: BenchOptions) -> BenchReport:
     return BenchReport(
         name="load",
         command=f"grainmill bench load --repeats {options.repeats}"
-        + "".join(f" --input {each}" for each in options.input)
+        + "".join(f" --input {each}" for each in options.input or ())
         + (f" --limit {options.limit}" if options.limit else ""),
         ratio=median_ratio(raw_s, ours="ours", peer="webdataset"),
         bar=BAR,

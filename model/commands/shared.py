@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.commands.flags import typer_command
 from pipeline.errors import GrainmillError
 
 CheckpointArgument = Annotated[
@@ -18,18 +19,18 @@ BaseOption = Annotated[
 ]
 
 
-def run_tool(command: Callable[..., Any], module: str) -> int:
+def run_tool(run: Callable[[Any], None], module: str) -> int:
     """Runs a module's command.
 
     Args:
-        command: its function, with typer's annotations.
+        run: its function of the command's flags.
         module: its name, for messages.
 
     Returns:
         The exit code: 0, or that of an expected error, whose one message is printed.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(context_settings={"help_option_names": ["-h", "--help"]})(typer_command(run))
     try:
         app()
     except GrainmillError as error:

@@ -91,7 +91,7 @@ def bench_images(
     with tempfile.TemporaryDirectory(prefix="grainmill-bench-") as name:
         folder = Path(name)
         if options.input:
-            yield list(options.input), folder
+            yield options.input, folder
         else:
             number = min(count, options.limit or count)
             write_photographs(folder / "images", number, width=width, height=height)
@@ -113,7 +113,7 @@ def mined(
 def command_of(name: str, options: BenchOptions) -> str:
     """What was typed, with the defaults that a reader should see."""
     parts = [f"grainmill bench {name} --repeats {options.repeats}"]
-    parts += [f"--input {value}" for value in options.input]
+    parts += [f"--input {value}" for value in options.input or ()]
     parts += [f"--workers {options.workers}"] if options.workers else []
     parts += [f"--limit {options.limit}"] if options.limit else []
     return " ".join(parts)

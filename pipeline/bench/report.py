@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from ..environment.numeric import THREAD_VARIABLES
 
@@ -32,17 +34,20 @@ VERSIONED: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Flags of `grainmill bench`, as typed; a bench takes those that mean something to it."""
+    """What every bench is asked for, flags of `grainmill bench`; a bench takes those that mean something to it."""
 
-    repeats: int = 5
-    """Runs of each side; medians are reported."""
-    seed: int = 0
-    """Of drawn inputs."""
-    input: tuple[str, ...] = ()
-    """`[LABEL=]SRC` as of `mine`; a bench that reads images has its own default."""
-    workers: int | None = None
-    limit: int | None = None
-    """At most so many samples."""
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Runs of each side. Default 5: a median that one disturbance cannot move.")
+    ] = 5
+    seed: Annotated[int, typer.Option(help="Of drawn inputs. Default 0: any fixed number does.")] = 0
+    input: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[LABEL=]SRC", help="Images, for the benches that read some. Default: the bench's own."),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="For the benches that start workers. Default: the bench's own.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples. Default: the bench's own.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

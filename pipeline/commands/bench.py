@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+
+from ..bench.report import BenchOptions
 
 BENCHES: Final[dict[str, tuple[str, str]]] = {
     "conquer": ("pipeline.bench.conquer", "merging 48 x 48 patches against the plain definition"),
@@ -20,46 +25,34 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
 """Name -> (module with `run(options: BenchOptions) -> BenchReport`, one line of help)."""
 
 
-def command(
-    name: Annotated[str, typer.Argument(help="Which one: " + ", ".join(BENCHES) + ".")],
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Runs of each side. Default 5: a median that one disturbance cannot move.")
-    ] = 5,
-    seed: Annotated[int, typer.Option(help="Of drawn inputs. Default 0: any fixed number does.")] = 0,
-    input: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[LABEL=]SRC", help="Images, for the benches that read some. Default: the bench's own."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="For the benches that start workers. Default: the bench's own.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples. Default: the bench's own.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags(BenchOptions):
+    """What `grainmill bench` is asked for: which bench, and where its report goes."""
+
+    name: Annotated[str, typer.Argument(help="Which one: " + ", ".join(BENCHES) + ".")]
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the JSON there. Default: nowhere.")
-    ] = None,
+    ] = None
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output. Default: off, a table for people.")
-    ] = False,
-) -> int:
+    ] = False
+
+
+def run(flags: BenchFlags) -> int:
     """Measures one claim beside what it is claimed against. Exit code 1 if its bar is missed or a check fails."""
     from ..environment.numeric import single_threaded
 
     os.environ.update(single_threaded())  # before numpy and numba are imported: a worker of the mill has one thread
-    import importlib
-    import json as json_module
-
-    from ..bench.report import BenchOptions
     from ..console import print_json
     from ..errors import InputError
 
-    if name not in BENCHES:
-        raise InputError(f"bench {name!r}: there are {', '.join(BENCHES)}")
-    run = importlib.import_module(BENCHES[name][0]).run
-    report = run(BenchOptions(repeats=repeats, seed=seed, input=tuple(input or ()), workers=workers, limit=limit))
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json_module.dumps(report.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if json:
+    if flags.name not in BENCHES:
+        raise InputError(f"bench {flags.name!r}: there are {', '.join(BENCHES)}")
+    report = importlib.import_module(BENCHES[flags.name][0]).run(flags)
+    if flags.output is not None:
+        flags.output.parent.mkdir(parents=True, exist_ok=True)
+        flags.output.write_text(json.dumps(report.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if flags.json:
         print_json(report.to_json())
     else:
         print(report.to_text())

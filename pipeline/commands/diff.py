@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from .flags import JsonFlag
 
-def command(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A run, a release, or REL/versions/V; a folder or URL.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="What it is compared with.")],
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
-    ] = False,
-) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class DiffFlags:
+    """What `grainmill diff` is asked for."""
+
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A run, a release, or REL/versions/V; a folder or URL.")]
+    new: Annotated[str, typer.Argument(metavar="NEW", help="What it is compared with.")]
+    json: JsonFlag = False
+
+
+def run(flags: DiffFlags) -> None:
     """What changed in samples and masks between two versions, by key."""
     from ..console import print_json
     from ..dataset.open import open_dataset
     from ..release.diff import difference
 
-    found = difference(open_dataset(old), open_dataset(new))
-    if json:
+    found = difference(open_dataset(flags.old), open_dataset(flags.new))
+    if flags.json:
         print_json(found)
     else:
         print(_text(found))

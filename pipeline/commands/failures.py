@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from .flags import RunArgument
 
-def command(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
+
+@dataclass(frozen=True, kw_only=True)
+class FailuresFlags:
+    """What `grainmill failures` is asked for."""
+
+    directory: RunArgument
     reason: Annotated[
         str | None, typer.Option(help="Only rows with this reason [default: all reasons].", show_default=False)
-    ] = None,
+    ] = None
     json: Annotated[
         bool, typer.Option("--json", help='One object {"failures": [row, ...]} [default: off, a table for people].')
-    ] = False,
+    ] = False
     csv: Annotated[
         bool,
         typer.Option(
             "--csv", help="CSV; cells that a spreadsheet would run get an apostrophe [default: off, a table]."
         ),
-    ] = False,
-) -> None:
+    ] = False
+
+
+def run(flags: FailuresFlags) -> None:
     """One row for each input sample that is in no shard, and why."""
     from ..console import print_json
     from ..dataset.failures import failure_rows, to_csv
     from ..dataset.open import open_dataset
     from ..errors import InputError
 
-    if json and csv:
+    if flags.json and flags.csv:
         raise InputError("--json and --csv: give one of them")
-    rows = failure_rows(open_dataset(directory), reason=reason)
-    if json:
+    rows = failure_rows(open_dataset(flags.directory), reason=flags.reason)
+    if flags.json:
         print_json({"failures": list(rows)})
-    elif csv:
+    elif flags.csv:
         sys.stdout.writelines(to_csv(rows))
     else:
         _print_table(list(rows))

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def command(
-    images: Annotated[int, typer.Option(help="Images to mine, for instance 11000000 for SA-1B.")],
+@dataclass(frozen=True, kw_only=True)
+class PlanFlags:
+    """What `grainmill plan` is asked for."""
+
+    images: Annotated[int, typer.Option(help="Images to mine, for instance 11000000 for SA-1B.")]
     profile: Annotated[
         Path,
         typer.Option(
             help="Measured seconds per stage: `grainmill stats DIR --json` of a small run on the same hardware."
         ),
-    ],
-    nodes: Annotated[int, typer.Option(help="Machines. Default 1.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(help="GPUs of each. Default 0: the descriptor needs none.")] = 0,
+    ]
+    nodes: Annotated[int, typer.Option(help="Machines. Default 1.")] = 1
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of each. Default 0: the descriptor needs none.")] = 0
     cores_per_node: Annotated[
         int, typer.Option(help="CPU cores of each. Default 16, a common size beside one GPU.")
-    ] = 16,
+    ] = 16
     samples_per_shard: Annotated[
         int, typer.Option(help="As `mine`. Default 256: what a crash can cost one worker.")
-    ] = 256,
+    ] = 256
     node_price_per_hour: Annotated[
         float | None, typer.Option(help="Money for one machine's hour. Default: no cost is told.")
-    ] = None,
+    ] = None
     storage_price_per_gb_month: Annotated[
         float, typer.Option(help="Default 0.023, a large store's list price; say your own.")
-    ] = 0.023,
+    ] = 0.023
     efficiency: Annotated[
         float, typer.Option(help="Share of the measured rate that is reached. Default 0.9: stragglers, starts, losses.")
-    ] = 0.9,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Shards without images. Default: with.")] = False,
+    ] = 0.9
+    no_images: Annotated[bool, typer.Option("--no-images", help="Shards without images. Default: with.")] = False
     simulate: Annotated[
         bool,
         typer.Option(
             "--simulate", help="Also run the scheduler itself on a simulated clock. Default: arithmetic only."
         ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of the simulation. Default 0: any fixed number does.")] = 0,
+    ] = False
+    seed: Annotated[int, typer.Option(help="Of the simulation. Default 0: any fixed number does.")] = 0
     node_losses_per_hour: Annotated[
         float,
         typer.Option(min=0.0, help="Of each simulated node. Default 0.01: a spot machine lost every hundred hours."),
-    ] = 0.01,
+    ] = 0.01
     straggler_share: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Of simulated units that take ten times as long. Default 0.001."),
-    ] = 0.001,
+    ] = 0.001
     hung_share: Annotated[
         float,
         typer.Option(
@@ -57,60 +61,68 @@ def command(
             help="Of simulated units that never end where they are. One whose second attempt hangs too ends the "
             "simulation with an error. Default 0.",
         ),
-    ] = 0.0,
+    ] = 0.0
     put_limit_per_s: Annotated[
         float, typer.Option(min=1.0, help="Of the simulated store. Default 3500, a large store's figure for a prefix.")
-    ] = 3500.0,
+    ] = 3500.0
     get_limit_per_s: Annotated[
         float, typer.Option(min=1.0, help="Of the simulated store. Default 5500, a large store's figure for a prefix.")
-    ] = 5500.0,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-) -> None:
+    ] = 5500.0
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False
+
+
+def run(flags: PlanFlags) -> None:
     """Tell time, GPU-hours, storage, requests and money of a cluster run, with the assumptions made.
 
     Example: grainmill plan --images 11000000 --profile profile.json --nodes 8 --gpus-per-node 4
     """
-    from pipeline.console import print_json
-    from pipeline.errors import InputError
-    from pipeline.executors.estimate import Cluster, Profile, estimate
-    from pipeline.format.schema import load_json
+    from ..console import print_json
+    from ..errors import InputError
+    from ..executors.estimate import Cluster, Profile, estimate
+    from ..format.schema import load_json
 
     try:
-        data = profile.read_bytes()
+        data = flags.profile.read_bytes()
     except OSError as error:
-        raise InputError(f"--profile {profile}: cannot be read ({error.strerror})") from error
-    measured = Profile.from_json(load_json(data, where=str(profile)), where=str(profile))
+        raise InputError(f"--profile {flags.profile}: cannot be read ({error.strerror})") from error
+    measured = Profile.from_json(load_json(data, where=str(flags.profile)), where=str(flags.profile))
     cluster = Cluster(
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        cores_per_node=cores_per_node,
-        node_price_per_hour=node_price_per_hour,
-        storage_price_per_gb_month=storage_price_per_gb_month,
-        efficiency=efficiency,
+        nodes=flags.nodes,
+        gpus_per_node=flags.gpus_per_node,
+        cores_per_node=flags.cores_per_node,
+        node_price_per_hour=flags.node_price_per_hour,
+        storage_price_per_gb_month=flags.storage_price_per_gb_month,
+        efficiency=flags.efficiency,
     )
     answer = estimate(
-        images=images, profile=measured, cluster=cluster, samples_per_shard=samples_per_shard, with_images=not no_images
+        images=flags.images,
+        profile=measured,
+        cluster=cluster,
+        samples_per_shard=flags.samples_per_shard,
+        with_images=not flags.no_images,
     )
     record = answer.to_json()
-    if simulate:
-        from pipeline.console import ProgressBar
-        from pipeline.executors.simulation import Conditions, simulate_run
+    if flags.simulate:
+        from ..console import ProgressBar
+        from ..executors.simulation import Conditions, simulate_run
 
         conditions = Conditions(
-            node_losses_per_hour=node_losses_per_hour,
-            straggler_share=straggler_share,
-            hung_share=hung_share,
-            put_limit_per_s=put_limit_per_s,
-            get_limit_per_s=get_limit_per_s,
+            node_losses_per_hour=flags.node_losses_per_hour,
+            straggler_share=flags.straggler_share,
+            hung_share=flags.hung_share,
+            put_limit_per_s=flags.put_limit_per_s,
+            get_limit_per_s=flags.get_limit_per_s,
         )
         with ProgressBar("simulating", answer.units, unit="units") as progress:
-            result = simulate_run(answer, measured, cluster, seed=seed, conditions=conditions, on_unit=progress.update)
+            result = simulate_run(
+                answer, measured, cluster, seed=flags.seed, conditions=conditions, on_unit=progress.update
+            )
         record["simulation"] = {**result.to_json(), "conditions": vars(conditions)}
-    if json:
+    if flags.json:
         print_json(record)
         return
     cost = "no --node-price-per-hour given" if answer.node_cost is None else f"{answer.node_cost:,.0f}"
-    print(f"{images:,} images in {answer.units:,} units on {nodes} nodes ({answer.workers:,} workers)")
+    print(f"{flags.images:,} images in {answer.units:,} units on {flags.nodes} nodes ({answer.workers:,} workers)")
     print(f"  time            {answer.hours:,.1f} h at {answer.images_per_second:,.1f} images/s")
     print(f"  limited by      {answer.bottleneck}")
     print(f"  GPU-hours       {answer.gpu_hours:,.1f}      core-hours {answer.core_hours:,.1f}")
@@ -120,7 +132,7 @@ def command(
     print("assuming")
     for line in answer.assumptions:
         print(f"  - {line}")
-    if simulate:
+    if flags.simulate:
         print("simulated")
         for name, value in {**result.to_json(), **vars(conditions)}.items():
             print(f"  {name:<28} {value}")

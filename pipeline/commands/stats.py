@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
-import typer
+from .flags import JsonFlag, RunArgument
 
 
-def command(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
-    ] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class StatsFlags:
+    """What `grainmill stats` is asked for."""
+
+    directory: RunArgument
+    json: JsonFlag = False
+
+
+def run(flags: StatsFlags) -> None:
     """Masks per image, granularity and area histograms, depth, origins, failures, seconds per stage."""
     from ..console import ProgressBar, print_json
     from ..dataset.open import open_dataset
     from ..dataset.stats import collect
 
-    run = open_dataset(directory)
-    with ProgressBar("stats", run.units_total, unit="units") as progress:
-        statistics = collect(run, on_unit=progress.update).to_json()
-    if json:
+    dataset = open_dataset(flags.directory)
+    with ProgressBar("stats", dataset.units_total, unit="units") as progress:
+        statistics = collect(dataset, on_unit=progress.update).to_json()
+    if flags.json:
         print_json(statistics)
     else:
         print(_text(statistics))

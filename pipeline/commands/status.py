@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from .flags import JsonFlag, RunArgument
 
-def command(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory (or URL) of a run.")],
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output [default: off, a text for people].")
-    ] = False,
+
+@dataclass(frozen=True, kw_only=True)
+class StatusFlags:
+    """What `grainmill status` is asked for."""
+
+    directory: RunArgument
+    json: JsonFlag = False
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Look again until the run is complete, from any machine. Default: look once."),
-    ] = False,
+    ] = False
     interval_s: Annotated[
         float,
         typer.Option(
             min=0.1,
             help="Between two looks of --watch. Default 10: units take minutes, and each look reads all commits.",
         ),
-    ] = 10.0,
-) -> None:
+    ] = 10.0
+
+
+def run(flags: StatusFlags) -> None:
     """What is committed, pending and failed. Reads commit records only, so it is quick and works beside a run."""
     from ..console import print_json
     from ..dataset.open import open_dataset
     from ..dataset.status import run_status
 
-    status = _watched(directory, interval_s) if watch else run_status(open_dataset(directory))
-    if json:
+    status = _watched(flags.directory, flags.interval_s) if flags.watch else run_status(open_dataset(flags.directory))
+    if flags.json:
         print_json(status)
     else:
         print(_text(status))

@@ -32,6 +32,7 @@ SEEN_BY = {
     "pipeline.labeling.miner": "model.predict.tree",
     "pipeline.labeling.config": "model.",
     "pipeline.bench.report": "model.",
+    "pipeline.commands.flags": "model.commands.",
 }
 
 

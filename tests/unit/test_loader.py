@@ -444,7 +444,7 @@ def test_the_bench_reads_the_same_bytes_on_both_sides(drawn_run: Path, monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector
         warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' arrays know less than numpy asks of them
-        report = run(BenchOptions(repeats=1, input=(str(drawn_run),)))
+        report = run(BenchOptions(repeats=1, input=[str(drawn_run)]))
         gc.collect()
     assert report.checks["all sides read the same bytes"]
     assert report.ratio is not None
@@ -472,7 +472,7 @@ def test_the_bench_takes_energon_beside_it_where_it_is_installed(drawn_run: Path
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        report = run(BenchOptions(repeats=1, input=(str(drawn_run),)))
+        report = run(BenchOptions(repeats=1, input=[str(drawn_run)]))
         gc.collect()
     assert report.checks["all sides read the same bytes"]
     assert [row["side"] for row in report.rows][:3] == ["ours", "webdataset", "energon"]
