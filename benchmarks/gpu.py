@@ -56,8 +56,9 @@ from pipeline.bench.report import environment
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.format.granularity import GRANULARITIES
 from pipeline.labeling.stages.backbone_features import Backbone
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.storage.parquet import parquet_table
 
 RESULTS: Final = "results.json"

@@ -277,8 +277,9 @@ def run_mine(start_mine: Callable[..., subprocess.Popen[str]]) -> Callable[..., 
 @pytest.fixture(scope="session")
 def undisturbed_digest(small_photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of `small_photographs` mined inline, without any disturbance."""
+    from pipeline.mining.flags import MineFlags
     from pipeline.mining.job import mine
-    from pipeline.mining.options import MineFlags, mine_options
+    from pipeline.mining.options import mine_options
 
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     flags = MineFlags(input=[f"in={small_photographs}"], output=str(output), executor="inline", samples_per_shard=2)

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,13 @@ import psutil
 
 from ..console import note
 from ..executors.driver import run_pool
-from ..executors.pool import Event, PoolOptions
+from ..executors.pool import Event
 from ..executors.scheduler import Assignment
 from ..format.schema import canonical_json, load_json, sha256_of
-from ..mining.job import MineOptions, frozen_plan
+from ..mining.flags import MineFlags
+from ..mining.job import frozen_plan
 from ..mining.manifest import write_manifest
-from ..mining.options import MineFlags, mine_options
+from ..mining.options import mine_options
 from ..mining.progress import RunReport
 from ..shards.commits import Commit, CommitLog, make_commit
 from ..shards.plan import Plan
@@ -118,8 +120,8 @@ def drive(folder: Path) -> dict[str, float]:
         peaks[phase] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB, 1)
 
     flags = MineFlags(input=[f"in={folder / 'images'}"], output=str(folder / "out"), samples_per_shard=1)
-    options: MineOptions = mine_options(flags)
-    storage = open_storage(options.output, create=True)
+    options = mine_options(flags)
+    storage = open_storage(options.flags.output, create=True)
     look("start")
     frozen_plan(storage, options)
     look("planned")
@@ -129,7 +131,7 @@ def drive(folder: Path) -> dict[str, float]:
     done = log.committed(plan.units_total)
     report = RunReport(plan=plan, totals=log.totals(), compact=log.compact)
     with report:
-        run_pool(plan.units(storage, skip=done), InstantPool(storage, plan), report, PoolOptions(workers=16))
+        run_pool(plan.units(storage, skip=done), InstantPool(storage, plan), report, replace(options.pool, workers=16))
     look("run")
     write_manifest(storage, plan)
     look("end")
@@ -206,10 +208,10 @@ def worker_mib(options: BenchOptions, images: int) -> dict[str, Any]:
     with bench_images(options, min(images, 72), width=IMAGE_SIZE[0], height=IMAGE_SIZE[1]) as (sources, folder):
         flags = MineFlags(input=sources, output=str(folder / "out"), samples_per_shard=64)
         opened = mine_options(flags)
-        storage = open_storage(opened.output, create=True)
+        storage = open_storage(opened.flags.output, create=True)
         plan = frozen_plan(storage, opened)
         spec = RunSpec(
-            output=opened.output,
+            output=opened.flags.output,
             mining=MiningSpec(config=opened.config, sources=opened.sources),
             config_hash=plan.config_hash,
             environment=plan.environment,

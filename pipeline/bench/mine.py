@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..console import note
+from ..mining.flags import MineFlags
 from ..mining.job import mine
-from ..mining.options import MineFlags, mine_options
+from ..mining.options import mine_options
 from .photographs import write_photographs
 from .report import BenchOptions, BenchReport, environment
 

@@ -2,268 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-MINED = "What is mined (part of the configuration: a run with other values is another run)"
-RUN = "How it runs (changes when it ends, not what it writes)"
-REPEAT = "Failures and repeats"
+from ..mining.flags import REPEAT, MineFlags
+
 PATTERN_FLAG = "--input"
 
 
-def command(
-    input: Annotated[
-        list[str],
-        typer.Option(
-            metavar="[LABEL=]SRC",
-            help="Folder, glob, image file (JPEG, PNG, WebP, TIFF, BMP; without a usual ending by its first bytes), "
-            "WebDataset or SA-1B tar or folder, parquet with an image column, a run or a release (its shards); a path "
-            "or a URL. Passed over, and counted: hidden files, links to folders, GIF, AVIF, HEIC, JPEG 2000 and raw "
-            "files, archives, outputs of Grainmill. Repeat it for several sources. No default: there is nothing to "
-            "guess.",
-        ),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="Where shards and commits go. No default: it is the run's identity."),
-    ],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="default, default-1000, leaves or unsamv2. Default `default`: it measures best on people's segments "
-            "at 300 masks an image; default-1000 finds more with up to 1,000; unsamv2 is the paper's constants and "
-            "scope.",
-            rich_help_panel=MINED,
-        ),
-    ] = "default",
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            metavar="descriptor|timm:NAME[@CHECKPOINT]",
-            help="Features. Default: the recipe's: `descriptor` for default, because it needs no weights; DINO for "
-            "leaves and unsamv2, which take any timm transformer. CHECKPOINT is timm's file or the authors' own "
-            "(.safetensors, .pth); without it timm's comes from the hub or its cache. unsamv2 also takes descriptor.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    divide: Annotated[
-        str | None,
-        typer.Option(
-            metavar="maskcut|proposals|union",
-            help="Where instances come from: cut from the image itself, the masks of --proposals, or both those and "
-            "the sample's own annotations (SA-1B). Default: the recipe's, maskcut, because it needs no other input.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    proposals: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="COCO-style masks of a detector, RLE or polygons, found by file name; for --divide proposals or "
-            "union. Those with a score must be above 0.3, the paper's limit. Default: none.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    refine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="guided|none",
-            help="Sharpen masks of a patch grid, and proposals, to the image's edges; masks of leaves are there "
-            "already. Default: the recipe's, guided: it has no learned part and helps.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    granularity: Annotated[
-        str | None,
-        typer.Option(
-            metavar="instance-minmax|instance-relative",
-            help="How areas become g. Default: the recipe's, instance-minmax, the paper's equation 3.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    samples_per_shard: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Input samples of one unit of work. Default 256: shards of tens of MB, and a crash costs minutes.",
-            rich_help_panel=MINED,
-        ),
-    ] = 256,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Only the first N samples of the plan. Default: all.", rich_help_panel=MINED),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Of every random choice. Default 0: any fixed number does.", rich_help_panel=MINED),
-    ] = 0,
-    max_image_pixels: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Larger images fail as too_large before they are decoded. Default 100 million: above any camera, "
-            "below what decoding could fill memory with.",
-            rich_help_panel=MINED,
-        ),
-    ] = 100_000_000,
-    license: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL=LICENSE",
-            help="Terms of a source, as an SPDX identifier, LicenseRef-NAME or `other`; it stands in each of its "
-            "samples, and `release` heeds it. Repeat it for several. Default: none declared.",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Column of parquet files that holds the images. Default: the only one with bytes, else the one with a "
-            "usual name (image, jpg, png and others).",
-            rich_help_panel=MINED,
-        ),
-    ] = None,
-    no_images: Annotated[
-        bool,
-        typer.Option(
-            "--no-images",
-            help="Leave image bytes out of the shards. Default: in, so that a shard is all that training needs.",
-            rich_help_panel=MINED,
-        ),
-    ] = False,
-    executor: Annotated[
-        str,
-        typer.Option(
-            metavar="ray|local|inline",
-            help="Default ray: the same command runs on a laptop and on a cluster. local: processes without Ray. "
-            "inline: in this process, for debugging, unprotected.",
-            rich_help_panel=RUN,
-        ),
-    ] = "ray",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Of a running cluster (`auto`, HOST:PORT). Default: none, a private Ray on this machine.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Default: one for each processor core (a worker uses one thread), or for each share of a GPU; with "
-            "--ray-address those of the whole cluster, also when it grows.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="GPUs an actor reserves; below 1 shares one, memory too. Default 0: the default recipe uses none.",
-            rich_help_panel=RUN,
-        ),
-    ] = 0.0,
-    cpus_per_worker: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Cores on which a worker decodes, conquers and encodes while its GPU works. Default 1: without a GPU "
-            "more workers gain more.",
-            rich_help_panel=RUN,
-        ),
-    ] = 1,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Samples a worker mines at once. Default: the mill's own, 1 without a GPU, where more gains nothing.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    sample_timeout_s: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            help="A sample that takes longer, alone and twice, fails as timeout. Default 300: a hundred times a large "
-            "photograph's need.",
-            rich_help_panel=RUN,
-        ),
-    ] = 300.0,
-    unit_timeout_s: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="A unit in a worker's hands for longer goes to another worker. Default: off, since samples have "
-            "their own limit and machines that vanish are noticed; without it a unit that hangs on two workers is "
-            "waited for.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    straggler_after_s: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Near the end a unit that takes three times the median, and at least this long, is started a second "
-            "time elsewhere; the first commit wins. Default 10: below, starting again costs more than waiting.",
-            rich_help_panel=RUN,
-        ),
-    ] = 10.0,
-    worker_memory_gib: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="A worker that outgrows it is stopped; a sample that does it alone and twice fails as out_of_memory. "
-            "Default: 80 % of this machine's memory divided by the workers, at most 16. The default recipe took 1.1 "
-            "for a photograph of 60 megapixels (measured) and 0.4 for one of 480 x 320.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    max_failed_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="More failed samples (no_masks not counted) end with exit code 4. Default 1: failures are rows to "
-            "look at, not a reason to stop; a run in which no sample is left ends with 4 whatever this is.",
-            rich_help_panel=REPEAT,
-        ),
-    ] = 1.0,
-    retry_failed: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="REASON",
-            help="Do those units again in which a sample failed for this reason. Default: none, failures stand.",
-            rich_help_panel=REPEAT,
-        ),
-    ] = None,
-    extend: Annotated[
-        bool,
-        typer.Option(
-            "--extend",
-            help="Plan files that are new in the sources as further units. Default: off, a plan is frozen.",
-            rich_help_panel=REPEAT,
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Move away and delete the run that the output holds. Default: off, nothing is ever lost unasked.",
-            rich_help_panel=REPEAT,
-        ),
-    ] = False,
+@dataclass(frozen=True, kw_only=True)
+class MineCommandFlags(MineFlags):
+    """What `grainmill mine` is asked for: a call of `mine`, and what is printed."""
+
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and write nothing. Default: off.", rich_help_panel=REPEAT)
-    ] = False,
+    ] = False
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output. Default: off, text for people.")
-    ] = False,
-) -> int | None:
+    ] = False
+
+
+def run(flags: MineCommandFlags) -> int | None:
     """Mines images into committed shards of masks with their granularity. The same command again resumes."""
     from ..environment.numeric import single_threaded
 
@@ -272,29 +35,26 @@ def command(
     from ..errors import TooManyFailuresError
     from ..mining.job import dry_run as show_plan
     from ..mining.job import mine
-    from ..mining.options import MineFlags, mine_options
+    from ..mining.options import mine_options
 
-    flags = {name: value for name, value in locals().copy().items() if name in MineFlags.__dataclass_fields__}
-    options = mine_options(MineFlags(**flags))
+    options = mine_options(flags)
     try:
-        result = show_plan(options) if dry_run else mine(options)
+        result = show_plan(options) if flags.dry_run else mine(options)
     except TooManyFailuresError as error:
-        if json:
+        if flags.json:
             print_json(error.result)
         raise
-    if json:
+    if flags.json:
         print_json(result)
-    elif dry_run:
+    elif flags.dry_run:
         print(plan_text(result))
     else:
-        print(result_text(result, output))
+        print(result_text(result, flags.output))
     return None
 
 
 def plan_text(plan: dict[str, Any]) -> str:
     """What `--dry-run` prints for people."""
-    import json as json_module
-
     lines = [f"{plan['units']} units of at most {plan['config']['samples_per_shard']} samples"]
     lines += [f"  {label}: {count} units" for label, count in plan["units_by_source"].items()]
     if plan["passed_over"]:
@@ -303,7 +63,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         lines += ["passed over, not mined:", *lines_of(plan["passed_over"])]
     workers = "as many workers as the cluster has room for" if plan["workers"] is None else f"{plan['workers']} workers"
     lines.append(f"{workers}, executor {plan['executor']}; nothing was written")
-    lines.append("configuration: " + json_module.dumps(plan["config"], indent=2, sort_keys=True))
+    lines.append("configuration: " + json.dumps(plan["config"], indent=2, sort_keys=True))
     return "\n".join(lines)
 
 

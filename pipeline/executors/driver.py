@@ -75,7 +75,7 @@ def run_pool(
     Raises:
         GrainmillError: what a worker says must end the run, or workers that keep dying.
     """
-    scheduler = Scheduler(units, straggler_factor=options.straggler_factor, straggler_floor_s=options.straggler_floor_s)
+    scheduler = Scheduler(units, straggler_floor_s=options.straggler_floor_s)
     if scheduler.finished:
         return
     driver = _Driver(pool, scheduler, listener, options, pending, clock)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Protocol
 
 from ..shards.commits import Commit
 from ..units.attempt import UnitProgress
-from .scheduler import STRAGGLER_FACTOR, STRAGGLER_FLOOR_S, Assignment
+from .scheduler import Assignment
 
 STARTING: Final = "the first worker starts: it imports, compiles and loads weights"
 
@@ -34,13 +34,13 @@ class PoolOptions:
 
     workers: int | None
     """None: as many as the cluster has room for, also when it grows; only with `ray_address`."""
-    unit_timeout_s: float | None = None
+    unit_timeout_s: float | None
     """A unit in a worker's hands for longer costs that worker its life, and goes to another."""
-    gpus_per_worker: float = 0.0
-    cpus_per_worker: int = 1
-    ray_address: str | None = None
-    straggler_factor: float | None = STRAGGLER_FACTOR
-    straggler_floor_s: float = STRAGGLER_FLOOR_S
+    straggler_floor_s: float
+    """A unit that takes a multiple of the median is a straggler after this time at the earliest."""
+    gpus_per_worker: float
+    cpus_per_worker: int
+    ray_address: str | None
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import bisect
 import collections
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..sources.listing import UnitSpec
+if TYPE_CHECKING:
+    from ..sources.listing import UnitSpec
 
 IN_FLIGHT: Final = 2
 """Units of one worker: one in its hands, one waiting, so that it never waits for the driver."""

@@ -27,7 +27,7 @@ from ..units.attempt import UnitProgress
 from .driver import run_pool
 from .estimate import Cluster, Estimate, Profile
 from .pool import STARTING, Event, PoolOptions
-from .scheduler import Assignment
+from .scheduler import STRAGGLER_FLOOR_S, Assignment
 
 FOUND_COMMITTED_S: Final = 0.1
 """An attempt that finds its unit committed: one look at the store."""
@@ -130,7 +130,15 @@ def simulate_run(
     )
     counter = _Counter(answer.units, on_unit)
     began_s = time.process_time()
-    run_pool(_units(answer.units, samples), pool, counter, PoolOptions(workers=None), clock=lambda: pool.now_s)
+    options = PoolOptions(
+        workers=None,
+        unit_timeout_s=None,
+        straggler_floor_s=STRAGGLER_FLOOR_S,
+        gpus_per_worker=0.0,
+        cpus_per_worker=1,
+        ray_address=None,
+    )
+    run_pool(_units(answer.units, samples), pool, counter, options, clock=lambda: pool.now_s)
     driver_s = time.process_time() - began_s - pool.own_s
     run_s = max(pool.now_s, 1e-9)
     busy_share = driver_s / run_s

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..console import Waiting, note
@@ -40,6 +40,7 @@ from ..sources.roots import base_of
 from ..storage.stores import Storage, offers_conditional_puts, open_storage
 from ..units.attempt import RunSpec
 from ..units.batches import MiningSpec
+from .flags import MineFlags
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
 from .progress import RunReport
@@ -47,24 +48,20 @@ from .progress import RunReport
 
 @dataclass(frozen=True, kw_only=True)
 class MineOptions:
-    """One call of `mine`: what is mined, and how it is run."""
+    """One call of `mine`: the flags, and what they come to here; `options.mine_options` makes it."""
 
+    flags: MineFlags
     config: MineConfig
+    """What changes labels: the recipe's values, and over them the flags'."""
     sources: tuple[SourceSpec, ...]
-    output: str
-    executor: ExecutorName = "ray"
-    pool: PoolOptions = field(default_factory=lambda: PoolOptions(workers=1))
-    device: str | None = None
-    batch_size: int | None = None
-    proposals: str | None = None
-    checkpoint: str | None = None
+    executor: ExecutorName
+    pool: PoolOptions
+    proposals: str | None
+    """Absolute path of the `--proposals` file."""
+    checkpoint: str | None
     """Path of the backbone's weights."""
-    sample_timeout_s: float = 300.0
-    memory_limit_bytes: int = 8 * 2**30
-    max_failed_fraction: float = 1.0
-    retry_failed: tuple[str, ...] = ()
-    extend: bool = False
-    overwrite: bool = False
+    memory_limit_bytes: int
+    """Of one worker."""
 
 
 def mine(options: MineOptions) -> dict[str, Any]:
@@ -78,11 +75,11 @@ def mine(options: MineOptions) -> dict[str, Any]:
         TooManyFailuresError: at the end, when every sample failed, or more than allowed; the commits stand.
     """
     for source in options.sources:
-        require_apart(base_of(source.location), options.output)
-    storage = open_output(options.output)
-    check_output(storage, overwrite=options.overwrite)
+        require_apart(base_of(source.location), options.flags.output)
+    storage = open_output(options.flags.output)
+    check_output(storage, overwrite=options.flags.overwrite)
     with Lease(storage):
-        if options.overwrite:
+        if options.flags.overwrite:
             move_away(storage)
         storage.clean_scratch()
         with Waiting(f"{storage.location}: reading what is planned, and listing the sources"):
@@ -90,8 +87,8 @@ def mine(options: MineOptions) -> dict[str, Any]:
         if plan.passed_over:
             note(f"passed over: {one_line(plan.passed_over)}; `grainmill status` gives examples")
         log = CommitLog(storage)
-        if options.retry_failed:
-            revoke_failed(storage, plan, options.retry_failed)
+        if options.flags.retry_failed:
+            revoke_failed(storage, plan, tuple(options.flags.retry_failed))
         done = log.committed(plan.units_total)
         report = RunReport(plan=plan, totals=log.totals(), compact=log.compact)
         if not all(done):
@@ -103,7 +100,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
             manifest = finished_manifest(storage, plan, changed=report.commits > 0)
             storage.clean_scratch()
     result = report.result(manifest)
-    check_failures(result, options.max_failed_fraction)
+    check_failures(result, options.flags.max_failed_fraction)
     return result
 
 
@@ -144,7 +141,7 @@ def planned_units(options: MineOptions, passed: PassedOver) -> Iterator[UnitSpec
         options.sources,
         samples_per_shard=options.config.samples_per_shard,
         limit=options.config.limit,
-        output=options.output,
+        output=options.flags.output,
         passed=passed,
     )
     return _watched(units, options, passed, read_proposals(options))
@@ -207,10 +204,10 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
 def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
     """Checks that planned sources are unchanged; notes new files, or plans them with `--extend`."""
     limit = options.config.limit
-    new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None, output=options.output)
+    new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None, output=options.flags.output)
     if not new:
         return plan
-    if not options.extend:
+    if not options.flags.extend:
         note(f"{len(new)} new files in the sources are not planned, {new[0]} for instance; --extend adds them")
         return plan
     passed = PassedOver()
@@ -220,7 +217,7 @@ def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
         limit=None if limit is None else max(limit - plan.samples_total, 0),
         first_unit=plan.units_total,
         only=frozenset(new),
-        output=options.output,
+        output=options.flags.output,
         passed=passed,
     )
     passed.include({reason: plan.passed_over[reason] for reason in INSIDE_CONTAINERS if reason in plan.passed_over})
@@ -247,15 +244,14 @@ def run_units(
         mining=MiningSpec(
             config=options.config,
             sources=options.sources,
-            device=options.device,
-            batch_size=options.batch_size,
+            batch_size=options.flags.batch_size,
             cpus=options.pool.cpus_per_worker,
             proposals=options.proposals,
             checkpoint=options.checkpoint,
         ),
         config_hash=plan.config_hash,
         environment=plan.environment,
-        sample_timeout_s=options.sample_timeout_s,
+        sample_timeout_s=options.flags.sample_timeout_s,
         memory_limit_bytes=options.memory_limit_bytes,
         commits_by_driver=not getattr(storage, "conditional_puts", True),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -20,45 +19,11 @@ from ..format.schema import sha256_of
 from ..labeling.config import DivideName, FeaturesConfig, MineConfig, RecipeName, RefineName
 from ..labeling.recipes import recipe as recipe_config
 from ..sources.listing import parse_inputs
+from .flags import MineFlags
 from .job import MineOptions
 
 MEMORY_SHARE: Final = 0.8
 MAX_WORKER_MEMORY_GIB: Final = 16.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MineFlags:
-    """The flags as typed; see `job.py` for what each means."""
-
-    input: list[str]
-    output: str
-    license: list[str] | None = None
-    image_column: str | None = None
-    recipe: str = "default"
-    backbone: str | None = None
-    divide: str | None = None
-    proposals: str | None = None
-    refine: str | None = None
-    granularity: str | None = None
-    samples_per_shard: int = 256
-    limit: int | None = None
-    seed: int = 0
-    max_image_pixels: int = 100_000_000
-    no_images: bool = False
-    executor: str = "ray"
-    ray_address: str | None = None
-    workers: int | None = None
-    gpus_per_worker: float = 0.0
-    cpus_per_worker: int = 1
-    batch_size: int | None = None
-    sample_timeout_s: float = 300.0
-    unit_timeout_s: float | None = None
-    straggler_after_s: float = 10.0
-    worker_memory_gib: float | None = None
-    max_failed_fraction: float = 1.0
-    retry_failed: list[str] | None = None
-    extend: bool = False
-    overwrite: bool = False
 
 
 def mine_options(flags: MineFlags) -> MineOptions:
@@ -86,9 +51,9 @@ def mine_options(flags: MineFlags) -> MineOptions:
     workers = flags.workers if flags.ray_address is not None else here
     config, checkpoint = resolved(flags)
     return MineOptions(
+        flags=flags,
         config=config,
         sources=parse_inputs(flags.input, licenses=licenses_of(flags.license or ()), image_column=flags.image_column),
-        output=flags.output,
         executor=executor,
         pool=PoolOptions(
             workers=workers,
@@ -98,15 +63,9 @@ def mine_options(flags: MineFlags) -> MineOptions:
             cpus_per_worker=flags.cpus_per_worker,
             ray_address=flags.ray_address,
         ),
-        batch_size=flags.batch_size,
         proposals=None if flags.proposals is None else os.path.abspath(flags.proposals),
         checkpoint=checkpoint,
-        sample_timeout_s=flags.sample_timeout_s,
         memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(here))),
-        max_failed_fraction=flags.max_failed_fraction,
-        retry_failed=tuple(flags.retry_failed or ()),
-        extend=flags.extend,
-        overwrite=flags.overwrite,
     )
 
 

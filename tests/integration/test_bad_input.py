@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw
 
 from pipeline.dataset.open import open_dataset
 from pipeline.errors import InputError
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.run import RunReader
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -23,20 +23,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 PLACES = """
 import json, sys, time
 from pipeline.executors.ray_pool import RayPool
-from pipeline.mining.options import MineFlags, mine_options
-from pipeline.executors.pool import PoolOptions
+from pipeline.mining.flags import MineFlags
+from pipeline.mining.options import mine_options
 from pipeline.shards.plan import config_record
 from pipeline.units.batches import MiningSpec
 from pipeline.units.attempt import RunSpec
 import ray
 
 source, output, address, gpus, workers = sys.argv[1:6]
-options = mine_options(MineFlags(input=[f"in={source}"], output=output, samples_per_shard=2))
+options = mine_options(MineFlags(
+    input=[f"in={source}"], output=output, samples_per_shard=2, workers=int(workers), gpus_per_worker=float(gpus),
+    ray_address=address,
+))
 mining = MiningSpec(config=options.config, sources=options.sources)
 run = RunSpec(
     output=output, mining=mining, config_hash="0", environment={}, sample_timeout_s=300.0, memory_limit_bytes=2**33
 )
-pool = RayPool(run, PoolOptions(workers=int(workers), gpus_per_worker=float(gpus), ray_address=address))
+pool = RayPool(run, options.pool)
 rooms = pool.room()
 
 def wait_ready(count):

@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from pipeline.dataset.open import open_dataset
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.shards.commits import CommitLog
 from pipeline.storage.stores import open_storage
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset.open import open_dataset
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.storage.stores import StorageError
 
 

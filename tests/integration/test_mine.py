@@ -20,8 +20,9 @@ from pipeline.dataset.verify import verify_run
 from pipeline.errors import ConfigMismatchError, InputError, TooManyFailuresError
 from pipeline.format.schema import SEAL, canonical_json, sealed
 from pipeline.labeling.config import config_hash
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import dry_run, frozen_plan, idle_workers_note, mine, open_output
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.shards.lease import LEASE, OutputBusyError
 from pipeline.storage.stores import StorageError
 
@@ -78,7 +79,7 @@ def test_more_workers_than_units_are_told_what_keeps_them_busy(
         samples_per_shard=samples_per_shard,
     )
     options = mine_options(flags)
-    note = idle_workers_note(frozen_plan(open_output(options.output), options), options)
+    note = idle_workers_note(frozen_plan(open_output(options.flags.output), options), options)
     assert (note is not None) == idles
     if note is not None:
         assert "1 of 2 workers" in note
@@ -158,7 +159,7 @@ def test_a_run_whose_plan_hashes_places_goes_on(photographs_copy: Path, tmp_path
     plan = tmp_path / "out" / "plan.json"
     flags = MineFlags(input=[f"in={photographs_copy}"], output=str(tmp_path / "out"), samples_per_shard=2)
     options = mine_options(flags)
-    frozen_plan(open_output(options.output), options)
+    frozen_plan(open_output(options.flags.output), options)
     record = {name: value for name, value in json.loads(plan.read_bytes()).items() if name != SEAL}
     record["config"]["sources"] = record["sources"]
     record["config_hash"] = config_hash(record["config"])

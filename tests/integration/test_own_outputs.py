@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.sources.listing import check_unchanged, parse_inputs, plan_units
 from pipeline.sources.shards import open_source
 from pipeline.storage.stores import open_storage

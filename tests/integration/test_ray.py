@@ -20,8 +20,9 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.executors.pool import PoolOptions
 from pipeline.executors.scheduler import Assignment
+from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import frozen_plan
-from pipeline.mining.options import MineFlags, mine_options
+from pipeline.mining.options import mine_options
 from pipeline.shards.commits import CommitLog
 from pipeline.storage.stores import open_storage
 from pipeline.units.attempt import RunSpec
@@ -169,6 +170,12 @@ def run_spec(source: Path, output: Path) -> tuple[RunSpec, list[Assignment]]:
     return run, [Assignment(0, unit) for unit in plan.units(storage)]
 
 
+def pool_options(*, workers: int, gpus_per_worker: float) -> PoolOptions:
+    """As `mine` has them for these flags."""
+    flags = MineFlags(input=["."], output="out", workers=workers, gpus_per_worker=gpus_per_worker)
+    return mine_options(flags).pool
+
+
 def child_environment(description: dict[str, object]) -> dict[str, str]:
     """Of the process in which an actor's native work is done."""
     return psutil.Process(int(str(description["child_pid"]))).environ()
@@ -179,7 +186,7 @@ def test_each_whole_gpu_actor_sees_its_own_gpu(declared_gpus: None, small_photog
     from pipeline.executors.ray_pool import RayPool
 
     run, assignments = run_spec(small_photographs, tmp_path / "out")
-    pool = RayPool(run, PoolOptions(workers=2, gpus_per_worker=1.0))
+    pool = RayPool(run, pool_options(workers=2, gpus_per_worker=1.0))
     try:
         for _ in range(2):
             pool.start_worker()
@@ -216,7 +223,7 @@ def test_actors_share_a_gpu_by_fractions(declared_gpus: None, small_photographs:
     from pipeline.executors.ray_pool import RayPool
 
     run, _ = run_spec(small_photographs, tmp_path / "out")
-    pool = RayPool(run, PoolOptions(workers=4, gpus_per_worker=0.5))
+    pool = RayPool(run, pool_options(workers=4, gpus_per_worker=0.5))
     try:
         for _ in range(4):
             pool.start_worker()
@@ -237,4 +244,4 @@ def test_more_gpus_than_there_are_is_bad_input(declared_gpus: None, small_photog
 
     run, _ = run_spec(small_photographs, tmp_path / "out")
     with pytest.raises(InputError, match=r"--gpus-per-worker 3: .* has 2 GPUs"):
-        RayPool(run, PoolOptions(workers=1, gpus_per_worker=3.0))
+        RayPool(run, pool_options(workers=1, gpus_per_worker=3.0))

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json
-from pipeline.mining.options import MineFlags, licenses_of, mine_config, mine_options
+from pipeline.mining.flags import MineFlags
+from pipeline.mining.options import licenses_of, mine_config, mine_options
 from pipeline.shards.plan import config_differences
 
 

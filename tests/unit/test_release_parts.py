@@ -327,7 +327,8 @@ def test_removal_needs_what_it_removes_by() -> None:
 def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: str | None, tmp_path: Path) -> None:
     import json
 
-    from pipeline.mining.options import MineFlags, mine_config
+    from pipeline.mining.flags import MineFlags
+    from pipeline.mining.options import mine_config
     from pipeline.release.eligibility import proposals_license
 
     path = tmp_path / "proposals.json"

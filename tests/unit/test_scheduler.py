@@ -10,7 +10,7 @@ from pipeline.errors import GrainmillError
 from pipeline.executors.driver import run_pool
 from pipeline.executors.estimate import Cluster, Profile, estimate
 from pipeline.executors.pool import STARTING, Event, PoolOptions
-from pipeline.executors.scheduler import Assignment, Scheduler, UnitLostTooOftenError
+from pipeline.executors.scheduler import STRAGGLER_FLOOR_S, Assignment, Scheduler, UnitLostTooOftenError
 from pipeline.executors.simulation import Conditions, SimulatedPool, SimulationResult, simulate_run
 from pipeline.shards.commits import Commit
 from pipeline.sources.listing import Entry, UnitSpec
@@ -139,6 +139,14 @@ class Listener:
         self.waited_for.append(what)
 
 
+def pool_options(workers: int | None, unit_timeout_s: float | None = None) -> PoolOptions:
+    """Of processors on this machine; stragglers as `mine` has them."""
+    return PoolOptions(
+        workers=workers, unit_timeout_s=unit_timeout_s, straggler_floor_s=STRAGGLER_FLOOR_S, gpus_per_worker=0.0,
+        cpus_per_worker=1, ray_address=None,
+    )  # fmt: skip
+
+
 def simulated(
     count: int,
     *,
@@ -153,7 +161,7 @@ def simulated(
         conditions=Conditions(**conditions), seed=seed,
     )  # fmt: skip
     listener = Listener()
-    options = PoolOptions(workers=workers, unit_timeout_s=unit_timeout_s)
+    options = pool_options(workers, unit_timeout_s)
     run_pool(iter(units(count)), pool, listener, options, clock=lambda: pool.now_s)
     return listener
 
@@ -216,7 +224,7 @@ def test_a_node_on_which_workers_keep_dying_is_left_out() -> None:
         seed=0,
     )  # fmt: skip
     listener = Listener()
-    run_pool(iter(units(50)), pool, listener, PoolOptions(workers=None), clock=lambda: pool.now_s)
+    run_pool(iter(units(50)), pool, listener, pool_options(None), clock=lambda: pool.now_s)
     assert sorted(listener.units) == list(range(50))
     assert [line for line in listener.notes if "left out" in line] == [
         "node 0 is left out: 3 workers died there without a commit between"
@@ -230,7 +238,7 @@ def test_workers_that_only_die_end_the_run() -> None:
         seed=0,
     )  # fmt: skip
     with pytest.raises(GrainmillError, match="workers died"):
-        run_pool(iter(units(50)), pool, Listener(), PoolOptions(workers=2), clock=lambda: pool.now_s)
+        run_pool(iter(units(50)), pool, Listener(), pool_options(2), clock=lambda: pool.now_s)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
