@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
+from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import GRANULARITY_MIN
 from pipeline.format.rle import Rle
 from pipeline.format.schema import (
@@ -91,6 +92,14 @@ class LoadedSample:
         """COCO's records of the masks."""
         size = [*self.image.shape[:2]]
         return tuple({"size": size, "counts": each} for each in self.counts)
+
+    def masks(self, which: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> NDArray[np.bool_]:
+        """(m, H, W) bool: the masks of some numbers, or all n of them; a byte a pixel each."""
+        numbers = range(len(self.counts)) if which is None else [int(each) for each in which]
+        rles = self.rles
+        if not len(numbers):
+            return np.zeros((0, *self.image.shape[:2]), dtype=np.bool_)
+        return np.stack([rle_codec.decode(rles[number]) for number in numbers])
 
     def drawable(self, *, min_parts: int, smallest_parts: bool, wholes_only: bool) -> NDArray[np.bool_]:
         """(n,) bool: masks that training may draw.
@@ -294,31 +303,44 @@ class ShardIndex:
             data = bytes(record)
             if sha256_of(data) != json_sha256:
                 raise SchemaError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
-            sample = mask_columns_from_json(data, where=where)
-            photograph = bytes(picture)
-            if sha256_of(photograph) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
-                raise SchemaError(
-                    f"{where}: its photograph is not the one that was mined; `grainmill verify` tells more"
-                )
-            image = decode_rgb(photograph, max_pixels=MAX_IMAGE_PIXELS)
-            runs = Runs.of(sample.counts, sample.height, sample.width)
-        except SampleFailureError as error:
-            raise BadSampleError(f"{where}: {error}") from error
+            return decoded(bytes(picture), data, where=where)
         except (SchemaError, StorageError) as error:
             raise BadSampleError(str(error) if key in str(error) else f"{where}: {error}") from error
-        if image.shape[:2] != (sample.height, sample.width):
-            raise BadSampleError(f"{where}: the image is {image.shape[:2]}, its masks {(sample.height, sample.width)}")
-        return LoadedSample(
-            key=sample.key,
-            where=where,
-            image=image,
-            counts=sample.counts,
-            runs=runs,
-            granularity=sample.granularity,
-            instance_id=sample.instance_id,
-            area_px=sample.area_px,
-            origin_rank=sample.origin_rank,
-        )
+
+
+def decoded(photograph: bytes, record: bytes, *, where: str) -> LoadedSample:
+    """The sample of an image's bytes and its masks' JSON, checked against each other.
+
+    Args:
+        photograph: the image file.
+        record: KEY.json.
+        where: shard and key, for messages.
+
+    Raises:
+        BadSampleError: an image that cannot be decoded, or has another size than its masks.
+        SchemaError: JSON that is not of this format, or another image than the one that was mined.
+    """
+    sample = mask_columns_from_json(record, where=where)
+    if sha256_of(photograph) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
+        raise SchemaError(f"{where}: its photograph is not the one that was mined; `grainmill verify` tells more")
+    try:
+        image = decode_rgb(photograph, max_pixels=MAX_IMAGE_PIXELS)
+    except SampleFailureError as error:
+        raise BadSampleError(f"{where}: {error}") from error
+    runs = Runs.of(sample.counts, sample.height, sample.width)
+    if image.shape[:2] != (sample.height, sample.width):
+        raise BadSampleError(f"{where}: the image is {image.shape[:2]}, its masks {(sample.height, sample.width)}")
+    return LoadedSample(
+        key=sample.key,
+        where=where,
+        image=image,
+        counts=sample.counts,
+        runs=runs,
+        granularity=sample.granularity,
+        instance_id=sample.instance_id,
+        area_px=sample.area_px,
+        origin_rank=sample.origin_rank,
+    )
 
 
 class _RangeReader:

@@ -14,6 +14,7 @@ from ..shards.commits import Commit, CommitLog
 from ..shards.plan import Plan
 from ..storage.parquet import parquet_table
 from ..storage.stores import Storage
+from .labeled_image import LabeledImage
 
 
 class RunReader:
@@ -69,6 +70,32 @@ class RunReader:
         """units, samples, masks, failures over all commits, fast."""
         return self._log.totals()
 
+    def __len__(self) -> int:
+        """Committed samples."""
+        return self.totals()["samples"]
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        """Every committed sample with its image and masks, in the order of the plan."""
+        for commit in self.commits():
+            for row in self.samples(commit).to_pylist():
+                yield self.read_labeled(row)
+
+    def __getitem__(self, number: int) -> LabeledImage:
+        """One sample by its place in that order; negative counts from the end. It looks through the commits each time.
+
+        Raises:
+            IndexError: there are fewer.
+        """
+        count = len(self)
+        place = number + count if number < 0 else number
+        if not 0 <= place < count:
+            raise IndexError(f"{self.location}: sample {number} of {count}")
+        for commit in self.commits():
+            if place < commit.samples:
+                return self.read_labeled(self.samples(commit).slice(place, 1).to_pylist()[0])
+            place -= commit.samples
+        raise IndexError(f"{self.location}: sample {number} of {count}")
+
     def require_samples(self) -> None:
         """Ends what cannot be done with a run in which nothing is mined.
 
@@ -122,6 +149,21 @@ class RunReader:
         if row["image_offset"] is None:
             raise InputError(f"{self.location}: {row['key']}: mined with --no-images, the shard holds no image")
         return self.storage.read_range(row["shard"], row["image_offset"], row["image_size"])
+
+    def read_labeled(self, row: Mapping[str, Any]) -> LabeledImage:
+        """Image and masks of one row of `samples`; the image's bytes are not decoded yet.
+
+        Raises:
+            SchemaError: the bytes are not a sample of this format.
+        """
+        sample = self.read_sample(row)
+        return LabeledImage(
+            annotations=sample.annotations,
+            height=sample.height,
+            width=sample.width,
+            pixels=None if row["image_offset"] is None else self.read_image(row),
+            record=sample,
+        )
 
     def _table(self, file: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
         if file is None:

@@ -13,10 +13,10 @@ import pytest
 ORDER = [
     "pipeline.errors", "pipeline.console", "pipeline.environment", "pipeline.format", "pipeline.storage",
     "pipeline.sources", "pipeline.labeling", "pipeline.shards", "pipeline.units", "pipeline.dataset",
-    "pipeline.executors", "pipeline.mining", "pipeline.release", "pipeline.bench", "pipeline.commands", "pipeline.cli",
-    "pipeline.__main__",
-    "model.network", "model.data", "model.predict", "model.evaluation", "model.training", "model.bench",
-    "model.commands", "model.merge", "model.onnx_export",
+    "pipeline.executors", "pipeline.mining", "pipeline.release", "pipeline.library", "pipeline.bench",
+    "pipeline.commands", "pipeline.cli", "pipeline.__main__",
+    "model.network", "model.data", "model.predict", "model.evaluation", "model.training", "model.library",
+    "model.bench", "model.commands", "model.merge", "model.onnx_export",
 ]  # fmt: skip
 """A folder or module imports from those before it, at any depth of its code; every one of both packages is here."""
 
@@ -90,8 +90,10 @@ def test_imports_go_down_the_order(graph: dict[str, set[str]]) -> None:
 
 
 def test_no_circle_of_imports(graph: dict[str, set[str]]) -> None:
+    """Bare packages left out: everything may ask them for the version, and their names load when they are used."""
+    known = graph.keys() - {"pipeline", "model"}
     try:
-        TopologicalSorter({name: others & graph.keys() for name, others in graph.items()}).prepare()
+        TopologicalSorter({name: graph[name] & known for name in known}).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 

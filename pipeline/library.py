@@ -1,0 +1,188 @@
+"""What a Python program calls: the commands `mine`, `release` and `verify` as functions, and one image in memory.
+
+Errors are those of the command line (`errors.py`); progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset.labeled_image import LabeledImage
+from .dataset.open import open_dataset
+from .dataset.run import RunReader
+from .dataset.verify import open_damaged, verify_run
+from .dataset.verify_unit import Problem
+from .errors import InputError, SampleFailureError
+from .mining.flags import MineFlags
+from .mining.options import mine_options, resolved
+
+if TYPE_CHECKING:
+    from .labeling.miner import Mill
+
+Location = str | os.PathLike[str]
+"""A local path, or a URL of an allowed scheme."""
+
+
+def mine(
+    inputs: Location | Sequence[Location],
+    output: Location,
+    *,
+    recipe: str = "default",
+    executor: str = "local",
+    workers: int | None = None,
+    **flags: Any,
+) -> RunReader:
+    """Mines images into committed shards, as `grainmill mine` does; the same call again resumes.
+
+    Example:
+        >>> dataset = mine("photos/", "out/", workers=2, samples_per_shard=64)  # doctest: +SKIP
+
+    Args:
+        inputs: folders, globs, image files, tars, parquet files, runs or releases, each as a path, a URL or LABEL=PATH.
+        output: the run's directory or URL.
+        recipe: default, default-1000, leaves or unsamv2.
+        executor: local (processes on this machine), ray (also on a cluster), or inline (this process, unprotected).
+        workers: None: one for each processor core, or share of a GPU.
+        flags: any other flag of `grainmill mine`, with underscores: `limit=100`, `backbone="timm:..."`,
+            `license=["photos=CC0-1.0"]`.
+
+    Returns:
+        The run, opened: `len`, samples one by one, totals, plan and manifest.
+
+    Raises:
+        InputError: a flag or a source that is not as expected.
+        ConfigMismatchError: the output holds a run with another configuration.
+        TooManyFailuresError: nothing was mined, or more failed than `max_failed_fraction` allows.
+        TypeError: a flag that does not exist.
+    """
+    from .mining import job
+
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    named: dict[str, Any] = {"recipe": recipe, "executor": executor, "workers": workers, **flags}
+    job.mine(mine_options(MineFlags(input=[os.fspath(each) for each in given], output=os.fspath(output), **named)))
+    return open_dataset(output)
+
+
+def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: Any) -> LabeledImage:
+    """The masks of one image, as `grainmill mine` finds them.
+
+    The last recipe's weights stay loaded, so calling it for many images costs what mining them costs.
+
+    Example:
+        >>> found = label_image(rgb)  # doctest: +SKIP
+        >>> wholes = found.masks[found.granularity == 1.0]  # doctest: +SKIP
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        recipe: as in `mine`.
+        flags: what else changes labels: `backbone`, `refine`, `granularity`, `seed`; and `device`, the torch device of
+            a backbone.
+
+    Returns:
+        The image with its masks; with none where no region stands out.
+
+    Raises:
+        InputError: no RGB image, or flags that do not go together.
+        TypeError: a flag that does not exist.
+    """
+    from .labeling.miner import ImageInput
+
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"label_image: expected an array (H, W, 3) of uint8, RGB, found {found}")
+    miner = _miner(recipe, tuple(sorted(flags.items())))
+    [mined] = miner.mine([ImageInput(rgb=image, source_uri="", member=None)])
+    if isinstance(mined, SampleFailureError) and mined.reason != "no_masks":
+        raise mined
+    annotations = () if isinstance(mined, SampleFailureError) else mined.annotations
+    return LabeledImage(annotations=annotations, height=image.shape[0], width=image.shape[1], pixels=image)
+
+
+@functools.lru_cache(maxsize=1)
+def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> Mill:
+    from .labeling.miner import Mill
+
+    named = dict(flags)
+    device = named.pop("device", None)
+    config, checkpoint = resolved(MineFlags(input=[], output="", recipe=recipe, **named))
+    return Mill(config, device=device, checkpoint=checkpoint)
+
+
+def build_release(
+    run: RunReader | Location | None,
+    output: Location,
+    *,
+    name: str,
+    version: str,
+    license: str,
+    append: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Makes a published dataset of a run, or with `append` the next version of one, as `grainmill release` does.
+
+    Example:
+        >>> build_release("out/", "rel/", name="my-masks", version="1.0.0", license="CC-BY-4.0")  # doctest: +SKIP
+
+    Args:
+        run: what is added; None with `append` for a version that only leaves things out.
+        output: the release's folder.
+        name: of the dataset.
+        version: as in 1.0.0; with `append` later than all that stand.
+        license: of the whole, as an SPDX identifier.
+        append: `output` holds a release, of which this is the next version.
+        overwrite: `output` may hold this very version; it is made again.
+        options: further fields of `ReleaseOptions`: `splits={"train": 0.9, "val": 0.1}`, `description`, `workers`.
+
+    Returns:
+        The release's manifest.
+
+    Raises:
+        ReleaseRefusedError: a run or a licence that must not be published.
+        InputError: `output` holds something else.
+        TypeError: an option that does not exist.
+    """
+    from .format.licenses import check_license
+    from .release import build
+    from .release.folder import open_output
+    from .release.options import check_name
+    from .release.records import ReleaseOptions
+    from .storage.versions import check_version_name
+
+    checked = ReleaseOptions(
+        name=check_name(name),
+        version=check_version_name(version),
+        license=check_license("license", license),
+        **options,
+    )
+    reader = run if run is None or isinstance(run, RunReader) else open_dataset(run)
+    return build.build_release(reader, open_output(os.fspath(output)), checked, append=append, overwrite=overwrite)
+
+
+def verify(location: Location, *, deep: bool = False, workers: int = 1) -> list[Problem]:
+    """Checks a run or a release, as `grainmill verify` does.
+
+    Args:
+        location: a directory or URL; also REL/versions/V.
+        deep: decode every sample, mask and image too; else sizes, sha256 and counts.
+        workers: processes, for a run.
+
+    Returns:
+        Every problem; empty if everything is as it was committed.
+
+    Raises:
+        InputError: neither a run nor a release lies there.
+    """
+    from .release.verify import release_at, verify_release
+
+    release = release_at(os.fspath(location))
+    if release is not None:
+        return list(verify_release(release, deep=deep))
+    run = open_damaged(os.fspath(location))
+    return [run] if isinstance(run, Problem) else list(verify_run(run, deep=deep, workers=workers))
