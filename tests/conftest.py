@@ -202,12 +202,16 @@ def drawn_release(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A release of `drawn_run`. For reading only; copy it to change it."""
     from pipeline.dataset.open import open_dataset
     from pipeline.release.build import build_release
+    from pipeline.release.flags import ReleaseFlags
     from pipeline.release.folder import open_output
-    from pipeline.release.records import ReleaseOptions
+    from pipeline.release.options import release_options
 
     output = tmp_path_factory.mktemp("release") / "drawn"
-    options = ReleaseOptions(name="drawn", version="1.0.0", license="CC-BY-4.0", date="2026-11-24")
-    build_release(open_dataset(drawn_run), open_output(str(output)), options)
+    flags = ReleaseFlags(
+        directory=str(drawn_run), output=str(output), name="drawn", version="1.0.0", license="CC-BY-4.0",
+        date="2026-11-24",
+    )  # fmt: skip
+    build_release(open_dataset(drawn_run), open_output(str(output)), release_options(flags))
     return output
 
 

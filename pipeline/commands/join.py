@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..release.flags import ReleaseFlags
 from .flags import JsonFlag
 
 PATTERN_FLAG = "--images"
@@ -31,7 +32,7 @@ class JoinFlags:
     ] = False
     gallery_images: Annotated[
         int, typer.Option(min=0, help="Photographs in the gallery at most [default: 10000, as `release`].")
-    ] = 10_000
+    ] = ReleaseFlags.gallery_images
     json: JsonFlag = False
 
 

@@ -91,7 +91,7 @@ def build_release(
     failures = failure_rows(run, commits, output, previous)
     require_license(options.license, declared_licenses(known, previous, entry, options))  # by samples too
     draft = draft_manifest(options, previous, entry, run, shards, index, failures, selection, known, output)
-    manifest = describe(output, draft, options)
+    manifest = describe(output, draft, gallery_images=options.gallery_images)
     retire(output, previous, manifest)
     commit_release(output, manifest, canonical_json(sealed(machines_record(output, previous, run, commits, entry))))
     sweep(output, manifest)

@@ -15,12 +15,16 @@ from .card import card_text, changelog_text, shards_card_text
 from .croissant import croissant
 from .durable_files import put
 from .gallery import write_gallery
-from .records import CARD, CHANGELOG, CROISSANT, NEXT, SHARDS_CARD, STATISTICS, ReleaseOptions, file_record, json_text
+from .records import CARD, CHANGELOG, CROISSANT, NEXT, SHARDS_CARD, STATISTICS, file_record, json_text
 from .statistics import count_index, statistics_json
 
 
-def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
-    """Writes figures, examples, statistics, card, changelog and Croissant; returns the manifest with its files."""
+def describe(output: LocalStorage, draft: dict[str, Any], *, gallery_images: int) -> dict[str, Any]:
+    """Writes figures, examples, statistics, card, changelog, Croissant and a gallery of at most so many images.
+
+    Returns:
+        The manifest with its files.
+    """
     draft = as_read(draft)
     released = ReleaseReader(output, draft)
     statistics = as_read(statistics_json(count_index(released), draft))
@@ -31,7 +35,7 @@ def describe(output: LocalStorage, draft: dict[str, Any], options: ReleaseOption
     for number, (name, data, described) in enumerate(_examples(released), start=1):
         files[f"examples/{number}-{name}.jpg"] = data
         examples.append({"name": f"examples/{number}-{name}.jpg", **described})
-    gallery = _write_gallery(released, output, options)
+    gallery = _write_gallery(released, output, draft, limit=gallery_images)
     draft = as_read({**draft, "charts": list(drawn), "examples": examples, "gallery": bool(gallery)})
     files[CARD] = card_text(draft, statistics).encode()
     files[CHANGELOG] = changelog_text(draft).encode()
@@ -50,14 +54,14 @@ def as_read(value: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _write_gallery(run: ReleaseReader, output: LocalStorage, options: ReleaseOptions) -> list[str]:
+def _write_gallery(run: ReleaseReader, output: LocalStorage, draft: dict[str, Any], *, limit: int) -> list[str]:
     """Pages for people, under `tmp/next/`; names of the files written."""
-    if options.gallery_images == 0:
+    if limit == 0:
         return []
     folder = output.path(NEXT)
     folder.mkdir(parents=True, exist_ok=True)
-    title = f"{options.name} {options.version}"
-    return write_gallery(run, folder, title=title, limit=options.gallery_images)
+    title = f"{draft['name']} {draft['version']}"
+    return write_gallery(run, folder, title=title, limit=limit)
 
 
 def _examples(released: ReleaseReader) -> Iterator[tuple[str, bytes, dict[str, Any]]]:

@@ -29,7 +29,7 @@ from ..storage.stores import LocalStorage
 from .commit import commit_release
 from .documents import describe
 from .duplicates import MAX_IMAGE_PIXELS, signature_of_bytes
-from .records import MACHINES, ReleaseOptions
+from .records import MACHINES
 from .tables import MergedTables, put_table, table_rows
 
 
@@ -143,10 +143,7 @@ def join_images(
                     on_sample(done)
         index = tables.finish(dict(old["splits"]["shares"]))
     draft = _draft(old, release, output, shards, index, missing)
-    options = ReleaseOptions(
-        name=old["name"], version=old["version"], license=old["license"], gallery_images=gallery_images
-    )
-    manifest = describe(output, draft, options)
+    manifest = describe(output, draft, gallery_images=gallery_images)
     machines = release.storage.read_bytes(MACHINES)
     commit_release(output, manifest, machines)
     return manifest

@@ -1,15 +1,61 @@
-"""Small readers of the flags of `grainmill release`."""
+"""From the flags of `grainmill release` to options that are checked."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from ..errors import InputError
+from ..format.licenses import check_license, check_link
+from ..mining.options import licenses_of
+from ..storage.versions import check_version_name
+from .dates import check_date
+from .flags import ReleaseFlags
+from .records import ReleaseOptions
+from .splits import parse_splits
 
 REMOVABLE: Final = ("exact", "near", "evaluation")
+
+
+def release_options(flags: ReleaseFlags) -> ReleaseOptions:
+    """Checks the flags of a release that is to be made, and reads the files they name.
+
+    Raises:
+        InputError: a flag that is missing or wrong, or flags that do not go together.
+    """
+    name, version, license = flags.name, flags.version, flags.license
+    if name is None or version is None or license is None or (flags.directory is None and not flags.append):
+        raise InputError("a release needs DIR, --name, --version and --license")
+    return ReleaseOptions(
+        name=check_name(name),
+        version=check_version_name(version),
+        license=check_license("--license", license),
+        license_link=check_link(check_license("--license", license), flags.license_link),
+        date=None if flags.date is None else check_date(flags.date),
+        source_licenses=licenses_of(flags.source_license or (), flag="--source-license"),
+        source_terms=pairs_of("--source-terms", flags.source_terms or ()),
+        proposals_license=(
+            None if flags.proposals_license is None else check_license("--proposals-license", flags.proposals_license)
+        ),
+        splits={} if flags.splits is None else parse_splits(flags.splits),
+        split_key=flags.split_key,
+        against=tuple(flags.against or ()),
+        duplicates=flags.duplicates,
+        remove=remove_kinds(
+            flags.remove or (),
+            against=bool(flags.against),
+            duplicates=flags.duplicates,
+            splits=flags.splits is not None,
+        ),
+        max_failed_fraction=flags.max_failed_fraction,
+        description=None if flags.description is None else read_text("--description", flags.description),
+        people=flags.people,
+        workers=flags.workers or min(8, os.cpu_count() or 1),
+        gallery_images=flags.gallery_images,
+    )
 
 
 def check_name(name: str) -> str:

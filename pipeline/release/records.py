@@ -14,7 +14,7 @@ REL/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 MACHINES: Final = "machines.json"
@@ -33,7 +33,7 @@ NEXT: Final = "tmp/next"
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseOptions:
-    """The flags of `grainmill release`, checked.
+    """The flags of `grainmill release`, checked; `options.release_options` makes it.
 
     Attributes:
         name: of the dataset; also the Hub's repository name.
@@ -52,28 +52,28 @@ class ReleaseOptions:
         max_failed_fraction: largest share of failed samples (without `no_masks`) of a run that is released.
         description: Markdown for the card's first section.
         people: what is known of people in the images, for the card; None if nothing was said.
-        workers: processes that copy and decode.
+        workers: processes that copy and decode, at least 1.
         gallery_images: photographs in the gallery at most; 0 for no gallery.
     """
 
     name: str
     version: str
     license: str
-    license_link: str | None = None
-    date: str | None = None
-    source_licenses: dict[str, str] = field(default_factory=dict)
-    source_terms: dict[str, str] = field(default_factory=dict)
-    proposals_license: str | None = None
-    splits: dict[str, float] = field(default_factory=dict)
-    split_key: str = "grainmill"
-    against: tuple[str, ...] = ()
-    duplicates: bool = True
-    remove: frozenset[str] = frozenset()
-    max_failed_fraction: float = 0.5
-    description: str | None = None
-    people: str | None = None
-    workers: int = 1
-    gallery_images: int = 10_000
+    license_link: str | None
+    date: str | None
+    source_licenses: dict[str, str]
+    source_terms: dict[str, str]
+    proposals_license: str | None
+    splits: dict[str, float]
+    split_key: str
+    against: tuple[str, ...]
+    duplicates: bool
+    remove: frozenset[str]
+    max_failed_fraction: float
+    description: str | None
+    people: str | None
+    workers: int
+    gallery_images: int
 
 
 def file_record(name: str, data: bytes) -> dict[str, Any]:

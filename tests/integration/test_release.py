@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,16 +16,19 @@ from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
 from pipeline.format.schema import canonical_json, sealed
 from pipeline.release.build import build_release
+from pipeline.release.flags import ReleaseFlags
 from pipeline.release.folder import open_output
+from pipeline.release.options import release_options
 from pipeline.release.records import ReleaseOptions
 from pipeline.release.verify import verify_release
 from pipeline.storage.stores import open_storage
 
 
 def options(**changes: Any) -> ReleaseOptions:
-    return ReleaseOptions(
-        **{"name": "drawn", "version": "1.0.0", "license": "CC-BY-4.0", "date": "2026-11-24", **changes}
+    flags = ReleaseFlags(
+        directory="run", output="rel", name="drawn", version="1.0.0", license="CC-BY-4.0", date="2026-11-24"
     )
+    return dataclasses.replace(release_options(flags), **changes)
 
 
 def build(run: Path, output: Path, **changes: Any) -> dict[str, Any]:

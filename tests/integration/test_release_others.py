@@ -23,8 +23,9 @@ from PIL import Image, ImageDraw
 from pipeline.dataset.open import open_dataset
 from pipeline.format import rle, schema
 from pipeline.release.build import build_release
+from pipeline.release.flags import ReleaseFlags
 from pipeline.release.folder import open_output
-from pipeline.release.records import ReleaseOptions
+from pipeline.release.options import release_options
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
@@ -67,8 +68,11 @@ def release(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempP
             image = image.rotate(90, expand=True)
         image.save(base / "images" / name, exif=exif)
     run = write_drawn_run(base / "run", folder=base / "images", annotate=annotations, samples_per_shard=5)
-    options = ReleaseOptions(name="team/others", version="1.0.0", license="CC-BY-4.0", date="2026-11-24")
-    build_release(open_dataset(run), open_output(str(base / "others")), options)
+    flags = ReleaseFlags(
+        directory=str(run), output=str(base / "others"), name="team/others", version="1.0.0", license="CC-BY-4.0",
+        date="2026-11-24",
+    )  # fmt: skip
+    build_release(open_dataset(run), open_output(flags.output), release_options(flags))
     return base / "others"
 
 

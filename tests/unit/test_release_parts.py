@@ -6,6 +6,7 @@ import itertools
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from pipeline.format.schema import sha256_of
 from pipeline.release.charts import bar_chart, masks_per_image_histogram
 from pipeline.release.checks import OBLIGATIONS, license_gap
 from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
-from pipeline.release.options import check_name, remove_kinds
+from pipeline.release.flags import ReleaseFlags
+from pipeline.release.options import check_name, release_options, remove_kinds
 from pipeline.release.records import ReleaseOptions
 from pipeline.release.selection import Selection
 from pipeline.release.splits import own_split, parse_splits, split_beside
@@ -225,10 +227,12 @@ def rows(count: int, *, copies_of: int) -> list[tuple[dict[str, str | None], Sig
     return made
 
 
+def options_of(**given: Any) -> ReleaseOptions:
+    return release_options(ReleaseFlags(directory="run", output="rel", name="n", version="1.0.0", **given))
+
+
 def decided(images: list[tuple[dict[str, str | None], Signature]]) -> dict[str, str | None]:
-    options = ReleaseOptions(
-        name="n", version="1", license="MIT", splits={"train": 0.6, "val": 0.2, "test": 0.2}, split_key="k"
-    )
+    options = options_of(license="MIT", splits="train=0.6,val=0.2,test=0.2", split_key="k")
     selection = Selection(options=options, exclusions=Exclusions())
     return {str(row["key"]): selection.decide(row, signature, standing=False).split for row, signature in images}
 
@@ -336,5 +340,5 @@ def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: st
     config = mine_config(MineFlags(input=["x"], output="y", divide="union", proposals=str(path)))
     assert config.divide.proposals_license == license
     entry = {"config": config.to_json()}
-    options = ReleaseOptions(name="n", version="1", license="CC-BY-4.0", proposals_license="MIT")
+    options = options_of(license="CC-BY-4.0", proposals_license="MIT")
     assert proposals_license(None, entry, options) == (license or "MIT")
