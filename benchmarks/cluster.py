@@ -36,8 +36,8 @@ import sys, time
 from pathlib import Path
 from pipeline.labeling.config import MineConfig
 from pipeline.sources.images import decode_rgb
-from pipeline.labeling.miner import ImageInput, Mill
-mill = Mill(MineConfig())
+from pipeline.labeling.miner import ImageInput, ImageMiner
+mill = ImageMiner(MineConfig())
 mill.warm_up()
 paths = sorted(Path(sys.argv[1]).iterdir())
 began_s = time.perf_counter()

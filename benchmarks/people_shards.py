@@ -27,7 +27,7 @@ from pipeline.format import rle
 from pipeline.format.schema import Annotation, Sample, make_key, sha256_of
 from pipeline.labeling.atoms import BoxMask, cut_atoms
 from pipeline.labeling.config import MineConfig
-from pipeline.labeling.hierarchy import Candidates, build_forest
+from pipeline.labeling.hierarchy import Candidates, build_hierarchy
 from pipeline.mining.manifest import write_manifest
 from pipeline.shards import plan as plans
 from pipeline.shards.commits import CommitLog, make_commit
@@ -67,10 +67,10 @@ def annotations_of(
         origin=["annotation"] * len(boxes),
         score=np.full(len(boxes), np.nan),
         level=[None] * len(boxes),
-        is_whole=np.array(wholes, dtype=np.bool_),
+        may_be_instance=np.array(wholes, dtype=np.bool_),
     )
-    annotations = build_forest(
-        candidates, height=truth.height, width=truth.width, tree=config.tree, granularity=config.granularity
+    annotations = build_hierarchy(
+        candidates, height=truth.height, width=truth.width, tree=config.tree, granularity=config.granularity.method
     )
     return truth.height, truth.width, annotations
 

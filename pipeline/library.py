@@ -23,7 +23,7 @@ from .mining.flags import MineFlags
 from .mining.options import mine_options, resolved
 
 if TYPE_CHECKING:
-    from .labeling.miner import Mill
+    from .labeling.miner import ImageMiner
 
 Location = str | os.PathLike[str]
 """A local path, or a URL of an allowed scheme."""
@@ -105,13 +105,13 @@ def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: A
 
 
 @functools.lru_cache(maxsize=1)
-def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> Mill:
-    from .labeling.miner import Mill
+def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> ImageMiner:
+    from .labeling.miner import ImageMiner
 
     named = dict(flags)
     device = named.pop("device", None)
     config, checkpoint = resolved(MineFlags(input=[], output="", recipe=recipe, **named))
-    return Mill(config, device=device, checkpoint=checkpoint)
+    return ImageMiner(config, device=device, checkpoint=checkpoint)
 
 
 def build_release(

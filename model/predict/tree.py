@@ -51,7 +51,7 @@ from .image import LABELS, LOGIT_LIMIT, Photograph
 from .image_files import as_rgb, real_numbers
 
 if TYPE_CHECKING:
-    from pipeline.labeling.miner import Mill
+    from pipeline.labeling.miner import ImageMiner
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -214,7 +214,7 @@ class TreePredictor:
 
     def __init__(self, config: MineConfig | None = None) -> None:
         self.config = MineConfig() if config is None else config
-        self._mill: Mill | None = None
+        self._mill: ImageMiner | None = None
         self._tree: Tree | None = None
 
     @classmethod
@@ -236,11 +236,11 @@ class TreePredictor:
         Raises:
             InputError: no RGB photograph.
         """
-        from pipeline.labeling.miner import ImageInput, Mill
+        from pipeline.labeling.miner import ImageInput, ImageMiner
 
         rgb = as_rgb(image, "set_image")
         if self._mill is None:
-            self._mill = Mill(self.config)
+            self._mill = ImageMiner(self.config)
         mined = self._mill.mine([ImageInput(rgb=rgb, source_uri="", member=None)])[0]
         # Where no region stands out, the photograph is the one thing in it.
         found = () if isinstance(mined, SampleFailureError) else mined.annotations

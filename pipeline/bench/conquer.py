@@ -64,7 +64,7 @@ def mill_seconds(seed: int) -> dict[str, float]:
     import torch
 
     from ..environment.torch_compat import ensure_torchvision
-    from ..labeling.miner import ImageInput, Mill, MinedImage
+    from ..labeling.miner import ImageInput, ImageMiner, MinedImage
     from ..labeling.recipes import recipe
 
     ensure_torchvision()
@@ -76,7 +76,7 @@ def mill_seconds(seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "drawn.pth"
         torch.save(timm.create_model(BACKBONE, num_classes=0).state_dict(), checkpoint)
-        mill = Mill(config, device="cpu", checkpoint=checkpoint)
+        mill = ImageMiner(config, device="cpu", checkpoint=checkpoint)
     torch.set_num_threads(1)
     mill.warm_up()
     photograph = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))

@@ -392,7 +392,7 @@ def order_key(mask: Annotation) -> tuple[int, float, bytes]:
 
 
 def validate_sample(sample: Sample, *, where: str) -> None:
-    """Checks what section 4.2 of the design promises of one image, down to the pixels.
+    """Checks the rules of an image's tree (`labeling/hierarchy.py`), down to the pixels.
 
     Boxes and areas equal what the RLE gives; annotations stand in their order; an instance has granularity 1.0 and no
     parent; every other mask has an earlier parent of its own instance that contains it exactly and whose granularity

@@ -2,14 +2,14 @@
 
 The masks of one image cut it into **atoms**: the largest regions that no mask's border crosses. With the atoms'
 sizes known, a mask is a row of booleans over the atoms, and area, intersection, IoU and containment of all pairs are
-one matrix product with exact integers. Watershed leaves are atoms as they are; pixel masks are cut by
-`atoms_from_masks`.
+one matrix product with exact integers. Superpixels are atoms as they are; other masks cut them further (`cut_atoms`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
+Cell = TypeVar("Cell", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Atoms:
 def enlargement(small: int, full: int) -> IntArray:
     """Which of `small` rows each of `full` rows shows, nearest neighbour by centres: (full,) int64, ascending."""
     return ((2 * np.arange(full, dtype=np.int64) + 1) * small) // (2 * full)
+
+
+def enlarged(grid: NDArray[Cell], height: int, width: int) -> NDArray[Cell]:
+    """A (h, w) grid at an image's size, nearest cell by centres: (height, width)."""
+    return grid[np.ix_(enlargement(grid.shape[0], height), enlargement(grid.shape[1], width))]
 
 
 class RunWriter:
@@ -97,7 +103,7 @@ class BoxMask:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if rows.size == 0:
             return BoxMask(top, left, np.zeros((0, 0), dtype=np.bool_))
-        # Both ends belong to the mask. (The reference cuts the last row and column off: its defect 6.1.7.)
+        # Both ends belong to the mask. (The reference cuts the last row and column off.)
         tight = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return BoxMask(top + int(rows[0]), left + int(columns[0]), tight)
 
@@ -193,16 +199,6 @@ def _cut(labels, count, top, left, inside):  # type: ignore[no-untyped-def]
     return count
 
 
-def atoms_from_masks(masks: BoolArray) -> tuple[Atoms, BoolArray]:
-    """Cuts an image by (N, H, W) bool masks.
-
-    Returns:
-        The atoms and members (N, L) bool: `masks[n] == members[n][atoms.labels]` for every n.
-    """
-    atoms, members, _ = cut_atoms(np.zeros(masks.shape[1:], dtype=np.int32), [BoxMask.of(mask) for mask in masks])
-    return atoms, members
-
-
 def intersection_px(members: BoolArray, area_px: IntArray) -> IntArray:
     """Pixels shared by each pair: (N, N) int64, areas on the diagonal. Exact below 2^53 pixels.
 
@@ -234,7 +230,7 @@ def suppress_duplicates(intersections: IntArray, *, max_iou: float) -> IntArray:
     """Greedy suppression over *all* pairs, first come first kept.
 
     The reference compares each mask with four neighbours in the order of area only, and so keeps duplicates that are
-    not neighbours (its defect 6.1.12).
+    not neighbours.
 
     Args:
         intersections: (N, N) in the order of preference, best first.

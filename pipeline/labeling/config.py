@@ -68,11 +68,11 @@ class DivideConfig:
     given_side_px: int = 2400
     """Longer side at which proposals and annotations are kept; exact for images up to that size, as SA-1B's are."""
     alpha: float = 1.25
-    """Power of the area in a whole's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
+    """Power of the area in an instance's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
     min_area_fraction: float = 0.005
-    """Smallest whole, share of the image."""
+    """Smallest instance, share of the image."""
     max_area_fraction: float = 0.9
-    """Largest whole, share of the image."""
+    """Largest instance, share of the image."""
     cuts: int = 3
     """Rounds of normalised cuts on a patch grid (MaskCut's own)."""
     tau: float = 0.15
@@ -82,8 +82,8 @@ class DivideConfig:
     min_mask_fraction: float = 0.01
     """A cut's mask of at most this share of the grid is none (MaskCut)."""
     remainder: bool = True
-    """Split what no cut of the grid claimed into coherent regions, instances too. (On leaves `TreeConfig.loose` says
-    it.)"""
+    """Split what no cut of the grid claimed into coherent regions, instances too. (On superpixels
+    `TreeConfig.loose` says it.)"""
     remainder_similarity: float = 0.5
     """Cosine down to which patches of such a region are merged."""
 
@@ -128,7 +128,7 @@ class PoolConfig:
     candidates: int = 2200
     """Cut of the pooled order, before duplicates go."""
     max_iou: float = 0.9
-    """Candidates above this IoU with a better one go: the tree would drop them anyway (design 4.2)."""
+    """Candidates above this IoU with a better one go: the tree would drop them anyway (`hierarchy.py`)."""
     nested_fraction: float = 0.97
     """Of two candidates, one inside the other by 0.9 to this share, the worse goes: the tree would clip it."""
     min_area_px: int = 24
@@ -139,11 +139,12 @@ class PoolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConquerConfig:
-    """Stage 3, `stages/merge_regions.py` and `stages/candidates.py` on leaves, `stages/merge_patches.py` on patches."""
+    """Stage 3, `stages/merge_regions.py` and `stages/candidates.py` on superpixels, `stages/merge_patches.py` on
+    patches."""
 
     graph: GraphName = "leaves"
-    """What is merged: the image's watershed leaves, or each instance's patch grid. (Patches cost 0.07 to 0.12 of AR,
-    BSDS500, our own measurement.)"""
+    """What is merged: the image's superpixels (`leaves`), or each instance's patch grid. (Patches cost 0.07 to 0.12
+    of AR, BSDS500, our own measurement.)"""
     thresholds: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5)
     """Cosines at which clusters of patches are read (UnSAMv2)."""
     min_patches: int = 4
@@ -151,13 +152,14 @@ class ConquerConfig:
     min_coverage: float = 0.9
     """Share of a cluster that must lie in its instance, above it (UnSAMv2)."""
     costs: tuple[MergeCost, ...] = (BASE_COST, WARD_COST, TEXTURE_COST, APPEARANCE_COST)
-    """One tree for each; the first also says which regions are wholes."""
+    """One tree for each; the first also says which regions are instances."""
     pool: PoolConfig = field(default_factory=PoolConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Stage 4, `stages/refine.py`: for masks of a patch grid, and proposals. Leaves have the image's own edges."""
+    """Stage 4, `stages/refine.py`: for masks of a patch grid, and proposals. Superpixels have the image's
+    own edges."""
 
     method: RefineName = "guided"
     min_iou: float = 0.5
@@ -176,18 +178,18 @@ class TreeConfig:
     """How masks become instances and parts, `pipeline/labeling/hierarchy.py`."""
 
     duplicate_iou: float = 0.9
-    """Masks above this IoU are one (design 4.2; 0.8 in `unsamv2`)."""
+    """Masks above this IoU are one (0.8 in `unsamv2`)."""
     max_masks: int = 300
-    """Best candidates of an image that are kept; wholes are kept besides."""
+    """Best candidates of an image that are kept; instances are kept besides."""
     min_area_px: int = 16
     """Parts that clipping left smaller than this go."""
     loose: bool = True
-    """Keep candidates that lie in no whole, as instances of their own: what no whole covers, and what joins several."""
+    """Keep candidates that lie in no instance, as instances of their own: what none covers, and what joins several."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MineConfig:
-    """One run of the mill."""
+    """Everything that decides what one run labels."""
 
     recipe: RecipeName = "default"
     features: FeaturesConfig = field(default_factory=FeaturesConfig)

@@ -1,16 +1,22 @@
-"""Candidate masks of one image -> instances and their parts, exactly as section 4.2 of the design says.
+"""Candidate masks of one image -> its instances and their parts: the rules of the tree, and what applies them.
+
+An **instance** is an annotation with granularity 1.0 and no parent; its parts name it. A part's parent is the last
+earlier mask of its instance that contains at least 0.9 of it, else the instance. Parts are clipped to their parents,
+so that containment is exact. Annotations are in the order of their instances; within an instance it comes first, then
+its parts by area, then score, both descending, then RLE bytes.
+
+1. Detections (candidates that may be instances) above 0.9 of the image go, unless alone. Of two near-copies (IoU above
+   `TreeConfig.duplicate_iou`, over all pairs) the better one stays, by origin (annotation, proposal, divide, remainder,
+   conquer), then score, then area, so that no object is lost to its own copy. A detection inside a larger one becomes a
+   part of it, with its own sub-tree; the others are the instances.
+2. Every other candidate inside an instance (at least 0.9 of it) is a part of the smallest such instance only.
+3. What is left lies in no instance. If it hardly touches one, no cut claimed it: origin `remainder`. Otherwise it joins
+   several instances and is none of them; it is kept for recall, beside them, and they stay instances. Within either
+   group the largest are instances and what lies inside them their parts.
+4. Within an instance duplicates go and parts are clipped to their parents, largest first, until nothing changes.
 
 Everything happens on sets of atoms (`atoms.py`): containment, clipping and duplicates are integer arithmetic, and
 pixels come back only as run lengths.
-
-1. Detections (candidates that may be wholes) above 0.9 of the image go, unless alone. Of two near-copies the better one
-   stays, so that no object is lost to its own copy. A detection inside a larger one becomes a part of it, with its own
-   sub-tree; the others are the instances.
-2. Every other candidate inside an instance (at least 0.9 of it) is a part of the smallest such instance.
-3. What is left lies in no whole. If it hardly touches one, no cut claimed it: origin `remainder`. Otherwise it joins
-   several wholes and is no whole; it is kept for recall, beside them, and the wholes stay instances. Within either
-   group the largest are instances and what lies inside them their parts.
-4. Within an instance duplicates go and parts are clipped to their parents, largest first, until nothing changes.
 """
 
 from __future__ import annotations
@@ -23,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..format import rle as rle_codec
-from ..format.granularity import granularity_of
+from ..format.granularity import GranularityMethod, granularity_of
 from ..format.rle import Rle
 from ..format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION, ORIGINS, Annotation, Origin
 from .atoms import Atoms, RunWriter, contained_fraction, intersection_px, iou, suppress_duplicates
-from .config import GranularityConfig, TreeConfig
+from .config import TreeConfig
 
 FREE_FRACTION: Final = 0.1
 """A loose candidate that overlaps instances by less than this share of itself is a remainder."""
@@ -46,7 +52,7 @@ class Candidates:
         origin: N of `schema.ORIGINS`.
         score: (N,) float64, larger is better, NaN for none.
         level: N of int or None.
-        is_whole: (N,) bool, detections: these may be instances.
+        may_be_instance: (N,) bool, True for detections.
     """
 
     atoms: Atoms
@@ -54,11 +60,11 @@ class Candidates:
     origin: Sequence[Origin]
     score: NDArray[np.float64]
     level: Sequence[int | None]
-    is_whole: NDArray[np.bool_]
+    may_be_instance: NDArray[np.bool_]
 
 
-def build_forest(
-    candidates: Candidates, *, height: int, width: int, tree: TreeConfig, granularity: GranularityConfig
+def build_hierarchy(
+    candidates: Candidates, *, height: int, width: int, tree: TreeConfig, granularity: GranularityMethod
 ) -> tuple[Annotation, ...]:
     """Builds an image's annotations.
 
@@ -75,7 +81,7 @@ def build_forest(
     masks = _Masks.of(candidates)
     groups = _instances(masks, height * width, tree)
     write = RunWriter(candidates.atoms, height, width)
-    built = [_build_instance(masks, whole, parts, tree, write) for whole, parts in groups.items()]
+    built = [_build_instance(masks, instance, parts, tree, write) for instance, parts in groups.items()]
     built.sort(key=lambda family: family[0].order)
     annotations: list[Annotation] = []
     for family in built:
@@ -92,7 +98,7 @@ class _Masks:
     origin: list[Origin]
     score: NDArray[np.float64]
     level: list[int | None]
-    is_whole: NDArray[np.bool_]
+    may_be_instance: NDArray[np.bool_]
     area: NDArray[np.int64]
     shared: NDArray[np.int64]
     inside: NDArray[np.float64]
@@ -113,7 +119,7 @@ class _Masks:
             origin=[candidates.origin[index] for index in order],
             score=score[order],
             level=[candidates.level[index] for index in order],
-            is_whole=candidates.is_whole[order],
+            may_be_instance=candidates.may_be_instance[order],
             area=np.diagonal(shared).copy(),
             shared=shared,
             inside=contained_fraction(shared),
@@ -131,19 +137,19 @@ class _Masks:
 
 def _instances(masks: _Masks, pixels: int, tree: TreeConfig) -> Groups:
     """Which masks are instances, and which are their parts (not yet clipped)."""
-    wholes = masks.without_copies(np.flatnonzero(masks.is_whole), tree.duplicate_iou)
-    moderate = wholes[masks.area[wholes] <= MAX_IMAGE_FRACTION * pixels]
-    groups = _nested(masks, moderate if moderate.size else wholes[:1])
-    wholes = np.array(sorted(groups), dtype=np.int64)
+    detections = masks.without_copies(np.flatnonzero(masks.may_be_instance), tree.duplicate_iou)
+    moderate = detections[masks.area[detections] <= MAX_IMAGE_FRACTION * pixels]
+    groups = _nested(masks, moderate if moderate.size else detections[:1])
+    instances = np.array(sorted(groups), dtype=np.int64)
     loose = []
-    for place in np.flatnonzero(~masks.is_whole & (masks.area <= MAX_IMAGE_FRACTION * pixels)):
+    for place in np.flatnonzero(~masks.may_be_instance & (masks.area <= MAX_IMAGE_FRACTION * pixels)):
         holder = masks.smallest_holder(int(place), groups)
         if holder is None:
             loose.append(int(place))
         else:
             groups[holder].append(int(place))
     if tree.loose and loose:
-        for group, unclaimed in _loose_groups(masks, np.array(loose, dtype=np.int64), wholes, tree):
+        for group, unclaimed in _loose_groups(masks, np.array(loose, dtype=np.int64), instances, tree):
             outside = _nested(masks, group)
             for instance in outside if unclaimed else ():
                 masks.origin[instance] = "remainder"
@@ -164,12 +170,12 @@ def _nested(masks: _Masks, places: NDArray[np.int64]) -> Groups:
 
 
 def _loose_groups(
-    masks: _Masks, loose: NDArray[np.int64], wholes: NDArray[np.int64], tree: TreeConfig
+    masks: _Masks, loose: NDArray[np.int64], instances: NDArray[np.int64], tree: TreeConfig
 ) -> list[tuple[NDArray[np.int64], bool]]:
-    """Masks in no whole: (those that hardly touch one, True) and (those that join several, False)."""
-    if wholes.size:
-        loose = loose[~(masks.overlap[np.ix_(loose, wholes)] > tree.duplicate_iou).any(axis=1)]
-    covered = masks.members[wholes].any(axis=0)
+    """Masks in no instance: (those that hardly touch one, True) and (those that join several, False)."""
+    if instances.size:
+        loose = loose[~(masks.overlap[np.ix_(loose, instances)] > tree.duplicate_iou).any(axis=1)]
+    covered = masks.members[instances].any(axis=0)
     touching = masks.members[loose].astype(np.float64) @ (covered * masks.atoms.area_px)
     free = touching < FREE_FRACTION * masks.area[loose]
     return [
@@ -196,11 +202,11 @@ class _Member:
 
 
 def _build_instance(
-    masks: _Masks, whole: int, parts: Sequence[int], tree: TreeConfig, write: RunWriter
+    masks: _Masks, instance: int, parts: Sequence[int], tree: TreeConfig, write: RunWriter
 ) -> list[_Member]:
     """Clips, removes duplicates and nests until nothing changes: the instance first, then its parts in order."""
-    places = np.array([whole, *sorted(parts)], dtype=np.int64)
-    inside = masks.members[whole]
+    places = np.array([instance, *sorted(parts)], dtype=np.int64)
+    inside = masks.members[instance]
     rows = masks.members[places][:, inside]  # parts are clipped to the instance here
     area_px = masks.atoms.area_px[inside]
 
@@ -265,9 +271,9 @@ def _parents(shared: NDArray[np.int64]) -> NDArray[np.int64]:
     return last
 
 
-def _annotations(family: Sequence[_Member], first_id: int, granularity: GranularityConfig) -> list[Annotation]:
+def _annotations(family: Sequence[_Member], first_id: int, granularity: GranularityMethod) -> list[Annotation]:
     """Records of one instance, first the instance."""
-    values = granularity_of(np.array([each.area for each in family], dtype=np.int64), granularity.method)
+    values = granularity_of(np.array([each.area for each in family], dtype=np.int64), granularity)
     return [
         Annotation(
             id=first_id + index,

@@ -1,11 +1,11 @@
 """Named configurations: `grainmill mine --recipe NAME`.
 
 - `default` measures best on people's segments without any weights at no more than 300 masks per image on average
-  (BSDS500, our own measurement): leaves of a watershed, four merge trees pooled, wholes by how long they survive
-  merging.
+  (BSDS500, our own measurement): superpixels of a watershed, four merge trees pooled, instances by how long they
+  survive merging.
 - `default-1000` is the same with up to 1,000 masks per image: more is found, by three times as many masks.
-- `leaves` adds the features of a `timm` backbone, pooled on the leaves, as one more term of the merge cost: masks with
-  the image's own edges, and no refinement.
+- `leaves` adds the features of a `timm` backbone, pooled on the superpixels, as one more term of the merge cost: masks
+  with the image's own edges, and no refinement.
 - `unsamv2` has the paper's constants and scope (arXiv 2511.13714) on patch grids: MaskCut's three cuts, instances above
   5 % of the image, crops of 48 patches merged through five thresholds, duplicates at 0.8, and nothing outside of
   instances. The reference's defects stay mended: parts are held to their instance, near-copies do not eliminate each

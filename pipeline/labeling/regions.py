@@ -1,4 +1,4 @@
-"""Records between the stages: a graph of regions with sums that add up, and the tree that merging it makes."""
+"""Records between the stages: the region adjacency graph, whose sums add up, and the tree that merging it makes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+Rgb = NDArray[np.uint8]
+"""(H, W, 3), upright."""
+PatchGrid = NDArray[np.float32]
+"""(h, w, d), features of patches, rows from the top."""
+
 
 @dataclass(frozen=True)
-class LeafGraph:
-    """L leaves and E pairs of neighbours. Everything is a sum, so that a merged region has the sums of its leaves.
+class RegionAdjacencyGraph:
+    """L superpixels and E pairs of neighbours. Everything is a sum, so that a merged region has the sums of its parts.
 
     Attributes:
         area_px: (L,) float64, pixels at the size of the features.
         histograms: (L, B) float64, sums; a region's histogram is divided by its area when it is compared.
         channels: (B,) int64, which of the cost's histogram weights applies to each bin.
-        pairs: (E, 2) int64, leaf indices, the lower one first, ascending.
+        pairs: (E, 2) int64, superpixel indices, the lower one first, ascending.
         edge_sum: (E,) float64, boundary strength summed over the common boundary, all cues but textons.
         edge_texture_sum: (E,) float64, the texton cue.
         length_px: (E,) float64, length of the common boundary in pixel sides.
-        features: (L, D) float64, backbone features summed over each leaf's pixels; (L, 0) with the descriptor alone.
+        features: (L, D) float64, backbone features summed over each superpixel; (L, 0) with the descriptor alone.
     """
 
     area_px: NDArray[np.float64]

@@ -130,4 +130,4 @@ class RunReport:
 
 
 RESULT_FIELDS: Final = ("samples", "masks", "masks_per_image", "failures", "images_per_second")
-"""What other programs read of `mine --json` (design 4.5); the rest may change."""
+"""What other programs read of `mine --json`; the rest may change."""

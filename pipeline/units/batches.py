@@ -17,7 +17,7 @@ from ..errors import FailureReason, FailureStage, SampleFailureError
 from ..format.rle import Rle
 from ..format.schema import FailureRow, Sample
 from ..labeling.config import MineConfig
-from ..labeling.miner import BatchFeatures, ImageInput, Mill, MinedImage
+from ..labeling.miner import BatchFeatures, ImageInput, ImageMiner, MinedImage
 from ..sources.annotations import are_upright, parse_sa1b
 from ..sources.images import ImageHeader, decode_image
 from ..sources.listing import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
@@ -199,7 +199,7 @@ class UnitMiner:
                 holding(position, _identity_of(read))
         self._begin_next(positions)
         finish = map if self._pool is None else self._pool.map
-        answers = list(finish(self._mill.finish, [image for _, _, image, _ in prepared.batch], prepared.features))
+        answers = list(finish(self._mill.label, [image for _, _, image, _ in prepared.batch], prepared.features))
         results, seconds = dict(prepared.failed), dict(prepared.seconds)
         for (position, read, image, (ext, orientation)), answer in zip(prepared.batch, answers, strict=True):
             if isinstance(answer, SampleFailureError):
@@ -323,14 +323,14 @@ def require_upright(header: ImageHeader, read: InputSample) -> None:
         )
 
 
-def make_mill(spec: MiningSpec) -> Mill:
+def make_mill(spec: MiningSpec) -> ImageMiner:
     """The mill of a run; loads weights and proposals, and checks that they are those of the plan."""
     if spec.memory_fraction < 1.0:
         limit_gpu_memory(spec.memory_fraction)
     proposals = None
     if spec.proposals is not None:
         proposals = Proposals.read(spec.proposals, sha256=spec.config.divide.proposals_sha256)
-    mill = Mill(
+    mill = ImageMiner(
         spec.config,
         device=spec.device,
         batch_size=spec.batch_size,

@@ -14,7 +14,7 @@ from model.evaluation.benchmarks.files import read_rgb
 from model.evaluation.benchmarks.mined import ranked_masks
 from model.evaluation.benchmarks.records import iou_with
 from model.evaluation.protocols.metrics import recall_best
-from pipeline.labeling.miner import ImageInput, Mill, MinedImage
+from pipeline.labeling.miner import ImageInput, ImageMiner, MinedImage
 from pipeline.labeling.recipes import recipe
 
 REPORT = "benchmarks/results/labels_bsds500_cpu2_202611.json"
@@ -23,7 +23,7 @@ REPORT = "benchmarks/results/labels_bsds500_cpu2_202611.json"
 @pytest.mark.slow
 def test_the_default_recipe_finds_what_people_drew(shared_data: Path) -> None:
     """First four images of val: AR1000 0.457 when it was reported; all 40 have 0.400 with 298 masks per image."""
-    mill = Mill(recipe("default"))
+    mill = ImageMiner(recipe("default"))
     found, count = [], []
     for image in read_bsds500(shared_data / "bsds500", "val").images[:4]:
         mined = mill.mine([ImageInput(rgb=read_rgb(image.path), source_uri=image.name, member=None)])[0]

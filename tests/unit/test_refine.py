@@ -91,7 +91,7 @@ def test_masks_at_the_images_border_stay_there() -> None:
     truth[40:, 30:] = True
     refined = EdgeGuide(painted(truth), radius_px=4).refine(BoxMask.of(on_patches(truth, 8)), CONFIG)
     assert refined.accepted
-    assert (refined.mask.bottom, refined.mask.right) == (64, 64)  # 6.1.7: the last row and column are covered
+    assert (refined.mask.bottom, refined.mask.right) == (64, 64)  # the last row and column are covered
     assert iou(refined.mask.full(64, 64), truth) > 0.97
 
 

@@ -89,7 +89,7 @@ class Backbone:
         Args:
             images: each (H, W, 3) uint8, RGB, H and W multiples of `patch_px`.
             fixed_batch: every pass has `batch_size` images, whatever came along. False for images that belong
-                together anyway (crops of one photograph): the last pass is filled up to a power of two only.
+                together anyway (crops of one image): the last pass is filled up to a power of two only.
 
         Returns:
             For each (H / patch_px, W / patch_px, depth) float32, rows from the top.
@@ -157,17 +157,17 @@ def nearest_multiple(side_px: int, patch_px: int) -> int:
     return max(round(side_px / patch_px), 1) * patch_px
 
 
-def pooled_on_leaves(features: NDArray[np.float32], leaves: Atoms) -> NDArray[np.float64]:
-    """Patch features summed over each leaf's pixels, bilinear between patch centres: (L, d) float64.
+def pooled_on_superpixels(features: NDArray[np.float32], superpixels: Atoms) -> NDArray[np.float64]:
+    """Patch features summed over each superpixel, bilinear between patch centres: (L, d) float64.
 
     Args:
         features: (h, w, d), of the whole image.
-        leaves: the over-segmentation, at any size.
+        superpixels: the over-segmentation, at any size.
     """
     from scipy.sparse import coo_array
 
     rows, columns, depth = features.shape
-    height, width = leaves.labels.shape
+    height, width = superpixels.labels.shape
     shares = []
     for y, y_share in _between(height, rows):
         for x, x_share in _between(width, columns):
@@ -175,8 +175,8 @@ def pooled_on_leaves(features: NDArray[np.float32], leaves: Atoms) -> NDArray[np
             shares.append((y_share[:, None] * x_share[None, :], patch))
     weight = np.concatenate([share.ravel() for share, _ in shares])
     patches = np.concatenate([patch.ravel() for _, patch in shares])
-    labels = np.tile(leaves.labels.ravel(), len(shares))
-    pooling = coo_array((weight, (labels, patches)), shape=(len(leaves), rows * columns)).tocsr()
+    labels = np.tile(superpixels.labels.ravel(), len(shares))
+    pooling = coo_array((weight, (labels, patches)), shape=(len(superpixels), rows * columns)).tocsr()
     return np.asarray(pooling @ features.reshape(-1, depth).astype(np.float64))
 
 

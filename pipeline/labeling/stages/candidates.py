@@ -1,8 +1,8 @@
 """Candidates of an image: nodes of several merge trees and unions of neighbours, pooled in one order.
 
-Different merge costs over the same leaves make different mistakes; pooling four trees and the unions of the longest-
-lived neighbours recovers regions that no single tree holds (our own measurement on BSDS500 train: AR1000 0.445 ->
-0.492).
+Different merge costs over the same superpixels make different mistakes; pooling four trees and the unions of the
+longest-lived neighbours recovers regions that no single tree holds (our own measurement on BSDS500 train: AR1000 0.445
+-> 0.492).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ...format.schema import CONTAINED_FRACTION
 from ..atoms import intersection_px
 from ..config import PoolConfig
-from ..regions import LeafGraph, MergeTree
+from ..regions import MergeTree, RegionAdjacencyGraph
 
 
 @dataclass(frozen=True)
-class Pool:
+class CandidatePool:
     """N candidates, best first.
 
     Attributes:
@@ -33,12 +33,12 @@ class Pool:
     level: NDArray[np.int64]
 
 
-def pool_trees(trees: Sequence[MergeTree], graph: LeafGraph, config: PoolConfig) -> Pool:
-    """Pools the nodes of several trees over the same leaves; the first tree leads.
+def pool_trees(trees: Sequence[MergeTree], graph: RegionAdjacencyGraph, config: PoolConfig) -> CandidatePool:
+    """Pools the nodes of several trees over the same graph; the first tree leads.
 
     Args:
         trees: at least one.
-        graph: their leaves.
+        graph: what they were merged from.
         config: how many of each, and the least size.
     """
     lists = [_best_nodes(tree, graph, config) for tree in trees]
@@ -63,17 +63,19 @@ def pool_trees(trees: Sequence[MergeTree], graph: LeafGraph, config: PoolConfig)
         CONTAINED_FRACTION,
         config.nested_fraction,
     )
-    return Pool(members=pooled[kept], level=level[kept])
+    return CandidatePool(members=pooled[kept], level=level[kept])
 
 
-def _best_nodes(tree: MergeTree, graph: LeafGraph, config: PoolConfig) -> NDArray[np.int64]:
+def _best_nodes(tree: MergeTree, graph: RegionAdjacencyGraph, config: PoolConfig) -> NDArray[np.int64]:
     area = tree.sums(graph.area_px)
     order = np.argsort(tree.rank, kind="stable")
     large = (area[order] >= config.min_area_px) & (area[order] <= config.max_area_fraction * graph.area_px.sum())
     return order[large][: config.nodes_per_tree]
 
 
-def _unions(tree: MergeTree, nodes: NDArray[np.int64], graph: LeafGraph, config: PoolConfig) -> NDArray[np.bool_]:
+def _unions(
+    tree: MergeTree, nodes: NDArray[np.int64], graph: RegionAdjacencyGraph, config: PoolConfig
+) -> NDArray[np.bool_]:
     """Unions of two disjoint nodes that touch and are not nearly the whole image, by the sum of their ranks."""
     inside = tree.members(nodes)
     shared = inside.astype(np.float32) @ inside.T.astype(np.float32)
@@ -92,9 +94,9 @@ def _unions(tree: MergeTree, nodes: NDArray[np.int64], graph: LeafGraph, config:
 def _coherent(shared: NDArray[np.int64], max_iou: float, contained: float, nested: float) -> NDArray[np.int64]:
     """Greedy, the best first: no duplicate of a kept one, and nothing that a tree would have to clip noticeably.
 
-    A mask that lies in another by 0.9 to `nested` of itself would be cut to it when the tree is made (design 4.2), and
-    masks cut to the same parent become copies of each other: that costs 0.08 of AR1000. Leaving the worse of the two
-    out wins 0.07 of it back (our own measurement, BSDS500).
+    A mask that lies in another by 0.9 to `nested` of itself would be cut to it when the tree is made (`hierarchy.py`),
+    and masks cut to the same parent become copies of each other: that costs 0.08 of AR1000. Leaving the worse of the
+    two out wins 0.07 of it back (our own measurement, BSDS500).
     """
     return np.flatnonzero(_greedy_coherent(shared, max_iou, contained, nested))
 

@@ -1,9 +1,9 @@
-"""Which regions of a merge tree are wholes: the flat choice that survives merging longest.
+"""Which regions of a merge tree are instances: the flat choice that survives merging longest.
 
 A region that is born early and absorbed late stands out from what surrounds it. Stability of a node = (height of its
 parent - its own height) * (its share of the image)^alpha, and from the leaves up a node is kept if its stability is at
 least the sum kept below it: the excess-of-mass rule by which HDBSCAN picks clusters. With alpha = 1 this gives between
-the coarsest and the median person's number of wholes on BSDS500 train (our own measurement).
+the coarsest and the median person's number of whole objects on BSDS500 train (our own measurement).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..config import DivideConfig
 from ..regions import MergeTree
 
 
-def choose_wholes(tree: MergeTree, area_px: NDArray[np.float64], config: DivideConfig) -> NDArray[np.int64]:
-    """Nodes that are wholes, disjoint, ascending: (W,) int64.
+def choose_instances(tree: MergeTree, area_px: NDArray[np.float64], config: DivideConfig) -> NDArray[np.int64]:
+    """Nodes that are instances, disjoint, ascending: (K,) int64.
 
     Args:
         tree: of the whole image.
-        area_px: (L,) of the leaves.
+        area_px: (L,) of the superpixels.
         config: `alpha`, `min_area_fraction`, `max_area_fraction`.
     """
     area = tree.sums(area_px)
@@ -38,7 +38,7 @@ def choose_wholes(tree: MergeTree, area_px: NDArray[np.float64], config: DivideC
             below = kept_sum[left] + kept_sum[right]
         chosen[node] = allowed[node] and stability[node] >= below and stability[node] > 0
         kept_sum[node] = stability[node] if chosen[node] else below
-    # From the root down: the highest chosen node of each branch stands.
+    # From the root down: the highest chosen node of each branch counts.
     covered = np.zeros(len(tree), dtype=np.bool_)
     for node in range(len(tree) - 1, -1, -1):
         parent = tree.parent[node]

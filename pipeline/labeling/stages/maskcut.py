@@ -1,4 +1,4 @@
-"""Stage 2, divide: patch features -> what may be wholes, by normalised cuts (MaskCut, arXiv 2301.11320, section 3.2).
+"""Stage 2, divide: patch features -> what may be instances, by normalised cuts (MaskCut, arXiv 2301.11320, sec. 3.2).
 
 One cut: patches whose features have a cosine above tau are linked by 1, all others by eps. With A these weights and D
 their row sums, the second smallest generalised eigenvector of (D - A) x = lambda D x says which patches belong
@@ -7,7 +7,7 @@ connected piece around the most extreme patch is the mask. The next round cuts w
 
 The eigenvector is not taken from a dense decomposition. With y = D^1/2 x it is the largest but one of
 D^-1/2 A D^-1/2, whose largest is D^1/2 1 and known; so a Krylov space (Lanczos) grown from a seeded vector and from the
-parts that hang together by eps alone gives it within some dozen products, each of which reads the 0/1 links as single
+parts that are connected by eps alone gives it within some dozen products, each of which reads the 0/1 links as single
 bytes and the constant eps part as one sum. Same cut, some fifty times faster at 3,600 patches.
 
 Where we differ from the reference, on purpose:
@@ -19,7 +19,6 @@ Where we differ from the reference, on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -359,11 +358,3 @@ def remainder_regions(tree: MergeTree, claimed: NDArray[np.bool_], *, min_patche
     roots = roots[size >= max(min_patches, 1)]
     roots = roots[np.lexsort((roots, -size[size >= max(min_patches, 1)]))]
     return (tree.members(roots) & ~claimed.ravel()).reshape(-1, *claimed.shape)
-
-
-def as_masks(grids: Sequence[NDArray[np.bool_]] | NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """Masks of a patch grid at an image's size, nearest patch by centres: (N, H, W) bool."""
-    grids = np.asarray(grids, dtype=np.bool_)
-    rows = ((2 * np.arange(height) + 1) * grids.shape[1]) // (2 * height)
-    columns = ((2 * np.arange(width) + 1) * grids.shape[2]) // (2 * width)
-    return grids[:, rows][:, :, columns]

@@ -14,7 +14,7 @@ decide, no histograms, boundaries and powers. That is some six times faster than
 Sums are single precision, as backbones give them; products and their sums double, so that for features of small
 integers every cosine is exact and ties are real ties.
 
-Clusters stay labels of a grid (design 5.3); a mask of full size is made for what is kept, at the end, by the caller.
+Clusters stay labels of a grid: a mask of full size is made for what is kept, at the end, by the caller.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Stage 3, conquer: a graph with a merge cost -> a tree. Greedy, exact, with a lazy heap.
+"""Stage 3, conquer: a region adjacency graph with a merge cost -> a tree. Greedy, exact, with a lazy heap.
 
 While two regions touch, the cheapest pair is merged, all sums are updated, and the costs around the new region are
 computed anew; entries of the heap that name a region that is gone are skipped. That is O(E log E) instead of a scan of
-all edges for each merge. Ties go to the pair with the lower leaf index (then the lower second one).
+all edges for each merge. Ties go to the pair with the lower superpixel index (then the lower second one).
 
 The cost of merging a and b (our own measurement on BSDS500 train; areas in pixels, A the image's):
 
@@ -22,12 +22,12 @@ import numba
 import numpy as np
 
 from ..config import MergeCost
-from ..regions import LeafGraph, MergeTree
+from ..regions import MergeTree, RegionAdjacencyGraph
 
 PERIMETER_OFFSET: Final = 0.05
 
 
-def conquer(graph: LeafGraph, cost: MergeCost) -> MergeTree:
+def merge_regions(graph: RegionAdjacencyGraph, cost: MergeCost) -> MergeTree:
     """Merges a graph until nothing touches any more.
 
     Args:
@@ -65,19 +65,19 @@ def _pair_cost(u, v, edge_sum, length, total, areas, perimeters, histograms, wei
 
 
 @numba.njit(cache=True)
-def _merge(leaf_area, leaf_histograms, weights, leaf_features, pairs, edge, length, powers):  # type: ignore[no-untyped-def]
-    leaves, bins, depth = leaf_area.size, leaf_histograms.shape[1], leaf_features.shape[1]
-    nodes = max(2 * leaves - 1, 1)
+def _merge(region_area, region_histograms, weights, region_features, pairs, edge, length, powers):  # type: ignore[no-untyped-def]
+    count, bins, depth = region_area.size, region_histograms.shape[1], region_features.shape[1]
+    nodes = max(2 * count - 1, 1)
     areas, perimeters, norms = np.zeros(nodes), np.zeros(nodes), np.zeros(nodes)
     histograms, features = np.zeros((nodes, bins)), np.zeros((nodes, depth))
     lowest = np.zeros(nodes, dtype=np.int64)
     alive = np.zeros(nodes, dtype=np.bool_)
-    total = leaf_area.sum()
-    for leaf in range(leaves):
-        areas[leaf], lowest[leaf], alive[leaf] = leaf_area[leaf], leaf, True
-        histograms[leaf] = leaf_histograms[leaf]
-        features[leaf] = leaf_features[leaf]
-        norms[leaf] = np.sqrt((features[leaf] * features[leaf]).sum())
+    total = region_area.sum()
+    for region in range(count):
+        areas[region], lowest[region], alive[region] = region_area[region], region, True
+        histograms[region] = region_histograms[region]
+        features[region] = region_features[region]
+        norms[region] = np.sqrt((features[region] * features[region]).sum())
     # Half-edges in linked lists: `head` of a node, `follow` to the next, `other` end, `of` which edge.
     capacity = 8 * pairs.shape[0] + 64
     head = np.full(nodes, -1, dtype=np.int64)
@@ -103,8 +103,8 @@ def _merge(leaf_area, leaf_histograms, weights, leaf_features, pairs, edge, leng
         )
         heapq.heappush(heap, (value, u, v, np.int64(edges)))
         edges += 1
-    children = np.empty((max(leaves - 1, 0), 2), dtype=np.int64)
-    costs = np.empty(max(leaves - 1, 0))
+    children = np.empty((max(count - 1, 0), 2), dtype=np.int64)
+    costs = np.empty(max(count - 1, 0))
     merges = 0
     slot = np.full(nodes, -1, dtype=np.int64)
     while len(heap) > 0:
@@ -112,7 +112,7 @@ def _merge(leaf_area, leaf_histograms, weights, leaf_features, pairs, edge, leng
         a, b = end_u[best], end_v[best]
         if not (alive[a] and alive[b]):
             continue
-        new = leaves + merges
+        new = count + merges
         children[merges, 0], children[merges, 1], costs[merges] = a, b, value
         merges += 1
         alive[a], alive[b], alive[new] = False, False, True

@@ -1,8 +1,8 @@
-"""The graph whose merging makes the part trees: leaves, shared boundaries, sums that add up under merging.
+"""The region adjacency graph whose merging makes the trees: superpixels, common boundaries, sums that add up.
 
-For each pair of neighbouring pixels that belong to two leaves, the local direction of their common boundary is taken
-from the boundary points of the *same pair of leaves* within five pixels; the boundary maps are read at that
-orientation. What is kept of a pair of leaves are sums and a length, so that every merge updates them exactly.
+For each pair of neighbouring pixels that belong to two superpixels, the local direction of their common boundary is
+taken from the boundary points of the *same pair of superpixels* within five pixels; the boundary maps are read at that
+orientation. What is kept of a pair are sums and a length, so that every merge updates them exactly.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atoms import Atoms
-from ..regions import LeafGraph
+from ..regions import RegionAdjacencyGraph
 
 NORMAL_RADIUS_PX: Final = 5.0
 
 
-def build_leaf_graph(
-    leaves: Atoms,
+def build_graph(
+    superpixels: Atoms,
     edge: NDArray[np.float32],
     edge_texture: NDArray[np.float32],
     histograms: NDArray[np.float64],
     channels: NDArray[np.int64],
     features: NDArray[np.float64] | None = None,
-) -> LeafGraph:
+) -> RegionAdjacencyGraph:
     """Builds the graph of an over-segmentation.
 
     Args:
-        leaves: the over-segmentation, (h, w).
+        superpixels: the over-segmentation, (h, w).
         edge: (8, h, w) boundary strength by orientation, all cues but textons.
         edge_texture: (8, h, w), the texton cue.
         histograms: (L, B) sums.
         channels: (B,) weight index of each bin.
         features: (L, D) sums or None.
     """
-    first, second, y, x, vertical = _cracks(leaves.labels)
+    first, second, y, x, vertical = _cracks(superpixels.labels)
     order = np.lexsort((x, y, vertical, second, first))
     first, second, y, x, vertical = first[order], second[order], y[order], x[order], vertical[order]
     new = np.ones(first.size, dtype=np.bool_)
@@ -46,20 +46,20 @@ def build_leaf_graph(
     starts = np.append(np.flatnonzero(new), first.size).astype(np.int64)
     sums, texture_sums = _boundary_sums(starts, y, x, vertical, edge, edge_texture, NORMAL_RADIUS_PX)
     heads = starts[:-1]
-    return LeafGraph(
-        area_px=np.bincount(leaves.labels.ravel(), minlength=len(leaves)).astype(np.float64),
+    return RegionAdjacencyGraph(
+        area_px=np.bincount(superpixels.labels.ravel(), minlength=len(superpixels)).astype(np.float64),
         histograms=histograms,
         channels=channels,
         pairs=np.stack([first[heads], second[heads]], axis=1).astype(np.int64),
         edge_sum=sums,
         edge_texture_sum=texture_sums,
         length_px=np.diff(starts).astype(np.float64),
-        features=np.zeros((len(leaves), 0)) if features is None else features,
+        features=np.zeros((len(superpixels), 0)) if features is None else features,
     )
 
 
 def _cracks(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], ...]:
-    """Pixel sides between two leaves: lower and higher leaf, row and column of the upper or left pixel, direction."""
+    """Pixel sides between two superpixels: lower and higher, row and column of the upper or left pixel, direction."""
     parts = []
     for vertical, a, b in ((0, labels[:, :-1], labels[:, 1:]), (1, labels[:-1], labels[1:])):
         y, x = np.nonzero(a != b)

@@ -1,10 +1,10 @@
 """Stage 1 without weights: boundary cues and a watershed, no learned part.
 
-RGB in; out come two boundary maps for each of eight orientations, texton labels and an over-segmentation into *leaves*
-(about one for 64 pixels). The cues are the classical ones (gradients of brightness and colour, differences of colour
-and texton histograms on both sides of a pixel), with the half-discs replaced by two Gaussian blobs, so that a
-photograph of 481 x 321 takes about a third of a second on one core. Weights and scales were chosen on BSDS500 train
-(our own measurement; the scale-2 histograms, the dearest cue, are left out at no measurable loss).
+RGB in; out come two boundary maps for each of eight orientations, texton labels and an over-segmentation into
+superpixels (about one for 64 pixels). The cues are the classical ones (gradients of brightness and colour, differences
+of colour and texton histograms on both sides of a pixel), with the half-discs replaced by two Gaussian blobs, so that
+an image of 481 x 321 takes about a third of a second on one core. Weights and scales were chosen on BSDS500 train (our
+own measurement; the scale-2 histograms, the dearest cue, are left out at no measurable loss).
 
 Orientation o has the edge *normal* at the angle pi * o / 8 (x right, y down).
 """
@@ -50,14 +50,14 @@ class Description:
         textons: (h, w) uint8, 0..15.
         edge: (8, h, w) float32, boundary strength by orientation, all cues but textons.
         edge_texture: (8, h, w) float32, the texton cue alone.
-        leaves: the over-segmentation.
+        superpixels: the over-segmentation, by a watershed.
     """
 
     lab: Float
     textons: NDArray[np.uint8]
     edge: Float
     edge_texture: Float
-    leaves: Atoms
+    superpixels: Atoms
 
 
 def describe(rgb: NDArray[np.uint8], config: FeaturesConfig, *, seed: int) -> Description:
@@ -78,8 +78,8 @@ def describe(rgb: NDArray[np.uint8], config: FeaturesConfig, *, seed: int) -> De
         for target, kept, row in ((flood, slice(0, 4), 0), (edge, slice(0, 3), 1), (edge_texture, slice(3, 4), 1)):
             mixed = np.tensordot(weights[row, kept], differences[kept], axes=1)
             target += _upsampled(mixed, lab.shape[1], lab.shape[0])
-    leaves = _leaves(flood.max(axis=0))
-    return Description(lab=lab, textons=textons, edge=edge, edge_texture=edge_texture, leaves=leaves)
+    superpixels = _watershed(flood.max(axis=0))
+    return Description(lab=lab, textons=textons, edge=edge, edge_texture=edge_texture, superpixels=superpixels)
 
 
 def patch_features(rgb: NDArray[np.uint8], config: FeaturesConfig, *, seed: int) -> NDArray[np.float32]:
@@ -151,7 +151,7 @@ def _upsampled(maps: Float, width: int, height: int) -> Float:
     return np.stack(resized)
 
 
-def _leaves(strength: Float) -> Atoms:
+def _watershed(strength: Float) -> Atoms:
     """Floods the unsmoothed map from its minima (5 x 5 ellipse); no line between basins."""
     top = float(strength.max())
     level = np.rint(strength * (255.0 / top) if top > 0 else strength).astype(np.uint8)
@@ -272,11 +272,11 @@ def _two_sided(cells, offsets):  # type: ignore[no-untyped-def]
     return result
 
 
-def region_histograms(lab: Float, textons: NDArray[np.uint8], leaves: Atoms, bins: int) -> NDArray[np.float64]:
-    """Sums (not divided) over each leaf: (L, 3 * bins + 16) float64 of soft L, a, b bins and texton counts."""
+def region_histograms(lab: Float, textons: NDArray[np.uint8], superpixels: Atoms, bins: int) -> NDArray[np.float64]:
+    """Sums (not divided) over each superpixel: (L, 3 * bins + 16) float64 of soft L, a, b bins and texton counts."""
     low = np.array([each[0] for each in RANGES])
     high = np.array([each[1] for each in RANGES])
-    return _leaf_histograms(lab, textons, leaves.labels, len(leaves), low, high, bins)
+    return _region_histograms(lab, textons, superpixels.labels, len(superpixels), low, high, bins)
 
 
 def region_channels(bins: int) -> NDArray[np.int64]:
@@ -285,16 +285,16 @@ def region_channels(bins: int) -> NDArray[np.int64]:
 
 
 @numba.njit(cache=True)
-def _leaf_histograms(lab, textons, labels, count, low, high, bins) -> Any:  # type: ignore[no-untyped-def]
+def _region_histograms(lab, textons, labels, count, low, high, bins) -> Any:  # type: ignore[no-untyped-def]
     sums = np.zeros((count, 3 * bins + TEXTONS))
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
-            leaf = labels[y, x]
+            region = labels[y, x]
             for channel in range(3):
                 place = (lab[y, x, channel] - low[channel]) / (high[channel] - low[channel]) * (bins - 1)
                 place = min(max(place, 0.0), bins - 1.000001)
                 lower = int(place)
-                sums[leaf, channel * bins + lower] += 1.0 - (place - lower)
-                sums[leaf, channel * bins + lower + 1] += place - lower
-            sums[leaf, 3 * bins + textons[y, x]] += 1.0
+                sums[region, channel * bins + lower] += 1.0 - (place - lower)
+                sums[region, channel * bins + lower + 1] += place - lower
+            sums[region, 3 * bins + textons[y, x]] += 1.0
     return sums

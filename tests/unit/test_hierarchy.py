@@ -1,4 +1,4 @@
-"""Instances and parts of section 4.2, each rule by itself and against the reference's defects (their numbers)."""
+"""The rules of an image's tree, each by itself and against the reference's defects."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.format import rle
 from pipeline.format.granularity import GranularityMethod
-from pipeline.format.schema import Annotation, Origin, Sample, validate_sample
-from pipeline.labeling.atoms import Atoms, RunWriter, atoms_from_masks, enlargement
-from pipeline.labeling.config import GranularityConfig, TreeConfig
-from pipeline.labeling.hierarchy import Candidates, build_forest
+from pipeline.format.schema import Annotation, Origin
+from pipeline.labeling.atoms import Atoms, BoxMask, RunWriter, cut_atoms, enlargement
+from pipeline.labeling.config import TreeConfig
+from pipeline.labeling.hierarchy import Candidates, build_hierarchy
+from tests.annotations import check_annotations
 
 SIDE = 60
 TREE = TreeConfig(min_area_px=4)
@@ -29,113 +30,94 @@ def box(y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def forest(
+def tree_of(
     masks: Sequence[NDArray[np.bool_]],
-    wholes: int,
+    detections: int,
     *,
     scores: Sequence[float] | None = None,
     tree: TreeConfig = TREE,
-    granularity: GranularityConfig | None = None,
+    granularity: GranularityMethod = "instance-minmax",
 ) -> tuple[Annotation, ...]:
-    """The first `wholes` masks are detections."""
-    atoms, members = atoms_from_masks(np.stack(masks))
-    origin: list[Origin] = ["divide" if index < wholes else "conquer" for index in range(len(masks))]
-    annotations = build_forest(
+    """The first `detections` masks may be instances."""
+    atoms, members, _ = cut_atoms(np.zeros((SIDE, SIDE), dtype=np.int32), [BoxMask.of(mask) for mask in masks])
+    origin: list[Origin] = ["divide" if index < detections else "conquer" for index in range(len(masks))]
+    annotations = build_hierarchy(
         Candidates(
             atoms=atoms,
             members=members,
             origin=origin,
             score=np.array(scores if scores is not None else [np.nan] * len(masks)),
             level=[None] * len(masks),
-            is_whole=np.arange(len(masks)) < wholes,
+            may_be_instance=np.arange(len(masks)) < detections,
         ),
         height=SIDE,
         width=SIDE,
         tree=tree,
-        granularity=granularity or GranularityConfig(),
+        granularity=granularity,
     )
-    check(annotations)
+    check_annotations(annotations, SIDE, SIDE)
     return annotations
 
 
-def check(annotations: tuple[Annotation, ...], height: int = SIDE, width: int = SIDE) -> None:
-    """What the contract's validator says of them."""
-    validate_sample(
-        Sample(
-            key="k",
-            source_uri="a/b.png",
-            member=None,
-            source_sha256="0" * 64,
-            license=None,
-            width=width,
-            height=height,
-            exif_orientation=1,
-            file_name="k.png",
-            annotations=annotations,
-        ),
-        where="test",
-    )
-
-
 def test_mutual_containment_keeps_one_of_two_near_copies() -> None:
-    """6.1.3: two detections, each mostly inside the other, eliminated each other and the object was lost."""
-    found = forest([box(10, 10, 30, 30), box(10, 11, 30, 30)], 2, scores=[0.4, 0.9])
+    """Two detections, each mostly inside the other, eliminated each other and the object was lost."""
+    found = tree_of([box(10, 10, 30, 30), box(10, 11, 30, 30)], 2, scores=[0.4, 0.9])
     assert len(found) == 1
     assert found[0].bbox == (11, 10, 30, 30)  # the better one
 
 
 def test_minmax_has_no_constant_fallback() -> None:
-    """6.1.10: a lone instance was written twice, with 0.5 and with 1.0."""
-    found = forest([box(10, 10, 30, 30)], 1)
+    """A lone instance was written twice, with 0.5 and with 1.0."""
+    found = tree_of([box(10, 10, 30, 30)], 1)
     assert [each.granularity for each in found] == [1.0]
-    parts = forest([box(0, 0, 40, 40), box(0, 0, 20, 20), box(20, 20, 10, 10)], 1)
+    parts = tree_of([box(0, 0, 40, 40), box(0, 0, 20, 20), box(20, 20, 10, 10)], 1)
     expected = [1.0, 0.1 + 0.9 * (20 - 10) / (40 - 10), 0.1]
     assert [each.granularity for each in parts] == pytest.approx(expected, abs=1e-6)
 
 
 def test_parts_do_not_outgrow_their_instance() -> None:
-    """6.1.8: a part larger than its instance took g = 1.0 and left the instance less."""
-    found = forest([box(10, 10, 20, 20), box(10, 11, 20, 20)], 1)
+    """A part larger than its instance took g = 1.0 and left the instance less."""
+    found = tree_of([box(10, 10, 20, 20), box(10, 11, 20, 20)], 1)
     assert [each.granularity for each in found] == [1.0]  # 0.95 of it inside: clipped to 19 columns, then a duplicate
-    found = forest([box(10, 10, 20, 20), box(9, 10, 15, 10)], 1)
+    found = tree_of([box(10, 10, 20, 20), box(9, 10, 15, 10)], 1)
     assert [each.bbox for each in found] == [(10, 10, 20, 20), (10, 10, 10, 14)]
     assert found[0].granularity == 1.0 > found[1].granularity
 
 
 def test_whole_subobject_part_is_a_chain_and_not_flat() -> None:
-    """6.1.5: of a chain whole > sub-object > part only the whole was an instance, and the rest hung flat below it."""
+    """Of a chain whole > sub-object > part only the whole was an instance, and the rest lay flat below it."""
     whole, sub, part = box(0, 0, 50, 50), box(5, 5, 30, 30), box(10, 10, 10, 10)
-    found = forest([whole, sub, part], 2)
+    found = tree_of([whole, sub, part], 2)
     assert [each.parent_id for each in found] == [None, 0, 1]
     assert found[0].granularity > found[1].granularity > found[2].granularity
 
 
 def test_background_does_not_swallow_the_objects() -> None:
-    """6.1.5: a detection of nearly the whole image made every object its part."""
+    """A detection of nearly the whole image made every object its part."""
     everything, one, two = np.ones((SIDE, SIDE), dtype=np.bool_), box(5, 5, 20, 20), box(30, 30, 20, 20)
-    assert [each.is_instance for each in forest([everything, one, two], 3)] == [True, True]
-    assert len(forest([everything], 1)) == 1  # alone, it stays
+    assert [each.is_instance for each in tree_of([everything, one, two], 3)] == [True, True]
+    assert len(tree_of([everything], 1)) == 1  # alone, it stays
 
 
 def test_a_part_of_two_instances_belongs_to_the_smaller() -> None:
-    found = forest([box(0, 0, 40, 40), box(20, 20, 30, 30), box(25, 25, 10, 10)], 2)
+    found = tree_of([box(0, 0, 40, 40), box(20, 20, 30, 30), box(25, 25, 10, 10)], 2)
     small = next(each for each in found if each.area == 100)
     assert found[small.instance_id].area == 900
 
 
 def test_what_joins_wholes_is_kept_beside_them() -> None:
     left, right = box(0, 0, 30, 20), box(0, 20, 30, 20)
-    found = forest([left, right, left | right], 2)
+    found = tree_of([left, right, left | right], 2)
     assert sorted((each.area, each.is_instance, each.origin) for each in found) == [
         (600, True, "divide"),
         (600, True, "divide"),
         (1200, True, "conquer"),
     ]
-    assert len(forest([left, right, left | right], 2, tree=replace(TREE, loose=False))) == 2
+    assert len(tree_of([left, right, left | right], 2, tree=replace(TREE, loose=False))) == 2
 
 
 def test_what_no_whole_claims_is_a_remainder_with_its_parts() -> None:
-    found = forest([box(0, 0, 20, 20), box(30, 30, 20, 20), box(30, 30, 10, 10)], 1)
+    found = tree_of([box(0, 0, 20, 20), box(30, 30, 20, 20), box(30, 30, 10, 10)], 1)
     assert [(each.origin, each.parent_id) for each in found] == [
         ("divide", None),
         ("remainder", None),
@@ -171,8 +153,8 @@ def scenes(draw: st.DrawFn) -> tuple[list[NDArray[np.bool_]], int, list[float]]:
 def test_any_candidates_give_a_valid_tree(
     scene: tuple[list[NDArray[np.bool_]], int, list[float]], method: GranularityMethod
 ) -> None:
-    masks, wholes, scores = scene
-    found = forest(masks, wholes, scores=scores, granularity=GranularityConfig(method=method))
+    masks, detections, scores = scene
+    found = tree_of(masks, detections, scores=scores, granularity=method)
     for instance in {each.instance_id for each in found}:
         family = [rle.decode(each.segmentation) for each in found if each.instance_id == instance]
         for i, first in enumerate(family):

@@ -1,4 +1,4 @@
-"""The compiled merging of leaf graphs against its definition, and what is read off the trees."""
+"""The compiled merging of region adjacency graphs against its definition, and what is read off the trees."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from hypothesis import strategies as st
 
 from pipeline.labeling.atoms import Atoms, intersection_px, iou
 from pipeline.labeling.config import BASE_COST, DivideConfig, MergeCost, PoolConfig
-from pipeline.labeling.regions import LeafGraph, MergeTree
+from pipeline.labeling.regions import MergeTree, RegionAdjacencyGraph
 from pipeline.labeling.stages.candidates import pool_trees
-from pipeline.labeling.stages.instances import choose_wholes
-from pipeline.labeling.stages.merge_regions import PERIMETER_OFFSET, conquer
-from pipeline.labeling.stages.region_adjacency import build_leaf_graph
+from pipeline.labeling.stages.instances import choose_instances
+from pipeline.labeling.stages.merge_regions import PERIMETER_OFFSET, merge_regions
+from pipeline.labeling.stages.region_adjacency import build_graph
 
 
-def graph_of(labels: np.ndarray, *, seed: int, quantised: bool = False, depth: int = 0) -> LeafGraph:
-    """Leaves with random histograms and edges; `quantised` makes small integers, hence ties."""
+def graph_of(labels: np.ndarray, *, seed: int, quantised: bool = False, depth: int = 0) -> RegionAdjacencyGraph:
+    """Superpixels with random histograms and edges; `quantised` makes small integers, hence ties."""
     random = np.random.default_rng(seed)
-    leaves = Atoms.of(labels)
+    superpixels = Atoms.of(labels)
     shape = (8, *labels.shape)
     maps = random.integers(0, 2, size=shape) if quantised else random.random(shape)
-    histograms = random.integers(0, 3, size=(len(leaves), 8)) if quantised else random.random((len(leaves), 8))
-    return build_leaf_graph(
-        leaves,
+    histograms = (
+        random.integers(0, 3, size=(len(superpixels), 8)) if quantised else random.random((len(superpixels), 8))
+    )
+    return build_graph(
+        superpixels,
         maps.astype(np.float32),
         (maps[::-1] / 2).astype(np.float32),
         histograms.astype(np.float64),
         np.repeat(np.arange(4), 2),
-        random.random((len(leaves), depth)),
+        random.random((len(superpixels), depth)),
     )
 
 
-def by_definition(graph: LeafGraph, cost: MergeCost) -> list[frozenset[int]]:
-    """Merges the cheapest touching pair, recomputing every cost from the leaves each time; returns what was made."""
-    regions = [frozenset([leaf]) for leaf in range(len(graph))]
+def by_definition(graph: RegionAdjacencyGraph, cost: MergeCost) -> list[frozenset[int]]:
+    """Merges the cheapest touching pair, recomputing every cost from the superpixels; returns what was made."""
+    regions = [frozenset([region]) for region in range(len(graph))]
     total = graph.area_px.sum()
     weights = np.array(cost.histograms)[graph.channels]
     made = []
@@ -87,19 +89,19 @@ def test_merging_equals_its_definition(seed: int, rows: int, columns: int, depth
     labels = np.kron(np.arange(rows * columns).reshape(rows, columns), np.ones((3, 4), dtype=np.int64))
     graph = graph_of(labels, seed=seed, depth=depth)
     cost = replace(BASE_COST, features=0.7)
-    tree = conquer(graph, cost)
+    tree = merge_regions(graph, cost)
     merged = tree.members(np.arange(len(graph), len(tree)))
     assert [frozenset(np.flatnonzero(row).tolist()) for row in merged] == by_definition(graph, cost)
 
 
-def test_ties_go_to_the_lower_leaves() -> None:
+def test_ties_go_to_the_lower_superpixels() -> None:
     labels = np.kron(np.arange(9).reshape(3, 3), np.ones((4, 4), dtype=np.int64))
-    leaves = Atoms.of(labels)
+    superpixels = Atoms.of(labels)
     flat = np.zeros((8, 12, 12), dtype=np.float32)
-    graph = build_leaf_graph(leaves, flat, flat, np.ones((9, 4)), np.arange(4))
-    tree = conquer(graph, BASE_COST)
+    graph = build_graph(superpixels, flat, flat, np.ones((9, 4)), np.arange(4))
+    tree = merge_regions(graph, BASE_COST)
     assert tree.children[0].tolist() == [0, 1]
-    again = conquer(graph, BASE_COST)
+    again = merge_regions(graph, BASE_COST)
     assert np.array_equal(tree.children, again.children)
 
 
@@ -112,7 +114,7 @@ def test_two_islands_stay_two_trees() -> None:
         edge_texture_sum=graph.edge_sum[:0],
         length_px=graph.length_px[:0],
     )
-    assert len(conquer(apart, BASE_COST).children) == 0
+    assert len(merge_regions(apart, BASE_COST).children) == 0
 
 
 def test_a_tree_knows_members_sums_and_ranks() -> None:
@@ -123,18 +125,20 @@ def test_a_tree_knows_members_sums_and_ranks() -> None:
     assert tree.height.tolist() == [0, 0, 0, 0, 0.5, 0.2, 0.9]
 
 
-def test_wholes_survive_longest() -> None:
+def test_instances_survive_longest() -> None:
     """Two dark squares on a light ground: they merge late, and what they are made of early."""
     tree = MergeTree(5, np.array([[0, 1], [2, 3], [5, 6], [7, 4]]), np.array([0.05, 0.05, 0.9, 1.0]))
-    wholes = choose_wholes(tree, np.array([10.0, 10, 10, 10, 60]), DivideConfig())
-    assert wholes.tolist() == [4, 5, 6]  # the ground and both squares; not their union
+    instances = choose_instances(tree, np.array([10.0, 10, 10, 10, 60]), DivideConfig())
+    assert instances.tolist() == [4, 5, 6]  # the ground and both squares; not their union
 
 
 def test_a_pool_has_no_copies_and_nothing_to_clip() -> None:
     labels = np.kron(np.arange(64).reshape(8, 8), np.ones((6, 6), dtype=np.int64))
     graph = graph_of(labels, seed=3)
     config = PoolConfig()
-    pool = pool_trees([conquer(graph, cost) for cost in (BASE_COST, replace(BASE_COST, size_power=0.5))], graph, config)
+    pool = pool_trees(
+        [merge_regions(graph, cost) for cost in (BASE_COST, replace(BASE_COST, size_power=0.5))], graph, config
+    )
     shared = intersection_px(pool.members, graph.area_px.astype(np.int64))
     area = np.diagonal(shared)
     off = ~np.eye(len(area), dtype=np.bool_)

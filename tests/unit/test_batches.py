@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.labeling.config import MineConfig
-from pipeline.labeling.miner import BatchFeatures, ImageInput, Mill
+from pipeline.labeling.miner import BatchFeatures, ImageInput, ImageMiner
 from pipeline.sources.listing import parse_inputs, plan_units
 from pipeline.units.batches import BatchResult, MinedSample, MiningSpec, UnitMiner
 
@@ -53,25 +53,25 @@ def test_a_pool_gives_the_samples_of_one_thread(small_photographs: Path, tmp_pat
 def test_the_next_batch_is_begun_while_this_one_is_finished(
     small_photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`finish` of the first batch waits until `features` of the second has run; without overlap it waits in vain."""
+    """`label` of the first batch waits until `features` of the second has run; without overlap it waits in vain."""
     batches: list[int] = []
     second = threading.Event()
-    features, finish = Mill.features, Mill.finish
+    features, label = ImageMiner.features, ImageMiner.label
 
-    def watched_features(self: Mill, batch: Sequence[ImageInput]) -> list[BatchFeatures]:
+    def watched_features(self: ImageMiner, batch: Sequence[ImageInput]) -> list[BatchFeatures]:
         if batch and batch[0].source_uri != "warm-up":
             batches.append(len(batch))
             if len(batches) == 2:
                 second.set()
         return features(self, batch)
 
-    def waiting_finish(self: Mill, image: ImageInput, found: BatchFeatures) -> object:
+    def waiting_label(self: ImageMiner, image: ImageInput, found: BatchFeatures) -> object:
         if image.source_uri != "warm-up":
             assert second.wait(30), "the second batch is not begun before the first is finished"
-        return finish(self, image, found)
+        return label(self, image, found)
 
-    monkeypatch.setattr(Mill, "features", watched_features)
-    monkeypatch.setattr(Mill, "finish", waiting_finish)
+    monkeypatch.setattr(ImageMiner, "features", watched_features)
+    monkeypatch.setattr(ImageMiner, "label", waiting_label)
     results = mined(small_photographs, cpus=2, batch_size=4)
     assert batches == [4, 4, 3]
     assert len(samples(results)) == 11

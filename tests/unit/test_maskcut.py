@@ -18,7 +18,6 @@ from pipeline.bench.divide import drawn_links as drawn_links_of_bench
 from pipeline.labeling.config import DivideConfig
 from pipeline.labeling.stages import maskcut
 from pipeline.labeling.stages.maskcut import (
-    as_masks,
     links_between,
     mask_cut,
     normalised_cut,
@@ -148,13 +147,6 @@ def test_what_no_cut_claimed_is_split_into_coherent_regions() -> None:
     regions = remainder_regions(merge_patches(features, min_similarity=0.5), claimed, min_patches=10)
     assert [int(each.sum()) for each in regions] == [240 - 42, 160]
     assert not (regions & claimed).any()
-
-
-def test_grids_become_masks_of_any_size() -> None:
-    grid = np.array([[[True, False], [False, False]]])
-    large = as_masks(grid, 8, 6)[0]
-    assert large[:4, :3].all()
-    assert large.sum() == 12
 
 
 def test_the_example_in_the_docstring_holds() -> None:

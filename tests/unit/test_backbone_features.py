@@ -21,7 +21,7 @@ from pipeline.environment.timm_weights import file_sha256, locate_checkpoint, sp
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
 from pipeline.labeling.atoms import Atoms
-from pipeline.labeling.stages.backbone_features import Backbone, nearest_multiple, pooled_on_leaves, squashed
+from pipeline.labeling.stages.backbone_features import Backbone, nearest_multiple, pooled_on_superpixels, squashed
 from tests.numeric import assert_same_sums
 
 ensure_torchvision()
@@ -168,7 +168,7 @@ def test_default_layers_are_keys_of_dino_and_tokens_of_its_successors(tmp_path: 
 
 
 def test_channels_are_rgb(tmp_path: Path) -> None:
-    """6.1.1: the reference gives BGR to a model of RGB. Red must meet red's mean and the model's first channel."""
+    """The reference gives BGR to a model of RGB. Red must meet red's mean and the model's first channel."""
     checkpoint = save(model_of(DINO_S16).state_dict(), tmp_path / "dino.pth")
     backbone = Backbone(DINO_S16, checkpoint, device="cpu", architecture=SMALL)
     red = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -270,10 +270,10 @@ def test_pooling_on_leaves_sums_bilinear_features() -> None:
     labels = np.repeat(np.arange(4), 4)[None].repeat(8, axis=0)  # four columns of leaves under two of patches
     features = np.zeros((1, 2, 1), dtype=np.float32)
     features[0, 1] = 1
-    sums = pooled_on_leaves(features, Atoms.of(labels))[:, 0]
+    sums = pooled_on_superpixels(features, Atoms.of(labels))[:, 0]
     share = np.clip((np.arange(16) + 0.5) / 8 - 0.5, 0, 1)
     assert sums == pytest.approx(8 * share.reshape(4, 4).sum(axis=1))
-    flat = pooled_on_leaves(np.ones((3, 5, 2), dtype=np.float32), Atoms.of(labels))
+    flat = pooled_on_superpixels(np.ones((3, 5, 2), dtype=np.float32), Atoms.of(labels))
     assert flat == pytest.approx(np.full((4, 2), 32.0))
 
 
