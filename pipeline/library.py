@@ -115,54 +115,52 @@ def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> ImageMiner:
 
 
 def build_release(
-    run: RunReader | Location | None,
-    output: Location,
-    *,
-    name: str,
-    version: str,
-    license: str,
-    append: bool = False,
-    overwrite: bool = False,
-    **options: Any,
+    run: Location | None, output: Location, *, name: str, version: str, license: str, **flags: Any
 ) -> dict[str, Any]:
-    """Makes a published dataset of a run, or with `append` the next version of one, as `grainmill release` does.
+    """Makes a published dataset of a run, or the next version of one, as `grainmill release` does.
 
     Example:
         >>> build_release("out/", "rel/", name="my-masks", version="1.0.0", license="CC-BY-4.0")  # doctest: +SKIP
 
     Args:
-        run: what is added; None with `append` for a version that only leaves things out.
+        run: what is added; None with `append=True` for a version that only leaves things out.
         output: the release's folder.
         name: of the dataset.
-        version: as in 1.0.0; with `append` later than all that stand.
+        version: as in 1.0.0; with `append=True` later than all that stand.
         license: of the whole, as an SPDX identifier.
-        append: `output` holds a release, of which this is the next version.
-        overwrite: `output` may hold this very version; it is made again.
-        options: further fields of `ReleaseOptions`: `splits={"train": 0.9, "val": 0.1}`, `description`, `workers`.
+        flags: any other flag of `grainmill release` that is not about sending it, with underscores: `append=True`,
+            `splits="train=0.9,val=0.1"`, `workers=4`.
 
     Returns:
         The release's manifest.
 
     Raises:
         ReleaseRefusedError: a run or a licence that must not be published.
-        InputError: `output` holds something else.
-        TypeError: an option that does not exist.
+        InputError: `output` holds something else, or a flag that is not as expected.
+        TypeError: a flag that does not exist.
     """
-    from .format.licenses import check_license
     from .release import build
+    from .release.flags import ReleaseFlags
     from .release.folder import open_output
-    from .release.options import check_name
-    from .release.records import ReleaseOptions
-    from .storage.versions import check_version_name
+    from .release.options import release_options
+    from .release.takedown import read_exclusions
 
-    checked = ReleaseOptions(
-        name=check_name(name),
-        version=check_version_name(version),
-        license=check_license("license", license),
-        **options,
+    for name_of_command in ("push", "push_dry_run", "card_copy"):
+        if flags.get(name_of_command):
+            raise InputError(f"build_release: {name_of_command} is for `grainmill release`, which sends what was made")
+    directory = None if run is None else os.fspath(run)
+    given = ReleaseFlags(
+        directory=directory, output=os.fspath(output), name=name, version=version, license=license, **flags
     )
-    reader = run if run is None or isinstance(run, RunReader) else open_dataset(run)
-    return build.build_release(reader, open_output(os.fspath(output)), checked, append=append, overwrite=overwrite)
+    return build.build_release(
+        None if directory is None else open_dataset(directory),
+        open_output(given.output),
+        release_options(given),
+        append=given.append,
+        overwrite=given.overwrite,
+        exclusions=None if given.exclude is None else read_exclusions(given.exclude),
+        purge=given.purge,
+    )
 
 
 def verify(location: Location, *, deep: bool = False, workers: int = 1) -> list[Problem]:

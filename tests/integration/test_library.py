@@ -86,7 +86,7 @@ def test_label_image_takes_rgb_alone(image: object) -> None:
 def test_release_and_verify(run: Path, tmp_path: Path) -> None:
     assert pipeline.verify(run, deep=True) == []
     manifest = pipeline.build_release(
-        run, tmp_path / "rel", name="small", version="1.0.0", license="CC0-1.0", splits={"train": 0.5, "val": 0.5}
+        run, tmp_path / "rel", name="small", version="1.0.0", license="CC0-1.0", splits="train=0.5,val=0.5"
     )
     assert manifest["samples"] == 11
     assert pipeline.verify(tmp_path / "rel") == []
