@@ -30,7 +30,7 @@ from ..mining.flags import MineFlags
 from ..mining.job import frozen_plan
 from ..mining.manifest import write_manifest
 from ..mining.options import mine_options
-from ..mining.progress import RunReport
+from ..mining.progress import RunProgress
 from ..shards.commits import Commit, CommitLog, make_commit
 from ..shards.plan import Plan
 from ..shards.writer import OutputFile, Outputs
@@ -129,7 +129,7 @@ def drive(folder: Path) -> dict[str, float]:
     look("resumed")
     log = CommitLog(storage)
     done = log.committed(plan.units_total)
-    report = RunReport(plan=plan, totals=log.totals(), compact=log.compact)
+    report = RunProgress(plan=plan, totals=log.totals(), compact=log.compact)
     with report:
         run_pool(plan.units(storage, skip=done), InstantPool(storage, plan), report, replace(options.pool, workers=16))
     look("run")
@@ -172,7 +172,7 @@ class InstantPool:
         events, self._events = self._events, []
         return events
 
-    def room(self) -> int | None:
+    def capacity(self) -> int | None:
         return None
 
     def report(self, states: dict[str, int]) -> None:
@@ -181,7 +181,7 @@ class InstantPool:
     def waits_for(self) -> str:
         return ""
 
-    def leave_out(self, node: str) -> bool:
+    def exclude_node(self, node: str) -> bool:
         return False
 
     def stop_worker(self, worker: int) -> None:
@@ -200,9 +200,9 @@ def worker_mib(options: BenchOptions, images: int) -> dict[str, Any]:
 
     Early is the second tenth of the images (the first one fills caches), late is the last tenth.
     """
-    from ..units.attempt import RunSpec, UnitProgress, mine_unit
-    from ..units.batches import MiningSpec
-    from ..units.supervisor import SupervisedSamples
+    from ..units.attempt import UnitProgress, mine_unit
+    from ..units.batches import RunSpec
+    from ..units.supervisor import SupervisedMiner
 
     seen: dict[str, list[float]] = {"child": [], "supervisor": []}
     with bench_images(options, min(images, 72), width=IMAGE_SIZE[0], height=IMAGE_SIZE[1]) as (sources, folder):
@@ -210,32 +210,33 @@ def worker_mib(options: BenchOptions, images: int) -> dict[str, Any]:
         opened = mine_options(flags)
         storage = open_storage(opened.flags.output, create=True)
         plan = frozen_plan(storage, opened)
-        spec = RunSpec(
+        run = RunSpec(
             output=opened.flags.output,
-            mining=MiningSpec(config=opened.config, sources=opened.sources),
+            config=opened.config,
+            sources=opened.sources,
             config_hash=plan.config_hash,
             environment=plan.environment,
             sample_timeout_s=600.0,
             memory_limit_bytes=16 * 2**30,
         )
-        samples = SupervisedSamples(spec.mining, sample_timeout_s=600.0, memory_limit_bytes=16 * 2**30)
-        samples.start()
+        miner = SupervisedMiner(run)
+        miner.start()
 
         def look(progress: UnitProgress) -> None:
             seen["supervisor"].append(psutil.Process().memory_info().rss / MIB)
-            seen["child"].append(psutil.Process(samples.child_pid).memory_info().rss / MIB)
+            seen["child"].append(psutil.Process(miner.child_pid).memory_info().rss / MIB)
 
         try:
             turn = 0
             while len(seen["child"]) < images:
                 for unit in plan.units(storage):
                     CommitLog(storage).revoke({unit.unit})  # the same units again, as new ones
-                    mine_unit(unit, spec, storage, samples, on_progress=look)
+                    mine_unit(unit, run, storage, miner, on_progress=look)
                 turn += 1
                 gc.collect()
                 note(f"worker: {len(seen['child'])} of {images} images, child {seen['child'][-1]:.0f} MiB")
         finally:
-            samples.close()
+            miner.close()
     tenth = max(images // 10, 1)
     found: dict[str, Any] = {"images": images, "turns": turn, "child_peak": max(seen["child"])}
     for name, values in seen.items():

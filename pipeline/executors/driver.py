@@ -15,7 +15,8 @@ from ..errors import GrainmillError
 from ..shards.commits import Commit, CommitLog
 from ..sources.listing import UnitSpec
 from ..storage.stores import Storage
-from ..units.attempt import InlineSamples, RunSpec, mine_unit
+from ..units.attempt import InProcessMiner, mine_unit
+from ..units.batches import RunSpec
 from .pool import STARTING, Event, Listener, Pool, PoolOptions
 from .scheduler import Assignment, Scheduler, UnitLostTooOftenError
 
@@ -44,13 +45,13 @@ class DriverCommits:
 def run_inline(units: Iterator[UnitSpec], run: RunSpec, storage: Storage, listener: Listener) -> None:
     """Does every unit in this process."""
     listener.waits_for(STARTING)
-    samples = InlineSamples(run.mining)
+    miner = InProcessMiner(run)
     listener.workers_ready(1)
     try:
         for unit in units:
-            listener.committed(mine_unit(unit, run, storage, samples, on_progress=listener.progressed))
+            listener.committed(mine_unit(unit, run, storage, miner, on_progress=listener.progressed))
     finally:
-        samples.close()
+        miner.close()
 
 
 def run_pool(
@@ -93,7 +94,7 @@ class _Driver:
     LOSSES_WITHOUT_COMMIT: Final = 30
     """And twice the workers: a lost rack is no reason to give up, workers that never commit anything are one."""
     NODE_LOSSES: Final = 3
-    """Workers that may die on one node, without a commit between, before it is left out."""
+    """Workers that may die on one node, without a commit between, before it is excluded."""
     LOOK_S: Final = 0.5
     """Between two looks at time-outs and at the size of the cluster."""
 
@@ -125,7 +126,7 @@ class _Driver:
         self._next_look_s = now_s + self.LOOK_S
         wanted = self._options.workers
         if wanted is None:
-            wanted = max(self._pool.room() or 0, 1)  # one that waits for a node tells a cluster to grow
+            wanted = max(self._pool.capacity() or 0, 1)  # one that waits for a node tells a cluster to grow
         while self._started < wanted:
             self._pool.start_worker()
             self._started += 1
@@ -184,7 +185,7 @@ class _Driver:
             except UnitLostTooOftenError as error:
                 raise GrainmillError(f"{error}; see what kills them, then run the same command again") from error
         self._node_losses[node] += 1
-        if self._node_losses[node] >= self.NODE_LOSSES and node and self._pool.leave_out(node):
+        if self._node_losses[node] >= self.NODE_LOSSES and node and self._pool.exclude_node(node):
             self._listener.noted(
                 f"node {node} is left out: {self._node_losses[node]} workers died there without a commit between"
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from multiprocessing.connection import Connection, wait
 
 from ..environment.numeric import single_threaded
-from ..units.attempt import RunSpec
-from ..units.processes import Peer
+from ..units.batches import RunSpec
+from ..units.processes import ChildProcess
 from .pool import STARTING, Event
 from .scheduler import Assignment
 
@@ -16,14 +16,13 @@ class LocalPool:
 
     def __init__(self, run: RunSpec) -> None:
         self._run = run
-        self._peers: dict[int, Peer] = {}
+        self._processes: dict[int, ChildProcess] = {}
         self._next = 0
 
     def start_worker(self) -> int:
         number = self._next
         self._next += 1
-        peer = Peer("pipeline.executors.local_worker", single_threaded())
-        self._peers[number] = peer
+        self._processes[number] = ChildProcess("pipeline.executors.local_worker", single_threaded())
         self._send(number, self._run)
         return number
 
@@ -31,7 +30,7 @@ class LocalPool:
         self._send(assignment.worker, assignment.unit)
 
     def wait(self, timeout_s: float) -> list[Event]:
-        by_connection = {peer.connection: number for number, peer in self._peers.items()}
+        by_connection = {process.connection: number for number, process in self._processes.items()}
         events: list[Event] = []
         for connection in wait(list(by_connection), timeout_s):
             assert isinstance(connection, Connection)
@@ -47,34 +46,34 @@ class LocalPool:
                 if not connection.poll():
                     return events
         except (EOFError, OSError):
-            status = self._peers.pop(worker).join()
+            status = self._processes.pop(worker).join()
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             return [*events, Event("lost", worker, how)]
 
     def stop_worker(self, worker: int) -> None:
-        self._peers.pop(worker).kill()
+        self._processes.pop(worker).kill()
 
     def waits_for(self) -> str:
         return STARTING
 
-    def room(self) -> int | None:
+    def capacity(self) -> int | None:
         return None
 
-    def leave_out(self, node: str) -> bool:
+    def exclude_node(self, node: str) -> bool:
         return False  # there is but one
 
     def report(self, states: dict[str, int]) -> None:
-        """Nobody scrapes a pool of this machine."""
+        """A pool of this machine has no metrics."""
 
     def close(self) -> None:
-        for peer in self._peers.values():
-            peer.process.kill()
-        for peer in self._peers.values():
-            peer.join()
-        self._peers.clear()
+        for process in self._processes.values():
+            process.process.kill()
+        for process in self._processes.values():
+            process.join()
+        self._processes.clear()
 
     def _send(self, worker: int, message: object) -> None:
         try:
-            self._peers[worker].connection.send(message)
+            self._processes[worker].connection.send(message)
         except (OSError, KeyError):
             return  # it has just died; `wait` says so

@@ -12,22 +12,21 @@ import traceback
 from ..errors import GrainmillError
 from ..shards.writer import warm_up
 from ..storage.stores import open_storage
-from ..units.attempt import RunSpec, mine_unit
-from ..units.processes import peer_connection
-from ..units.supervisor import SupervisedSamples
+from ..units.attempt import mine_unit
+from ..units.batches import RunSpec
+from ..units.processes import parent_connection
+from ..units.supervisor import SupervisedMiner
 
 
 def main() -> None:
     """Returns when the driver is gone or wants no more."""
-    connection = peer_connection()
+    connection = parent_connection()
     run: RunSpec = connection.recv()
-    samples = SupervisedSamples(
-        run.mining, sample_timeout_s=run.sample_timeout_s, memory_limit_bytes=run.memory_limit_bytes
-    )
+    miner = SupervisedMiner(run)
     try:
         storage = open_storage(run.output)
         warm_up()
-        samples.start()
+        miner.start()
         connection.send(("ready", None))
         while True:
             ended_s = time.perf_counter()
@@ -36,7 +35,7 @@ def main() -> None:
                 unit,
                 run,
                 storage,
-                samples,
+                miner,
                 on_progress=lambda progress: connection.send(("progress", progress)),
                 waited_s=time.perf_counter() - ended_s,
             )
@@ -48,7 +47,7 @@ def main() -> None:
     except Exception:  # a defect of ours: no other worker would do better, so it ends the run
         connection.send(("failed", GrainmillError(f"a worker failed unexpectedly:\n{traceback.format_exc()}")))
     finally:
-        samples.close()
+        miner.close()
 
 
 if __name__ == "__main__":

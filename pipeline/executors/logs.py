@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from ..format.schema import FailureRow
 from ..shards.commits import Commit
 from ..sources.listing import UnitSpec
-from ..units.attempt import Samples
+from ..units.attempt import UnitMiner
 from ..units.batches import BatchResult
 
 
@@ -56,19 +56,19 @@ class UnitLog:
         print(json.dumps(line, ensure_ascii=False, sort_keys=True), file=self._stream or sys.stderr, flush=True)
 
 
-class LoggedSamples:
-    """Passes a unit's samples on and logs those that failed.
+class LoggedMiner:
+    """Mines as another miner does, and logs the samples that failed.
 
     Args:
-        samples: where they come from.
+        miner: does the work.
         log: where the lines go.
     """
 
-    def __init__(self, samples: Samples, log: UnitLog) -> None:
-        self._samples, self._log = samples, log
+    def __init__(self, miner: UnitMiner, log: UnitLog) -> None:
+        self._miner, self._log = miner, log
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
-        for batch in self._samples.results(unit):
+        for batch in self._miner.results(unit):
             for result in batch.results:
                 if isinstance(result, FailureRow):
                     self._log.sample_failed(
@@ -76,14 +76,11 @@ class LoggedSamples:
                     )
             yield batch
 
-    def extra_failures(self) -> list[FailureRow]:
-        return self._samples.extra_failures()
-
     def environment(self) -> dict[str, Any]:
-        return self._samples.environment()
+        return self._miner.environment()
 
     def notes(self) -> list[str]:
-        return self._samples.notes()
+        return self._miner.notes()
 
     def close(self) -> None:
-        self._samples.close()
+        self._miner.close()

@@ -75,11 +75,11 @@ class Pool(Protocol):
         """While no worker is ready: what they are waiting for."""
         ...
 
-    def room(self) -> int | None:
-        """Workers that there is room for now; None if the pool does not know and the caller decides."""
+    def capacity(self) -> int | None:
+        """How many workers there may be now; None if the pool does not know and the caller decides."""
         ...
 
-    def leave_out(self, node: str) -> bool:
+    def exclude_node(self, node: str) -> bool:
         """Starts no worker on a node any more. False if it is gone anyway, or the only one."""
         ...
 

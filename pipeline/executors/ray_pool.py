@@ -33,9 +33,10 @@ from ..shards.writer import warm_up
 from ..sources.listing import UnitSpec
 from ..storage.session_folder import SessionFolder
 from ..storage.stores import open_storage
-from ..units.attempt import RunSpec, UnitProgress, mine_unit
-from ..units.supervisor import SupervisedSamples
-from .logs import LoggedSamples, UnitLog
+from ..units.attempt import UnitProgress, mine_unit
+from ..units.batches import RunSpec
+from ..units.supervisor import SupervisedMiner
+from .logs import LoggedMiner, UnitLog
 from .metrics import RunMetrics, WorkerMetrics
 from .pool import STARTING, Event, PoolOptions
 from .scheduler import Assignment
@@ -82,9 +83,7 @@ class MiningActor:
         self._progress: UnitProgress | None = None
         self._metrics = WorkerMetrics(self._node)
         self._log = UnitLog(node=self._node)
-        self._samples = SupervisedSamples(
-            run.mining, sample_timeout_s=run.sample_timeout_s, memory_limit_bytes=run.memory_limit_bytes
-        )
+        self._miner = SupervisedMiner(run)
 
     def place(self) -> tuple[str, str]:
         """Where this worker is; answered before anything that can fail."""
@@ -95,7 +94,7 @@ class MiningActor:
         try:
             self._storage = open_storage(self._run.output)
             warm_up()
-            self._samples.start()
+            self._miner.start()
         except GrainmillError as error:
             return "failed", error
         self._ended_s = time.perf_counter()
@@ -109,7 +108,7 @@ class MiningActor:
                 unit,
                 self._run,
                 self._storage,
-                LoggedSamples(self._samples, self._log),
+                LoggedMiner(self._miner, self._log),
                 on_progress=self._note,
                 waited_s=time.perf_counter() - self._ended_s,
             )
@@ -136,11 +135,11 @@ class MiningActor:
         """Where this worker is and what it may use."""
         return {
             "pid": os.getpid(),
-            "child_pid": self._samples.child_pid,
+            "child_pid": self._miner.child_pid,
             "node": self._node,
             "gpus": ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0),
             "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "memory_fraction": self._run.mining.memory_fraction,
+            "memory_fraction": self._run.memory_fraction,
         }
 
 
@@ -161,17 +160,17 @@ class RayPool:
         self._gpus = options.gpus_per_worker
         self._cpus = options.cpus_per_worker
         share = min(self._gpus, 1.0) if self._gpus else 1.0
-        self._run = dataclasses.replace(run, mining=dataclasses.replace(run.mining, memory_fraction=share))
+        self._run = dataclasses.replace(run, memory_fraction=share)
         self._temporary: SessionFolder | None = None
         self._actors: dict[int, Any] = {}
         self._nodes: dict[int, str] = {}
         self._answers: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
         self._asked_s: dict[int, float] = {}
         self._asking: set[int] = set()
-        self._left_out: set[str] = set()
+        self._excluded: set[str] = set()
         self._next = 0
         self._next_ask_s = self._next_look_s = 0.0
-        self._room = 0
+        self._capacity = 0
         self._metrics: RunMetrics | None = None
         self.descriptions: dict[int, dict[str, Any]] = {}
         """Of workers that are ready, by their number."""
@@ -235,8 +234,8 @@ class RayPool:
         number = self._next
         self._next += 1
         options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
-        if self._left_out:
-            options = {"label_selector": {NODE_LABEL: f"!in({','.join(sorted(self._left_out))})"}}
+        if self._excluded:
+            options = {"label_selector": {NODE_LABEL: f"!in({','.join(sorted(self._excluded))})"}}
         actor = self._class.options(**options).remote(self._run)
         self._actors[number] = actor
         self._expect(actor.place.remote(), number)
@@ -300,15 +299,15 @@ class RayPool:
     def waits_for(self) -> str:
         return STARTING if self._nodes else "a node with room for a worker"
 
-    def room(self) -> int | None:
+    def capacity(self) -> int | None:
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + CLUSTER_LOOK_S
-            nodes = [each for each in ray.nodes() if each["Alive"] and each["NodeID"] not in self._left_out]
-            self._room = sum(self._room_on(each["Resources"]) for each in nodes)
-        return self._room
+            nodes = [each for each in ray.nodes() if each["Alive"] and each["NodeID"] not in self._excluded]
+            self._capacity = sum(self._capacity_of(each["Resources"]) for each in nodes)
+        return self._capacity
 
-    def _room_on(self, resources: dict[str, float]) -> int:
+    def _capacity_of(self, resources: dict[str, float]) -> int:
         cores = int(resources.get("CPU", 0.0)) // self._cpus
         return min(cores, int(resources.get("GPU", 0.0) / self._gpus + 1e-9)) if self._gpus else cores
 
@@ -316,11 +315,11 @@ class RayPool:
         if self._metrics is not None:
             self._metrics.units(states)
 
-    def leave_out(self, node: str) -> bool:
+    def exclude_node(self, node: str) -> bool:
         alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
-        if node not in alive or len(alive - self._left_out) < 2 or node in self._left_out:
+        if node not in alive or len(alive - self._excluded) < 2 or node in self._excluded:
             return False
-        self._left_out.add(node)
+        self._excluded.add(node)
         return True
 
     def stop_worker(self, worker: int) -> None:

@@ -72,8 +72,7 @@ class Scheduler:
         units: pending units, read lazily.
         in_flight: units a worker may hold.
         max_losses: deaths of workers over one unit before `lose_worker` gives up.
-        straggler_factor: times the median after which a unit is started again near the end; None for never.
-        straggler_floor_s: and at least this many seconds.
+        straggler_floor_s: seconds before which no unit is started again near the end.
     """
 
     def __init__(
@@ -82,13 +81,12 @@ class Scheduler:
         *,
         in_flight: int = IN_FLIGHT,
         max_losses: int = MAX_LOSSES,
-        straggler_factor: float | None = STRAGGLER_FACTOR,
         straggler_floor_s: float = STRAGGLER_FLOOR_S,
     ) -> None:
         self._units = units
         self._in_flight = in_flight
         self._max_losses = max_losses
-        self._straggler_factor, self._straggler_floor_s = straggler_factor, straggler_floor_s
+        self._straggler_floor_s = straggler_floor_s
         self._requeued: collections.deque[UnitSpec] = collections.deque()
         self._workers: dict[int, _Worker] = {}
         self._room: list[collections.OrderedDict[int, None]] = [collections.OrderedDict() for _ in range(in_flight)]
@@ -180,10 +178,6 @@ class Scheduler:
             if worker.queue and now_s - worker.head_since_s > timeout_s
         ]
 
-    def in_hand(self) -> dict[int, list[int]]:
-        """Units each worker holds, in their order."""
-        return {number: [unit.unit for unit in worker.queue] for number, worker in self._workers.items()}
-
     def counts(self) -> dict[str, int]:
         """Units by state: `in_hand` of workers, `requeued` after their workers died."""
         return {"in_hand": len(self._holders), "requeued": len(self._requeued)}
@@ -208,14 +202,14 @@ class Scheduler:
     def _second_attempts(self, now_s: float) -> list[Assignment]:
         """Stragglers and what waits behind them, for workers with empty hands; nothing is pending any more."""
         median_s = self.median_s()
-        if median_s is None or self._straggler_factor is None or not self._room[0] or now_s < self._next_check_s:
+        if median_s is None or not self._room[0] or now_s < self._next_check_s:
             return []
         self._next_check_s = now_s + STRAGGLER_CHECK_S
         late: list[tuple[float, int, UnitSpec]] = []
         for unit, holders in self._holders.items():
             holder = self._workers[holders[0]]
             head, spent_s = holder.queue[0], now_s - holder.head_since_s
-            limit_s = max(self._straggler_factor * median_s * max(len(head.entries), 1), self._straggler_floor_s)
+            limit_s = max(STRAGGLER_FACTOR * median_s * max(len(head.entries), 1), self._straggler_floor_s)
             if len(holders) == 1 and spent_s > limit_s:
                 late.append((-spent_s, unit, next(each for each in holder.queue if each.unit == unit)))
         assignments = []

@@ -258,7 +258,7 @@ class SimulatedPool:
         self._waiting: collections.deque[int] = collections.deque()
         """Workers for which there is no room."""
         self._on_node: dict[int, set[int]] = {}
-        self._left_out: set[int] = set()
+        self._excluded: set[int] = set()
         self._done = bytearray(units)
         self._store_free_s = 0.0
         self._idle_s = self._alive_s = 0.0
@@ -268,7 +268,7 @@ class SimulatedPool:
 
     # What the driver asks for
 
-    def room(self) -> int | None:
+    def capacity(self) -> int | None:
         return len(self._workers) + len(self._free)
 
     def start_worker(self) -> int:
@@ -327,11 +327,11 @@ class SimulatedPool:
     def waits_for(self) -> str:
         return STARTING
 
-    def leave_out(self, node: str) -> bool:
-        present = set(self._on_node) - self._left_out
+    def exclude_node(self, node: str) -> bool:
+        present = set(self._on_node) - self._excluded
         if int(node) not in present or len(present) < 2:
             return False
-        self._left_out.add(int(node))
+        self._excluded.add(int(node))
         self._free = collections.deque(each for each in self._free if each != int(node))
         return True
 
@@ -408,7 +408,7 @@ class SimulatedPool:
             self.units_again += len(self._workers[number].queue)
             self._end(number)
         del self._on_node[node]
-        self._left_out.discard(node)
+        self._excluded.discard(node)
         self._free = collections.deque(each for each in self._free if each != node)
         self._at(self.now_s + self._conditions.node_back_after_s, "node-back", 0)
         return [Event("lost", number, "its node is gone", str(node)) for number in numbers]
@@ -421,5 +421,5 @@ class SimulatedPool:
                 self._idle_s += self.now_s - worker.idle_since_s
         if worker.node in self._on_node:
             self._on_node[worker.node].discard(number)
-            if worker.node not in self._left_out:
+            if worker.node not in self._excluded:
                 self._free.append(worker.node)

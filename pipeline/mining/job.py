@@ -38,12 +38,11 @@ from ..sources.passed_over import INSIDE_CONTAINERS, PassedOver, one_line
 from ..sources.proposals import Proposals
 from ..sources.roots import base_of
 from ..storage.stores import Storage, offers_conditional_puts, open_storage
-from ..units.attempt import RunSpec
-from ..units.batches import MiningSpec
+from ..units.batches import RunSpec
 from .flags import MineFlags
 from .manifest import MANIFEST, write_manifest
 from .output import check_output, move_away, revoke_failed
-from .progress import RunReport
+from .progress import RunProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
         if options.flags.retry_failed:
             revoke_failed(storage, plan, tuple(options.flags.retry_failed))
         done = log.committed(plan.units_total)
-        report = RunReport(plan=plan, totals=log.totals(), compact=log.compact)
+        report = RunProgress(plan=plan, totals=log.totals(), compact=log.compact)
         if not all(done):
             with contextlib.suppress(FileNotFoundError):
                 storage.remove(MANIFEST)
@@ -234,21 +233,19 @@ def run_units(
     options: MineOptions,
     plan: Plan,
     storage: Storage,
-    report: RunReport,
+    report: RunProgress,
     *,
     pending: int,
 ) -> None:
     """Runs the executor that was asked for."""
     run = RunSpec(
         output=storage.location if "://" in storage.location else os.path.abspath(storage.location),
-        mining=MiningSpec(
-            config=options.config,
-            sources=options.sources,
-            batch_size=options.flags.batch_size,
-            cpus=options.pool.cpus_per_worker,
-            proposals=options.proposals,
-            checkpoint=options.checkpoint,
-        ),
+        config=options.config,
+        sources=options.sources,
+        batch_size=options.flags.batch_size,
+        cpus=options.pool.cpus_per_worker,
+        proposals=options.proposals,
+        checkpoint=options.checkpoint,
         config_hash=plan.config_hash,
         environment=plan.environment,
         sample_timeout_s=options.flags.sample_timeout_s,

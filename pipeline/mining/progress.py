@@ -14,7 +14,7 @@ from ..shards.plan import Plan
 from ..units.attempt import UnitProgress
 
 
-class RunReport:
+class RunProgress:
     """Listens to an executor.
 
     Args:

@@ -35,7 +35,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 
 from ..errors import FAILURE_REASONS, FailureReason, InputError, SampleFailureError
-from ..format.schema import FailureRow, make_key, sha256_of, slug_of
+from ..format.schema import make_key, sha256_of, slug_of
 from .kinds import SNIFF_BYTES, Kind, Use, kind_of_bytes, kind_of_name, named_format, stem_of, suffix_of
 from .own_outputs import require_apart
 from .parquet_rows import ParquetRows, image_rows
@@ -539,10 +539,6 @@ class UnitReader:
     def identity(self, position: int) -> SampleIdentity:
         """Of a sample that may not be readable: its key is made without the bytes' sha256."""
         return self._identity(self._unit.entries[position], sha256="")
-
-    def extra_failures(self) -> list[FailureRow]:
-        """Rows that belong to no entry: none, since cut containers have an entry of their own."""
-        return []
 
     def prefetch(self, positions: Iterable[int], *, max_bytes: int) -> None:
         """Begins to read samples that `read` will be asked for, from a remote source; does nothing for a local one.

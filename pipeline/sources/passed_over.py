@@ -7,7 +7,7 @@ row, or here. `plan.json` keeps the counts of planning, commits those of mining;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 PassedReason = Literal[
@@ -122,14 +122,6 @@ def one_line(record: Mapping[str, Any]) -> str:
     """All of it, without examples; "" if nothing was passed over."""
     ordered = sorted(record.items(), key=lambda item: (-item[1]["count"], item[0]))
     return "; ".join(f"{_words(reason)} {each['count']:,}{_kinds(each)}" for reason, each in ordered)
-
-
-def merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several records as one."""
-    total = PassedOver()
-    for record in records:
-        total.include(record)
-    return total.to_json()
 
 
 def _words(reason: str) -> str:

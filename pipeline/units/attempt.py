@@ -1,7 +1,7 @@
 """One unit from input to commit: `mine_unit`.
 
-The flow is the same in every executor; what differs is who does the native work. `InlineSamples` does it in this
-process, unprotected; `supervisor.SupervisedSamples` in a child that may die, hang or grow without harm to the unit.
+The flow is the same in every executor; what differs is who does the native work. `InProcessMiner` does it in this
+process, unprotected; `supervisor.SupervisedMiner` in a child that may die, hang or grow without harm to the unit.
 """
 
 from __future__ import annotations
@@ -16,31 +16,14 @@ from typing import Any, Protocol
 
 from ..environment import faults
 from ..environment.numeric import differences
+from ..environment.stage_seconds import StageSeconds
 from ..errors import GrainmillError
-from ..format.schema import FailureRow
 from ..shards.commits import Commit, CommitLog, make_commit
 from ..shards.writer import Outputs, ShardWriter
 from ..sources.listing import SampleIdentity, UnitSpec
 from ..sources.passed_over import PassedOver
 from ..storage.stores import Storage
-from .batches import BatchResult, MinedSample, MiningSpec, UnitMiner, UnitRepeatError, failure_row
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """What a worker needs to do units of one run."""
-
-    output: str
-    """Where commits go: a folder or a URL."""
-    mining: MiningSpec
-    config_hash: str
-    environment: dict[str, Any]
-    """As planned, to say in a commit what differs."""
-    sample_timeout_s: float
-    memory_limit_bytes: int
-    """Of a child's resident memory."""
-    commits_by_driver: bool = False
-    """The store has no puts that must not replace anything: workers only report, the one driver commits."""
+from .batches import BatchMiner, BatchResult, MinedSample, RunSpec, UnitRepeatError, failure_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +36,16 @@ class UnitProgress:
     failures: int
 
 
-class Samples(Protocol):
-    """Where a unit's mined samples come from."""
+class UnitMiner(Protocol):
+    """What mines the samples of units."""
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
         """Every input sample of the unit once, in order."""
         ...
 
-    def extra_failures(self) -> list[FailureRow]:
-        """Rows of the last unit that belong to no sample of it."""
+    def environment(self) -> dict[str, Any]:
+        """Of the process that does the native work."""
         ...
-
-    def environment(self) -> dict[str, Any]: ...
 
     def notes(self) -> list[str]:
         """What the commit of the last unit should say."""
@@ -77,7 +58,7 @@ def mine_unit(
     unit: UnitSpec,
     run: RunSpec,
     storage: Storage,
-    samples: Samples,
+    miner: UnitMiner,
     *,
     on_progress: Callable[[UnitProgress], None] | None = None,
     waited_s: float = 0.0,
@@ -88,7 +69,7 @@ def mine_unit(
         unit: what to mine.
         run: the run it belongs to.
         storage: of the output.
-        samples: who mines them.
+        miner: mines its samples.
         on_progress: hears how far it is.
         waited_s: since this worker's last unit ended; counts as `idle`, and into the `wall` seconds.
 
@@ -101,7 +82,7 @@ def mine_unit(
         return standing
     while True:
         try:
-            return _attempt(unit, run, storage, samples, on_progress or (lambda progress: None), waited_s)
+            return _attempt(unit, run, storage, miner, on_progress or (lambda progress: None), waited_s)
         except UnitRepeatError:
             continue  # in smaller batches; the commit will say so
 
@@ -110,31 +91,30 @@ def _attempt(
     unit: UnitSpec,
     run: RunSpec,
     storage: Storage,
-    samples: Samples,
+    miner: UnitMiner,
     on_progress: Callable[[UnitProgress], None],
     waited_s: float,
 ) -> Commit:
     log = CommitLog(storage)
     attempt = secrets.token_hex(6)
     started_s = time.perf_counter()
-    seconds: dict[str, float] = {}
+    seconds = StageSeconds()
     passed = PassedOver()
     with ShardWriter(storage, unit=unit.unit, attempt=attempt) as writer:
         faults.reach("attempt-started", str(unit.unit))
-        for batch in samples.results(unit):
+        for batch in miner.results(unit):
             _write_batch(writer, batch, seconds)
             passed.include(batch.passed_over)
             on_progress(
                 UnitProgress(unit=unit.unit, samples=writer.samples, masks=writer.masks, failures=writer.failed)
             )
-        for row in samples.extra_failures():
-            writer.fail(row)
-        outputs = _finish(writer, storage, unit, seconds)
+        with seconds.timed("write"):
+            outputs = _publish(writer, storage, unit)
         wall_s = time.perf_counter() - started_s
         # What no stage accounts for: waiting for the next unit, for the child, for the store to answer.
         seconds["idle"] = waited_s + max(wall_s - sum(seconds.values()), 0.0)
         seconds["wall"] = waited_s + wall_s
-        environment = samples.environment()
+        environment = miner.environment()
         commit = make_commit(
             outputs,
             unit=unit.unit,
@@ -142,7 +122,7 @@ def _attempt(
             seconds=seconds,
             environment=environment,
             attempt=attempt,
-            notes=[*samples.notes(), *differences(run.environment, environment)],
+            notes=[*miner.notes(), *differences(run.environment, environment)],
             passed_over=passed.to_json(),
         )
         faults.reach("before-commit", str(unit.unit))
@@ -154,47 +134,44 @@ def _attempt(
         return commit
 
 
-def _write_batch(writer: ShardWriter, batch: BatchResult, seconds: dict[str, float]) -> None:
-    started_s = time.perf_counter()
-    for result in batch.results:
-        if isinstance(result, MinedSample):
-            writer.add(result.sample, result.image)
-        else:
-            writer.fail(result)
-    for stage, spent_s in {**batch.seconds, "write": time.perf_counter() - started_s}.items():
-        seconds[stage] = seconds.get(stage, 0.0) + spent_s
+def _write_batch(writer: ShardWriter, batch: BatchResult, seconds: StageSeconds) -> None:
+    seconds.include(batch.seconds)
+    with seconds.timed("write"):
+        for result in batch.results:
+            if isinstance(result, MinedSample):
+                writer.add(result.sample, result.image)
+            else:
+                writer.fail(result)
 
 
-def _finish(writer: ShardWriter, storage: Storage, unit: UnitSpec, seconds: dict[str, float]) -> Outputs:
-    started_s = time.perf_counter()
+def _publish(writer: ShardWriter, storage: Storage, unit: UnitSpec) -> Outputs:
     outputs = writer.finish()
     faults.reach("shard-written", str(unit.unit))
     outputs.publish(storage)
     faults.reach("published", str(unit.unit))
-    seconds["write"] = seconds.get("write", 0.0) + time.perf_counter() - started_s
     return outputs
 
 
-class InlineSamples:
+class InProcessMiner:
     """Mines in this process: for debugging, without protection against samples that kill, hang or eat memory.
 
     An exception nobody expected becomes the same failure row as in a supervised worker, with its traceback on standard
     error.
     """
 
-    def __init__(self, spec: MiningSpec) -> None:
-        self._miner = UnitMiner(spec)
+    def __init__(self, run: RunSpec) -> None:
+        self._batches = BatchMiner(run)
         self._held: dict[int, SampleIdentity] = {}
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
-        count = self._miner.open(unit)
-        for first in range(0, count, self._miner.batch_size):
-            positions = list(range(first, min(first + self._miner.batch_size, count)))
+        count = self._batches.open(unit)
+        for first in range(0, count, self._batches.batch_size):
+            positions = list(range(first, min(first + self._batches.batch_size, count)))
             yield from self._mine(positions)
 
     def _mine(self, positions: list[int]) -> Iterator[BatchResult]:
         try:
-            yield self._miner.mine(positions, holding=self._held.__setitem__)
+            yield self._batches.mine(positions, holding=self._held.__setitem__)
         except GrainmillError:
             raise
         except Exception as error:
@@ -203,18 +180,15 @@ class InlineSamples:
                     yield from self._mine([position])
                 return
             traceback.print_exc(file=sys.stderr)
-            identity = self._held.get(positions[0]) or self._miner.identity(positions[0])
+            identity = self._held.get(positions[0]) or self._batches.identity(positions[0])
             row = failure_row(identity, "mine", "worker_died", f"{type(error).__name__}: {error}")
             yield BatchResult(results=[row])
 
-    def extra_failures(self) -> list[FailureRow]:
-        return self._miner.extra_failures()
-
     def environment(self) -> dict[str, Any]:
-        return self._miner.environment()
+        return self._batches.environment()
 
     def notes(self) -> list[str]:
         return []
 
     def close(self) -> None:
-        self._miner.close()
+        self._batches.close()

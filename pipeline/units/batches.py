@@ -5,7 +5,6 @@ Reads, decodes and mines by position and answers with finished samples or failur
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from ..environment import faults
 from ..environment.numeric import device_name, fix_threads, numeric_environment
+from ..environment.stage_seconds import StageSeconds
 from ..errors import FailureReason, FailureStage, SampleFailureError
 from ..format.rle import Rle
 from ..format.schema import FailureRow, Sample
@@ -31,23 +31,32 @@ PREFETCH_SAMPLES: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiningSpec:
-    """What a process needs to mine units of one run."""
+class RunSpec:
+    """What a worker, and the child that does its native work, need to do units of one run."""
 
+    output: str
+    """Where commits go: a folder or a URL."""
     config: MineConfig
     sources: tuple[SourceSpec, ...]
-    device: str | None = None
-    """For the mill; None lets it choose."""
+    config_hash: str
+    environment: dict[str, Any]
+    """As planned, to say in a commit what differs."""
+    sample_timeout_s: float
+    """For one sample; a batch gets it for each of its samples."""
+    memory_limit_bytes: int
+    """Of a child's resident memory."""
     batch_size: int | None = None
-    """Samples of one batch; None lets the mill choose."""
+    """Samples of one batch; None lets the backbone choose."""
     proposals: str | None = None
     """Path of the `--proposals` file."""
     checkpoint: str | None = None
     """Path of the backbone's weights."""
     memory_fraction: float = 1.0
-    """Share of the GPU's memory this process may take."""
+    """Share of the GPU's memory that one worker may take."""
     cpus: int = 1
     """Cores for decoding, conquer and the rest, beside batches on a GPU."""
+    commits_by_driver: bool = False
+    """The store has no puts that must not replace anything: workers only report, the one driver commits."""
 
 
 class UnitRepeatError(Exception):
@@ -68,7 +77,7 @@ class BatchResult:
     """One result for each position that was asked for, in that order."""
 
     results: list[MinedSample | FailureRow]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     """Summed over the batch, by stage."""
     passed_over: dict[str, Any] = field(default_factory=dict)
     """What was seen and not used."""
@@ -86,27 +95,26 @@ def failure_row(identity: SampleIdentity, stage: FailureStage, reason: FailureRe
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Decoded:
-    """One sample, read and decoded, or why not."""
+    """One sample of the unit in hand, read and decoded."""
 
     position: int
-    identity: SampleIdentity
-    seconds: dict[str, float] = field(default_factory=dict)
-    sample: tuple[int, InputSample, ImageInput, tuple[str, int]] | None = None
-    failure: FailureRow | None = None
-    passed: PassedOver = field(default_factory=PassedOver)
+    read: InputSample
+    image: ImageInput
+    header: ImageHeader
 
 
 @dataclass
 class _Prepared:
-    """A batch, ready for the second half of the mill."""
+    """Samples of a batch, ready for the second half of the miner, and those that failed on the way."""
 
-    batch: list[tuple[int, InputSample, ImageInput, tuple[str, int]]] = field(default_factory=list)
-    """Position, bytes, picture, (extension, EXIF orientation)."""
-    failed: dict[int, MinedSample | FailureRow] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    samples: list[_Decoded] = field(default_factory=list)
+    failed: dict[int, FailureRow] = field(default_factory=dict)
+    """Position -> why."""
     features: list[BatchFeatures] = field(default_factory=list)
+    """One for each of `samples`."""
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     passed: PassedOver = field(default_factory=PassedOver)
 
 
@@ -118,40 +126,35 @@ def _name_of(read: InputSample) -> str:
     return f"{read.source_uri} {read.member or ''}".rstrip()
 
 
-def _add(seconds: dict[str, float], more: Mapping[str, float]) -> None:
-    for stage, spent_s in more.items():
-        seconds[stage] = seconds.get(stage, 0.0) + spent_s
-
-
-class UnitMiner:
-    """Holds the mill, and the unit in hand.
+class BatchMiner:
+    """Mines batches of the unit in hand, in this process.
 
     Args:
-        spec: what to mine with.
+        run: what to mine with.
     """
 
-    def __init__(self, spec: MiningSpec) -> None:
-        self._config = spec.config
-        self._sources = spec.sources
-        self._mill = make_mill(spec)
-        self._mill.warm_up()
+    def __init__(self, run: RunSpec) -> None:
+        self._config = run.config
+        self._sources = run.sources
+        self._images = make_image_miner(run)
+        self._images.warm_up()
         self._reader: UnitReader | None = None
         self._ahead: dict[tuple[int, ...], Future[_Prepared]] = {}
-        """The next batch, while the one before it is finished."""
+        """The next batch, while the one before it is labelled."""
         self._pool = self._decoders = self._front = None
-        if spec.cpus > 1 and self._mill.batch_size > 1:
-            self._pool = ThreadPoolExecutor(spec.cpus, thread_name_prefix="grainmill-cpu")
-            # Threads of their own: behind the images that are being finished, the next batch would never be begun.
-            self._decoders = ThreadPoolExecutor(spec.cpus, thread_name_prefix="grainmill-decode")
+        if run.cpus > 1 and self._images.batch_size > 1:
+            self._pool = ThreadPoolExecutor(run.cpus, thread_name_prefix="grainmill-cpu")
+            # Threads of their own: behind the images that are being labelled, the next batch would never be begun.
+            self._decoders = ThreadPoolExecutor(run.cpus, thread_name_prefix="grainmill-decode")
             self._front = ThreadPoolExecutor(1, thread_name_prefix="grainmill-next")
 
     @property
     def batch_size(self) -> int:
-        return self._mill.batch_size
+        return self._images.batch_size
 
     def environment(self) -> dict[str, object]:
         """Of this process, with its device."""
-        return {**numeric_environment(), "device": device_name(), **self._mill.environment()}
+        return {**numeric_environment(), "device": device_name(), **self._images.environment()}
 
     def open(self, unit: UnitSpec) -> int:
         """Makes a unit the one in hand and returns its number of samples."""
@@ -174,16 +177,11 @@ class UnitMiner:
         assert self._reader is not None
         return self._reader.identity(position)
 
-    def extra_failures(self) -> list[FailureRow]:
-        """Rows of the unit in hand that belong to no sample of it."""
-        assert self._reader is not None
-        return self._reader.extra_failures()
-
     def mine(self, positions: Sequence[int], *, holding: Callable[[int, SampleIdentity], None]) -> BatchResult:
         """Mines some samples of the unit in hand.
 
         With `cpus` above one and batches, the next batch is read, decoded and goes through the backbone while a pool
-        finishes the images of this one, so that neither the GPU nor the cores wait long for the other. The answers are
+        labels the images of this one, so that neither the GPU nor the cores wait long for the other. The answers are
         the same.
 
         Args:
@@ -195,57 +193,70 @@ class UnitMiner:
         ahead = self._ahead.pop(tuple(positions), None)
         prepared = self._prepare(positions, holding) if ahead is None else ahead.result()
         if ahead is not None:
-            for position, read, _, _ in prepared.batch:
-                holding(position, _identity_of(read))
+            for sample in prepared.samples:
+                holding(sample.position, _identity_of(sample.read))
         self._begin_next(positions)
-        finish = map if self._pool is None else self._pool.map
-        answers = list(finish(self._mill.label, [image for _, _, image, _ in prepared.batch], prepared.features))
-        results, seconds = dict(prepared.failed), dict(prepared.seconds)
-        for (position, read, image, (ext, orientation)), answer in zip(prepared.batch, answers, strict=True):
+        label = map if self._pool is None else self._pool.map
+        answers = list(label(self._images.label, [each.image for each in prepared.samples], prepared.features))
+        results: dict[int, MinedSample | FailureRow] = {**prepared.failed}
+        for sample, answer in zip(prepared.samples, answers, strict=True):
             if isinstance(answer, SampleFailureError):
-                results[position] = failure_row(_identity_of(read), answer.stage, answer.reason, answer.message)
+                row = failure_row(_identity_of(sample.read), answer.stage, answer.reason, answer.message)
+                results[sample.position] = row
             else:
-                results[position] = self._finished(read, image, answer, ext, orientation)
-                _add(seconds, answer.seconds)
+                results[sample.position] = self._finished(sample, answer)
+                prepared.seconds.include(answer.seconds)
                 prepared.passed.include(answer.passed_over)
         return BatchResult(
             results=[results[position] for position in positions],
-            seconds=seconds,
+            seconds=prepared.seconds,
             passed_over=prepared.passed.to_json(),
         )
 
     def _prepare(self, positions: Sequence[int], holding: Callable[[int, SampleIdentity], None]) -> _Prepared:
         """Reads, decodes and computes the features of a batch."""
-        prepared = _Prepared()
-
-        def decoded(position: int) -> _Decoded:
-            found = _Decoded(position, self.identity(position))
-            if self._pool is None:
-                holding(position, found.identity)
-            try:
-                read = self._read(position, found.seconds)
-                found.identity = _identity_of(read)
-                if self._pool is None:
-                    holding(position, found.identity)  # now with the key that the bytes give
-                faults.reach("sample", read.source_uri)
-                found.sample = (position, read, *self._decode(read, found))
-            except SampleFailureError as error:
-                found.failure = failure_row(found.identity, error.stage, error.reason, error.message)
-            return found
-
         if self._pool is not None:  # threads of the pool must not talk to whoever watches this process
             for position in positions:
                 holding(position, self.identity(position))
-        for found in (map if self._decoders is None else self._decoders.map)(decoded, positions):
-            _add(prepared.seconds, found.seconds)
-            prepared.passed.include(found.passed.to_json())
-            if found.sample is not None:
-                prepared.batch.append(found.sample)
-            else:
-                assert found.failure is not None
-                prepared.failed[found.position] = found.failure
-        prepared.features = self._mill.features([image for _, _, image, _ in prepared.batch])
+            holding = _not_told
+        prepared = _Prepared()
+        for one in (map if self._decoders is None else self._decoders.map)(
+            lambda position: self._decoded(position, holding), positions
+        ):
+            prepared.samples += one.samples
+            prepared.failed |= one.failed
+            prepared.seconds.include(one.seconds)
+            prepared.passed.include(one.passed.to_json())
+        prepared.features = self._images.features([each.image for each in prepared.samples])
         return prepared
+
+    def _decoded(self, position: int, holding: Callable[[int, SampleIdentity], None]) -> _Prepared:
+        """Reads and decodes one sample."""
+        assert self._reader is not None
+        one, identity = _Prepared(), self.identity(position)
+        holding(position, identity)
+        try:
+            with one.seconds.timed("read"):
+                read = self._reader.read(position)
+            identity = _identity_of(read)
+            holding(position, identity)  # now with the key that the bytes give
+            faults.reach("sample", read.source_uri)
+            with one.seconds.timed("decode"):
+                image, header = self._decode(read, one.passed)
+            one.samples.append(_Decoded(position, read, image, header))
+        except SampleFailureError as error:
+            one.failed[position] = failure_row(identity, error.stage, error.reason, error.message)
+        return one
+
+    def _decode(self, read: InputSample, passed: PassedOver) -> tuple[ImageInput, ImageHeader]:
+        header, rgb = decode_image(read.image, max_pixels=self._config.max_image_pixels)
+        annotations: tuple[Rle, ...] = ()
+        if read.annotation_json is not None and self._config.divide.method == "union":
+            require_upright(header, read)
+            annotations = parse_sa1b(
+                read.annotation_json, height=rgb.shape[0], width=rgb.shape[1], where=_name_of(read), passed=passed
+            )
+        return ImageInput(rgb=rgb, source_uri=read.source_uri, member=read.member, annotations=annotations), header
 
     def _begin_next(self, positions: Sequence[int]) -> None:
         """Starts with the next batch, if this one is full: a single sample that may kill is never mixed with others."""
@@ -255,7 +266,7 @@ class UnitMiner:
             return
         following = range(positions[-1] + 1, min(positions[-1] + 1 + size, len(self._reader)))
         if following:
-            self._ahead[tuple(following)] = self._front.submit(self._prepare, following, lambda *held: None)
+            self._ahead[tuple(following)] = self._front.submit(self._prepare, following, _not_told)
 
     def _read_ahead(self, positions: Sequence[int]) -> None:
         """From a remote source: this batch at once, and the next samples while this one is mined."""
@@ -265,35 +276,10 @@ class UnitMiner:
             [*positions, *range(positions[-1] + 1, min(last, len(self._reader)))], max_bytes=PREFETCH_BYTES
         )
 
-    def _read(self, position: int, seconds: dict[str, float]) -> InputSample:
-        assert self._reader is not None
-        started_s = time.perf_counter()
-        read = self._reader.read(position)
-        seconds["read"] = seconds.get("read", 0.0) + time.perf_counter() - started_s
-        return read
-
-    def _decode(self, read: InputSample, found: _Decoded) -> tuple[ImageInput, tuple[str, int]]:
-        started_s = time.perf_counter()
-        header, rgb = decode_image(read.image, max_pixels=self._config.max_image_pixels)
-        annotations: tuple[Rle, ...] = ()
-        if read.annotation_json is not None and self._config.divide.method == "union":
-            require_upright(header, read)
-            annotations = parse_sa1b(
-                read.annotation_json,
-                height=rgb.shape[0],
-                width=rgb.shape[1],
-                where=_name_of(read),
-                passed=found.passed,
-            )
-        _add(found.seconds, {"decode": time.perf_counter() - started_s})
-        image = ImageInput(rgb=rgb, source_uri=read.source_uri, member=read.member, annotations=annotations)
-        return image, (header.ext, header.exif_orientation)
-
-    def _finished(
-        self, read: InputSample, image: ImageInput, mined: MinedImage, ext: str, orientation: int
-    ) -> MinedSample:
-        height, width = image.rgb.shape[:2]
-        sample = Sample(
+    def _finished(self, sample: _Decoded, mined: MinedImage) -> MinedSample:
+        read, header = sample.read, sample.header
+        height, width = sample.image.rgb.shape[:2]
+        record = Sample(
             key=read.key,
             source_uri=read.source_uri,
             member=read.member,
@@ -301,11 +287,15 @@ class UnitMiner:
             license=read.license,
             width=width,
             height=height,
-            exif_orientation=orientation,
-            file_name=f"{read.key}.{ext}" if self._config.images else None,
+            exif_orientation=header.exif_orientation,
+            file_name=f"{read.key}.{header.ext}" if self._config.images else None,
             annotations=mined.annotations,
         )
-        return MinedSample(sample=sample, image=read.image if self._config.images else None)
+        return MinedSample(sample=record, image=read.image if self._config.images else None)
+
+
+def _not_told(position: int, identity: SampleIdentity) -> None:
+    """In place of `holding` where nobody may be told."""
 
 
 def require_upright(header: ImageHeader, read: InputSample) -> None:
@@ -323,23 +313,17 @@ def require_upright(header: ImageHeader, read: InputSample) -> None:
         )
 
 
-def make_mill(spec: MiningSpec) -> ImageMiner:
-    """The mill of a run; loads weights and proposals, and checks that they are those of the plan."""
-    if spec.memory_fraction < 1.0:
-        limit_gpu_memory(spec.memory_fraction)
+def make_image_miner(run: RunSpec) -> ImageMiner:
+    """The image miner of a run; loads weights and proposals, and checks that they are those of the plan."""
+    if run.memory_fraction < 1.0:
+        limit_gpu_memory(run.memory_fraction)
     proposals = None
-    if spec.proposals is not None:
-        proposals = Proposals.read(spec.proposals, sha256=spec.config.divide.proposals_sha256)
-    mill = ImageMiner(
-        spec.config,
-        device=spec.device,
-        batch_size=spec.batch_size,
-        checkpoint=spec.checkpoint,
-        proposals=proposals,
-    )
-    if spec.config.features.backbone != "descriptor":
+    if run.proposals is not None:
+        proposals = Proposals.read(run.proposals, sha256=run.config.divide.proposals_sha256)
+    miner = ImageMiner(run.config, batch_size=run.batch_size, checkpoint=run.checkpoint, proposals=proposals)
+    if run.config.features.backbone != "descriptor":
         fix_threads()  # of torch, which is loaded only now
-    return mill
+    return miner
 
 
 def limit_gpu_memory(fraction: float) -> None:

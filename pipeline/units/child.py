@@ -1,6 +1,6 @@
 """The child of a worker: `python -m pipeline.units.child`. Does the native work, and may die of it.
 
-Messages from the supervisor: `("spec", MiningSpec)`, `("open", UnitSpec)`, `("mine", positions)`, `("extra",)`.
+Messages from the supervisor: `("run", RunSpec)`, `("open", UnitSpec)`, `("mine", positions)`.
 Answers: `("ok", value)`, `("error", GrainmillError)` for what ends the run, `("crashed", reason, text)` for an
 exception that nobody expected; before them any number of `("holding", position, identity)`.
 """
@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..environment.numeric import fix_threads
 from ..errors import GrainmillError
-from .processes import peer_connection
+from .processes import parent_connection
 
 if TYPE_CHECKING:
-    from .batches import MiningSpec, UnitMiner
+    from .batches import BatchMiner, RunSpec
 
 
 def main() -> None:
     """Answers until the pipe ends."""
-    connection = peer_connection()
-    miner: UnitMiner | None = None
+    connection = parent_connection()
+    miner: BatchMiner | None = None
     while True:
         try:
             message = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            if message[0] == "spec":
+            if message[0] == "run":
                 miner = _make_miner(message[1])
                 answer: tuple[Any, ...] = ("ok", (miner.batch_size, miner.environment()))
             else:
@@ -50,23 +50,21 @@ def main() -> None:
             return
 
 
-def _make_miner(spec: MiningSpec) -> UnitMiner:
+def _make_miner(run: RunSpec) -> BatchMiner:
     fix_threads()
-    from .batches import UnitMiner
+    from .batches import BatchMiner
 
-    miner = UnitMiner(spec)
+    miner = BatchMiner(run)
     fix_threads()  # once more, for what was imported on the way
     return miner
 
 
-def _answer(miner: UnitMiner, message: tuple[Any, ...], connection: Connection) -> Any:
+def _answer(miner: BatchMiner, message: tuple[Any, ...], connection: Connection) -> Any:
     kind = message[0]
     if kind == "open":
         return miner.open(message[1])
     if kind == "mine":
         return miner.mine(message[1], holding=lambda *held: connection.send(("holding", *held)))
-    if kind == "extra":
-        return miner.extra_failures()
     raise ValueError(f"no message {kind!r}")
 
 

@@ -1,7 +1,7 @@
 """Spawned processes that never outlive their parent, and a pipe to each.
 
 A child is a fresh interpreter (`python -P -m MODULE`), never a fork: forking a process that has threads or a GPU
-context is undefined, and the environment that fixes threads must stand before numpy and torch are imported. It dies
+context is undefined, and the variables that fix threads must be set before numpy and torch are imported. It dies
 with its parent in two ways: the kernel kills it (PR_SET_PDEATHSIG), and its pipe ends.
 """
 
@@ -22,11 +22,11 @@ _PR_SET_PDEATHSIG: Final = 1
 STOP_WAIT_S: Final = 5.0
 
 
-class Peer:
+class ChildProcess:
     """A spawned process and the pipe to it.
 
     Args:
-        module: runs with `run_peer(main)` below.
+        module: its `main` gets the pipe from `parent_connection`.
         environment: variables added to this process's own.
     """
 
@@ -65,7 +65,7 @@ class Peer:
         return status
 
 
-def peer_connection() -> Connection:
+def parent_connection() -> Connection:
     """For the spawned side: ties this process's life to its parent and returns the pipe to it."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)

@@ -19,12 +19,12 @@ from typing import Any, Final
 import psutil
 
 from ..environment.numeric import single_threaded
+from ..environment.stage_seconds import StageSeconds
 from ..errors import FailureReason, GrainmillError
-from ..format.schema import FailureRow
 from ..sources.listing import SampleIdentity, UnitReader, UnitSpec
-from ..sources.passed_over import merged
-from .batches import BatchResult, MiningSpec, UnitRepeatError, failure_row
-from .processes import Peer
+from ..sources.passed_over import PassedOver
+from .batches import BatchResult, RunSpec, UnitRepeatError, failure_row
+from .processes import ChildProcess
 
 START_TIMEOUT_S: Final = 900.0
 """For imports, weights and the compilation of kernels in a fresh child."""
@@ -53,20 +53,16 @@ class GpuMemoryError(Exception):
     """The batch did not fit the GPU."""
 
 
-class SupervisedSamples:
+class SupervisedMiner:
     """Mines units in a child process.
 
     Args:
-        spec: what the child mines with.
-        sample_timeout_s: seconds for one sample; a batch gets them for each of its samples.
-        memory_limit_bytes: of the child's resident memory.
+        run: what the child mines with, and its limits.
     """
 
-    def __init__(self, spec: MiningSpec, *, sample_timeout_s: float, memory_limit_bytes: int) -> None:
-        self._spec = spec
-        self._sample_timeout_s = sample_timeout_s
-        self._memory_limit_bytes = memory_limit_bytes
-        self._child: Peer | None = None
+    def __init__(self, run: RunSpec) -> None:
+        self._run = run
+        self._child: ChildProcess | None = None
         self._unit: UnitSpec | None = None
         self._count = 0
         self._held: dict[int, SampleIdentity] = {}
@@ -75,7 +71,7 @@ class SupervisedSamples:
         self._memory_note: str | None = None
         """Stands in the commits of every unit from the one on that did not fit: they all have smaller batches."""
 
-    # What `attempt.Samples` asks for
+    # What `attempt.UnitMiner` asks for
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
         self._unit, self._held = unit, {}
@@ -85,10 +81,6 @@ class SupervisedSamples:
             positions = list(range(first, min(first + self._batch_size, self._count)))
             yield self._mine(positions)
             first += len(positions)
-
-    def extra_failures(self) -> list[FailureRow]:
-        rows: list[FailureRow] = self._ask_unharmed(("extra",))
-        return rows
 
     def environment(self) -> dict[str, Any]:
         return self._environment
@@ -115,9 +107,9 @@ class SupervisedSamples:
         """
         for _ in range(MAX_OUTSIDE_KILLS):
             self.close()
-            self._child = Peer("pipeline.units.child", single_threaded())
+            self._child = ChildProcess("pipeline.units.child", single_threaded())
             try:
-                self._batch_size, self._environment = self._ask(("spec", self._spec), START_TIMEOUT_S)
+                self._batch_size, self._environment = self._ask(("run", self._run), START_TIMEOUT_S)
                 return
             except ChildLostError as error:
                 if error.reason is not None:
@@ -132,7 +124,7 @@ class SupervisedSamples:
             if self._child is None:
                 self.start()
             try:
-                self._count = self._ask(("open", self._unit), self._sample_timeout_s + 60.0)
+                self._count = self._ask(("open", self._unit), self._run.sample_timeout_s + 60.0)
                 return
             except ChildLostError as error:
                 lost = error
@@ -178,9 +170,9 @@ class SupervisedSamples:
             raise ChildLostError("timeout", f"no answer within {timeout_s:g} s")
         with contextlib.suppress(psutil.NoSuchProcess):  # then the pipe ends, and says so
             used = psutil.Process(self._child.pid).memory_info().rss
-            if used > self._memory_limit_bytes:
+            if used > self._run.memory_limit_bytes:
                 self.close()
-                limit = f"{self._memory_limit_bytes / 2**30:.2f} GiB"
+                limit = f"{self._run.memory_limit_bytes / 2**30:.2f} GiB"
                 raise ChildLostError("out_of_memory", f"outgrew the memory of a worker ({limit})")
 
     def _explain_death(self, shortages: int) -> ChildLostError:
@@ -201,7 +193,7 @@ class SupervisedSamples:
             try:
                 if self._child is None:
                     self._reopen()
-                result: BatchResult = self._ask(("mine", positions), self._sample_timeout_s * len(positions))
+                result: BatchResult = self._ask(("mine", positions), self._run.sample_timeout_s * len(positions))
                 return result
             except ChildLostError as error:
                 if error.reason is not None:
@@ -212,12 +204,12 @@ class SupervisedSamples:
 
     def _one_by_one(self, positions: list[int]) -> BatchResult:
         parts = [self._alone(position) for position in positions]
-        seconds: dict[str, float] = {}
+        seconds, passed = StageSeconds(), PassedOver()
         for part in parts:
-            for stage, spent_s in part.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent_s
-        passed = merged(part.passed_over for part in parts)
-        return BatchResult(results=[part.results[0] for part in parts], seconds=seconds, passed_over=passed)
+            seconds.include(part.seconds)
+            passed.include(part.passed_over)
+        results = [part.results[0] for part in parts]
+        return BatchResult(results=results, seconds=seconds, passed_over=passed.to_json())
 
     def _alone(self, position: int) -> BatchResult:
         strikes = 0
@@ -225,7 +217,7 @@ class SupervisedSamples:
             try:
                 if self._child is None:
                     self._reopen()
-                result: BatchResult = self._ask(("mine", [position]), self._sample_timeout_s)
+                result: BatchResult = self._ask(("mine", [position]), self._run.sample_timeout_s)
                 return result
             except GpuMemoryError as error:
                 row = failure_row(self._identity(position), "mine", "out_of_memory", str(error))
@@ -250,7 +242,7 @@ class SupervisedSamples:
             return self._alone(positions[0])
         half = max(self._batch_size // 2, 1)
         self._memory_note = f"the GPU ran out of memory at batch size {self._batch_size}; repeated at {half}"
-        self._spec = with_batch_size(self._spec, half)
+        self._run = dataclasses.replace(self._run, batch_size=half)
         self._batch_size = half
         self.close()
         raise UnitRepeatError(f"{self._memory_note} ({message})")
@@ -260,20 +252,8 @@ class SupervisedSamples:
         assert self._unit is not None
         if position in self._held:
             return self._held[position]
-        with UnitReader(self._unit, self._spec.sources) as reader:
+        with UnitReader(self._unit, self._run.sources) as reader:
             return reader.identity(position)
-
-    def _ask_unharmed(self, message: tuple[Any, ...]) -> Any:
-        """A question about the unit in hand that is no sample's fault; asked again if the child is killed."""
-        for _ in range(MAX_OUTSIDE_KILLS):
-            try:
-                if self._child is None:
-                    self._reopen()
-                return self._ask(message, self._sample_timeout_s + 60.0)
-            except ChildLostError as error:
-                if error.reason is not None:
-                    raise
-        raise self._killed_too_often([])
 
     def _killed_too_often(self, positions: list[int]) -> GrainmillError:
         assert self._unit is not None
@@ -281,11 +261,6 @@ class SupervisedSamples:
             f"unit {self._unit.unit}, samples {positions}: the worker's child was killed from outside "
             f"{MAX_OUTSIDE_KILLS} times; see what kills it (a container's memory limit?), then run the command again"
         )
-
-
-def with_batch_size(spec: MiningSpec, batch_size: int) -> MiningSpec:
-    """The same work in smaller batches."""
-    return dataclasses.replace(spec, batch_size=batch_size)
 
 
 def kernel_memory_kills() -> int:

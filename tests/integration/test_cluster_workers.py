@@ -26,8 +26,7 @@ from pipeline.executors.ray_pool import RayPool
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.options import mine_options
 from pipeline.shards.plan import config_record
-from pipeline.units.batches import MiningSpec
-from pipeline.units.attempt import RunSpec
+from pipeline.units.batches import RunSpec
 import ray
 
 source, output, address, gpus, workers = sys.argv[1:6]
@@ -35,12 +34,12 @@ options = mine_options(MineFlags(
     input=[f"in={source}"], output=output, samples_per_shard=2, workers=int(workers), gpus_per_worker=float(gpus),
     ray_address=address,
 ))
-mining = MiningSpec(config=options.config, sources=options.sources)
 run = RunSpec(
-    output=output, mining=mining, config_hash="0", environment={}, sample_timeout_s=300.0, memory_limit_bytes=2**33
+    output=output, config=options.config, sources=options.sources, config_hash="0", environment={},
+    sample_timeout_s=300.0, memory_limit_bytes=2**33,
 )
 pool = RayPool(run, options.pool)
-rooms = pool.room()
+capacity = pool.capacity()
 
 def wait_ready(count):
     deadline_s = time.monotonic() + 300
@@ -62,9 +61,9 @@ while not lost and time.monotonic() < deadline_s:
 pool.start_worker()
 wait_ready(int(workers))
 after = dict(pool.descriptions)
-share = pool._run.mining.memory_fraction
+share = pool._run.memory_fraction
 pool.close()
-print(json.dumps({"room": rooms, "before": list(before.values()), "after": list(after.values()), "share": share,
+print(json.dumps({"capacity": capacity, "before": list(before.values()), "after": list(after.values()), "share": share,
                   "lost": [[event.worker == victim, event.node] for event in lost]}))
 """
 
@@ -99,7 +98,7 @@ def test_workers_share_gpus_spread_over_nodes_and_are_replaced(
 ) -> None:
     """Three workers of half a GPU on two nodes with one GPU each: two of them share one."""
     found = placed(cluster, small_photographs, tmp_path / "out", gpus=0.5, workers=3)
-    assert found["room"] == 4
+    assert found["capacity"] == 4
     assert found["share"] == 0.5
     for when in ("before", "after"):
         assert len(found[when]) == 3

@@ -25,8 +25,7 @@ from pipeline.mining.job import frozen_plan
 from pipeline.mining.options import mine_options
 from pipeline.shards.commits import CommitLog
 from pipeline.storage.stores import open_storage
-from pipeline.units.attempt import RunSpec
-from pipeline.units.batches import MiningSpec
+from pipeline.units.batches import RunSpec
 
 pytestmark = pytest.mark.ray
 
@@ -163,7 +162,7 @@ def run_spec(source: Path, output: Path) -> tuple[RunSpec, list[Assignment]]:
     storage = open_storage(output, create=True)
     plan = frozen_plan(storage, options)
     run = RunSpec(
-        output=str(output), mining=MiningSpec(config=options.config, sources=options.sources),
+        output=str(output), config=options.config, sources=options.sources,
         config_hash=plan.config_hash, environment=plan.environment, sample_timeout_s=60.0,
         memory_limit_bytes=4 * 2**30,
     )  # fmt: skip

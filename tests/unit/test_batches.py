@@ -11,13 +11,17 @@ import pytest
 from pipeline.labeling.config import MineConfig
 from pipeline.labeling.miner import BatchFeatures, ImageInput, ImageMiner
 from pipeline.sources.listing import parse_inputs, plan_units
-from pipeline.units.batches import BatchResult, MinedSample, MiningSpec, UnitMiner
+from pipeline.units.batches import BatchMiner, BatchResult, MinedSample, RunSpec
 
 
 def mined(folder: Path, *, cpus: int, batch_size: int) -> list[BatchResult]:
     sources = parse_inputs([f"in={folder}"])
     unit = next(plan_units(sources, samples_per_shard=50, limit=None))
-    miner = UnitMiner(MiningSpec(config=MineConfig(), sources=sources, batch_size=batch_size, cpus=cpus))
+    run = RunSpec(
+        output="out", config=MineConfig(), sources=sources, config_hash="", environment={}, sample_timeout_s=60.0,
+        memory_limit_bytes=2**33, batch_size=batch_size, cpus=cpus,
+    )  # fmt: skip
+    miner = BatchMiner(run)
     count = miner.open(unit)
     held: list[int] = []
     thread = threading.get_ident()

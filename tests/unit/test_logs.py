@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.dataset.open import open_dataset
-from pipeline.executors.logs import LoggedSamples, UnitLog
+from pipeline.executors.logs import LoggedMiner, UnitLog
 from pipeline.format.schema import FailureRow
 from pipeline.sources.listing import UnitSpec
-from pipeline.units.attempt import InlineSamples
+from pipeline.units.attempt import InProcessMiner
 from pipeline.units.batches import BatchResult
 
 
@@ -34,7 +34,7 @@ def test_every_line_names_unit_and_node(drawn_run: Path) -> None:
     assert found[2]["message"] == "broken\nin two"
 
 
-class _Samples(InlineSamples):
+class _Miner(InProcessMiner):
     def __init__(self) -> None: ...
 
     def results(self, unit: UnitSpec) -> Iterator[BatchResult]:
@@ -44,8 +44,8 @@ class _Samples(InlineSamples):
 
 def test_failed_samples_are_logged_with_their_key_and_passed_on(write_drawn_run: Callable[..., Path]) -> None:
     stream = io.StringIO()
-    samples = LoggedSamples(_Samples(), UnitLog(node="n", stream=stream))
-    (batch,) = samples.results(UnitSpec(unit=4, source=0, entries=()))
+    miner = LoggedMiner(_Miner(), UnitLog(node="n", stream=stream))
+    (batch,) = miner.results(UnitSpec(unit=4, source=0, entries=()))
     assert len(batch.results) == 1
     (line,) = lines(stream)
     assert (line["event"], line["unit"], line["key"], line["reason"]) == ("sample_failed", 4, "k-1", "truncated")
