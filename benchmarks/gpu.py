@@ -49,7 +49,7 @@ from model.data.sampler import Order
 from model.data.stream import Example
 from model.network.granular import GranularSam2
 from model.predict.image import GranularPredictor
-from model.predict.mask_generator import AutomaticConfig, find_everything
+from model.predict.mask_generator import AutomaticConfig, generate_masks
 from model.training.config import TrainConfig, make_config
 from model.training.step import accumulate_gradients
 from pipeline.bench.report import environment
@@ -386,9 +386,9 @@ def automatic(setting: Setting) -> dict[str, Any]:
     shared = AutomaticConfig(points_per_side=4 if setting.toy else 32)
     each = [dataclasses.replace(shared, granularities=(g,)) for g in GRANULARITIES]
     repeats = 1 if setting.toy else 3
-    once = seconds_of(lambda: find_everything(predictor, image, shared), setting.device, repeats=repeats)
+    once = seconds_of(lambda: generate_masks(predictor, image, shared), setting.device, repeats=repeats)
     apart = seconds_of(
-        lambda: [find_everything(predictor, image, config) for config in each], setting.device, repeats=repeats
+        lambda: [generate_masks(predictor, image, config) for config in each], setting.device, repeats=repeats
     )
     encode = seconds_of(lambda: predictor.set_image(image), setting.device, repeats=repeats)
     return {

@@ -43,7 +43,7 @@ from model.network.granular import GranularSam2
 from model.network.load import load_granular
 from model.predict.draw import contact_sheet, write_png
 from model.predict.image import GranularPredictor
-from model.predict.mask_generator import default_config, find_everything
+from model.predict.mask_generator import default_config, generate_masks
 from model.training.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
@@ -121,7 +121,7 @@ def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict
             objects = [truth.objects[position] for position in truth.scored]
             area = np.array([each.area_px for each in objects], dtype=np.float64)
             crowd = np.zeros(len(objects), dtype=bool)
-            found = find_everything(predictor, read_rgb(image.path), default_config(model.size))
+            found = generate_masks(predictor, read_rgb(image.path), default_config(model.size))
             sides = {
                 "student": [each.segmentation for each in found],
                 "labels": [] if row is None else [each.segmentation for each in row.load().annotations],

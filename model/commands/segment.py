@@ -214,13 +214,15 @@ def command(
         raise InputError("--everything clicks by itself: leave --point, --not-point and --box out")
     given = {
         "points_per_side": points_per_side,
-        "min_predicted_iou": min_predicted_iou,
-        "min_stability": min_stability,
+        "pred_iou_thresh": min_predicted_iou,
+        "stability_score_thresh": min_stability,
         "max_masks": max_masks,
     }
     search = {name: value for name, value in given.items() if value is not None}
     if search and not everything:
-        raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
+        flags = {"pred_iou_thresh": "min_predicted_iou", "stability_score_thresh": "min_stability"}
+        first = next(iter(search))
+        raise InputError(f"--{flags.get(first, first).replace('_', '-')} is for --everything")
     if everything and refine:
         raise InputError("--refine starts from the mask of a prompt; leave it out with --everything")
     call = _Call(
@@ -323,7 +325,7 @@ def _segment(
     """
     from model.predict.image import GranularPredictor
     from model.predict.image_files import read_rgb
-    from model.predict.mask_generator import AutomaticConfig, default_config, find_everything, settings
+    from model.predict.mask_generator import AutomaticConfig, default_config, generate_masks
     from model.predict.output_files import OutputFiles
     from model.predict.segment_image import CLICK_GRANULARITY, click_masks, click_picture, everything_picture
     from model.predict.segment_inputs import checkpoint_name, output_names, source_of
@@ -381,14 +383,14 @@ def _segment(
                     roots = sum(each.parent_id is None for each in found)
                     lines = [f"{len(found)} masks, {roots} of them instances"]
                 else:
-                    found = find_everything(
+                    found = generate_masks(
                         predictor,
                         rgb,
                         config,
                         on_prompts=partial(_count, progress, before, detail),
                     )
                     picture = everything_picture(rgb, found)
-                    about["everything"] = settings(config)
+                    about["everything"] = config.to_json()
                     lines = [_line_of_all(found, config)]
                 content = _write(files, path, name, rgb, found, picture, call, about)
             lines.append(_forget_older(files, name))
@@ -447,8 +449,8 @@ def _line_of_all(found: Sequence[Any], config: Any) -> str:
     if found:
         return f"{len(found)} masks, {roots} of them inside no other"
     return (
-        f"no mask that the model is sure of; a lower --min-predicted-iou (it was {config.min_predicted_iou:g}) or "
-        f"--min-stability ({config.min_stability:g}) lets more pass"
+        f"no mask that the model is sure of; a lower --min-predicted-iou (it was {config.pred_iou_thresh:g}) or "
+        f"--min-stability ({config.stability_score_thresh:g}) lets more pass"
     )
 
 

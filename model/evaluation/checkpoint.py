@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.labeling.config import MineConfig
 
 from ..network.checkpoint import is_checkpoint, read_checkpoint
 from ..network.load import expect_base_is_needed, load_sam2, recognised, usable_device
+from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
 from .benchmarks.records import Benchmark, Split, Task
 from .bootstrap import Interval
 from .protocols.controls import JITTER_RADIUS
@@ -105,16 +105,12 @@ class TreeModel:
 
 
 def sam2_predictor(model: Any) -> Any:
-    """sam2's own image predictor on a model of any input size (its own table of sizes is 1,024's)."""
-    from pipeline.environment.torch_compat import ensure_torchvision
-
-    ensure_torchvision()
-    with warnings.catch_warnings():  # sam2's transform scripts itself, which torch has come to dislike
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+    """sam2's own image predictor on a model of any input size."""
+    with scripted_transforms():
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
         predictor = SAM2ImagePredictor(model)
-    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    predictor._bb_feat_sizes = sam2_feature_sizes(model.image_size)
     return predictor
 
 

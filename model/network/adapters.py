@@ -79,19 +79,22 @@ SPECS: Final[dict[Adapter, AdapterSpec]] = {
 }  # fmt: skip
 
 
-def granularity_values(value: Any) -> NDArray[np.float32]:
-    """Checks a granularity, or several: (V,) float32.
+def granularity_values(value: Any) -> NDArray[np.float64]:
+    """Checks a granularity, or several: (V,) float64. All that come from outside pass here once.
 
     Args:
-        value: a float, an int, or an array, list or tensor of them.
+        value: a number, or an array, list or tensor of them.
 
     Raises:
         InputError: values outside [0.1, 1.0], NaN, no numbers, or none at all.
     """
     try:
-        values = _in_double(value)
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"granularity: expected numbers, found {value!r:.80}") from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"granularity: expected numbers, found {value!r:.80}")
+    values = array.astype(np.float64).reshape(-1)
     if not values.size:
         raise InputError("granularity: expected at least one number, found none")
     # A float32 that became a Python number is still a little off its decimal value; more is out of range.
@@ -99,48 +102,7 @@ def granularity_values(value: Any) -> NDArray[np.float32]:
     wrong = values[~((values >= low) & (values <= high))]
     if wrong.size:
         raise InputError(f"granularity {wrong[0]:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
-    return np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX).astype(np.float32)
-
-
-def _in_double(value: Any) -> NDArray[np.float64]:
-    """(V,) float64; what is 0.1 in a coarser type (0.09998 in half precision) is 0.1 here too.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: no numbers.
-    """
-    if isinstance(value, list | tuple):
-        return np.concatenate([_in_double(each) for each in value]) if value else np.empty(0)
-    if isinstance(value, Tensor):
-        if value.is_complex() or value.dtype == torch.bool:
-            raise TypeError(f"{value.dtype} is no type of real numbers")
-        values = value.detach().cpu().double().reshape(-1).numpy().copy()
-        lowest = torch.tensor(GRANULARITY_MIN, dtype=value.dtype).double().item()
-    else:
-        array = np.asarray(value)
-        if array.dtype.kind in "bcSUmM":
-            raise TypeError(f"{array.dtype.name} is no type of real numbers")
-        values = array.astype(np.float64).reshape(-1)
-        lowest = float(np.float64(np.asarray(GRANULARITY_MIN).astype(array.dtype)))
-    if lowest:  # whole numbers have 0 for it, which stays 0
-        values[values == lowest] = GRANULARITY_MIN
-    return values
-
-
-def granularity_tensor(value: Any, count: int, device: torch.device | str) -> Tensor:
-    """One granularity for each prompt: (N,) float32 on `device`.
-
-    Args:
-        value: as in `granularity_values`; one, or one for each prompt.
-        count: prompts, N.
-        device: where the result lies.
-
-    Raises:
-        InputError: as there, or another number of values.
-    """
-    values = granularity_values(value)
-    if values.size not in (1, count):
-        raise InputError(f"granularity: expected one value or one for each of {count} prompts, found {values.size}")
-    return torch.from_numpy(np.repeat(values, count // values.size)).to(device)
+    return np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX)
 
 
 class GranularityEncoder(nn.Module):

@@ -26,7 +26,6 @@ from .adapters import (
     GranularityEncoder,
     LoraLinear,
     LowRankHypernetwork,
-    granularity_tensor,
     insert_lora,
     layer_sizes,
     lora_active,
@@ -117,7 +116,7 @@ class GranularSam2(nn.Module):
         self.adopt_base()
         self.base_parameters = parameter_count(self.base)
         if video:
-            self.base.dialled = self.dialled
+            self.base.granular_decoder = self.granular_decoder
         insert_lora(decoder.transformer, self.spec)
         self._lora: list[LoraLinear] = [layer for _, layer in lora_layers(decoder.transformer)]
         fine, middle = decoder.conv_s0.out_channels, decoder.conv_s1.out_channels
@@ -248,7 +247,7 @@ class GranularSam2(nn.Module):
         return Clicks(points_NP2=points[0], labels_NP=points[1], side=side)
 
     @contextmanager
-    def dialled(self, granularity: float | None) -> Iterator[None]:
+    def granular_decoder(self, granularity: float | None) -> Iterator[None]:
         """sam2's own code around the mask decoder meets one that answers at this granularity; None: its own.
 
         Object pointers, the choice among masks and "no object" stay sam2's: it asks for several masks and gets one.
@@ -273,8 +272,7 @@ class GranularSam2(nn.Module):
             high_res_features: list[Tensor],
         ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             features = ImageFeatures(embedding_BCHW=image_embeddings, high_res=tuple(high_res_features))
-            count = len(sparse_prompt_embeddings)
-            values = granularity_tensor(granularity, count, image_embeddings.device)
+            values = torch.full((len(sparse_prompt_embeddings),), granularity, device=image_embeddings.device)
             found = self.decode_prompts(features, sparse_prompt_embeddings, dense_prompt_embeddings, values, noted[0])
             return found.logits_NMHW, found.iou_NM, found.token_NMC, found.object_N1
 

@@ -105,7 +105,7 @@ def build_base(size: Size, image_size: int, *, video: bool = False, trunk: str |
     Args:
         size: one of `SIZES`.
         image_size: pixels a side of the square input, a multiple of 32.
-        video: build `video.DialledVideo`, sam2's video predictor with the same weights, instead of `SAM2Base`.
+        video: build `video.GranularSam2Video`, sam2's video predictor with the same weights, instead of `SAM2Base`.
         trunk: timm's name of the network that takes Hiera's place in the image encoder; None: Hiera.
 
     Raises:
@@ -153,7 +153,7 @@ def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
         },
     }
     if video:
-        values["_target_"] = "model.predict.video.DialledVideo"
+        values["_target_"] = "model.predict.video.GranularSam2Video"
         values["binarize_mask_from_pts_for_mem_enc"] = True
     if size in SCRATCH_WIDTH:
         width = SCRATCH_WIDTH[size]
@@ -191,6 +191,20 @@ def _overrides(size: Size, image_size: int, video: bool) -> dict[str, Any]:
             "fuser": {"layer": {"dim": width}, "num_layers": 1},
         }
     return values
+
+
+@contextmanager
+def scripted_transforms() -> Iterator[None]:
+    """For making sam2's image predictor, whose transform scripts itself, which torch has come to dislike."""
+    ensure_torchvision()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        yield
+
+
+def sam2_feature_sizes(image_size: int) -> list[tuple[int, int]]:
+    """Cells a side of the encoder's levels, for `_bb_feat_sizes` of sam2's image predictor, which has 1024's."""
+    return [(image_size // stride, image_size // stride) for stride in (4, 8, 16)]
 
 
 def parameter_count(module: nn.Module) -> int:

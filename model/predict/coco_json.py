@@ -27,7 +27,7 @@ SCORE_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundMask:
+class PredictedMask:
     """One mask of one image."""
 
     segmentation: Rle
@@ -45,9 +45,9 @@ class FoundMask:
     """Place of its tree's root, its own if it is one."""
 
     @staticmethod
-    def of(mask: NDArray[np.bool_], granularity: float | None, score: float) -> FoundMask:
+    def of(mask: NDArray[np.bool_], granularity: float | None, score: float) -> PredictedMask:
         """From pixels (H, W)."""
-        return FoundMask(segmentation=rle_codec.encode(mask), granularity=granularity, score=score)
+        return PredictedMask(segmentation=rle_codec.encode(mask), granularity=granularity, score=score)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -82,7 +82,7 @@ def _id_of(place: int | None) -> int | None:
     return None if place is None else FIRST_ID + place
 
 
-def mask_file(found: Sequence[FoundMask], *, image: str, width: int, height: int, **about: Any) -> dict[str, Any]:
+def mask_file(found: Sequence[PredictedMask], *, image: str, width: int, height: int, **about: Any) -> dict[str, Any]:
     """The JSON of one image; `about` is added at the top."""
     return {
         "format": MASK_FORMAT,

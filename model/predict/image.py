@@ -1,20 +1,20 @@
 """Clicks and a granularity in, masks out: SAM-2's image predictor with one argument more.
 
-Photographs of any size are squeezed to the model's square and masks come back on the photograph's own grid. One
-`set_image` serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer: the transform, the
-prompts' encoding and the single mask's fallback to a stable one are those of `sam2.SAM2ImagePredictor`.
+Images of any size are squeezed to the model's square and masks come back on the image's own grid. One `set_image`
+serves any number of prompts and granularities. `granularity=None` is SAM-2's own answer: the transform, the prompts'
+encoding and the single mask's fallback to a stable one are those of `sam2.SAM2ImagePredictor`.
 
-`predict` takes that class's arguments in its order, and `granularity` by name. Two differences: one mask is the default
-(`multimask_output` answers "which of three sizes?", the dial answers it in advance), and several prompts go to
-`predict_many`, so that every function has one shape of answer.
-Legend: N prompts, K points of a prompt, C masks of a prompt, H W pixels of the photograph, h w of the logits (a quarter
-of the model's input).
+Methods, arguments, their order and the shapes of what is returned are that class's; `granularity` comes by name, and
+with it the answer is one mask a prompt. Masks are bool (sam2 returns 0.0 and 1.0).
+Legend: N prompts, K points of a prompt, C masks of a prompt, H W pixels of the image, h w of the logits (a quarter of
+the model's input).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,13 +26,12 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 
-from ..network.adapters import granularity_tensor, granularity_values
+from ..network.adapters import granularity_values
 from ..network.granular import GranularSam2, ImageFeatures
 from ..network.load import load_for_prediction
 from ..network.pixels import resized_as_image
 from .image_files import as_rgb, real_numbers
 
-BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 Photograph = NDArray[np.uint8] | Image.Image
 
@@ -45,15 +44,121 @@ LABELS: Final = (-1, 0, 1, 2, 3)
 """Of a point: padding, outside, inside, a box's first and second corner."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """N prompts on one image, checked. What was not given is None.
+
+    Attributes:
+        points: (N, K, 2) float32, x and y as they were given.
+        labels: (N, K) int32, of `LABELS`.
+        boxes: (N, 4) float32 x0, y0, x1, y1.
+        mask_inputs: (N, h, w) float32 logits.
+        granularity: (N,) float64 in [0.1, 1.0].
+        count: N.
+        several: several prompts were given, not one (at several granularities).
+    """
+
+    points: FloatArray | None
+    labels: NDArray[np.int32] | None
+    boxes: FloatArray | None
+    mask_inputs: FloatArray | None
+    granularity: NDArray[np.float64] | None
+    count: int
+    several: bool
+
+
+def check_prompts(
+    point_coords: ArrayLike | None,
+    point_labels: ArrayLike | None,
+    box: ArrayLike | None,
+    mask_input: ArrayLike | None,
+    granularity: Any,
+    *,
+    side: int,
+) -> Prompts:
+    """One prompt, several, or one at several granularities, as `GranularPredictor.predict` takes them.
+
+    Args:
+        point_coords: (K, 2) or (N, K, 2).
+        point_labels: (K,) or (N, K); None: all inside.
+        box: (4,) or (N, 4).
+        mask_input: (h, w), (1, h, w), (N, h, w) or (N, 1, h, w) logits.
+        granularity: None, one number, or one for each prompt.
+        side: h and w.
+
+    Raises:
+        InputError: no prompt, shapes that do not fit each other, no finite numbers, a granularity out of range.
+    """
+    points = labels = boxes = None
+    if point_coords is not None:
+        points = real_numbers(point_coords, "points", "predict")
+        points = points[None] if points.ndim == 2 else points
+        given = np.ones(points.shape[:2]) if point_labels is None else real_numbers(point_labels, "labels", "predict")
+        given = given[None] if given.ndim == 1 else given
+        if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
+            raise InputError(
+                f"predict: expected points (K, 2) or (N, K, 2) and labels (K,) or (N, K), found "
+                f"{np.shape(point_coords)} and {given.shape if point_labels is None else np.shape(point_labels)}"
+            )
+        if not np.isin(given, LABELS).all():
+            raise InputError("predict: expected labels 1 (inside) and 0 (outside), found others")
+        labels = given.astype(np.int32)
+    if box is not None:
+        boxes = real_numbers(box, "box", "predict")
+        if boxes.size % 4 or (boxes.ndim > 1 and boxes.shape[-1] != 4):
+            raise InputError(f"predict: expected one box x0, y0, x1, y1, or (N, 4), found {np.shape(box)}")
+        boxes = boxes.reshape(-1, 4)
+    if points is None and boxes is None and mask_input is None:
+        raise InputError("predict: expected points, a box or a mask")
+    if points is not None and boxes is not None and len(points) != len(boxes):
+        raise InputError(f"predict: found {len(boxes)} boxes and points for {len(points)} prompts")
+    if not all(np.isfinite(each).all() for each in (points, boxes) if each is not None):
+        raise InputError("predict: a coordinate is not a finite number")
+    given_prompts = next((len(each) for each in (points, boxes) if each is not None), 1)
+    if not given_prompts:
+        raise InputError("predict: expected at least one prompt, found none")
+    values = None if granularity is None else granularity_values(granularity)
+    count = given_prompts if values is None else max(given_prompts, values.size)
+    if values is not None and given_prompts > 1 and values.size not in (1, given_prompts):
+        raise InputError(
+            f"granularity: expected one value or one for each of {given_prompts} prompts, found {values.size}"
+        )
+    masks = None if mask_input is None else _mask_inputs(mask_input, count, side)
+
+    def rows(array: NDArray[Any] | None) -> Any:
+        return None if array is None else np.broadcast_to(array, (count, *array.shape[1:]))
+
+    return Prompts(
+        points=rows(points), labels=rows(labels), boxes=rows(boxes), mask_inputs=rows(masks),
+        granularity=rows(values), count=count, several=given_prompts > 1,
+    )  # fmt: skip
+
+
+def _mask_inputs(mask_input: ArrayLike, count: int, side: int) -> FloatArray:
+    """(1 or N, h, w)."""
+    given = real_numbers(mask_input, "mask_input", "predict")
+    masks = given[:, 0] if given.ndim == 4 and given.shape[1] == 1 else given[None] if given.ndim == 2 else given
+    if masks.shape not in {(1, side, side), (count, side, side)}:
+        many = f" or ({count}, {side}, {side}), one for each prompt or granularity" if count > 1 else ""
+        raise InputError(
+            f"predict: expected mask_input ({side}, {side}), (1, {side}, {side}){many}, found {given.shape}"
+        )
+    if not np.isfinite(masks).all():
+        raise InputError("predict: a logit of the mask inputs is not a finite number")
+    return masks
+
+
 class GranularPredictor:
-    """A model with one image (or several) in its hands.
+    """A model with one image (or several) in its hands: `SAM2ImagePredictor` with a granularity.
 
     Args:
         model: in evaluation mode, on its device.
+        mask_threshold: logits above it are foreground.
     """
 
-    def __init__(self, model: GranularSam2) -> None:
+    def __init__(self, model: GranularSam2, mask_threshold: float = 0.0) -> None:
         self.model = model
+        self.mask_threshold = mask_threshold
         self._features: ImageFeatures | None = None
         self._sizes: list[tuple[int, int]] = []
 
@@ -76,6 +181,7 @@ class GranularPredictor:
 
     @property
     def device(self) -> torch.device:
+        """Of the model."""
         return next(self.model.parameters()).device
 
     @property
@@ -86,111 +192,100 @@ class GranularPredictor:
     # -- images ----------------------------------------------------------------------------------------------------
 
     def set_image(self, image: Photograph) -> None:
-        """Encodes one photograph: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB."""
+        """Encodes one image: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB."""
         self.set_image_batch([image])
 
     @torch.no_grad()
-    def set_image_batch(self, images: Sequence[Photograph]) -> None:
-        """Encodes several photographs, of any sizes, in one pass; each as in `set_image`.
+    def set_image_batch(self, image_list: Sequence[Photograph]) -> None:
+        """Encodes several images, of any sizes, in one pass; each as in `set_image`.
 
         Raises:
-            InputError: none, or something that is no RGB photograph.
+            InputError: none, or something that is no RGB image.
         """
-        photographs = [as_rgb(each, "set_image") for each in images]
-        if not photographs:
+        images = [as_rgb(each, "set_image") for each in image_list]
+        if not images:
             raise InputError("set_image_batch: expected at least one photograph, found none")
-        self._features = self.model.encode(torch.cat([self._resized_as_image(each) for each in photographs]))
-        self._sizes = [(each.shape[0], each.shape[1]) for each in photographs]
+        side, device = self.model.image_size, self.device
+        self._features = self.model.encode(torch.cat([resized_as_image(each, side, device) for each in images]))
+        self._sizes = [(each.shape[0], each.shape[1]) for each in images]
 
-    def _resized_as_image(self, image: NDArray[np.uint8]) -> Tensor:
-        """(1, 3, S, S), resized and normalised as SAM-2's own transform does."""
-        return resized_as_image(image, self.model.image_size, self.device)
+    def get_image_embedding(self) -> Tensor:
+        """What the encoder gave at stride 16: (B, C, S / 16, S / 16), B images set.
 
-    # -- one prompt ------------------------------------------------------------------------------------------------
+        Raises:
+            InputError: none is set.
+        """
+        if self._features is None:
+            raise InputError("get_image_embedding: set_image first")
+        return self._features.embedding_BCHW
+
+    def reset_predictor(self) -> None:
+        """Forgets the images."""
+        self._features, self._sizes = None, []
+
+    # -- prompts ---------------------------------------------------------------------------------------------------
 
     def predict(
         self,
         point_coords: ArrayLike | None = None,
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask_input: FloatArray | None = None,
-        multimask_output: bool = False,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
         *,
         granularity: Any = None,
         image: int = 0,
     ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-        """The mask of one prompt: one, one for each granularity, or SAM-2's own three.
+        """The masks of one prompt, or of N prompts in one pass of the decoder.
 
         Arguments before the star are SAM-2's, in its order.
 
         Args:
-            point_coords: (K, 2) clicks (x, y) in pixels of the photograph.
-            point_labels: (K,) 1 inside, 0 outside; None: all inside.
-            box: (4,) x0, y0, x1, y1 in pixels.
-            mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; with C granularities also C.
-            multimask_output: SAM-2's three masks; only without a granularity.
+            point_coords: (K, 2) clicks (x, y) in pixels of the image, or (N, K, 2).
+            point_labels: (K,) or (N, K), 1 inside, 0 outside, -1 pads a prompt with fewer points; None: all inside.
+            box: (4,) x0, y0, x1, y1 in pixels, or (N, 4).
+            mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; (N, 1, h, w) for N prompts; with
+                C granularities also (C, h, w).
+            multimask_output: SAM-2's three masks a prompt instead of one. With a granularity there is one, whatever
+                this says: the dial answers in advance which of three sizes is meant.
             return_logits: masks as float32 logits instead of bool.
-            normalize_coords: False: points and box are in [0, 1] instead of pixels.
-            granularity: in [0.1, 1.0], one number or C of them; None: SAM-2's own answer.
+            normalize_coords: False: points and boxes are in [0, 1] instead of pixels.
+            granularity: in [0.1, 1.0], one number, one for each of N prompts, or C for one prompt; None: SAM-2's own
+                answer.
             image: which of the images of `set_image_batch`.
 
         Returns:
-            masks (C, H, W) bool, the predicted IoU of each (C,) float32, and logits (C, h, w) float32 for `mask_input`.
+            masks (C, H, W) bool, the predicted IoU of each (C,) float32, and logits (C, h, w) float32 for `mask_input`;
+            of N > 1 prompts (N, C, H, W), (N, C) and (N, C, h, w). C is 1, 3, or the number of granularities of one
+            prompt.
 
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        points = None if point_coords is None else real_numbers(point_coords, "points", "predict")
-        if points is not None and points.ndim != 2:
-            raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
-        if corners is not None and corners.size != 4:
-            raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-        wanted = None if granularity is None else granularity_values(granularity)
-        count = 1 if wanted is None else wanted.size
-        dense = None
-        if mask_input is not None:
-            given = real_numbers(mask_input, "mask_input", "predict")
-            given = given[None] if given.ndim == 2 else given
-            side = self.model.image_size // 4
-            if given.shape not in {(1, side, side), (count, side, side)}:
-                many = f" or ({count}, {side}, {side}), one for each granularity" if count > 1 else ""
-                raise InputError(
-                    f"predict: expected mask_input ({side}, {side}), (1, {side}, {side}){many}, found "
-                    f"{np.shape(mask_input)}"
-                )
-            dense = np.broadcast_to(given, (count, side, side))
-        logits, ious = self.predict_logits(
-            None if points is None else np.repeat(points[None], count, axis=0),
-            None
-            if point_labels is None
-            else np.repeat(real_numbers(point_labels, "labels", "predict")[None], count, axis=0),
-            wanted,
-            boxes=None if corners is None else np.repeat(corners[None], count, axis=0),
-            mask_inputs=dense,
-            image=image,
-            multimask=multimask_output,
-            normalize=normalize_coords,
-        )
-        if multimask_output:
-            logits, ious = logits[0], ious[0]
-        return self._answer(logits, ious, image, return_logits=return_logits)
+        prompts = self._checked(point_coords, point_labels, box, mask_input, granularity)
+        logits, ious = self._decoded(prompts, image, multimask=multimask_output, normalize=normalize_coords)
+        if not prompts.several:
+            logits, ious = logits.flatten(0, 1), ious.flatten(0, 1)
+        full = self.enlarge(logits, image)
+        kept = logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
+        masks = full if return_logits else full > self.mask_threshold
+        return masks.cpu().numpy(), ious.cpu().numpy(), kept.cpu().numpy()
 
     def predict_batch(
         self,
         point_coords_batch: Sequence[ArrayLike | None] | None = None,
         point_labels_batch: Sequence[ArrayLike | None] | None = None,
         box_batch: Sequence[ArrayLike | None] | None = None,
-        mask_input_batch: Sequence[FloatArray | None] | None = None,
-        multimask_output: bool = False,
+        mask_input_batch: Sequence[ArrayLike | None] | None = None,
+        multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
         *,
         granularity_batch: Sequence[Any] | None = None,
     ) -> tuple[list[NDArray[Any]], list[FloatArray], list[FloatArray]]:
-        """One prompt for each image of `set_image_batch`; arguments and answers are lists over images, see `predict`.
+        """What `predict` takes for each image of `set_image_batch`; arguments and answers are lists over images.
 
         Raises:
             InputError: lists of another length than there are images, and what `predict` raises.
@@ -220,141 +315,76 @@ class GranularPredictor:
         ]
         return [each[0] for each in answers], [each[1] for each in answers], [each[2] for each in answers]
 
-    # -- many prompts ----------------------------------------------------------------------------------------------
-
-    def predict_many(
-        self,
-        point_coords: ArrayLike | None,
-        point_labels: ArrayLike | None,
-        granularity: Any = None,
-        *,
-        boxes: ArrayLike | None = None,
-        mask_inputs: FloatArray | None = None,
-        image: int = 0,
-    ) -> tuple[BoolArray, FloatArray, FloatArray]:
-        """The masks of N prompts on one image, in one pass.
-
-        Args:
-            point_coords: (N, K, 2), or None with boxes.
-            point_labels: (N, K); -1 pads a prompt with fewer points (a little different from leaving it out).
-            granularity: None, one number, or one for each prompt.
-            boxes: (N, 4) x0, y0, x1, y1.
-            mask_inputs: (N, h, w).
-            image: which image.
-
-        Returns:
-            masks (N, H, W) bool, predicted IoU (N,), logits (N, h, w).
-        """
-        logits, ious = self.predict_logits(
-            point_coords, point_labels, granularity, boxes=boxes, mask_inputs=mask_inputs, image=image
-        )
-        return self._answer(logits, ious, image, return_logits=False)
-
-    def _answer(
-        self, logits_CHW: Tensor, ious_C: Tensor, image: int, *, return_logits: bool
-    ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-        full = self.enlarge(logits_CHW, image)
-        kept = logits_CHW.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-        return (full if return_logits else full > 0).cpu().numpy(), ious_C.cpu().numpy(), kept.cpu().numpy()
-
-    def enlarge(self, logits_CHW: Tensor, image: int = 0) -> Tensor:
-        """Logits (C, h, w) -> logits on the photograph's grid (C, H, W)."""
-        return F.interpolate(logits_CHW[None], size=self._sizes[image], mode="bilinear", align_corners=False)[0]
-
-    @torch.no_grad()
     def predict_logits(
         self,
         point_coords: ArrayLike | None,
         point_labels: ArrayLike | None,
         granularity: Any = None,
         *,
-        boxes: ArrayLike | None = None,
-        mask_inputs: FloatArray | None = None,
-        image: int = 0,
+        mask_input: ArrayLike | None = None,
         multimask: bool = False,
-        normalize: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """As `predict_many`, without leaving the device: logits (N, h, w) and IoU (N,), float32.
+        """As `predict`, without leaving the device: logits (N, C, h, w) and predicted IoU (N, C), float32."""
+        prompts = self._checked(point_coords, point_labels, None, mask_input, granularity)
+        return self._decoded(prompts, 0, multimask=multimask)
 
-        With `multimask` (only without a granularity) both have three columns: (N, 3, h, w) and (N, 3). Without
-        `normalize` points and boxes are in [0, 1].
-        """
+    def enlarge(self, logits: Tensor, image: int = 0) -> Tensor:
+        """Logits (C, h, w) or (N, C, h, w) -> logits on the image's grid, as many axes."""
+        batch = logits if logits.ndim == 4 else logits[None]
+        return F.interpolate(batch, size=self._sizes[image], mode="bilinear", align_corners=False).view(
+            *logits.shape[:-2], *self._sizes[image]
+        )
+
+    def _checked(
+        self,
+        point_coords: ArrayLike | None,
+        point_labels: ArrayLike | None,
+        box: ArrayLike | None,
+        mask_input: ArrayLike | None,
+        granularity: Any,
+    ) -> Prompts:
         if self._features is None:
             raise InputError("predict: set_image first")
         if granularity is not None and not self.model.has_dial:
             raise InputError(f"predict: {NO_DIAL}")
-        if multimask and granularity is not None:
-            raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
+        side = self.model.image_size // 4
+        return check_prompts(point_coords, point_labels, box, mask_input, granularity, side=side)
+
+    @torch.no_grad()
+    def _decoded(
+        self, prompts: Prompts, image: int, *, multimask: bool, normalize: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, C, h, w) and IoU (N, C), float32."""
+        assert self._features is not None
         if not 0 <= image < len(self._sizes):
             raise InputError(f"predict: image {image} of {len(self._sizes)}")
-        prompt = self._prompt(point_coords, point_labels, boxes, self._sizes[image] if normalize else (1, 1))
-        dense = None if mask_inputs is None else self._mask_inputs(mask_inputs)
-        if prompt is None and dense is None:
-            raise InputError("predict: expected points, a box or a mask")
-        counts = {len(each) for each in (None if prompt is None else prompt[0], dense) if each is not None}
-        if len(counts) != 1:
-            raise InputError(f"predict: expected as many mask inputs as prompts, found {sorted(counts)}")
-        count = counts.pop()
-        if not count:
-            raise InputError("predict: expected at least one prompt, found none")
-        values = None if granularity is None else granularity_tensor(granularity, count, self.device)
-        features = self._features.repeat(image, count)
-        coordinates, kinds = prompt if prompt is not None else (None, None)
-        decoded = self.model.decode(features, coordinates, kinds, values, mask_input_N1HW=dense, multimask=multimask)
-        logits, iou = decoded.logits_NMHW.float(), decoded.iou_NM.float()
-        return (logits, iou) if multimask else (logits[:, 0], iou[:, 0])
-
-    def _mask_inputs(self, mask_inputs: FloatArray) -> Tensor:
-        dense = real_numbers(mask_inputs, "mask inputs", "predict")
-        side = self.model.image_size // 4
-        if dense.ndim != 3 or dense.shape[1:] != (side, side):
-            raise InputError(f"predict: expected mask inputs (N, {side}, {side}), found {dense.shape}")
-        if not np.isfinite(dense).all():
-            raise InputError("predict: a logit of the mask inputs is not a finite number")
-        return torch.tensor(dense, device=self.device)[:, None]
-
-    def _prompt(
-        self,
-        point_coords: ArrayLike | None,
-        point_labels: ArrayLike | None,
-        boxes: ArrayLike | None,
-        size: tuple[int, int],
-    ) -> tuple[Tensor, Tensor] | None:
-        """Points and boxes (as two points, first) in the model's pixels: (N, P, 2) float32 and (N, P) int32."""
-        parts, kinds = [], []
-        if boxes is not None:
-            corners = real_numbers(boxes, "boxes", "predict")
-            if corners.ndim != 2 or corners.shape[1] != 4:
-                raise InputError(f"predict: expected boxes (N, 4), found {corners.shape}")
-            corners = corners.reshape(-1, 2, 2)
-            parts.append(corners)
-            kinds.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), corners.shape[:2]))
-        if point_coords is not None:
-            points = real_numbers(point_coords, "points", "predict")
-            given = (
-                np.ones(points.shape[:2]) if point_labels is None else real_numbers(point_labels, "labels", "predict")
-            )
-            if points.ndim != 3 or points.shape[2] != 2 or given.shape != points.shape[:2]:
-                raise InputError(
-                    f"predict: expected points (N, K, 2) and labels (N, K), found {points.shape}, {given.shape}"
-                )
-            if not np.isin(given, LABELS).all():
-                raise InputError("predict: expected labels 1 (inside) and 0 (outside), found others")
-            parts.append(points)
-            kinds.append(given.astype(np.int32))
-        if not parts:
-            return None
-        if len({len(each) for each in parts}) != 1:
-            raise InputError(f"predict: found {len(parts[0])} boxes and points for {len(parts[1])} prompts")
-        coordinates = np.concatenate(parts, axis=1)
-        if not np.isfinite(coordinates).all():
-            raise InputError("predict: a coordinate is not a finite number")
-        height, width = size
-        # Divided, then multiplied, on the device, as sam2 does: another order is off by a last bit, which logits show.
-        pixels = torch.from_numpy(coordinates).to(self.device)
-        pixels[..., 0] = pixels[..., 0] / width
-        pixels[..., 1] = pixels[..., 1] / height
-        return (
-            pixels * self.model.image_size,
-            torch.from_numpy(np.ascontiguousarray(np.concatenate(kinds, axis=1))).to(self.device),
+        coordinates, labels = self._in_model_pixels(prompts, self._sizes[image] if normalize else (1, 1))
+        decoded = self.model.decode(
+            self._features.repeat(image, prompts.count),
+            coordinates,
+            labels,
+            None if prompts.granularity is None else self._sent(prompts.granularity.astype(np.float32)),
+            mask_input_N1HW=None if prompts.mask_inputs is None else self._sent(prompts.mask_inputs[:, None]),
+            multimask=multimask and prompts.granularity is None,
         )
+        return decoded.logits_NMHW.float(), decoded.iou_NM.float()
+
+    def _in_model_pixels(self, prompts: Prompts, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """Boxes (as two points, first) and points: (N, P, 2) float32 and (N, P) int32; None for a mask alone."""
+        parts, labels = [], []
+        if prompts.boxes is not None:
+            parts.append(prompts.boxes.reshape(-1, 2, 2))
+            labels.append(np.broadcast_to(np.array([2, 3], dtype=np.int32), (prompts.count, 2)))
+        if prompts.points is not None and prompts.labels is not None:
+            parts.append(prompts.points)
+            labels.append(prompts.labels)
+        if not parts:
+            return None, None
+        # Divided, then multiplied, on the device, as sam2 does: another order is off by a last bit, which logits show.
+        pixels = self._sent(np.concatenate(parts, axis=1))
+        pixels[..., 0] = pixels[..., 0] / size[1]
+        pixels[..., 1] = pixels[..., 1] / size[0]
+        return pixels * self.model.image_size, self._sent(np.concatenate(labels, axis=1))
+
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)

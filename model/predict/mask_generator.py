@@ -7,29 +7,34 @@ stays: first among the masks of a granularity on the logits' grid, then among al
 generator compares boxes instead, and so loses a part to a whole with the same box, or the whole to the part.
 
 What is left becomes a tree: a mask's parent is the smallest mask that holds at least 0.9 of it.
+
+`grainmill segment --everything`, `grainmill score` and `GranularMaskGenerator` all search with the functions here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
-from pipeline.format.granularity import GRANULARITIES, GRANULARITY_MAX, GRANULARITY_MIN
+from pipeline.format.granularity import GRANULARITIES
 from pipeline.format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION
 from pipeline.labeling.atoms import contained_fraction, suppress_duplicates
 
-from ..network.sam2_base import SCRATCH_WIDTH, Size
-from .coco_json import FoundMask
-from .image import GranularPredictor
+from ..network.adapters import granularity_values
+from ..network.granular import GranularSam2
+from ..network.sam2_base import SCRATCH_WIDTH, Size, sam2_feature_sizes, scripted_transforms
+from .coco_json import PredictedMask
+from .image import NO_DIAL, GranularPredictor
+from .image_files import as_rgb
 
 _ENLARGED_PIXELS: Final = 2**25
 """Float32 pixels enlarged at once: 128 MB."""
@@ -37,19 +42,19 @@ _ENLARGED_PIXELS: Final = 2**25
 
 @dataclass(frozen=True, kw_only=True)
 class AutomaticConfig:
-    """How an image is searched."""
+    """How an image is searched; SAM-2's names and, where it has them, its values."""
 
     granularities: tuple[float | None, ...] = GRANULARITIES
     """None: SAM-2's own three masks a point."""
     points_per_side: int = 32
-    """Of the grid; SAM-2's generator's value."""
+    """Of the grid."""
     points_per_batch: int = 64
-    """Prompts in one pass of the decoder; SAM-2's value. Less needs less memory."""
-    min_predicted_iou: float = 0.8
-    """SAM-2's value."""
-    min_stability: float = 0.95
-    """SAM-2's value."""
-    stability_offset: float = 1.0
+    """Prompts in one pass of the decoder. Less needs less memory."""
+    pred_iou_thresh: float = 0.8
+    """Masks with a lower predicted IoU are dropped."""
+    stability_score_thresh: float = 0.95
+    """So are those with a lower stability score."""
+    stability_score_offset: float = 1.0
     """Stability is the IoU of the masks at logits above plus and minus this."""
     max_iou: float = 0.9
     """Two masks are one if their pixels' IoU is above this (the labels' own value)."""
@@ -59,20 +64,28 @@ class AutomaticConfig:
     """The best by predicted IoU; benchmarks take 1000."""
 
     def __post_init__(self) -> None:
-        for g in self.granularities:
-            if g is not None and not GRANULARITY_MIN <= g <= GRANULARITY_MAX:
-                raise InputError(f"granularity {g:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
         if not self.granularities:
             raise InputError("granularities: expected at least one")
+        if numbers := [each for each in self.granularities if each is not None]:
+            granularity_values(numbers)
         for name in ("points_per_side", "points_per_batch", "max_masks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected at least 1")
-        for name in ("min_predicted_iou", "min_stability", "max_iou"):
+        for name in ("pred_iou_thresh", "stability_score_thresh", "max_iou"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name} {getattr(self, name)}: expected a number in [0, 1]")
 
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON of `segment --everything` has it."""
+        return {_JSON_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
-MICRO_CONFIG: Final = AutomaticConfig(points_per_side=16, min_predicted_iou=0.25, min_stability=0.6)
+
+_JSON_NAMES: Final = {
+    "pred_iou_thresh": "min_predicted_iou",
+    "stability_score_thresh": "min_stability",
+    "stability_score_offset": "stability_offset",
+}
+MICRO_CONFIG: Final = AutomaticConfig(points_per_side=16, pred_iou_thresh=0.25, stability_score_thresh=0.6)
 """A model of minutes of training expects IoUs of 0.2 to 0.5 of itself, and its 64 x 64 logits need no finer grid."""
 
 
@@ -88,65 +101,125 @@ def point_grid(points_per_side: int, height: int, width: int) -> NDArray[np.floa
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
+class PointModel(Protocol):
+    """What the search needs of a model whose image is set; `GranularPredictor` has it."""
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the image, first."""
+
+    def predict_logits(
+        self, point_coords: ArrayLike, point_labels: None, granularity: Any, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Points (N, 1, 2) and granularities, None or (N,) -> logits (N, C, h, w), predicted IoU (N, C)."""
+
+    def enlarge(self, logits: Tensor) -> Tensor:
+        """(C, h, w) -> (C, H, W)."""
+
+
 @torch.no_grad()
-def find_everything(
+def generate_masks(
     predictor: GranularPredictor,
     image: NDArray[np.uint8],
     config: AutomaticConfig,
     *,
+    points: NDArray[np.float32] | None = None,
     on_prompts: Callable[[int], None] = lambda done: None,
-) -> list[FoundMask]:
+) -> list[PredictedMask]:
     """The masks of an image, as a tree.
 
     Args:
         predictor: `image` is set in it, once.
         image: (H, W, 3) uint8 RGB.
         config: what is searched and kept.
-        on_prompts: called with the prompts done so far, of `len(granularities) * points_per_side ** 2`.
+        points: (N, 2) x, y in pixels; None: the configuration's grid.
+        on_prompts: called with the prompts done so far, of N for each granularity.
 
     Returns:
         Trees by the area of their root, within a tree larger masks first; `parent_id` and `instance_id` are places in
         the list. Roots are the masks that no other holds.
     """
     predictor.set_image(image)
-    points = point_grid(config.points_per_side, *image.shape[:2])
-    candidates: list[FoundMask] = []
-    done = 0
-    for granularity in config.granularities:
-        passed = []
-        for start in range(0, len(points), config.points_per_batch):
-            batch = points[start : start + config.points_per_batch]
-            passed.append(_sure_ones(predictor, batch, granularity, config))
-            done += len(batch)
-            on_prompts(done)
-        candidates += _distinct_at(predictor, passed, granularity, config)
-    kept = distinct(candidates, config.max_iou)
-    moderate = [each for each in kept if each.area_px <= MAX_IMAGE_FRACTION * image.shape[0] * image.shape[1]]
-    return as_tree((moderate or kept[:1])[: config.max_masks])
+    grid = point_grid(config.points_per_side, *image.shape[:2]) if points is None else points
+    candidates: list[PredictedMask] = []
+    for number, granularity in enumerate(config.granularities):
+        before = number * len(grid)
+        confident = confident_masks(
+            predictor,
+            grid,
+            None if granularity is None else np.full(len(grid), granularity),
+            config,
+            multimask=granularity is None,
+            on_prompts=lambda done, before=before: on_prompts(before + done),  # type: ignore[misc]
+        )
+        candidates += distinct_of_pass(predictor, confident, config)
+    return as_tree(ranked_masks(candidates, config, image.shape[0] * image.shape[1]))
 
 
 @dataclass(frozen=True)
-class _Passed:
-    """Masks that the model is sure of; logits (M, h, w) half precision, the rest (M,), point (M, 2)."""
+class ConfidentMasks:
+    """Masks that the model is sure of: logits (M, h, w) in half precision, the rest (M,), the click of each (M, 2), and
+    its granularity (M,), None for SAM-2's own."""
 
     logits: Tensor
     score: Tensor
     stability: Tensor
     point: NDArray[np.float32]
+    granularity: NDArray[np.float64] | None
+
+    def best(self, count: int) -> ConfidentMasks:
+        """The first `count` by predicted IoU; equal ones in the order of clicks."""
+        return self.rows(torch.argsort(self.score, descending=True, stable=True)[:count])
+
+    def rows(self, chosen: Tensor) -> ConfidentMasks:
+        """Those at some places."""
+        places = chosen.cpu().numpy()
+        return ConfidentMasks(
+            self.logits[chosen], self.score[chosen], self.stability[chosen], self.point[places],
+            None if self.granularity is None else self.granularity[places],
+        )  # fmt: skip
 
 
-def _sure_ones(
-    predictor: GranularPredictor, points: NDArray[np.float32], granularity: float | None, config: AutomaticConfig
-) -> _Passed:
-    own = granularity is None
-    logits, score = predictor.predict_logits(points[:, None], None, granularity, multimask=own)
-    per_point = logits.shape[1] if own else 1
-    logits, score = logits.flatten(0, 1) if own else logits, score.flatten()
-    stability = stability_score(logits, config.stability_offset)
-    sure = (score >= config.min_predicted_iou) & (stability >= config.min_stability)
-    kept = torch.nonzero(sure & (logits > 0).flatten(1).any(dim=1))[:, 0]
-    where = points[(kept // per_point).cpu().numpy()]
-    return _Passed(logits[kept].half(), score[kept], stability[kept], where)
+@torch.no_grad()
+def confident_masks(
+    model: PointModel,
+    points: NDArray[Any],
+    granularity: NDArray[np.float64] | None,
+    config: AutomaticConfig,
+    *,
+    multimask: bool = False,
+    on_prompts: Callable[[int], None] = lambda done: None,
+) -> ConfidentMasks:
+    """One pass over some clicks: what is not empty and meets both thresholds, in the order of the clicks.
+
+    Args:
+        model: with the image set.
+        points: (N, 2) x, y in pixels.
+        granularity: (N,) or None.
+        config: the thresholds, and how many points go at once.
+        multimask: without a granularity, all masks of each click.
+        on_prompts: called with the clicks done so far.
+    """
+    parts = []
+    for start in range(0, len(points), config.points_per_batch):
+        rows = slice(start, start + config.points_per_batch)
+        dial = None if granularity is None else granularity[rows]
+        logits, score = model.predict_logits(points[rows, None], None, dial, multimask=multimask)
+        each, logits, score = logits.shape[1], logits.flatten(0, 1), score.flatten()
+        stability = stability_score(logits, config.stability_score_offset)
+        sure = (score >= config.pred_iou_thresh) & (stability >= config.stability_score_thresh)
+        kept = torch.nonzero(sure & (logits > 0).flatten(1).any(dim=1))[:, 0]
+        clicked = (kept // each).cpu().numpy()
+        parts.append((logits[kept].half(), score[kept], stability[kept], start + clicked))
+        on_prompts(min(start + config.points_per_batch, len(points)))
+    where = np.concatenate([each[3] for each in parts])
+    return ConfidentMasks(
+        torch.cat([each[0] for each in parts]),
+        torch.cat([each[1] for each in parts]),
+        torch.cat([each[2] for each in parts]),
+        points[where].astype(np.float32),
+        None if granularity is None else granularity[where],
+    )
 
 
 def stability_score(logits_NHW: Tensor, offset: float) -> Tensor:
@@ -156,34 +229,41 @@ def stability_score(logits_NHW: Tensor, offset: float) -> Tensor:
     return high / low.clamp(min=1)
 
 
-def _distinct_at(
-    predictor: GranularPredictor, passed: Sequence[_Passed], granularity: float | None, config: AutomaticConfig
-) -> list[FoundMask]:
-    """The masks of one granularity without copies of each other, on the image's grid."""
-    logits = torch.cat([each.logits for each in passed])
-    score = torch.cat([each.score for each in passed])
-    stability = torch.cat([each.stability for each in passed])
-    point = np.concatenate([each.point for each in passed])
-    order = torch.argsort(score, descending=True, stable=True)
-    rows = (logits[order] > 0).flatten(1).float()
-    kept = order[torch.from_numpy(suppress_duplicates(_intersections(rows), max_iou=config.max_iou)).to(order.device)]
+def distinct_of_pass(model: PointModel, confident: ConfidentMasks, config: AutomaticConfig) -> list[PredictedMask]:
+    """The masks of one pass without copies of each other (on the logits' grid), on the image's grid, best first."""
+    ranked = confident.best(len(confident.score))
+    rows = (ranked.logits > 0).flatten(1).float()
+    places = torch.from_numpy(suppress_duplicates(_intersections(rows), max_iou=config.max_iou))
+    kept = ranked.rows(places.to(rows.device))
     found = []
-    height, width = predictor.sizes[0]
-    step = max(1, _ENLARGED_PIXELS // (height * width))
-    for start in range(0, len(kept), step):
-        chosen = kept[start : start + step]
-        masks = (predictor.enlarge(logits[chosen].float()) > 0).cpu().numpy()
-        for mask, index in zip(masks, chosen.tolist(), strict=True):
-            if mask.sum() >= config.min_area_px:
-                x, y = point[index].tolist()
-                found.append(
-                    dataclasses.replace(
-                        FoundMask.of(mask, granularity, float(score[index])),
-                        stability=float(stability[index]),
-                        point=(x, y),
-                    )
+    for place, mask in enumerate(on_image_grid(model, kept)):
+        if mask.sum() >= config.min_area_px:
+            g = None if kept.granularity is None else float(kept.granularity[place])
+            x, y = kept.point[place].tolist()
+            found.append(
+                PredictedMask(
+                    segmentation=rle_codec.encode(mask), granularity=g, score=float(kept.score[place]),
+                    stability=float(kept.stability[place]), point=(x, y),
                 )
+            )  # fmt: skip
     return found
+
+
+def on_image_grid(model: PointModel, confident: ConfidentMasks) -> Iterator[NDArray[np.bool_]]:
+    """Each mask as (H, W), enlarged some at a time."""
+    height, width = model.sizes[0]
+    step = max(1, _ENLARGED_PIXELS // (height * width))
+    for start in range(0, len(confident.score), step):
+        yield from (model.enlarge(confident.logits[start : start + step].float()) > 0).cpu().numpy()
+
+
+def ranked_masks(
+    candidates: Sequence[PredictedMask], config: AutomaticConfig, image_area_px: int
+) -> list[PredictedMask]:
+    """What is kept of the masks of all passes, best first: without copies, without background, at most `max_masks`."""
+    kept = distinct(candidates, config.max_iou)
+    moderate = [each for each in kept if each.area_px <= MAX_IMAGE_FRACTION * image_area_px]
+    return (moderate or kept[:1])[: config.max_masks]
 
 
 def _intersections(rows_NP: Tensor) -> NDArray[np.int64]:
@@ -191,7 +271,7 @@ def _intersections(rows_NP: Tensor) -> NDArray[np.int64]:
     return (rows_NP @ rows_NP.T).round().long().cpu().numpy()
 
 
-def distinct(found: Sequence[FoundMask], max_iou: float) -> list[FoundMask]:
+def distinct(found: Sequence[PredictedMask], max_iou: float) -> list[PredictedMask]:
     """Without near-copies by pixels, best first: by predicted IoU, then area, then RLE."""
     ranked = sorted(found, key=lambda each: (-each.score, -each.area_px, each.segmentation["counts"]))
     return [
@@ -199,7 +279,7 @@ def distinct(found: Sequence[FoundMask], max_iou: float) -> list[FoundMask]:
     ]
 
 
-def as_tree(found: Sequence[FoundMask]) -> list[FoundMask]:
+def as_tree(found: Sequence[PredictedMask]) -> list[PredictedMask]:
     """Orders masks by tree and fills in `parent_id` and `instance_id`; see `find_everything`."""
     by_area = sorted(found, key=lambda each: (-each.area_px, -each.score, each.segmentation["counts"]))
     inside = contained_fraction(rle_codec.pairwise_intersection_px([each.segmentation for each in by_area]))
@@ -221,7 +301,7 @@ def _renamed(new: dict[int, int], place: int | None) -> int | None:
     return None if place is None else new[place]
 
 
-def depths(found: Sequence[FoundMask]) -> list[int]:
+def depths(found: Sequence[PredictedMask]) -> list[int]:
     """Of each mask in its tree, 0 for a root."""
     depth: list[int] = []
     for each in found:
@@ -229,6 +309,170 @@ def depths(found: Sequence[FoundMask]) -> list[int]:
     return depth
 
 
-def settings(config: AutomaticConfig) -> dict[str, Any]:
-    """For the JSON file."""
-    return dataclasses.asdict(config)
+OUTPUT_MODES: Final = ("binary_mask", "uncompressed_rle", "coco_rle")
+
+
+class GranularMaskGenerator:
+    """`SAM2AutomaticMaskGenerator` with a granularity.
+
+    Without one, sam2's own generator runs on SAM-2's own masks, with all its options. With one or more, the image is
+    searched as `grainmill segment --everything` does: copies are told by their pixels, not by their boxes, and the
+    masks are a tree. Options of the other search are refused then.
+
+    Arguments before the star are SAM-2's, in its order.
+
+    Args:
+        model: in evaluation mode, on its device.
+        points_per_side: of the grid; None with `point_grids`.
+        points_per_batch: clicks in one pass of the decoder.
+        pred_iou_thresh: masks with a lower predicted IoU are dropped.
+        stability_score_thresh: so are those with a lower stability score.
+        stability_score_offset: the threshold is shifted by this for it.
+        mask_threshold: only without a granularity.
+        box_nms_thresh: likewise; None: sam2's 0.7.
+        crop_n_layers: likewise.
+        crop_nms_thresh: likewise.
+        crop_overlap_ratio: likewise.
+        crop_n_points_downscale_factor: likewise.
+        point_grids: (N, 2) points in [0, 1] instead of a grid, one array for each layer of crops.
+        min_mask_region_area: only without a granularity; sam2's own code needs its CUDA extension for it.
+        output_mode: `binary_mask`, `uncompressed_rle` or `coco_rle`.
+        use_m2m: only without a granularity.
+        multimask_output: three masks a click; with a granularity there is one, whatever this says.
+        granularity: None, a number in [0.1, 1.0], or several, whose masks are pooled.
+
+    Raises:
+        InputError: an option that does not go with a granularity, weights that know none, a value out of range.
+    """
+
+    def __init__(
+        self,
+        model: GranularSam2,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.8,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        mask_threshold: float = 0.0,
+        box_nms_thresh: float | None = None,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[NDArray[Any]] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        use_m2m: bool = False,
+        multimask_output: bool = True,
+        *,
+        granularity: float | Sequence[float] | None = None,
+    ) -> None:
+        if output_mode not in OUTPUT_MODES:
+            raise InputError(f"output_mode {output_mode}: expected one of {', '.join(OUTPUT_MODES)}")
+        if (points_per_side is None) == (point_grids is None):
+            raise InputError("expected points_per_side or point_grids, and the other one None")
+        self.output_mode = output_mode
+        self.predictor = GranularPredictor(model)
+        self._point_grids = point_grids
+        self._own: Any = None
+        if granularity is None:
+            self._own = _sam2_generator(
+                model,
+                points_per_side=points_per_side,
+                points_per_batch=points_per_batch,
+                pred_iou_thresh=pred_iou_thresh,
+                stability_score_thresh=stability_score_thresh,
+                stability_score_offset=stability_score_offset,
+                mask_threshold=mask_threshold,
+                box_nms_thresh=0.7 if box_nms_thresh is None else box_nms_thresh,
+                crop_n_layers=crop_n_layers,
+                crop_nms_thresh=crop_nms_thresh,
+                crop_overlap_ratio=crop_overlap_ratio,
+                crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+                point_grids=point_grids,
+                min_mask_region_area=min_mask_region_area,
+                use_m2m=use_m2m,
+                multimask_output=multimask_output,
+            )
+            return
+        if not model.has_dial:
+            raise InputError(f"granularity: {NO_DIAL}")
+        refused: dict[str, bool] = {
+            "mask_threshold": mask_threshold != 0.0,
+            "box_nms_thresh": box_nms_thresh is not None,
+            "crop_n_layers": crop_n_layers != 0,
+            "min_mask_region_area": min_mask_region_area != 0,
+            "use_m2m": bool(use_m2m),
+        }
+        if given := [name for name, stated in refused.items() if stated]:
+            raise InputError(f"{', '.join(given)}: only without a granularity, where sam2's own generator searches")
+        self.config = AutomaticConfig(
+            granularities=tuple(granularity_values(granularity).tolist()),
+            points_per_side=points_per_side or 1,
+            points_per_batch=points_per_batch,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+        )
+
+    def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """The masks of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            For each mask `segmentation` ((H, W) bool, or run lengths as `output_mode` says), `area` in pixels, `bbox`
+            and `crop_box` (x, y, width, height), `predicted_iou`, `stability_score`, `point_coords` [[x, y]] and
+            `granularity`; with a granularity also `parent_id` and `instance_id`, places in the list (None: no parent).
+
+        Raises:
+            InputError: no RGB image.
+        """
+        rgb = as_rgb(image, "generate")
+        if self._own is not None:
+            return [
+                {**each, "segmentation": self._form(each["segmentation"]), "granularity": None}
+                for each in self._own.generate(rgb)
+            ]
+        height, width = rgb.shape[:2]
+        scale = np.array([width, height])
+        points = None if self._point_grids is None else (self._point_grids[0] * scale).astype(np.float32)
+        return [
+            {
+                "segmentation": self._form(_uncompressed(each)),
+                "area": each.area_px,
+                "bbox": [float(value) for value in each.to_json(0)["bbox"]],
+                "predicted_iou": each.score,
+                "point_coords": [list(each.point or ())],
+                "stability_score": each.stability,
+                "crop_box": [0.0, 0.0, float(width), float(height)],
+                "granularity": each.granularity,
+                "parent_id": each.parent_id,
+                "instance_id": each.instance_id,
+            }
+            for each in generate_masks(self.predictor, rgb, self.config, points=points)
+        ]
+
+    def _form(self, mask: dict[str, Any]) -> Any:
+        """Uncompressed run lengths as `output_mode` wants them."""
+        if self.output_mode == "uncompressed_rle":
+            return mask
+        height, width = mask["size"]
+        compressed = rle_codec.from_runs(np.array(mask["counts"], dtype=np.int64), height, width)
+        return compressed if self.output_mode == "coco_rle" else rle_codec.decode(compressed)
+
+
+def _uncompressed(mask: PredictedMask) -> dict[str, Any]:
+    """As sam2 writes it: the numbers of pixels outside and inside in turn, column by column."""
+    return {"size": list(mask.segmentation["size"]), "counts": rle_codec.runs_of(mask.segmentation).tolist()}
+
+
+def _sam2_generator(model: GranularSam2, **options: Any) -> Any:
+    """sam2's own generator on the model's base, which may have another input size than 1024."""
+    with scripted_transforms():
+        from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+        generator = SAM2AutomaticMaskGenerator(model.base, **options, output_mode="uncompressed_rle")
+    generator.predictor._bb_feat_sizes = sam2_feature_sizes(model.image_size)
+    return generator

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco_json import FIRST_ID, FoundMask
+from .coco_json import FIRST_ID, PredictedMask
 from .draw import captioned, contact_sheet, id_image, in_line, mark_box, mark_points, overlay, png_bytes, segment_map
 from .image import GranularPredictor
 from .image_files import Rgb
@@ -23,7 +23,7 @@ CLICK_GRANULARITY: Final = 1.0
 
 def click_masks(
     predictor: GranularPredictor, prompt: Prompt, granularities: Sequence[float | None], *, refine: int = 0
-) -> list[FoundMask]:
+) -> list[PredictedMask]:
     """The mask of a prompt at each granularity, in their order, all numbers in one pass of the decoder.
 
     Args:
@@ -32,7 +32,7 @@ def click_masks(
         granularities: numbers, or None for SAM-2's own answer.
         refine: further passes, each fed with the logits of the one before.
     """
-    answers: dict[float | None, FoundMask] = {}
+    answers: dict[float | None, PredictedMask] = {}
     numbers = [each for each in granularities if each is not None]
     passes: list[list[float] | None] = [numbers] if numbers else []
     if len(numbers) < len(granularities):
@@ -42,18 +42,19 @@ def click_masks(
             "point_coords": np.array(prompt.points, dtype=np.float32) if prompt.points else None,
             "point_labels": np.array(prompt.labels) if prompt.points else None,
             "box": prompt.box,
+            "multimask_output": False,
             "granularity": wanted,
         }
         answer = predictor.predict(**prompted)
         for _ in range(refine):
             answer = predictor.predict(**prompted, mask_input=answer[2])
         for g, mask, iou in zip([None] if wanted is None else wanted, *answer[:2], strict=True):
-            answers[g] = FoundMask.of(mask, g, float(iou))
+            answers[g] = PredictedMask.of(mask, g, float(iou))
     return [answers[each] for each in granularities]
 
 
 def write_masks(
-    files: OutputFiles, name: str, found: Sequence[FoundMask], *, kinds: Sequence[str], height: int, width: int
+    files: OutputFiles, name: str, found: Sequence[PredictedMask], *, kinds: Sequence[str], height: int, width: int
 ) -> None:
     """The masks of an image as PNG files: `ids` in one, `each` in one of its own. Numbers are the annotations' ids."""
     if "ids" in kinds:
@@ -64,7 +65,7 @@ def write_masks(
             files.write(f"{name}.masks.each/{number:05d}.png", png_bytes(each.mask.astype(np.uint8) * 255))
 
 
-def click_picture(image: Rgb, prompt: Prompt, found: Sequence[FoundMask]) -> Rgb:
+def click_picture(image: Rgb, prompt: Prompt, found: Sequence[PredictedMask]) -> Rgb:
     """The mask over the photograph, with the clicks and the box; several granularities side by side."""
     if len(found) == 1:
         return mark_prompt(overlay(image, found[0].mask), prompt)
@@ -83,7 +84,7 @@ def _clicks(prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return np.array(prompt.points, dtype=np.float64).reshape(-1, 2), np.array(prompt.labels, dtype=np.int64)
 
 
-def everything_picture(image: Rgb, found: Sequence[FoundMask]) -> Rgb:
+def everything_picture(image: Rgb, found: Sequence[PredictedMask]) -> Rgb:
     """All masks over the photograph, and those of each of the tree's first levels; see `in_line`."""
     depth = depths(found)
     cells = [captioned(segment_map(image, [each.mask for each in found]), f"all {len(found)} masks")]

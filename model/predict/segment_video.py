@@ -11,12 +11,12 @@ import numpy as np
 from pipeline.console import ProgressBar
 from pipeline.errors import InputError
 
-from .coco_json import FIRST_ID, MASK_FORMAT, FoundMask
-from .draw import MAX_ID, id_image, png_bytes, segment_map
+from .coco_json import FIRST_ID, MASK_FORMAT, PredictedMask
+from .draw import MAX_ID, Mask, id_image, png_bytes, segment_map
 from .output_files import OutputFiles
 from .prompt_flags import Prompt
 from .segment_image import mark_prompt
-from .video import Frames, GranularVideoPredictor, Tracked
+from .video import Frames, GranularVideoPredictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ def track_objects(
         file's name in a folder, the frame's number in a video file) and an `object_id` in each annotation. `score` is
         null: sam2's tracker gives none.
     """
-    state = predictor.start(frames)
+    state = predictor.init_state(frames)
     for number, each in objects.items():
-        predictor.add_points(
+        predictor.add_new_points_or_box(
             state,
             frame,
             number,
@@ -92,15 +92,16 @@ def track_objects(
     done = 0
     with ProgressBar("segment", len(frames), unit="frames") as progress:
         for backwards in (False, True) if frame else (False,):
-            for tracked in predictor.propagate(state, start_frame=frame, reverse=backwards):
-                if backwards and tracked.frame == frame:
+            for place, ids, logits in predictor.propagate_in_video(state, frame, reverse=backwards):
+                if backwards and place == frame:
                     continue
-                picture = segment_map(frames[tracked.frame], list(tracked.masks_NHW))
-                for each in objects.values() if tracked.frame == frame else ():
+                masks = dict(zip(ids, (logits[:, 0] > 0).cpu().numpy(), strict=True))
+                picture = segment_map(frames[place], list(masks.values()))
+                for each in objects.values() if place == frame else ():
                     picture = mark_prompt(picture, each.prompt)
-                files.write(f"{name}.masks/{tracked.frame:05d}.png", png_bytes(picture))
-                _write_masks(files, name, tracked, kinds)
-                annotations += _annotations(tracked, objects)
+                files.write(f"{name}.masks/{place:05d}.png", png_bytes(picture))
+                _write_masks(files, name, place, masks, kinds)
+                annotations += _annotations(place, masks, objects)
                 done += 1
                 progress.update(done)
     annotations.sort(key=lambda each: (each["image_id"], each["object_id"]))
@@ -125,24 +126,23 @@ def track_objects(
     }
 
 
-def _write_masks(files: OutputFiles, name: str, tracked: Tracked, kinds: Sequence[str]) -> None:
-    masks = dict(zip(tracked.object_ids, np.asarray(tracked.masks_NHW), strict=True))
+def _write_masks(files: OutputFiles, name: str, frame: int, masks: Mapping[int, Mask], kinds: Sequence[str]) -> None:
     if "ids" in kinds:
-        ids = id_image(masks, *tracked.logits_NHW.shape[1:], max_id=max(masks))
-        files.write(f"{name}.masks.ids/{tracked.frame:05d}.png", png_bytes(ids))
+        ids = id_image(masks, *next(iter(masks.values())).shape, max_id=max(masks))
+        files.write(f"{name}.masks.ids/{frame:05d}.png", png_bytes(ids))
     if "each" in kinds:
         for number, mask in masks.items():
-            files.write(f"{name}.masks.each/{number}/{tracked.frame:05d}.png", png_bytes(mask.astype(np.uint8) * 255))
+            files.write(f"{name}.masks.each/{number}/{frame:05d}.png", png_bytes(mask.astype(np.uint8) * 255))
 
 
-def _annotations(tracked: Tracked, objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:
+def _annotations(frame: int, masks: Mapping[int, Mask], objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:
     """Of the objects that are there; one that is hidden on a frame has no annotation on it."""
     return [
         {
-            **FoundMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=FIRST_ID + tracked.frame),
+            **PredictedMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=FIRST_ID + frame),
             "score": None,
             "object_id": number,
         }
-        for number, mask in zip(tracked.object_ids, np.asarray(tracked.masks_NHW), strict=True)
+        for number, mask in masks.items()
         if mask.any()
     ]

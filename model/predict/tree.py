@@ -45,10 +45,9 @@ from pipeline.labeling.atoms import BoxMask, cut_atoms, enlargement, sampled
 from pipeline.labeling.config import MineConfig
 
 from ..data.run_lengths import Runs
-from ..network.adapters import granularity_values
-from .coco_json import FoundMask
-from .image import LABELS, LOGIT_LIMIT, Photograph
-from .image_files import as_rgb, real_numbers
+from .coco_json import PredictedMask
+from .image import LOGIT_LIMIT, Photograph, Prompts, check_prompts
+from .image_files import as_rgb
 
 if TYPE_CHECKING:
     from pipeline.labeling.miner import ImageMiner
@@ -268,73 +267,72 @@ class TreePredictor:
             raise InputError("predict: set_image first")
         return self._tree
 
+    def reset_predictor(self) -> None:
+        """Forgets the image."""
+        self._tree = None
+
     def predict(
         self,
         point_coords: ArrayLike | None = None,
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask_input: FloatArray | None = None,
-        multimask_output: bool = False,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
         return_logits: bool = False,
+        normalize_coords: bool = True,
         *,
         granularity: Any = None,
     ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-        """The mask of one prompt: one, one for each granularity, or three sizes.
-
-        Arguments before the star are SAM-2's, in its order.
+        """The masks of one prompt or of N; arguments and shapes are those of `GranularPredictor.predict`.
 
         Args:
-            point_coords: (K, 2) clicks (x, y) in pixels of the photograph; one outside counts as on its border.
-            point_labels: (K,) 1 inside, 0 outside, -1 is left out, 2 and 3 are a box's corners; None: all inside.
-            box: (4,) x0, y0, x1, y1 in pixels.
-            mask_input: (1, GRID, GRID) or (GRID, GRID) logits of an earlier answer; with C granularities also C.
-            multimask_output: the surest small, middling and large mask; only without a granularity.
+            point_coords: clicks (x, y) in pixels of the image; one outside counts as on its border.
+            point_labels: 1 inside, 0 outside, -1 is left out, 2 and 3 are a box's corners; None: all inside.
+            box: x0, y0, x1, y1 in pixels.
+            mask_input: logits of an earlier answer; h and w are `GRID`.
+            multimask_output: the surest small, middling and large mask; with a granularity there is one.
             return_logits: masks as float32 logits instead of bool.
-            granularity: in [0.1, 1.0], one number or C of them; None: the surest mask.
+            normalize_coords: False: points and boxes are in [0, 1] instead of pixels.
+            granularity: None: the surest mask.
 
         Returns:
-            masks (C, H, W) bool, the predicted IoU of each (C,) float32 in (0, 1), and logits (C, GRID, GRID) float32
-            for `mask_input`.
+            masks, the predicted IoU of each in (0, 1), and logits for `mask_input`.
 
         Raises:
             InputError: no image set, no prompt, shapes that do not fit, a granularity out of range.
         """
-        found = self.answers(
-            point_coords, point_labels, box, mask_input, multimask_output=multimask_output, granularity=granularity
-        )
-        masks = np.stack([self.tree.mask(each.place) if each.mended is None else each.mended for each in found])
+        tree = self.tree
+        prompts = check_prompts(point_coords, point_labels, box, mask_input, granularity, side=GRID)
+        scale = (1.0, 1.0) if normalize_coords else (tree.width, tree.height)
+        found = self._answers(prompts, multimask=multimask_output, scale=scale)
+        masks = np.stack([tree.mask(each.place) if each.mended is None else each.mended for each in found])
         scores = predicted_iou(np.stack([each.features for each in found])).astype(np.float32)
         logits = np.stack([_logits(each) for each in masks])
-        return np.where(masks, LOGIT_LIMIT, -LOGIT_LIMIT).astype(np.float32) if return_logits else masks, scores, logits
+        if return_logits:
+            masks = np.where(masks, LOGIT_LIMIT, -LOGIT_LIMIT).astype(np.float32)
+        rows = (prompts.count, -1) if prompts.several else (-1,)
+        return masks.reshape(*rows, *masks.shape[1:]), scores.reshape(rows), logits.reshape(*rows, GRID, GRID)
 
     def answers(
-        self,
-        point_coords: ArrayLike | None = None,
-        point_labels: ArrayLike | None = None,
-        box: ArrayLike | None = None,
-        mask_input: FloatArray | None = None,
-        *,
-        multimask_output: bool = False,
-        granularity: Any = None,
+        self, point_coords: ArrayLike, point_labels: ArrayLike | None = None, *, granularity: Any = None
     ) -> list[TreeAnswer]:
-        """As `predict`, with what each answer was made of."""
-        tree = self.tree
-        if multimask_output and granularity is not None:
-            raise InputError("predict: several masks for a prompt are SAM-2's own answer; leave the granularity out")
-        wanted: list[float | None] = [None] if granularity is None else granularity_values(granularity).tolist()
-        clicks, corners = _prompt(tree, point_coords, point_labels, box)
-        earlier = None if mask_input is None else _mask_inputs(mask_input, len(wanted))
-        if not len(clicks.positive) and corners is None and earlier is None:
-            raise InputError("predict: expected points, a box or a mask")
+        """One mask a prompt and granularity as `predict`, with what each answer was made of."""
+        prompts = check_prompts(point_coords, point_labels, None, None, granularity, side=GRID)
+        return self._answers(prompts, multimask=False, scale=(1.0, 1.0))
+
+    def _answers(self, prompts: Prompts, *, multimask: bool, scale: tuple[float, float]) -> list[TreeAnswer]:
+        """Of all prompts in order, one or `MULTIMASKS` each."""
         found: list[TreeAnswer] = []
-        choice = None
-        for number, g in enumerate(wanted):
-            if number == 0 or (earlier is not None and len(earlier) > 1):
-                choice = self._choice(clicks, corners, None if earlier is None else earlier[number])
+        for number in range(prompts.count):
+            g = None if prompts.granularity is None else float(prompts.granularity[number])
+            three = multimask and g is None
+            clicks, corners = _prompt(self.tree, prompts, number, np.array(scale))
+            earlier = None if prompts.mask_inputs is None else prompts.mask_inputs[number]
+            choice = self._choice(clicks, corners, earlier)
             if choice is None:
-                found += [self._answer_from_nothing(clicks)] * (MULTIMASKS if multimask_output else 1)
+                found += [self._answer_from_nothing(clicks)] * (MULTIMASKS if three else 1)
             else:
-                places = self._sizes(choice) if multimask_output else [self._place(choice, g)]
+                places = self._sizes(choice) if three else [self._place(choice, g)]
                 found += [self._answer(place, choice.candidates, clicks) for place in places]
         return found
 
@@ -483,7 +481,7 @@ class TreePredictor:
         scores = predicted_iou(np.stack([self._features(int(each), candidates) for each in places]))
         return int(places[np.argmax(scores)])
 
-    def everything(self) -> list[FoundMask]:
+    def everything(self) -> list[PredictedMask]:
         """All masks of the tree as mined, with their parents; `score` is the predicted IoU of each, were it answered to
         a click in its middle."""
         tree = self.tree
@@ -498,7 +496,7 @@ class TreePredictor:
             candidates = tree.holds(middle[None])[:, 0]
             candidates[place] = True
             found.append(
-                FoundMask(
+                PredictedMask(
                     segmentation=each.segmentation, granularity=each.granularity,
                     score=float(predicted_iou(self._features(place, candidates))),
                     parent_id=each.parent_id, instance_id=each.instance_id,
@@ -540,52 +538,30 @@ def _logits(mask: BoolArray) -> FloatArray:
     return np.asarray(LOGIT_LIMIT * (2.0 * share - 1.0), dtype=np.float32)
 
 
-def _mask_inputs(mask_input: ArrayLike, count: int) -> FloatArray:
-    """(1 or C, GRID, GRID), checked as a model's."""
-    given = real_numbers(mask_input, "mask_input", "predict")
-    given = given[None] if given.ndim == 2 else given
-    if given.shape not in {(1, GRID, GRID), (count, GRID, GRID)}:
-        many = f" or ({count}, {GRID}, {GRID}), one for each granularity" if count > 1 else ""
-        raise InputError(
-            f"predict: expected mask_input ({GRID}, {GRID}), (1, {GRID}, {GRID}){many}, found {np.shape(mask_input)}"
-        )
-    if not np.isfinite(given).all():
-        raise InputError("predict: a logit of the mask inputs is not a finite number")
-    return given
-
-
 def _prompt(
-    tree: Tree, point_coords: ArrayLike | None, point_labels: ArrayLike | None, box: ArrayLike | None
+    tree: Tree, prompts: Prompts, number: int, scale: NDArray[np.float64]
 ) -> tuple[_Clicks, NDArray[np.float64] | None]:
-    """Clicks at pixels and a box, checked as a model's."""
-    corners = None if box is None else real_numbers(box, "box", "predict").reshape(-1)
-    if corners is not None and corners.size != 4:
-        raise InputError(f"predict: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-    points: FloatArray = np.zeros((0, 2), dtype=np.float32)
-    labels: FloatArray = np.zeros(0, dtype=np.float32)
-    if point_coords is not None:
-        points = real_numbers(point_coords, "points", "predict")
-        if points.ndim != 2:
-            raise InputError(f"predict: expected one prompt's points (K, 2), found {points.shape}; see predict_many")
-        labels = (
-            np.ones(len(points), dtype=np.float32)
-            if point_labels is None
-            else real_numbers(point_labels, "labels", "predict")
-        )
-        if points.shape[1] != 2 or labels.shape != points.shape[:1]:
-            shapes = f"{points[None].shape}, {labels[None].shape}"
-            raise InputError(f"predict: expected points (N, K, 2) and labels (N, K), found {shapes}")
-        if not np.isin(labels, LABELS).all():
-            raise InputError("predict: expected labels 1 (inside) and 0 (outside), found others")
-    if not np.isfinite(points).all() or (corners is not None and not np.isfinite(corners).all()):
-        raise InputError("predict: a coordinate is not a finite number")
+    """One prompt's clicks at pixels, and its box x0, y0, x1, y1.
+
+    Args:
+        tree: of the image.
+        prompts: checked.
+        number: which of them.
+        scale: pixels of the image in one unit of x and of y.
+    """
+    points, labels = np.zeros((0, 2)), np.zeros(0, dtype=np.int32)
+    if prompts.points is not None and prompts.labels is not None:
+        points, labels = prompts.points[number] * scale, prompts.labels[number]
+    corners = None if prompts.boxes is None else prompts.boxes[number].astype(np.float64) * np.tile(scale, 2)
     if corners is None and (labels == 2).any() and (labels == 3).any():
         corners = np.concatenate([points[labels == 2][0], points[labels == 3][0]])
     on = np.isin(labels, (0, 1))
+    if corners is None and prompts.mask_inputs is None and not on.any():
+        raise InputError("predict: expected points, a box or a mask")
     pixels = np.clip(np.floor(points[on]).astype(np.int64), 0, (tree.width - 1, tree.height - 1))
     latest = {(x, y): bool(label) for (x, y), label in zip(pixels.tolist(), labels[on], strict=True)}
     clicks = _Clicks(
         pixels=np.array(list(latest), dtype=np.int64).reshape(-1, 2),
         positive=np.array(list(latest.values()), dtype=np.bool_),
     )
-    return clicks, None if corners is None else corners.astype(np.float64)
+    return clicks, corners

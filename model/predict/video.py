@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -56,6 +55,8 @@ _TOO_MANY: Final = "more than {} frames, which would fill the memory; put them i
 
 KEEP: Final = "keep"
 Granularity = float | None | Literal["keep"]
+ObjectMasks = tuple[int, list[int], Tensor]
+"""As sam2 returns them: a frame, the objects' ids, and their logits (N, 1, H, W) on the frame's own grid."""
 
 
 class Frames(Sequence[Rgb]):
@@ -169,18 +170,18 @@ class _ModelFrames:
         return resized_as_frame(self._frames[index], self._side)
 
 
-class DialledVideo(sam2_video.SAM2VideoPredictor):
+class GranularSam2Video(sam2_video.SAM2VideoPredictor):
     """sam2's predictor, whose decoder answers at the granularity of the object whose outputs are being made."""
 
-    dialled: Any = None
-    """`GranularSam2.dialled` of the model this is the base of."""
+    granular_decoder: Any = None
+    """`GranularSam2.granular_decoder` of the model this is the base of."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
         self.memory_attention.register_forward_pre_hook(_in_the_models_precision, with_kwargs=True)
 
     def _run_single_frame_inference(self, inference_state: Any, output_dict: Any, **more: Any) -> Any:
-        with self.dialled(_granularity_of(inference_state, output_dict)):
+        with self.granular_decoder(_granularity_of(inference_state, output_dict)):
             return super()._run_single_frame_inference(inference_state, output_dict, **more)
 
 
@@ -198,29 +199,17 @@ def _granularity_of(state: dict[str, Any], output_dict: Any) -> float | None:
     raise AssertionError("outputs of no object")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tracked:
-    """The objects on one frame."""
-
-    frame: int
-    object_ids: tuple[int, ...]
-    logits_NHW: NDArray[np.float32]
-    """On the frame's own grid; an object that is not there has -1024 everywhere."""
-
-    @property
-    def masks_NHW(self) -> NDArray[np.bool_]:
-        return self.logits_NHW > 0
-
-
 class GranularVideoPredictor:
-    """Clicks on any frame, a granularity for each object, masks on all frames.
+    """`SAM2VideoPredictor` with a granularity for each object: clicks on any frame, masks on all frames.
+
+    Methods, arguments, their order and what is returned are sam2's; `granularity` comes by name.
 
     Args:
         model: built with `video=True`, in evaluation mode, on its device.
     """
 
     def __init__(self, model: GranularSam2) -> None:
-        if not isinstance(model.base, DialledVideo):
+        if not isinstance(model.base, GranularSam2Video):
             raise InputError("video: expected a model built for video (load_granular(..., video=True))")
         self.model = model
         self._base: Any = model.base
@@ -232,24 +221,35 @@ class GranularVideoPredictor:
         """As `GranularPredictor.load`."""
         return cls(load_for_prediction(path, device, base=base, video=True))
 
-    def start(
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the model's input."""
+        return self.model.image_size
+
+    def init_state(
         self,
-        frames: Frames | str | os.PathLike[str] | Sequence[Any],
-        *,
-        offload_video_to_cpu: bool = True,
+        video_path: Frames | str | os.PathLike[str] | Sequence[Any],
+        offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
     ) -> dict[str, Any]:
         """The state of a video: sam2's own, with `granularity` (object id -> g) in it.
 
         Args:
-            frames: of the video, or what `Frames` takes: a folder's or a file's path, a list of images.
-            offload_video_to_cpu: frames go to the device one at a time.
+            video_path: a folder of images, a video file, a list of images: whatever `Frames` takes.
+            offload_video_to_cpu: changes nothing: frames lie in main memory, and go to the device one at a time.
             offload_state_to_cpu: memories wait in main memory: a little slower, much less of a GPU's.
+            async_loading_frames: changes nothing: a folder's frames are read when their turn comes.
 
         Raises:
             InputError: as `Frames`.
         """
-        video = frames if isinstance(frames, Frames) else Frames(frames)
+        video = video_path if isinstance(video_path, Frames) else Frames(video_path)
 
         def load(**_: Any) -> tuple[_ModelFrames, int, int]:
             return _ModelFrames(video, self.model.image_size), video.height, video.width
@@ -257,88 +257,93 @@ class GranularVideoPredictor:
         # sam2 reads folders of JPEG, and MP4 through decord; its state is made by its own code, from our frames.
         with _replaced(sam2_video, "load_video_frames", load):
             state: dict[str, Any] = self._base.init_state(
-                "", offload_video_to_cpu=offload_video_to_cpu, offload_state_to_cpu=offload_state_to_cpu
+                "", offload_video_to_cpu, offload_state_to_cpu, async_loading_frames
             )
         state["granularity"] = {}
         return state
 
-    def add_points(
+    def add_new_points_or_box(
         self,
-        state: dict[str, Any],
-        frame: int,
-        object_id: int,
-        point_coords: ArrayLike | None = None,
-        point_labels: ArrayLike | None = None,
-        *,
-        box: ArrayLike | None = None,
-        granularity: Granularity = KEEP,
+        inference_state: dict[str, Any],
+        frame_idx: int,
+        obj_id: int,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
         clear_old_points: bool = True,
-    ) -> Tracked:
+        normalize_coords: bool = True,
+        box: ArrayLike | None = None,
+        *,
+        granularity: Granularity = KEEP,
+    ) -> ObjectMasks:
         """Prompts an object on a frame.
 
         Args:
-            state: of `start`.
-            frame: 0, 1, 2 …
-            object_id: any number; a new one makes a new object.
-            point_coords: (K, 2) clicks (x, y) in pixels of the frame.
-            point_labels: (K,) 1 inside, 0 outside; None: all inside.
+            inference_state: of `init_state`.
+            frame_idx: 0, 1, 2 …
+            obj_id: any number; a new one makes a new object.
+            points: (K, 2) or (1, K, 2) clicks (x, y) in pixels of the frame.
+            labels: (K,) or (1, K), 1 inside, 0 outside; None: all inside.
+            clear_old_points: False adds to the points that the object has on this frame.
+            normalize_coords: False: points and box are in [0, 1] instead of pixels.
             box: (4,) x0, y0, x1, y1.
             granularity: in [0.1, 1.0]; None: SAM-2's own answer; "keep": what the object has (None for a new one).
-            clear_old_points: False adds to the points that the object has on this frame.
 
         Returns:
-            All objects on this frame, before propagation.
+            The frame, the ids of all objects and their logits (N, 1, H, W) on it, before propagation; an object that is
+            not there has -1024 everywhere.
 
         Raises:
             InputError: a frame that is not there, no prompt, one that is no finite numbers, a granularity out of range.
         """
-        if point_coords is None and box is None:
+        if points is None and box is None:
             raise InputError("video: expected points or a box")
-        points = None if point_coords is None else _finite(point_coords, "points")
-        if points is not None and (points.ndim != 2 or points.shape[1] != 2):
-            raise InputError(f"video: expected points (K, 2), found {points.shape}")
-        if point_labels is not None and points is None:
+        if labels is not None and points is None:
             raise InputError("video: found labels without points")
-        labels = None
+        places = kinds = None
         if points is not None:
-            given = np.ones(len(points)) if point_labels is None else real_numbers(point_labels, "labels", "video")
-            if given.shape != (len(points),):
-                raise InputError(f"video: expected {len(points)} labels, found {given.shape}")
+            places = _finite(points, "points")
+            places = places[0] if places.ndim == 3 and len(places) == 1 else places
+            if places.ndim != 2 or places.shape[1] != 2:
+                raise InputError(f"video: expected points (K, 2), found {places.shape}")
+            given = np.ones(len(places)) if labels is None else real_numbers(labels, "labels", "video")
+            given = given[0] if given.ndim == 2 and len(given) == 1 else given
+            if given.shape != (len(places),):
+                raise InputError(f"video: expected {len(places)} labels, found {given.shape}")
             if not np.isin(given, (0, 1)).all():
                 raise InputError("video: expected labels 1 (inside) and 0 (outside), found others")
-            labels = given.astype(np.int32)
+            kinds = given.astype(np.int32)
         corners = None if box is None else _finite(box, "box").reshape(-1)
         if corners is not None and corners.size != 4:
             raise InputError(f"video: expected one box x0, y0, x1, y1, found {corners.size} numbers")
-        self._set(state, frame, object_id, granularity)
-        return _tracked(
-            self._base.add_new_points_or_box(
-                state,
-                frame,
-                object_id,
-                points=points,
-                labels=labels,
-                box=corners,
-                clear_old_points=clear_old_points,
-            )
+        if corners is not None and not clear_old_points:
+            raise InputError("video: a box comes before any point; expected clear_old_points=True with it")
+        self._set(inference_state, frame_idx, obj_id, granularity)
+        answer: ObjectMasks = self._base.add_new_points_or_box(
+            inference_state, frame_idx, obj_id, places, kinds, clear_old_points, normalize_coords, corners
         )
+        return answer
 
-    def add_mask(
+    def add_new_points(self, *args: Any, **kwargs: Any) -> ObjectMasks:
+        """sam2's older name of `add_new_points_or_box`."""
+        return self.add_new_points_or_box(*args, **kwargs)
+
+    def add_new_mask(
         self,
-        state: dict[str, Any],
-        frame: int,
-        object_id: int,
+        inference_state: dict[str, Any],
+        frame_idx: int,
+        obj_id: int,
         mask: ArrayLike,
         *,
         granularity: Granularity = KEEP,
-    ) -> Tracked:
-        """Prompts an object with its mask (H, W) on a frame, bool or 0 and 1; the rest as `add_points`."""
+    ) -> ObjectMasks:
+        """Prompts an object with its mask (H, W) on a frame, bool or 0 and 1; the rest as `add_new_points_or_box`."""
         values = real_numbers(mask, "mask", "video")
-        size = (state["video_height"], state["video_width"])
+        size = (inference_state["video_height"], inference_state["video_width"])
         if values.shape != size or not np.isin(values, (0, 1)).all():
             raise InputError(f"video: expected a mask {size} of bool, found {values.shape} {np.asarray(mask).dtype}")
-        self._set(state, frame, object_id, granularity)
-        return _tracked(self._base.add_new_mask(state, frame, object_id, values > 0))
+        self._set(inference_state, frame_idx, obj_id, granularity)
+        answer: ObjectMasks = self._base.add_new_mask(inference_state, frame_idx, obj_id, values > 0)
+        return answer
 
     def _set(self, state: dict[str, Any], frame: int, object_id: int, granularity: Granularity) -> None:
         if not isinstance(frame, int | np.integer) or not 0 <= frame < state["num_frames"]:
@@ -358,37 +363,61 @@ class GranularVideoPredictor:
             raise InputError(f"granularity: expected one value for an object, found {values.size}")
         state["granularity"][object_id] = float(values[0])
 
-    def propagate(
+    def propagate_in_video(
         self,
-        state: dict[str, Any],
-        *,
-        start_frame: int | None = None,
-        max_frames: int | None = None,
+        inference_state: dict[str, Any],
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
         reverse: bool = False,
-    ) -> Iterator[Tracked]:
-        """All objects on all frames, from the first prompted frame on (or backwards).
+    ) -> Iterator[ObjectMasks]:
+        """All objects on all frames, from the first prompted frame on (or backwards); as `add_new_points_or_box`.
 
         Raises:
             InputError: no object has a prompt.
         """
-        if not state["obj_ids"]:
+        if not inference_state["obj_ids"]:
             raise InputError("video: expected a prompt for at least one object before propagation")
-        steps = self._base.propagate_in_video(
-            state, start_frame_idx=start_frame, max_frame_num_to_track=max_frames, reverse=reverse
-        )
+        steps = self._base.propagate_in_video(inference_state, start_frame_idx, max_frame_num_to_track, reverse)
         # sam2 draws a bar of its own when it begins; ours is drawn by whoever calls this.
         with _replaced(sam2_video, "tqdm", lambda order, **_: order):
             first = next(steps, None)
         if first is None:
             return
-        yield _tracked(first)
-        for each in steps:
-            yield _tracked(each)
+        yield first
+        yield from steps
 
-    def reset(self, state: dict[str, Any]) -> None:
+    def clear_all_prompts_in_frame(
+        self, inference_state: dict[str, Any], frame_idx: int, obj_id: int, need_output: bool = True
+    ) -> ObjectMasks | None:
+        """Takes an object's prompts on a frame back; it keeps its granularity."""
+        answer: ObjectMasks | None = self._base.clear_all_prompts_in_frame(
+            inference_state, frame_idx, obj_id, need_output
+        )
+        return answer
+
+    def remove_object(
+        self, inference_state: dict[str, Any], obj_id: int, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[int], list[tuple[int, Tensor]]]:
+        """Forgets one object.
+
+        Returns:
+            The ids that are left, and (frame, logits) of the frames that it had a prompt on.
+
+        Raises:
+            InputError: with `strict`, there is no such object.
+        """
+        if strict and obj_id not in inference_state["obj_ids"]:
+            raise InputError(f"video: object {obj_id}: expected one of {inference_state['obj_ids']}")
+        answer: tuple[list[int], list[tuple[int, Tensor]]] = self._base.remove_object(
+            inference_state, obj_id, strict, need_output
+        )
+        inference_state["granularity"].pop(obj_id, None)
+        return answer
+
+    def reset_state(self, inference_state: dict[str, Any]) -> None:
         """Forgets all objects; the frames stay."""
-        self._base.reset_state(state)
-        state["granularity"].clear()
+        self._base.reset_state(inference_state)
+        inference_state["granularity"].clear()
 
 
 def _finite(values: ArrayLike, name: str) -> NDArray[np.float32]:
@@ -396,13 +425,6 @@ def _finite(values: ArrayLike, name: str) -> NDArray[np.float32]:
     if not np.isfinite(numbers).all():
         raise InputError("video: a coordinate is not a finite number")
     return numbers
-
-
-def _tracked(answer: tuple[int, Sequence[int], Tensor]) -> Tracked:
-    frame, object_ids, logits = answer
-    return Tracked(
-        frame=frame, object_ids=tuple(object_ids), logits_NHW=logits[:, 0].float().cpu().numpy().astype(np.float32)
-    )
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 A CPU build of torch beside the torchvision wheel of the package index does not import: torchvision registers shapes for
 its compiled operators `nms` and `qnms`, which that wheel could not load, and raises "operator torchvision::nms does not
-exist". Declaring the two schemas is enough for sam2 and timm, which never call them.
+exist". Declaring the two schemas is enough for importing sam2 and timm; sam2's generator of masks calls `nms`, which is
+written here in torch.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+from typing import Any
 
 
 @functools.cache
@@ -34,7 +36,22 @@ def ensure_torchvision() -> None:
     )
     _LIBRARIES.append(library)
     importlib.import_module("torchvision")
+    boxes: Any = importlib.import_module("torchvision.ops.boxes")
+    boxes.nms = _nms
 
 
 _LIBRARIES: list[object] = []
 """Kept alive: torch forgets operators when their library object dies."""
+
+
+def _nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+    """torchvision's `nms`: places of the boxes (N, 4) x0, y0, x1, y1 that overlap no better one by more, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    overlaps = importlib.import_module("torchvision.ops.boxes").box_iou(boxes[order], boxes[order]) > iou_threshold
+    left = overlaps.new_ones(len(order))
+    kept = []
+    for place in range(len(order)):
+        if left[place]:
+            kept.append(place)
+            left &= ~overlaps[place]
+    return order[kept]

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from model.network.granular import GranularSam2
-from model.predict.coco_json import FoundMask
+from model.predict.coco_json import PredictedMask
 from model.predict.image import GranularPredictor
 from model.predict.mask_generator import (
     AutomaticConfig,
     as_tree,
     depths,
     distinct,
-    find_everything,
+    generate_masks,
     point_grid,
     stability_score,
 )
@@ -27,7 +27,11 @@ from pipeline.format import rle
 from tests.numeric import assert_same_sums, rounding
 
 LENIENT = AutomaticConfig(
-    granularities=(0.1, 0.5, 1.0), points_per_side=5, points_per_batch=8, min_predicted_iou=0.0, min_stability=0.0
+    granularities=(0.1, 0.5, 1.0),
+    points_per_side=5,
+    points_per_batch=8,
+    pred_iou_thresh=0.0,
+    stability_score_thresh=0.0,
 )
 
 
@@ -54,8 +58,8 @@ def image() -> Any:
 
 
 @pytest.fixture(scope="module")
-def found(predictor: GranularPredictor, image: Any) -> list[FoundMask]:
-    return find_everything(predictor, image, LENIENT)
+def found(predictor: GranularPredictor, image: Any) -> list[PredictedMask]:
+    return generate_masks(predictor, image, LENIENT)
 
 
 def rectangle(x: int, y: int, w: int, h: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -68,14 +72,14 @@ def test_the_encoder_runs_once(predictor: GranularPredictor, image: Any, monkeyp
     encode, calls = predictor.model.encode, []
     monkeypatch.setattr(predictor.model, "encode", lambda images: calls.append(len(images)) or encode(images))
     progress: list[int] = []
-    find_everything(predictor, image, LENIENT, on_prompts=progress.append)
+    generate_masks(predictor, image, LENIENT, on_prompts=progress.append)
     assert calls == [1]
     assert progress[-1] == 3 * 25
     assert max(np.diff([0, *progress])) == LENIENT.points_per_batch
 
 
 def test_each_mask_is_what_its_point_and_granularity_give(
-    predictor: GranularPredictor, image: Any, found: list[FoundMask]
+    predictor: GranularPredictor, image: Any, found: list[PredictedMask]
 ) -> None:
     predictor.set_image(image)
     assert len({each.granularity for each in found}) == 3
@@ -85,14 +89,14 @@ def test_each_mask_is_what_its_point_and_granularity_give(
         assert_same_sums(iou[0], each.score)
 
 
-def test_batches_do_not_change_the_result(predictor: GranularPredictor, image: Any, found: list[FoundMask]) -> None:
-    other = find_everything(predictor, image, dataclasses.replace(LENIENT, points_per_batch=64))
+def test_batches_do_not_change_the_result(predictor: GranularPredictor, image: Any, found: list[PredictedMask]) -> None:
+    other = generate_masks(predictor, image, dataclasses.replace(LENIENT, points_per_batch=64))
     areas = [[each.area_px for each in masks] for masks in (found, other)]
     assert abs(len(areas[0]) - len(areas[1])) <= 1
     assert sum(areas[0]) == pytest.approx(sum(areas[1]), rel=0.02)
 
 
-def test_no_two_masks_are_copies(found: list[FoundMask]) -> None:
+def test_no_two_masks_are_copies(found: list[PredictedMask]) -> None:
     assert len(found) > 5
     shared = rle.pairwise_intersection_px([each.segmentation for each in found])
     areas = np.diagonal(shared)
@@ -102,12 +106,12 @@ def test_no_two_masks_are_copies(found: list[FoundMask]) -> None:
     assert max(areas) <= 0.9 * 96 * 64
 
 
-def rank(each: FoundMask) -> tuple[int, float, str]:
+def rank(each: PredictedMask) -> tuple[int, float, str]:
     """Larger masks first; among equals the better."""
     return -each.area_px, -each.score, each.segmentation["counts"]
 
 
-def test_the_tree_holds(found: list[FoundMask]) -> None:
+def test_the_tree_holds(found: list[PredictedMask]) -> None:
     masks = [each.mask for each in found]
     depth = depths(found)
     for place, each in enumerate(found):
@@ -133,10 +137,10 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay() -> None:
     part = rectangle(10, 5, 40, 6) | rectangle(10, 5, 8, 30)
     near_copy = rectangle(10, 5, 40, 29)
     made = [
-        FoundMask.of(whole, 1.0, 0.8),
-        FoundMask.of(part, 0.2, 0.9),
-        FoundMask.of(near_copy, 0.9, 0.7),
-        FoundMask.of(rectangle(10, 5, 8, 6), 0.1, 0.6),
+        PredictedMask.of(whole, 1.0, 0.8),
+        PredictedMask.of(part, 0.2, 0.9),
+        PredictedMask.of(near_copy, 0.9, 0.7),
+        PredictedMask.of(rectangle(10, 5, 8, 6), 0.1, 0.6),
     ]
     boxes = {tuple(each.to_json(0)["bbox"]) for each in made[:2]}
     assert boxes == {(10, 5, 40, 30)}
@@ -174,10 +178,10 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay_within_a_granularity() -
 
         def predict_logits(self, points: Any, labels: Any, granularity: Any, *, multimask: bool) -> Any:
             places = (points[:, 0, 0] > 64) + 2 * (points[:, 0, 1] > 64)
-            return drawn[places], torch.tensor([0.8, 0.9, 0.7, 1.0])[places]
+            return drawn[places][:, None], torch.tensor([0.8, 0.9, 0.7, 1.0])[places][:, None]
 
     config = dataclasses.replace(LENIENT, granularities=(0.5,), points_per_side=2)
-    found = find_everything(Drawn(), np.zeros((128, 128, 3), dtype=np.uint8), config)  # type: ignore[arg-type]
+    found = generate_masks(Drawn(), np.zeros((128, 128, 3), dtype=np.uint8), config)  # type: ignore[arg-type]
     assert [(each.score, each.parent_id) for each in found] == [(pytest.approx(0.8), None), (pytest.approx(0.9), 0)]
     boxes = [each.to_json(0)["bbox"] for each in found]
     assert boxes[0] == boxes[1]
@@ -186,21 +190,23 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay_within_a_granularity() -
 
 def test_copies_are_kept_by_predicted_iou_then_area() -> None:
     masks = [rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 21), rectangle(0, 0, 21, 20)]
-    kept = distinct([FoundMask.of(mask, 0.5, score) for mask, score in zip(masks, (0.7, 0.9, 0.8), strict=True)], 0.9)
+    kept = distinct(
+        [PredictedMask.of(mask, 0.5, score) for mask, score in zip(masks, (0.7, 0.9, 0.8), strict=True)], 0.9
+    )
     assert [each.area_px for each in kept] == [420]
-    kept = distinct([FoundMask.of(mask, 0.5, 0.7) for mask in (masks[0], masks[1])], 0.9)
+    kept = distinct([PredictedMask.of(mask, 0.5, 0.7) for mask in (masks[0], masks[1])], 0.9)
     assert [each.area_px for each in kept] == [420]
 
 
-def test_thresholds_and_limits_hold(predictor: GranularPredictor, image: Any, found: list[FoundMask]) -> None:
+def test_thresholds_and_limits_hold(predictor: GranularPredictor, image: Any, found: list[PredictedMask]) -> None:
     scores = sorted(each.score for each in found)
     middle = scores[len(scores) // 2]
-    sure = find_everything(predictor, image, dataclasses.replace(LENIENT, min_predicted_iou=middle))
+    sure = generate_masks(predictor, image, dataclasses.replace(LENIENT, pred_iou_thresh=middle))
     assert sure
     assert all(each.score >= middle for each in sure)
-    best = find_everything(predictor, image, dataclasses.replace(LENIENT, max_masks=4))
+    best = generate_masks(predictor, image, dataclasses.replace(LENIENT, max_masks=4))
     assert sorted(each.score for each in best) == pytest.approx(scores[-4:])
-    none = find_everything(predictor, image, dataclasses.replace(LENIENT, min_predicted_iou=1.0))
+    none = generate_masks(predictor, image, dataclasses.replace(LENIENT, pred_iou_thresh=1.0))
     assert none == []
 
 
@@ -212,7 +218,7 @@ def test_a_mask_of_nearly_the_whole_image_is_no_object(image: Any) -> None:
         model.hypernetwork.layers[-1].weight.zero_()
         model.hypernetwork.layers[-1].bias.fill_(1.0)
         model.base.sam_mask_decoder.output_upscaling[-2].bias.fill_(50.0)
-    everywhere = find_everything(GranularPredictor(model), image, LENIENT)
+    everywhere = generate_masks(GranularPredictor(model), image, LENIENT)
     assert [each.area_px for each in everywhere] == [96 * 64]
 
 
@@ -223,7 +229,7 @@ def test_stability_is_the_iou_of_two_thresholds() -> None:
 
 def test_sam2s_own_masks_are_three_a_point(predictor: GranularPredictor, image: Any) -> None:
     config = dataclasses.replace(LENIENT, granularities=(None,), points_per_side=2, max_iou=1.0, min_area_px=1)
-    own = find_everything(predictor, image, config)
+    own = generate_masks(predictor, image, config)
     assert {each.granularity for each in own} == {None}
     predictor.set_image(image)
     masks, ious, _ = predictor.predict([own[0].point], [1], multimask_output=True)

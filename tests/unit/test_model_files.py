@@ -95,7 +95,7 @@ def answers(predictor: GranularPredictor) -> tuple[Any, ...]:
     image = np.random.default_rng(3).integers(0, 256, (70, 50, 3), dtype=np.uint8)
     predictor.set_image(image)
     dial = predictor.predict([[20, 30], [5, 5]], [1, 0], granularity=[0.1, 0.5, 1.0], return_logits=True)
-    return (*dial, *predictor.predict([[20, 30]], [1], return_logits=True))
+    return (*dial, *predictor.predict([[20, 30]], [1], multimask_output=False, return_logits=True))
 
 
 # -- the base ----------------------------------------------------------------------------------------------------------
@@ -568,11 +568,11 @@ def test_sam2s_own_weights_predict_without_a_granularity(form: str, micro_base: 
     with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
         predictor.predict([[20, 30]], [1], granularity=0.5)
     video = GranularVideoPredictor.load(path)
-    state = video.start([image, image])
+    state = video.init_state([image, image])
     with pytest.raises(InputError, match="SAM-2's own weights, which know no granularity"):
-        video.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
-    video.add_points(state, 0, 1, [[20, 30]])
-    assert [each.frame for each in video.propagate(state)] == [0, 1]
+        video.add_new_points_or_box(state, 0, 1, [[20, 30]], granularity=0.5)
+    video.add_new_points_or_box(state, 0, 1, [[20, 30]])
+    assert [frame for frame, _, _ in video.propagate_in_video(state)] == [0, 1]
 
 
 def test_weights_of_something_else_do_not_predict(micro_base: Path, tmp_path: Path) -> None:

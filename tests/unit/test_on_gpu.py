@@ -22,7 +22,7 @@ from model.network.adapters import Adapter
 from model.network.granular import GranularSam2
 from model.network.load import load_granular
 from model.predict.image import GranularPredictor
-from model.predict.mask_generator import AutomaticConfig, find_everything
+from model.predict.mask_generator import AutomaticConfig, generate_masks
 from model.predict.video import Frames, GranularVideoPredictor
 from model.training.config import RunOptions, TrainConfig, make_config
 from model.training.step import SUMS, accumulate_gradients
@@ -155,12 +155,12 @@ def test_a_run_trains_resumes_and_answers(drawn_run: Path, tmp_path: Path) -> No
 
 def test_everything_is_found_as_on_a_processor() -> None:
     settings = AutomaticConfig(
-        granularities=(0.2, 1.0), points_per_side=4, min_predicted_iou=0.0, min_stability=0.0, min_area_px=1
+        granularities=(0.2, 1.0), points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0, min_area_px=1
     )
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     areas = []
     for device in ("cpu", DEVICE):
-        found = find_everything(GranularPredictor(model_on(device, "paper").eval()), image, settings)
+        found = generate_masks(GranularPredictor(model_on(device, "paper").eval()), image, settings)
         areas.append(sorted(each.area_px for each in found))
     assert len(areas[0]) == len(areas[1])
     assert np.allclose(areas[0], areas[1], rtol=0.02, atol=2)
@@ -171,8 +171,8 @@ def test_video_is_tracked() -> None:
     model = GranularSam2("micro", "paper", 64, video=True).to(DEVICE).eval()
     frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
     predictor = GranularVideoPredictor(model)
-    state = predictor.start(Frames(list(frames)))
-    predictor.add_points(state, 0, 1, [(20, 20)], [1], granularity=0.5)
-    predictor.add_points(state, 0, 2, [(40, 20)], [1])
-    tracked = list(predictor.propagate(state))
-    assert [each.masks_NHW.shape for each in tracked] == [(2, 48, 64)] * 3
+    state = predictor.init_state(Frames(list(frames)))
+    predictor.add_new_points_or_box(state, 0, 1, [(20, 20)], [1], granularity=0.5)
+    predictor.add_new_points_or_box(state, 0, 2, [(40, 20)], [1])
+    tracked = list(predictor.propagate_in_video(state))
+    assert [logits.shape for _, _, logits in tracked] == [(2, 1, 48, 64)] * 3

@@ -109,12 +109,14 @@ def test_one_granularity_for_each_of_many_prompts(predictor: GranularPredictor) 
     points = np.array([[[10, 20], [60, 5]], [[80, 40], [3, 3]], [[44, 25], [90, 50]]], dtype=np.float32)
     labels = np.array([[1, 0], [1, 1], [1, 0]])
     boxes = np.array([[0, 0, 30, 30], [60, 20, 90, 50], [20, 10, 70, 45]], dtype=np.float32)
-    masks, ious, logits = predictor.predict_many(points, labels, [0.1, 0.6, 1.0], boxes=boxes)
-    assert (masks.shape, ious.shape, logits.shape) == ((3, 50, 90), (3,), (3, LOW, LOW))
+    masks, ious, logits = predictor.predict(points, labels, boxes, granularity=[0.1, 0.6, 1.0])
+    assert (masks.shape, ious.shape, logits.shape) == ((3, 1, 50, 90), (3, 1), (3, 1, LOW, LOW))
     for place, granularity in enumerate((0.1, 0.6, 1.0)):
         _, iou, low = predictor.predict(points[place], labels[place], boxes[place], granularity=granularity)
-        assert_same_sums(logits[place], low[0])
-        assert_same_sums(ious[place], iou[0])
+        assert_same_sums(logits[place], low)
+        assert_same_sums(ious[place], iou)
+    one_for_all = predictor.predict(points, labels, boxes, granularity=0.6)
+    assert_same_sums(one_for_all[2][1], logits[1])
 
 
 def test_batches_of_images_of_different_sizes(predictor: GranularPredictor) -> None:
@@ -164,7 +166,6 @@ def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None
     predictor.set_image(photograph(50, 90))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "expected points, a box or a mask"),
-        ({"point_coords": [[[1, 1]]]}, "one prompt's points"),
         ({"point_coords": [[1, 1]], "point_labels": [1, 0]}, "expected points .* and labels"),
         ({"point_coords": [[1, 1]], "point_labels": [7]}, "expected labels 1"),
         ({"point_coords": [[1, 1]], "point_labels": [0.5]}, "expected labels 1"),
@@ -172,7 +173,7 @@ def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None
         ({"point_coords": [[1], [1, 2]]}, "expected an array of numbers as points"),
         ({"box": ["a", 2, 3, 4]}, "expected an array of numbers as box"),
         ({"point_coords": [[1, float("nan")]]}, "not a finite number"),
-        ({"box": [1, 2, 3]}, "expected one box x0, y0, x1, y1, found 3"),
+        ({"box": [1, 2, 3]}, r"expected one box x0, y0, x1, y1, or \(N, 4\), found \(3,\)"),
         (
             {"point_coords": [[1, 1]], "mask_input": np.zeros((1, 9, 9))},
             r"expected mask_input \(32, 32\), .*found \(1, 9, 9\)",
@@ -180,30 +181,47 @@ def test_wrong_calls_are_one_clear_message(predictor: GranularPredictor) -> None
         ({"point_coords": [[1, 1]], "mask_input": np.zeros((3, LOW, LOW))}, r"\(1, 32, 32\), found \(3, 32, 32\)"),
         (
             {"point_coords": [[1, 1]], "mask_input": np.zeros((2, LOW, LOW)), "granularity": [0.1, 0.5, 1.0]},
-            r"or \(3, 32, 32\), one for each granularity, found \(2, 32, 32\)",
+            r"or \(3, 32, 32\), one for each prompt or granularity, found \(2, 32, 32\)",
         ),
-        ({"point_coords": [[1, 1]], "mask_input": np.zeros((1, 1, LOW, LOW))}, r"found \(1, 1, 32, 32\)"),
         ({"point_coords": [[1, 1]], "mask_input": 0.5}, r"found \(\)"),
         ({"mask_input": np.full((1, LOW, LOW), np.nan), "granularity": 0.5}, "a logit of the mask inputs is not a fin"),
         ({"mask_input": np.full((LOW, LOW), np.inf)}, "a logit of the mask inputs is not a finite number"),
         ({"mask_input": [[1.0], [1.0, 2.0]]}, "expected an array of numbers as mask_input"),
-        ({"point_coords": [[1, 1]], "granularity": 0.5, "multimask_output": True}, "leave the granularity out"),
         ({"point_coords": [[1, 1]], "image": 1}, "image 1 of 1"),
     ]
     for arguments, message in wrong:
         with pytest.raises(InputError, match=message):
             predictor.predict(**arguments)
+    points = np.ones((2, 1, 2))
     with pytest.raises(InputError, match="1 boxes and points for 2 prompts"):
-        predictor.predict_many(np.ones((2, 1, 2)), np.ones((2, 1)), 0.5, boxes=np.array([[0, 0, 5, 5]]))
+        predictor.predict(points, np.ones((2, 1)), np.array([[0, 0, 5, 5]]), granularity=0.5)
     for granularity in (None, 0.5):
         with pytest.raises(InputError, match="at least one prompt, found none"):
-            predictor.predict_many(np.ones((0, 1, 2)), None, granularity)
-    with pytest.raises(InputError, match=r"expected mask inputs \(N, 32, 32\), found \(32, 32\)"):
-        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.zeros((LOW, LOW)))
-    with pytest.raises(InputError, match=r"as many mask inputs as prompts, found \[1, 2\]"):
-        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.zeros((2, LOW, LOW)))
-    with pytest.raises(InputError, match="a logit of the mask inputs is not a finite number"):
-        predictor.predict_many(np.ones((1, 1, 2)), None, 0.5, mask_inputs=np.full((1, LOW, LOW), np.nan))
+            predictor.predict(np.ones((0, 1, 2)), granularity=granularity)
+    with pytest.raises(InputError, match=r"or \(2, 32, 32\), one for each prompt or granularity, found \(3, 32, 32\)"):
+        predictor.predict(points, mask_input=np.zeros((3, LOW, LOW)))
+    with pytest.raises(InputError, match="one value or one for each of 2 prompts, found 3"):
+        predictor.predict(points, granularity=[0.1, 0.2, 0.3])
+
+
+def test_with_a_granularity_there_is_one_mask_a_prompt(predictor: GranularPredictor) -> None:
+    """`multimask_output` is True in sam2 unless somebody says otherwise."""
+    predictor.set_image(photograph(50, 90))
+    assert [len(predictor.predict([[10, 20]], [1], granularity=g)[0]) for g in (None, 0.5, [0.2, 0.9])] == [3, 1, 2]
+    answers = [predictor.predict([[10, 20]], [1], granularity=0.5, multimask_output=each)[2] for each in (True, False)]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_what_is_forgotten_must_be_set_anew(predictor: GranularPredictor) -> None:
+    fresh = GranularPredictor(predictor.model)
+    with pytest.raises(InputError, match="set_image first"):
+        fresh.get_image_embedding()
+    fresh.set_image_batch([photograph(50, 90), photograph(20, 20)])
+    assert fresh.get_image_embedding().shape == (2, 64, SIDE // 16, SIDE // 16)
+    assert fresh.device.type == "cpu"
+    fresh.reset_predictor()
+    with pytest.raises(InputError, match="set_image first"):
+        fresh.predict([[1, 1]], [1])
 
 
 def test_what_is_no_photograph_is_one_clear_message(predictor: GranularPredictor) -> None:

@@ -23,7 +23,7 @@ from model.network.granular import GranularSam2
 from model.network.load import checkpoint_record, trained_state
 from model.predict.draw import MASK_RGB
 from model.predict.image import GranularPredictor
-from model.predict.mask_generator import AutomaticConfig, find_everything
+from model.predict.mask_generator import AutomaticConfig, generate_masks
 from model.predict.video import Frames, GranularVideoPredictor
 from pipeline import cli
 from pipeline.format import rle
@@ -167,9 +167,10 @@ def test_masks_are_the_predictors_each_at_its_own_granularity(
     assert [each["granularity"] for each in found["annotations"]] == list(dial)
     expected = []
     for mask, told, g in zip(masks_of(found), found["annotations"], dial, strict=True):
-        passes = [predictor.predict(**given, granularity=g)]
+        passes = [predictor.predict(**given, multimask_output=False, granularity=g)]
         for _ in range(refine):
-            passes.append(predictor.predict(**given, granularity=g, mask_input=passes[-1][2]))
+            given_again = {**given, "mask_input": passes[-1][2]}
+            passes.append(predictor.predict(**given_again, multimask_output=False, granularity=g))
         assert_same(mask, passes[-1][0][0])
         assert told["score"] == pytest.approx(float(passes[-1][1][0]), abs=1e-4)
         if refine:
@@ -190,9 +191,9 @@ EVERYTHING = ("--everything", "--granularity", "0.2,0.9", "--points-per-side", "
 
 def test_everything_is_what_the_grid_of_clicks_finds(checkpoint: str, photograph: str, segment: Segment) -> None:
     config = AutomaticConfig(
-        granularities=(0.2, 0.9), points_per_side=3, min_predicted_iou=0.0, min_stability=0.0, max_masks=12
+        granularities=(0.2, 0.9), points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, max_masks=12
     )
-    expected = find_everything(GranularPredictor.load(checkpoint), grey_noise(0), config)
+    expected = generate_masks(GranularPredictor.load(checkpoint), grey_noise(0), config)
     assert {each.granularity for each in expected} == {0.2, 0.9}
     found = segment(photograph, *EVERYTHING)["annotations"]
     assert found == [each.to_json(place) for place, each in enumerate(expected)]
@@ -222,14 +223,16 @@ def tracked(
 ) -> dict[tuple[int, int], Mask]:
     """By frame and object, prompted on frame 1."""
     predictor = GranularVideoPredictor.load(checkpoint)
-    state = predictor.start(Frames(clip))
+    state = predictor.init_state(Frames(clip))
     for number, (prompt, g) in objects.items():
-        predictor.add_points(state, 1, number, **prompt, granularity=g)
+        given = {name.removeprefix("point_"): value for name, value in prompt.items() if name != "point_coords"}
+        points = prompt.get("point_coords")
+        predictor.add_new_points_or_box(state, 1, number, points, **given, granularity=g)
     return {
-        (each.frame, number): mask
+        (place, number): mask
         for reverse in (False, True)
-        for each in predictor.propagate(state, start_frame=1, reverse=reverse)
-        for number, mask in zip(each.object_ids, each.masks_NHW, strict=True)
+        for place, ids, logits in predictor.propagate_in_video(state, 1, reverse=reverse)
+        for number, mask in zip(ids, (logits[:, 0] > 0).numpy(), strict=True)
     }
 
 

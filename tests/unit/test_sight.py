@@ -272,9 +272,9 @@ def test_in_video_the_prompted_frame_hears_its_clicks() -> None:
     for gate in (0.0, 3.0):
         assert model.similarity is not None
         model.similarity.gate.data.fill_(gate)
-        state = predictor.start(frames)
-        found.append(predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.5).logits_NHW)
-        list(predictor.propagate(state))
+        state = predictor.init_state(frames)
+        found.append(predictor.add_new_points_or_box(state, 0, 1, [[20, 30]], granularity=0.5)[2].numpy())
+        list(predictor.propagate_in_video(state))
     assert np.abs(found[0] - found[1]).max() > 0.1
     decoder, encoder = model.base.sam_mask_decoder, model.base.sam_prompt_encoder
     assert not {"forward"} & {*decoder.__dict__, *encoder.__dict__}, "both are sam2's again"

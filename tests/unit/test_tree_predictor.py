@@ -90,7 +90,7 @@ def test_a_box_is_the_whole_and_g_is_measured_in_it(predictor: TreePredictor) ->
     left = [10, 10, 30, 50]
     assert places(predictor.predict(box=left, granularity=[1.0])[0]) == [2]
     assert places(predictor.predict([[15, 15]], [1], left, granularity=[0.1, 0.5, 0.6, 1.0])[0]) == [3, 3, 2, 2]
-    assert places(predictor.predict(box=left)[0]) == [2]
+    assert places(predictor.predict(box=left, multimask_output=False)[0]) == [2]
     corners = predictor.predict([[10, 10], [30, 50]], [2, 3], granularity=1.0)
     assert places(corners[0]) == [2]
 
@@ -118,16 +118,32 @@ def test_without_a_granularity_the_surest_and_three_sizes(predictor: TreePredict
     def surest(*some: int) -> int:
         return some[int(np.argmax([predicted_iou(found[each]) for each in some]))]
 
-    assert places(predictor.predict([[15, 15]], [1])[0]) == [surest(1, 2, 3)]
+    assert places(predictor.predict([[15, 15]], [1], multimask_output=False)[0]) == [surest(1, 2, 3)]
     three, predicted, _ = predictor.predict([[15, 15]], [1], multimask_output=True)
     assert np.array_equal(predictor.predict([[15, 15]], [1], None, None, True)[0], three), "SAM-2's order of arguments"
     assert places(three) == [surest(3, 2), 1, 0]
     assert three.sum(axis=(1, 2)).tolist() == sorted(three.sum(axis=(1, 2)))
     assert predicted.shape == (3,)
     assert len(predictor.predict([[70, 40]], [1], multimask_output=True)[0]) == 3
-    logits = predictor.predict([[15, 15]], [1], return_logits=True)[0]
+    logits = predictor.predict([[15, 15]], [1], None, None, False, True)[0]
     assert logits.dtype == np.float32
     assert places(logits > 0)[0] >= 0
+
+
+def test_several_prompts_and_coordinates_without_pixels_as_a_model_takes_them(predictor: TreePredictor) -> None:
+    points = np.array([[[15, 15]], [[40, 15]]])
+    together = predictor.predict(points, granularity=[0.6, 1.0])
+    assert [each.shape for each in together] == [(2, 1, HEIGHT, WIDTH), (2, 1), (2, 1, GRID, GRID)]
+    for place, g in enumerate((0.6, 1.0)):
+        for one, other in zip(together, predictor.predict(points[place], granularity=g), strict=True):
+            assert np.array_equal(one[place], other)
+    assert predictor.predict(points)[0].shape == (2, 3, HEIGHT, WIDTH)
+    parts = predictor.predict(points[0] / [WIDTH, HEIGHT], granularity=0.6, normalize_coords=False)[0]
+    assert np.array_equal(parts, together[0][0])
+    predictor = TreePredictor.of_annotations(TREE, HEIGHT, WIDTH)
+    predictor.reset_predictor()
+    with pytest.raises(InputError, match="set_image first"):
+        predictor.predict(points)
 
 
 def test_corrections_always_do_what_was_clicked() -> None:
@@ -208,7 +224,7 @@ def test_wrong_prompts_are_told_as_a_model_tells_them(predictor: TreePredictor) 
         {"box": [1, 2, 3]},
         {"box": [1, 2, 3, float("inf")]},
         {"point_coords": [[1, 2]], "granularity": 1.5},
-        {"point_coords": [[1, 2]], "granularity": 1.0, "multimask_output": True},
+        {"point_coords": [[[1, 2]], [[3, 4]]], "granularity": [0.1, 0.5, 1.0]},
         {"mask_input": np.zeros((3, 3))},
         {"mask_input": np.zeros((2, 3, 3)), "granularity": [0.1, 0.5, 1.0]},
         {"point_coords": [[1, 2]], "mask_input": np.full((side, side), np.nan)},

@@ -316,11 +316,11 @@ def test_merged_files_answer_alike_and_are_small(frozen: Path, tmp_path: Path) -
 def test_video_tracks_with_the_trunk(frozen: Path) -> None:
     predictor = GranularVideoPredictor.load(frozen)
     assert isinstance(predictor.model.base.image_encoder.trunk, TimmTrunk)
-    state = predictor.start(Frames(pictures(2, 48)))
-    predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
-    found = list(predictor.propagate(state))
-    assert [each.logits_NHW.shape for each in found] == [(1, 48, 48)] * 2
-    assert all(np.isfinite(each.logits_NHW).all() for each in found)
+    state = predictor.init_state(Frames(pictures(2, 48)))
+    predictor.add_new_points_or_box(state, 0, 1, [[20, 30]], granularity=0.5)
+    found = list(predictor.propagate_in_video(state))
+    assert [logits.shape for _, _, logits in found] == [(1, 1, 48, 48)] * 2
+    assert all(logits.isfinite().all() for _, _, logits in found)
 
 
 def test_segment_takes_the_checkpoint(frozen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

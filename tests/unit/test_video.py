@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from model.network.granular import GranularSam2
 from model.network.sam2_base import build_base
-from model.predict.video import Frames, GranularVideoPredictor, Tracked
+from model.predict.video import Frames, GranularVideoPredictor
 from pipeline.errors import InputError
 from tests.numeric import assert_same_sums
 
@@ -28,6 +28,22 @@ def drawn(frame: int) -> Any:
     pixels[20:40, 10 + 3 * frame : 30 + 3 * frame] = (200, 30, 30)
     pixels[10:22, 60 - 4 * frame : 72 - 4 * frame] = (20, 60, 190)
     return pixels
+
+
+class Tracked(NamedTuple):
+    """What sam2's methods return, as numbers: a frame, the objects' ids, their logits (N, H, W)."""
+
+    frame: int
+    object_ids: tuple[int, ...]
+    logits_NHW: Any
+
+
+def tracked(answer: tuple[int, list[int], torch.Tensor]) -> Tracked:
+    return Tracked(answer[0], tuple(answer[1]), answer[2][:, 0].numpy())
+
+
+def propagate(predictor: GranularVideoPredictor, state: Any, **more: Any) -> list[Tracked]:
+    return [tracked(each) for each in predictor.propagate_in_video(state, **more)]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +71,11 @@ def predictor() -> GranularVideoPredictor:
 
 def track(predictor: GranularVideoPredictor, frames: Frames, **dial: float | None) -> list[Tracked]:
     """Objects "1" and "2", each clicked in its square on the first frame."""
-    state = predictor.start(frames)
+    state = predictor.init_state(frames)
     for name, granularity in dial.items():
         point = [[20, 30]] if name == "one" else [[66, 16]]
-        predictor.add_points(state, 0, 1 if name == "one" else 2, point, granularity=granularity)
-    return list(predictor.propagate(state))
+        predictor.add_new_points_or_box(state, 0, 1 if name == "one" else 2, point, granularity=granularity)
+    return propagate(predictor, state)
 
 
 def test_all_objects_on_all_frames(predictor: GranularVideoPredictor, frames: Frames) -> None:
@@ -68,7 +84,6 @@ def test_all_objects_on_all_frames(predictor: GranularVideoPredictor, frames: Fr
     for each in found:
         assert each.object_ids == (1, 2)
         assert each.logits_NHW.shape == (2, *SIZE)
-        assert each.masks_NHW.dtype == bool
         assert np.isfinite(each.logits_NHW).all()
         assert each.logits_NHW.min() > -1000, "an object was taken to be absent"
 
@@ -87,19 +102,19 @@ def test_each_object_has_its_own_granularity(predictor: GranularVideoPredictor, 
 
 
 def test_the_granularity_is_kept_with_the_object(predictor: GranularVideoPredictor, frames: Frames) -> None:
-    state = predictor.start(frames)
-    predictor.add_points(state, 0, 7, [[20, 30]], granularity=np.float32(0.4))
-    predictor.add_points(state, 0, 9, [[66, 16]])
+    state = predictor.init_state(frames)
+    predictor.add_new_points_or_box(state, 0, 7, [[20, 30]], granularity=np.float32(0.4))
+    predictor.add_new_points_or_box(state, 0, 9, [[66, 16]])
     assert state["granularity"] == {7: pytest.approx(0.4), 9: None}
-    corrected = predictor.add_points(state, 0, 7, [[5, 5]], [0], clear_old_points=False)
+    corrected = tracked(predictor.add_new_points_or_box(state, 0, 7, [[5, 5]], [0], clear_old_points=False))
     assert state["granularity"][7] == pytest.approx(0.4)
     assert corrected.object_ids == (7, 9)
-    first = [each.logits_NHW for each in predictor.propagate(state)]
-    again = [each.logits_NHW for each in predictor.propagate(state)]
+    first = [each.logits_NHW for each in propagate(predictor, state)]
+    again = [each.logits_NHW for each in propagate(predictor, state)]
     assert_same_sums(first, again)
-    predictor.add_points(state, 0, 7, [[20, 30]], granularity=1)
+    predictor.add_new_points_or_box(state, 0, 7, [[20, 30]], granularity=1)
     assert state["granularity"][7] == 1.0
-    predictor.reset(state)
+    predictor.reset_state(state)
     assert state["granularity"] == {}
     assert not predictor.model.base.sam_mask_decoder.__dict__.get("forward"), "the decoder is sam2's again"
 
@@ -109,9 +124,9 @@ def test_mask_prompts_get_the_granularity_too(predictor: GranularVideoPredictor,
     mask[20:40, 10:30] = True
     later = []
     for granularity in (0.1, 1.0):
-        state = predictor.start(frames)
-        predictor.add_mask(state, 0, 1, mask, granularity=granularity)
-        later.append([each.logits_NHW for each in predictor.propagate(state)][-1])
+        state = predictor.init_state(frames)
+        predictor.add_new_mask(state, 0, 1, mask, granularity=granularity)
+        later.append([each.logits_NHW for each in propagate(predictor, state)][-1])
     assert np.abs(later[0] - later[1]).max() > 1e-2
 
 
@@ -137,10 +152,10 @@ def test_without_granularity_it_is_sam2s_own(predictor: GranularVideoPredictor, 
     for frame in range(FRAMES):
         Image.fromarray(drawn(frame)).save(tmp_path / f"{frame:05d}.jpg", quality=95)
     expected = own_video(predictor, tmp_path)
-    state = predictor.start(Frames(tmp_path))
-    predictor.add_points(state, 0, 1, [[20, 30]])
-    predictor.add_points(state, 0, 2, [[66, 16], [5, 5]], [1, 0])
-    found = list(predictor.propagate(state))
+    state = predictor.init_state(Frames(tmp_path))
+    predictor.add_new_points_or_box(state, 0, 1, [[20, 30]])
+    predictor.add_new_points_or_box(state, 0, 2, [[66, 16], [5, 5]], [1, 0])
+    found = propagate(predictor, state)
     assert [each.frame for each in found] == [frame for frame, _ in expected]
     for each, (_, logits) in zip(found, expected, strict=True):
         assert_same_sums(each.logits_NHW, logits)
@@ -148,12 +163,12 @@ def test_without_granularity_it_is_sam2s_own(predictor: GranularVideoPredictor, 
 
 def test_an_object_may_come_later(predictor: GranularVideoPredictor, frames: Frames) -> None:
     """Before its first prompt an object has memories of the future only, in sam2's own half precision."""
-    state = predictor.start(frames)
-    predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.3)
-    predictor.add_points(state, 2, 2, box=[50, 8, 68, 24], granularity=0.8)
-    found = list(predictor.propagate(state))
+    state = predictor.init_state(frames)
+    predictor.add_new_points_or_box(state, 0, 1, [[20, 30]], granularity=0.3)
+    predictor.add_new_points_or_box(state, 2, 2, box=[50, 8, 68, 24], granularity=0.8)
+    found = propagate(predictor, state)
     assert [each.object_ids for each in found] == [(1, 2)] * FRAMES
-    back = list(predictor.propagate(state, start_frame=2, reverse=True))
+    back = propagate(predictor, state, start_frame_idx=2, reverse=True)
     assert [each.frame for each in back] == [2, 1, 0]
     assert all(np.isfinite(each.logits_NHW).all() for each in [*found, *back])
 
@@ -277,9 +292,9 @@ def test_frames_are_paths_arrays_or_pillows_images(predictor: GranularVideoPredi
         [Image.fromarray(drawn(0)), Image.fromarray(drawn(1))],
         (Image.open(tmp_path / "0.png"), drawn(1)),
     ):
-        state = predictor.start(source)
-        predictor.add_points(state, 0, 1, [[20, 30]], granularity=0.5)
-        answers.append(np.stack([each.logits_NHW for each in predictor.propagate(state)]))
+        state = predictor.init_state(source)
+        predictor.add_new_points_or_box(state, 0, 1, [[20, 30]], granularity=0.5)
+        answers.append(np.stack([each.logits_NHW for each in propagate(predictor, state)]))
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer, answers[0])
 
@@ -304,7 +319,7 @@ def test_frames_are_paths_arrays_or_pillows_images(predictor: GranularVideoPredi
 )
 def test_what_is_no_video_is_one_clear_message(source: Any, message: str, predictor: GranularVideoPredictor) -> None:
     with pytest.raises(InputError, match=message):
-        predictor.start(source)
+        predictor.init_state(source)
 
 
 def test_one_image_is_no_video_of_its_neighbours(tmp_path: Path) -> None:
@@ -318,25 +333,25 @@ def test_one_image_is_no_video_of_its_neighbours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ({"point_coords": [[float("nan"), 3]]}, "a coordinate is not a finite number"),
-        ({"point_coords": [[1, float("inf")]]}, "a coordinate is not a finite number"),
+        ({"points": [[float("nan"), 3]]}, "a coordinate is not a finite number"),
+        ({"points": [[1, float("inf")]]}, "a coordinate is not a finite number"),
         ({"box": [1, 2, 3, float("nan")]}, "a coordinate is not a finite number"),
-        ({"point_coords": [[1, 3]], "point_labels": [5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
-        ({"point_coords": [[1, 3]], "point_labels": [0.5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
-        ({"point_coords": [[1, 3]], "point_labels": ["in"]}, "expected an array of numbers as labels"),
-        ({"point_coords": [[1, 3]], "point_labels": [1, 0]}, r"expected 1 labels, found \(2,\)"),
-        ({"point_coords": [["a", 3]]}, "expected an array of numbers as points"),
-        ({"point_coords": [[1, 2, 3]]}, r"expected points \(K, 2\), found \(1, 3\)"),
+        ({"points": [[1, 3]], "labels": [5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
+        ({"points": [[1, 3]], "labels": [0.5]}, r"expected labels 1 \(inside\) and 0 \(outside\)"),
+        ({"points": [[1, 3]], "labels": ["in"]}, "expected an array of numbers as labels"),
+        ({"points": [[1, 3]], "labels": [1, 0]}, r"expected 1 labels, found \(2,\)"),
+        ({"points": [["a", 3]]}, "expected an array of numbers as points"),
+        ({"points": [[1, 2, 3]]}, r"expected points \(K, 2\), found \(1, 3\)"),
         ({"box": [1, 2, 3]}, "expected one box x0, y0, x1, y1, found 3 numbers"),
-        ({"box": [1, 2, 3, 4], "point_labels": [1]}, "labels without points"),
+        ({"box": [1, 2, 3, 4], "labels": [1]}, "labels without points"),
     ],
 )
 def test_a_prompt_that_is_none_is_one_clear_message(
     prompt: dict[str, Any], message: str, predictor: GranularVideoPredictor, frames: Frames
 ) -> None:
-    state = predictor.start(frames)
+    state = predictor.init_state(frames)
     with pytest.raises(InputError, match=message):
-        predictor.add_points(state, 0, 1, **prompt)
+        predictor.add_new_points_or_box(state, 0, 1, **prompt)
     assert state["granularity"] == {}, "nothing was added"
 
 
@@ -353,23 +368,23 @@ def test_wrong_input_is_one_clear_message(predictor: GranularVideoPredictor, fra
     (tmp_path / "a3.png").write_text("no image")
     with pytest.raises(InputError, match=r"a3.png: not an image"):
         Frames(tmp_path)[2]
-    state = predictor.start(frames)
+    state = predictor.init_state(frames)
     with pytest.raises(InputError, match="a prompt for at least one object"):
-        next(predictor.propagate(state))
+        next(predictor.propagate_in_video(state))
     with pytest.raises(InputError, match="frame 4: expected 0 to 3"):
-        predictor.add_points(state, 4, 1, [[1, 1]])
+        predictor.add_new_points_or_box(state, 4, 1, [[1, 1]])
     with pytest.raises(InputError, match=r"granularity 1.5: expected a number in \[0.1, 1.0\]"):
-        predictor.add_points(state, 0, 1, [[1, 1]], granularity=1.5)
+        predictor.add_new_points_or_box(state, 0, 1, [[1, 1]], granularity=1.5)
     with pytest.raises(InputError, match="expected points or a box"):
-        predictor.add_points(state, 0, 1)
+        predictor.add_new_points_or_box(state, 0, 1)
     with pytest.raises(InputError, match="one value for an object, found 2"):
-        predictor.add_points(state, 0, 1, [[1, 1]], granularity=[0.2, 0.4])
+        predictor.add_new_points_or_box(state, 0, 1, [[1, 1]], granularity=[0.2, 0.4])
     with pytest.raises(InputError, match="expected a mask"):
-        predictor.add_mask(state, 0, 1, np.zeros((3, 3), dtype=bool))
+        predictor.add_new_mask(state, 0, 1, np.zeros((3, 3), dtype=bool))
     with pytest.raises(InputError, match=r"expected a mask \(60, 80\) of bool, found \(60, 80\) float64"):
-        predictor.add_mask(state, 0, 1, np.full(SIZE, -3.0))
+        predictor.add_new_mask(state, 0, 1, np.full(SIZE, -3.0))
     with pytest.raises(InputError, match=r"frame 0.5: expected 0 to 3"):
-        predictor.add_points(state, 0.5, 1, [[1, 1]])  # type: ignore[arg-type]
+        predictor.add_new_points_or_box(state, 0.5, 1, [[1, 1]])  # type: ignore[arg-type]
     assert state["granularity"] == {}
     with pytest.raises(InputError, match="built for video"):
         GranularVideoPredictor(GranularSam2("micro", "lite", 64))

@@ -18,7 +18,7 @@ from model.evaluation.checkpoint import CheckpointModel
 from model.evaluation.protocols.options import ModelOptions
 from model.evaluation.protocols.run import measure_model
 from model.evaluation.protocols.simulated_user import Click
-from model.evaluation.protocols.video import GranularVideo, Prompt, Sam2Video, as_video_model, video_row
+from model.evaluation.protocols.video import Prompt, Sam2Video, as_video_model, video_row
 from model.network.checkpoint import write_checkpoint
 from model.network.load import build_sam2, checkpoint_record, new_model, trained_state
 from pipeline.errors import InputError
@@ -139,7 +139,8 @@ def test_our_video_predictor_on_real_frames(blackswan: EvalVideo, tmp_path: Path
     write_checkpoint(tmp_path / "fresh.safetensors", checkpoint_record(fresh, init="scratch"), tensors)
     maker = CheckpointModel(path=str(tmp_path / "fresh.safetensors"), base=None, device="cpu", video=True)
     model = as_video_model(maker())
-    assert isinstance(model, GranularVideo)
+    assert isinstance(model, Sam2Video)
+    assert model.takes_granularity
     prompts = [Prompt(Click(x=400, y=200, positive=True), g) for g in (0.1, 1.0, None)]
     model.open(blackswan.frames)
     together = list(model.propagate(prompts))

@@ -8,6 +8,7 @@ ground truth), `label` (1.0: the object is a whole), `fixed:G`; controls `ignore
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -72,8 +73,9 @@ class _InFolder:
         self._opened.close()
 
 
-class _Tracker:
-    """A predictor, and its state while frames are open."""
+class Sam2Video:
+    """`GranularVideoPredictor` or sam2's own `SAM2VideoPredictor`, and its state while frames are open. sam2's takes no
+    granularity, and frames of JPEG alone."""
 
     answers_without = True
 
@@ -81,47 +83,24 @@ class _Tracker:
         self._predictor = predictor
         self._state: Any = None
         self._folder = _InFolder()
+        self.takes_granularity = "granularity" in inspect.signature(predictor.add_new_points_or_box).parameters
+
+    def open(self, frames: Sequence[Path]) -> None:
+        self._state = self._predictor.init_state(str(self._folder.fill(frames)))
 
     def close(self) -> None:
         self._state = None
         self._folder.close()
 
-
-class Sam2Video(_Tracker):
-    """sam2's own `SAM2VideoPredictor`: no dial. Frames are JPEG files."""
-
-    takes_granularity = False
-
-    def open(self, frames: Sequence[Path]) -> None:
-        self._state = self._predictor.init_state(str(self._folder.fill(frames)))
-
     def propagate(self, prompts: Sequence[Prompt]) -> Iterator[BoolArray]:
         self._predictor.reset_state(self._state)
         for number, prompt in enumerate(prompts):
-            assert prompt.granularity is None, "sam2's own predictor has no dial"
+            assert prompt.granularity is None or self.takes_granularity, "sam2's own predictor has no dial"
+            dial = {"granularity": prompt.granularity} if self.takes_granularity else {}
             points, labels = _arrays(prompt.click)
-            self._predictor.add_new_points_or_box(self._state, 0, number, points=points, labels=labels)
+            self._predictor.add_new_points_or_box(self._state, 0, number, points, labels, **dial)
         for _, _, logits in self._predictor.propagate_in_video(self._state):
             yield (logits[:, 0] > 0).cpu().numpy()
-
-
-class GranularVideo(_Tracker):
-    """`model.predict.video.GranularVideoPredictor`: each object keeps a g of its own."""
-
-    takes_granularity = True
-
-    def open(self, frames: Sequence[Path]) -> None:
-        from ...predict.video import Frames
-
-        self._state = self._predictor.start(Frames(self._folder.fill(frames)))
-
-    def propagate(self, prompts: Sequence[Prompt]) -> Iterator[BoolArray]:
-        self._predictor.reset(self._state)
-        for number, prompt in enumerate(prompts):
-            points, labels = _arrays(prompt.click)
-            self._predictor.add_points(self._state, 0, number, points, labels, granularity=prompt.granularity)
-        for tracked in self._predictor.propagate(self._state):
-            yield tracked.masks_NHW
 
 
 def _arrays(click: Click) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -141,9 +120,7 @@ def as_video_model(predictor: Any) -> VideoModel:
     if has("open", "propagate", "close"):
         model: VideoModel = predictor
         return model
-    if has("start", "add_points", "propagate", "reset"):
-        return GranularVideo(predictor)
-    if has("init_state", "add_new_points_or_box", "propagate_in_video"):
+    if has("init_state", "add_new_points_or_box", "propagate_in_video", "reset_state"):
         return Sam2Video(predictor)
     raise InputError(
         f"a benchmark of videos: a model needs open(frames), propagate(prompts) and close(), or to be our "

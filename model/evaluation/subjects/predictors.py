@@ -168,12 +168,13 @@ class GranularClicks(_OnImage):
         mask_inputs: LogitArray | None = None,
     ) -> Answers:
         def decode(rows: slice) -> tuple[Any, Any]:
-            return self._predictor.predict_logits(
+            logits, iou = self._predictor.predict_logits(
                 points[rows],
                 labels[rows],
                 None if granularity is None else granularity[rows].astype(np.float32),
-                mask_inputs=None if mask_inputs is None else mask_inputs[rows],
+                mask_input=None if mask_inputs is None else mask_inputs[rows][:, None],
             )
+            return logits[:, 0], iou[:, 0]
 
         return self._decoded(len(points), decode)
 
