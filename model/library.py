@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-
-from .evaluation.benchmarks import find_benchmark
-from .evaluation.results import ScoreOptions
+from .evaluation.flags import ScoreFlags
+from .evaluation.options import score_options
 from .evaluation.score import run
 
 
@@ -21,7 +19,8 @@ def score(
     masks: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     split: str | None = None,
-    **options: Any,
+    workers: int = 1,
+    **flags: Any,
 ) -> dict[str, Any]:
     """Measures mined masks, a model or peers on a benchmark, as `grainmill score` does; the same call again resumes.
 
@@ -32,7 +31,9 @@ def score(
         masks: a run or a release whose masks are scored.
         checkpoint: a checkpoint or training run, SAM-2's weights, or `tree` for the masks of the image itself.
         split: None: the benchmark's first, which is the one that is quoted.
-        options: further fields of `ScoreOptions`: `granularity`, `peers`, `limit`, `workers`, `device`.
+        workers: processes.
+        flags: any other flag of `grainmill score`, with underscores: `granularity=["label"]`, `peer=["slic"]`,
+            `limit=10`, `device="cuda"`.
 
     Returns:
         What scores.json holds.
@@ -40,21 +41,16 @@ def score(
     Raises:
         InputError: data or what is to be scored is not as expected.
         ConfigMismatchError: the output holds scores of other settings.
-        TypeError: an option that does not exist.
+        TypeError: a flag that does not exist.
     """
-    if masks is not None and checkpoint is not None:
-        raise InputError("score: expected masks or a checkpoint, found both; score them into two outputs")
-    if masks is None and checkpoint is None and not options.get("peers"):
-        raise InputError("score: expected something to score: masks, a checkpoint or peers")
-    entry = find_benchmark(benchmark)
-    where = os.fspath(data)
-    checked = ScoreOptions(
-        benchmark=entry,
-        data=where if "://" in where else Path(where),
-        split=entry.splits[0] if split is None else split,
+    given = ScoreFlags(
+        benchmark=benchmark,
+        data=os.fspath(data),
         output=Path(output),
         masks=None if masks is None else os.fspath(masks),
         checkpoint=None if checkpoint is None else os.fspath(checkpoint),
-        **options,
+        split=split,
+        workers=workers,
+        **flags,
     )
-    return run(checked)[0]
+    return run(score_options(given))[0]

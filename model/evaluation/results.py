@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -33,52 +33,44 @@ SETTINGS: Final = "settings.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """Flags of `grainmill score`, checked."""
+    """Flags of `grainmill score`, checked; `options.score_options` makes it."""
 
     benchmark: Benchmark
     data: Path | str
     """As downloaded; a URL where the benchmark can be read from one."""
     split: str
     output: Path
-    masks: str | None = None
+    masks: str | None
     """Directory or URL of mined shards."""
-    checkpoint: str | None = None
-    base: str | None = None
+    checkpoint: str | None
+    base: str | None
     """Weights of the base, for an adapter's checkpoint."""
-    device: str | None = None
-    granularity: tuple[str, ...] = ("oracle", "label", "fixed:0.5")
-    objects_per_image: int | None = None
+    device: str | None
+    granularity: tuple[str, ...]
+    objects_per_image: int | None
     """At most so many objects of an image get clicks."""
-    points_per_side: int = 32
+    points_per_side: int
     """Of a model's whole-image grid of clicks."""
-    pred_iou_threshold: float = 0.0
-    stability_threshold: float = 0.0
+    pred_iou_threshold: float
+    stability_threshold: float
     """Below which a model's whole-image masks go."""
-    peers: tuple[str, ...] = ()
-    limit: int | None = None
+    peers: tuple[str, ...]
+    limit: int | None
     """The first N images (or videos) of the split."""
-    seed: int = 0
-    workers: int = 1
-    command: str = "grainmill score"
+    seed: int
+    workers: int
+    command: str
     """As typed, for the record."""
 
     def settings(self) -> dict[str, Any]:
         """What changes a number."""
+        names = [field.name for field in fields(self) if field.name not in ("output", "device", "workers", "command")]
         return {
+            **{name: getattr(self, name) for name in names},
             "benchmark": self.benchmark.name,
             "data": str(self.data),
-            "split": self.split,
-            "masks": self.masks,
-            "checkpoint": self.checkpoint,
-            "base": self.base,
             "granularity": list(self.granularity),
-            "objects_per_image": self.objects_per_image,
-            "points_per_side": self.points_per_side,
-            "pred_iou_threshold": self.pred_iou_threshold,
-            "stability_threshold": self.stability_threshold,
             "peers": list(self.peers),
-            "limit": self.limit,
-            "seed": self.seed,
             "grainmill": __version__,
         }
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from model.evaluation.benchmarks import find_benchmark
 from model.evaluation.checkpoint import load_model, sam2_predictor
-from model.evaluation.results import ScoreOptions
+from model.evaluation.flags import ScoreFlags
+from model.evaluation.options import score_options
 from model.network import sam2_base
 from model.network.checkpoint import read_checkpoint, step_path, write_checkpoint
 from model.network.granular import GranularSam2
@@ -605,14 +605,8 @@ def test_a_base_that_nothing_needs_is_not_passed_over(micro_base: Path, tmp_path
     write_checkpoint(tmp_path / "whole.safetensors", checkpoint_record(model, init="scratch"), state)
     (tmp_path / "nonsense.pt").write_text("nonsense")
     for whole in (tmp_path / "merged.safetensors", tmp_path / "whole.safetensors", micro_base):
-        options = ScoreOptions(
-            benchmark=find_benchmark("davis"),
-            data=tmp_path,
-            split="val",
-            output=tmp_path,
-            checkpoint=str(whole),
-            base="nonsense.pt",
-        )
+        flags = ScoreFlags(benchmark="davis", data=str(tmp_path), checkpoint=str(whole), base="nonsense.pt")
+        options = score_options(flags)
         for call in (lambda: GranularPredictor.load(whole, base="nonsense.pt"), lambda: load_model(options)):  # noqa: B023
             with pytest.raises(
                 InputError, match=rf"^--base nonsense.pt: .*{whole.name} is a whole model and needs non"
@@ -626,14 +620,7 @@ def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
 ) -> None:
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
     expected = f"device {name}: expected cpu, cuda or cuda:N"
-    options = ScoreOptions(
-        benchmark=find_benchmark("davis"),
-        data=tmp_path,
-        split="val",
-        output=tmp_path,
-        checkpoint=str(path),
-        device=name,
-    )
+    options = score_options(ScoreFlags(benchmark="davis", data=str(tmp_path), checkpoint=str(path), device=name))
     for call in (lambda: load_granular(path, name), lambda: Ranks(name), lambda: load_model(options)):
         with pytest.raises(InputError, match=f"^{expected}"):
             call()

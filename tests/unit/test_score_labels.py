@@ -23,6 +23,8 @@ from scipy.io import savemat
 from model.evaluation import plots, resume
 from model.evaluation.benchmarks.mined import load_masks, match_mined
 from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth, iou_with
+from model.evaluation.flags import ScoreFlags
+from model.evaluation.options import score_options
 from model.evaluation.protocols.label_masks import interval, paired
 from model.evaluation.published import published_for
 from model.evaluation.results import ScoreOptions
@@ -427,10 +429,8 @@ def test_peers_find_what_stands_out() -> None:
 
 
 def test_published_numbers_stand_beside_and_name_their_oracle() -> None:
-    from model.evaluation.benchmarks import find_benchmark
-
     def options(name: str, **more: Any) -> ScoreOptions:
-        return ScoreOptions(benchmark=find_benchmark(name), data=Path(), split="val", output=Path(), **more)
+        return score_options(ScoreFlags(benchmark=name, data=".", **more))
 
     masks = published_for(options("coco", masks="out"))
     assert masks is not None

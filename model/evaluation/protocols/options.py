@@ -10,6 +10,7 @@ from pipeline.format.granularity import GRANULARITIES
 
 from ..benchmarks.records import LabelRule
 from ..bootstrap import RESAMPLES
+from ..flags import ScoreFlags
 from .controls import JITTER_CLICKS, JITTER_RADIUS, SWEEP, constant_granularity
 from .simulated_user import MAX_CLICKS
 
@@ -41,17 +42,17 @@ class ModelOptions:
     """At most so many objects of an image get clicks, drawn by the seed; None: all."""
     disjoint_objects: bool = False
     """Those drawn do not overlap, as GraCo's protocol for SA-1B has it."""
-    points_per_side: int = 32
+    points_per_side: int = ScoreFlags.points_per_side
     """Clicks a side of the whole-image grid; 32 is SAM-2's own."""
-    pred_iou_threshold: float = 0.0
+    pred_iou_threshold: float = ScoreFlags.pred_iou_threshold
     """Whole image: masks with a lower predicted IoU go. 0.8 is SAM-2's generator; recall at a cap needs none."""
-    stability_threshold: float = 0.0
+    stability_threshold: float = ScoreFlags.stability_threshold
     """Whole image: masks with a lower stability score go. 0.95 is SAM-2's generator."""
     nms_iou: float = 0.9
     """Whole image: of two masks that overlap by at least this, the one with the higher score stays."""
     max_masks: int = 1000
     """Whole image: the cap of the protocol."""
-    seed: int = 0
+    seed: int = ScoreFlags.seed
     resamples: int = RESAMPLES
     limit: int | None = None
     """Only the first so many images."""
