@@ -37,13 +37,13 @@ from pathlib import Path
 from pipeline.labeling.config import MineConfig
 from pipeline.sources.images import decode_rgb
 from pipeline.labeling.miner import ImageInput, ImageMiner
-mill = ImageMiner(MineConfig())
-mill.warm_up()
+miner = ImageMiner(MineConfig())
+miner.warm_up()
 paths = sorted(Path(sys.argv[1]).iterdir())
 began_s = time.perf_counter()
 for path in paths:
     rgb = decode_rgb(path.read_bytes(), max_pixels=10**8)
-    mill.mine([ImageInput(rgb=rgb, source_uri=path.name, member=None)])
+    miner.mine([ImageInput(rgb=rgb, source_uri=path.name, member=None)])
 print(len(paths) / (time.perf_counter() - began_s))
 """
 

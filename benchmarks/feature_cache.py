@@ -3,8 +3,9 @@
     python -m benchmarks.feature_cache --data SHARDS --work DIR [--size tiny] [--image-size 512] [--steps 4]
         [--repeats 5] [--masks-per-image 30] [--clicks 4]
 
-The base has drawn weights: what a step costs does not hang on them. A first run fills the cache; then runs with it and
-without follow in turn, each of `--steps` steps, of which the first is not counted. One JSON object on standard output.
+The base has drawn weights: what a step costs does not depend on them. A first run fills the cache; then runs with it
+and without follow in turn, each of `--steps` steps, of which the first is not counted. One JSON object on standard
+output.
 """
 
 from __future__ import annotations

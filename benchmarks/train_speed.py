@@ -9,7 +9,7 @@ device's best product of two large square matrices in the step's precision. Coun
 forward and backward, attention included; all else (normalising, losses, reading memory) is what the share misses.
 Counted beside them are the bytes that the step's operators read and write, each by itself: over the device's copy rate
 they are the time that a step takes at least as long as nothing is fused.
-Without `--init` the base has drawn weights: what a step costs does not hang on them. With `--compile` the encoder is
+Without `--init` the base has drawn weights: what a step costs does not depend on them. With `--compile` the encoder is
 compiled, and both runs stand in the output. The first steps of each are not counted. Prints one JSON object.
 """
 

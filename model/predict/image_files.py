@@ -15,8 +15,8 @@ from PIL import Image
 
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.sources.images import decode_rgb, read_header
+from pipeline.sources.kinds import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _STARTS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """Of JPEG and PNG, which are images under any name (raw formats of cameras begin like a TIFF)."""
 MAX_IMAGE_PIXELS: Final = 100_000_000

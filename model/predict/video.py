@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
+from pipeline.sources.kinds import IMAGE_SUFFIXES
 
 from ..network.adapters import granularity_values
 from ..network.granular import GranularSam2
@@ -35,7 +36,6 @@ from ..network.load import load_for_prediction
 from ..network.pixels import resized_as_frame
 from .image import NO_DIAL
 from .image_files import (
-    IMAGE_SUFFIXES,
     Rgb,
     as_rgb,
     image_size,

@@ -76,14 +76,14 @@ def mill_seconds(seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "drawn.pth"
         torch.save(timm.create_model(BACKBONE, num_classes=0).state_dict(), checkpoint)
-        mill = ImageMiner(config, device="cpu", checkpoint=checkpoint)
+        miner = ImageMiner(config, device="cpu", checkpoint=checkpoint)
     torch.set_num_threads(1)
-    mill.warm_up()
+    miner.warm_up()
     photograph = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
     if photograph is None:
         raise InputError("the scikit-image package has no data/coffee.png; install it anew")
     rgb = photograph[:, :, ::-1].astype(np.uint8)
-    mined = mill.mine([ImageInput(rgb=rgb, source_uri="skimage/coffee.png", member=None)])[0]
+    mined = miner.mine([ImageInput(rgb=rgb, source_uri="skimage/coffee.png", member=None)])[0]
     if not isinstance(mined, MinedImage):
         raise InputError(f"nothing was mined from the photograph ({mined}); try another --seed")
     return mined.seconds

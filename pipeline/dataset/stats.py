@@ -1,13 +1,13 @@
 """What a run holds, in numbers: masks per image, granularity, area and depth, failures, seconds per stage.
 
-One `RunStatistics` counts; two of them add up (`merge`), so units can be counted in any order, in any number of
-processes, one index table at a time. Memory does not grow with the number of samples: everything is a histogram.
+One `RunStatistics` counts, one index table at a time. Memory does not grow with the number of samples: everything is
+a histogram.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ AREA_EDGES: Final = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 @dataclass
 class RunStatistics:
-    """Counts over samples, masks and failures. Everything adds."""
+    """Counts over samples, masks and failures."""
 
     samples: int = 0
     masks: int = 0
@@ -89,32 +89,6 @@ class RunStatistics:
                 self.wall_s += spent_s
             else:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + spent_s
-
-    def merge(self, other: RunStatistics) -> None:
-        """Adds another count to this one."""
-        self.samples += other.samples
-        self.masks += other.masks
-        self.instances += other.instances
-        self.units += other.units
-        self.wall_s += other.wall_s
-        self.image_bytes += other.image_bytes
-        self.label_bytes += other.label_bytes
-        self.busiest_s += other.busiest_s
-        self.megapixels += other.megapixels
-        for ours, theirs in (
-            (self.failures_by_reason, other.failures_by_reason),
-            (self.origins, other.origins),
-        ):
-            ours.update(theirs)
-        for counted, added in (
-            (self.masks_per_image, other.masks_per_image),
-            (self.granularity, other.granularity),
-            (self.area, other.area),
-            (self.depth, other.depth),
-        ):
-            counted.update(added)
-        for stage, spent_s in other.seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent_s
 
     def profile(self) -> dict[str, Any] | None:
         """What `grainmill plan --profile` reads: means of one image; None while nothing is mined."""
@@ -218,14 +192,6 @@ def collect(run: RunReader, *, on_unit: Callable[[int], None] | None = None) -> 
         if on_unit is not None:
             on_unit(number)
     return statistics
-
-
-def merged(parts: Iterable[RunStatistics]) -> RunStatistics:
-    """The sum of many counts."""
-    total = RunStatistics()
-    for part in parts:
-        total.merge(part)
-    return total
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[Any]]:

@@ -33,13 +33,11 @@ from ..format.schema import (
 )
 from ..shards.commits import Commit
 from ..shards.tar import BLOCK, RECORD, ustar_header
-from ..sources.images import decode_image
+from ..sources.images import MAX_STORED_PIXELS, decode_image
 from ..storage.parquet import parquet_table
 from ..storage.stores import Storage
 
 CHUNK_BYTES: Final = 8 * 2**20
-MAX_IMAGE_PIXELS: Final = 1_000_000_000
-"""What a damaged image may claim before it is refused; honest ones were checked when they were mined."""
 
 DIGEST_COLUMNS: Final = ["key", "source_uri", "member", "stage", "reason"]
 """Of a failure row, what the digest of a run covers."""
@@ -339,7 +337,7 @@ def _image_problems(storage: Storage, row: Mapping[str, Any], sample: Sample) ->
     here: dict[str, Any] = {"kind": "image", "file": row["shard"], "key": row["key"], "start": start, "end": end}
     try:
         data = storage.read_range(row["shard"], start, row["image_size"])
-        header, rgb = decode_image(data, max_pixels=MAX_IMAGE_PIXELS)
+        header, rgb = decode_image(data, max_pixels=MAX_STORED_PIXELS)
     except (SampleFailureError, GrainmillError) as error:
         yield Problem(**here, message=f"cannot be decoded: {error}")
         return

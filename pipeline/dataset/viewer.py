@@ -34,7 +34,7 @@ from ..format import rle
 from ..format.rle import Rle
 from ..format.schema import FORMAT, Sample, sha256_of
 from ..sources import passed_over
-from ..sources.images import decode_rgb
+from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 from ..storage.stores import explained
 from .export import sample_rows
 from .failures import failure_rows
@@ -46,8 +46,6 @@ THUMBNAIL_SIDE_PX: Final = 640
 """Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
 JPEG_QUALITY: Final = 82
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-MAX_IMAGE_PIXELS: Final = 1_000_000_000
-"""Committed images were checked when they were mined; this only bounds what a damaged shard can claim."""
 
 
 def report_of_run(
@@ -166,7 +164,7 @@ def committed_photograph(image: bytes, key: str) -> NDArray[np.uint8]:
         SchemaError: it cannot be decoded.
     """
     try:
-        return decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS)
+        return decode_rgb(image, max_pixels=MAX_STORED_PIXELS)
     except SampleFailureError as error:
         raise SchemaError(
             f"{key}: its photograph cannot be decoded ({error}); `grainmill verify --deep` lists all such samples"

@@ -75,7 +75,7 @@ def runs_of(rle: Rle) -> NDArray[np.int64]:
 
 
 def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Where the runs of all masks of one photograph end, checked as by `runs_of`.
+    """Where the runs of all masks of one image end, checked as by `runs_of`.
 
     Args:
         counts: compressed runs of n masks.

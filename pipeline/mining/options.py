@@ -69,11 +69,6 @@ def mine_options(flags: MineFlags) -> MineOptions:
     )
 
 
-def mine_config(flags: MineFlags) -> MineConfig:
-    """The configuration: what changes labels, and nothing else."""
-    return resolved(flags)[0]
-
-
 def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     """The configuration, and where the backbone's weights lie, which is no part of it."""
     config = recipe_config(_one_of("--recipe", flags.recipe, get_args(RecipeName)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import time
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from ..console import ProgressBar, note
 from ..dataset.stats import busiest_side
@@ -127,7 +127,3 @@ class RunProgress:
             "seconds": {stage: round(spent_s, 4) for stage, spent_s in sorted(self._seconds.items())},
             "startup_s": None if self._first_s is None else round(self._first_s - self._started_s, 3),
         }
-
-
-RESULT_FIELDS: Final = ("samples", "masks", "masks_per_image", "failures", "images_per_second")
-"""What other programs read of `mine --json`; the rest may change."""

@@ -18,14 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sources.images import decode_rgb
+from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 
 MAX_BITS: Final = 7
 """Of 64. Measured on the 26 pictures inside scikit-image: saved at JPEG quality 50 or halved, they differ by up to
 4 bits (the two chessboards by 7); the two views of a stereo pair by 6; any other two by 20 or more."""
 MAX_COLOUR: Final = 12.0
 """Mean absolute difference of the colour grids, 0..255."""
-MAX_IMAGE_PIXELS: Final = 1_000_000_000
 _GRID: Final = 4
 _SIDE: Final = 32
 _LOW: Final = 8
@@ -80,7 +79,7 @@ def signature_of_bytes(image: bytes) -> Signature:
     Raises:
         SampleFailureError: it cannot be decoded.
     """
-    return signature_of(decode_rgb(image, max_pixels=MAX_IMAGE_PIXELS))
+    return signature_of(decode_rgb(image, max_pixels=MAX_STORED_PIXELS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,13 @@ from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
 from ..shards.commits import Commit
 from ..shards.writer import ShardWriter
-from ..sources.images import read_header
+from ..sources.images import MAX_STORED_PIXELS, read_header
 from ..sources.listing import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
 from ..storage.parquet import parquet_table
 from ..storage.stores import LocalStorage
 from .commit import commit_release
 from .documents import describe
-from .duplicates import MAX_IMAGE_PIXELS, signature_of_bytes
+from .duplicates import signature_of_bytes
 from .records import MACHINES
 from .tables import MergedTables, put_table, table_rows
 
@@ -244,7 +244,7 @@ def _with_image(sample: Sample, image: bytes) -> Sample:
     Raises:
         InputError: the image is not of the size that its masks have.
     """
-    header = read_header(image, max_pixels=MAX_IMAGE_PIXELS)
+    header = read_header(image, max_pixels=MAX_STORED_PIXELS)
     if (header.width, header.height) != (sample.width, sample.height):
         raise InputError(f"{sample.key}: the image is {header.width} x {header.height}, its masks are not")
     return dataclasses.replace(sample, file_name=f"{sample.key}.{header.ext}")

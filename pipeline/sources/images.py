@@ -54,6 +54,8 @@ _PNG_METADATA: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _MAGIC: Final = (b"\xff\xd8", _PNG, b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 _SIXTEEN_BIT: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 _WIDE: Final = re.compile(r"(RGB|RGBA|RGBX|R|G|B|A);16[LBN]")
+MAX_STORED_PIXELS: Final = 1_000_000_000
+"""Of an image of a shard, read again: it was checked when it was mined, so this bounds what a damaged one claims."""
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 """Of cameras and scanners, in files of 16 bits."""
 _BROKEN: Final = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)

@@ -23,10 +23,10 @@ REPORT = "benchmarks/results/labels_bsds500_cpu2_202611.json"
 @pytest.mark.slow
 def test_the_default_recipe_finds_what_people_drew(shared_data: Path) -> None:
     """First four images of val: AR1000 0.457 when it was reported; all 40 have 0.400 with 298 masks per image."""
-    mill = ImageMiner(recipe("default"))
+    miner = ImageMiner(recipe("default"))
     found, count = [], []
     for image in read_bsds500(shared_data / "bsds500", "val").images[:4]:
-        mined = mill.mine([ImageInput(rgb=read_rgb(image.path), source_uri=image.name, member=None)])[0]
+        mined = miner.mine([ImageInput(rgb=read_rgb(image.path), source_uri=image.name, member=None)])[0]
         assert isinstance(mined, MinedImage)
         truth = image.load()
         iou = iou_with(ranked_masks(mined.annotations).rles, truth.objects)

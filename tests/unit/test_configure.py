@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json
 from pipeline.mining.flags import MineFlags
-from pipeline.mining.options import licenses_of, mine_config, mine_options
+from pipeline.mining.options import licenses_of, mine_options, resolved
 from pipeline.shards.plan import config_differences
 
 
@@ -23,7 +23,7 @@ def test_of_two_configurations_only_what_differs_is_named() -> None:
     """One as a plan keeps it, in JSON, where tuples are lists."""
 
     def record(**changed: object) -> dict[str, object]:
-        return mine_config(MineFlags(input=["a"], output="out", **changed)).to_json()  # type: ignore[arg-type]
+        return resolved(MineFlags(input=["a"], output="out", **changed))[0].to_json()  # type: ignore[arg-type]
 
     planned = json.loads(canonical_json(record()))
     for changed, expected in (

@@ -27,6 +27,7 @@ SEEN_BY_MODEL = {
 """What all of `model` may import of `pipeline`; below, who may import more."""
 SEEN_BY = {
     "pipeline.sources.images": "model.",
+    "pipeline.sources.kinds": "model.",
     "pipeline.shards.commits": "model.data.",
     "pipeline.labeling.atoms": "model.predict.",
     "pipeline.labeling.miner": "model.predict.tree",

@@ -332,12 +332,12 @@ def test_a_proposal_file_declares_its_terms(told: dict[str, object], license: st
     import json
 
     from pipeline.mining.flags import MineFlags
-    from pipeline.mining.options import mine_config
+    from pipeline.mining.options import resolved
     from pipeline.release.eligibility import proposals_license
 
     path = tmp_path / "proposals.json"
     path.write_text(json.dumps({"images": [], "annotations": [], **told}), encoding="utf-8")
-    config = mine_config(MineFlags(input=["x"], output="y", divide="union", proposals=str(path)))
+    config, _ = resolved(MineFlags(input=["x"], output="y", divide="union", proposals=str(path)))
     assert config.divide.proposals_license == license
     entry = {"config": config.to_json()}
     options = options_of(license="CC-BY-4.0", proposals_license="MIT")

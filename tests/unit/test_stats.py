@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.stats import AREA_EDGES, RunStatistics, area_bins, merged
+from pipeline.dataset.stats import AREA_EDGES, RunStatistics, area_bins
 from pipeline.format import schema
 from pipeline.format.granularity import granularity_bins
 
@@ -73,16 +73,3 @@ def test_an_empty_run_has_no_ratios() -> None:
     assert result["masks_per_image"] is None
     assert result["images_per_second"] is None
     assert result["masks_per_image_quantiles"]["median"] is None
-
-
-def test_merging_equals_counting_at_once_in_any_order() -> None:
-    one = counted([3, 1], [(1.0, 0.5, 0, "divide")])
-    two = counted([7], [(0.4, 0.1, 1, "conquer"), (1.0, 0.2, 0, "remainder")])
-    both = RunStatistics()
-    for masks in ([3, 1], [7]):
-        both.add_samples(samples_table(masks))
-    for rows in ([(1.0, 0.5, 0, "divide")], [(0.4, 0.1, 1, "conquer"), (1.0, 0.2, 0, "remainder")]):
-        both.add_masks(masks_table(rows))
-    for _ in range(2):
-        both.add_unit(seconds={"read": 1.0, "conquer": 3.0, "wall": 5.0}, failures={"truncated": 1})
-    assert merged([one, two]).to_json() == merged([two, one]).to_json() == both.to_json()

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from pipeline.sources.kinds import IMAGE_SUFFIXES
 
 
 def existing(path: Path, *, what: str = "a file of the benchmark's layout") -> Path:

@@ -15,8 +15,9 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.rle import Rle
+from pipeline.sources.kinds import IMAGE_SUFFIXES
 
-from .files import IMAGE_SUFFIXES, existing
+from .files import existing
 
 EMPTY_MASKS: Final = "annotations whose mask is empty"
 """A reason why something is left out."""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import InputError
+from pipeline.sources.kinds import IMAGE_SUFFIXES
 
 from .coco_style import load_annotations
-from .files import IMAGE_SUFFIXES, existing, told
+from .files import existing, told
 from .records import Benchmark, EvalImage, GroundTruth, Split
 
 ALL: Final = "all"

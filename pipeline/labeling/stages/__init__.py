@@ -1,1 +1,1 @@
-"""The five stages of the mill: pure functions of arrays and a frozen configuration."""
+"""The stages of labelling: pure functions of arrays and a frozen configuration."""
