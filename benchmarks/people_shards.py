@@ -30,10 +30,10 @@ from pipeline.labeling.config import MineConfig
 from pipeline.labeling.hierarchy import Candidates, build_hierarchy
 from pipeline.mining.manifest import write_manifest
 from pipeline.shards import plan as plans
-from pipeline.shards.commits import CommitLog, make_commit
+from pipeline.shards.commits import CommitWriter, make_commit
 from pipeline.shards.writer import ShardWriter
 from pipeline.sources.listing import Entry, SourceSpec, UnitSpec
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 PEOPLE = ("all", "fewest")
 WHOLES = ("segments", "photograph")
@@ -122,7 +122,7 @@ def write_shards(images: Sequence[EvalImage], output: str, *, people: str = "all
     commit = make_commit(
         outputs, unit=0, config_hash=plan.config_hash, seconds={}, environment={}, attempt="people", notes=[]
     )
-    CommitLog(storage).create(commit)
+    CommitWriter(storage).create(commit)
     write_manifest(storage, plan)
     return masks
 

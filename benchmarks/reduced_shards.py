@@ -30,11 +30,11 @@ from pipeline.format.schema import Annotation, Sample, order_key, sample_from_js
 from pipeline.labeling.config import MineConfig
 from pipeline.mining.manifest import write_manifest
 from pipeline.shards import plan as plans
-from pipeline.shards.commits import CommitLog, make_commit
+from pipeline.shards.commits import CommitWriter, make_commit
 from pipeline.shards.writer import ShardWriter
 from pipeline.sources.images import decode_rgb
 from pipeline.sources.listing import Entry, SourceSpec, UnitSpec
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 LABEL = "reduced"
 MIN_AREA_PX = 16
@@ -172,7 +172,7 @@ def write_reduced(
     commit = make_commit(
         outputs, unit=0, config_hash=plan.config_hash, seconds={}, environment={}, attempt=LABEL, notes=[]
     )
-    CommitLog(storage).create(commit)
+    CommitWriter(storage).create(commit)
     write_manifest(storage, plan)
     return len(samples), masks
 

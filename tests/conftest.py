@@ -111,7 +111,7 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
     from pipeline.shards.writer import ShardWriter
     from pipeline.sources import listing
     from pipeline.sources.images import read_header
-    from pipeline.storage.stores import open_storage
+    from pipeline.storage.open import open_storage
 
     def annotations(width: int, height: int) -> tuple[schema.Annotation, ...]:
         made: list[schema.Annotation] = []
@@ -151,7 +151,7 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
         specs = listing.parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
         planned = listing.plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
         made = plan.create_plan(storage, config, specs, environment={"python": "3"}, units=planned)
-        log = commits.CommitLog(storage)
+        log = commits.CommitWriter(storage)
         for unit in list(made.units(storage))[:units]:
             with ShardWriter(storage, unit=unit.unit, attempt="drawn") as writer:
                 with listing.UnitReader(unit, specs) as reader:

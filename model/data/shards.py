@@ -32,9 +32,10 @@ from pipeline.format.schema import (
     sha256_of,
 )
 from pipeline.sources.images import decode_rgb
+from pipeline.storage.base import Reader, StorageError
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.open import open_versioned
 from pipeline.storage.parquet import parquet_table
-from pipeline.storage.stores import LocalStorage, Storage, StorageError
-from pipeline.storage.versions import open_versioned
 
 from .mask_columns import mask_columns_from_json
 from .run_lengths import Runs
@@ -158,7 +159,7 @@ class LoadedSample:
 class ShardIndex:
     """The samples of a directory, or of several as one, see `open_all`."""
 
-    def __init__(self, storages: Sequence[Storage], table: pa.Table, digest: str, *, complete: bool) -> None:
+    def __init__(self, storages: Sequence[Reader], table: pa.Table, digest: str, *, complete: bool) -> None:
         self.storages = tuple(storages)
         self.table = table
         """Of several directories with a column `PART`: which of `storages` holds a sample."""
@@ -214,7 +215,7 @@ class ShardIndex:
         return cls(storages, pa.concat_tables(tables), digest, complete=all(index.complete for index in indexes))
 
     @classmethod
-    def _from_manifest(cls, storage: Storage, columns: tuple[str, ...], split: str | None) -> ShardIndex:
+    def _from_manifest(cls, storage: Reader, columns: tuple[str, ...], split: str | None) -> ShardIndex:
         where = f"{storage.location}/manifest.json"
         manifest = load_json(storage.read_bytes("manifest.json"), where=where)
         _check_format(manifest, where)
@@ -227,7 +228,7 @@ class ShardIndex:
         return cls([storage], _read_table(storage, name, sha256, columns), digest, complete=True)
 
     @classmethod
-    def _from_commits(cls, storage: Storage, columns: tuple[str, ...]) -> ShardIndex:
+    def _from_commits(cls, storage: Reader, columns: tuple[str, ...]) -> ShardIndex:
         tables, shards = [], []
         records = _commit_records(storage)
         for unit, record in records:
@@ -349,7 +350,7 @@ class _RangeReader:
     Committed shards are never changed in place (their name holds their sha256), so a mapping stays true.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Reader) -> None:
         self._storage = storage
         self._maps: collections.OrderedDict[str, memoryview] = collections.OrderedDict()
 
@@ -430,7 +431,7 @@ def _check_format(record: Any, where: str) -> None:
         raise SchemaError(f"{where}: format is {found!r}, this version reads {FORMAT!r}; use the version that wrote it")
 
 
-def _commit_records(storage: Storage) -> list[tuple[int, dict[str, Any]]]:
+def _commit_records(storage: Reader) -> list[tuple[int, dict[str, Any]]]:
     """Every committed unit with its record, ascending: compacted files first, then the single ones."""
     records: dict[int, dict[str, Any]] = {}
     names = storage.list("commits")
@@ -455,7 +456,7 @@ def _files_of(manifest: Any, split: str, location: str) -> Any:
     return found[split]
 
 
-def _read_table(storage: Storage, name: str, sha256: str, columns: tuple[str, ...]) -> pa.Table:
+def _read_table(storage: Reader, name: str, sha256: str, columns: tuple[str, ...]) -> pa.Table:
     data = storage.read_bytes(name)
     found = sha256_of(data)
     if found != sha256:

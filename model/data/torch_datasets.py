@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from pipeline.errors import InputError, SchemaError
 from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.sources.images import FORMATS
-from pipeline.storage.stores import LocalStorage
+from pipeline.storage.local import LocalStorage
 
 from .sampler import LoaderState, Order, Sampler, batch_positions
 from .shards import BadSampleError, LoadedSample, Locations, ShardIndex, decoded, filter_rows, told_locations

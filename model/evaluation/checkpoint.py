@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pipeline import __version__
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.labeling.config import MineConfig
+from pipeline.storage.local import sha256_of_file
 
 from ..network.checkpoint import is_checkpoint, read_checkpoint
 from ..network.load import expect_base_is_needed, load_sam2, recognised, usable_device
@@ -55,8 +55,7 @@ class CheckpointModel:
 
     def sha256(self) -> str:
         """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
-        with Path(self.path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of_file(self.path)
 
     def notes(self) -> list[str]:
         """What of this model a reader of its numbers must know."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pipeline.console import note
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
+from pipeline.storage.local import sha256_of_file
 
 from .checkpoint import is_checkpoint
 from .trunks import build_encoder
@@ -456,8 +457,7 @@ def _fetch(name: str) -> str:
         raise InputError(
             f"{name}: could not be fetched from {published.repository} ({reason:.200}); {by_hand}"
         ) from error
-    with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of_file(path)
     if found != published.sha256:
         raise InputError(
             f"{path}: not the {published.filename} that Meta published: sha256 is {found}, expected "

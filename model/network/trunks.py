@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from pipeline.environment.timm_weights import (
     PREFIX,
-    file_sha256,
     load_weights,
     locate_checkpoint,
     split_backbone,
     timm_package,
 )
 from pipeline.errors import InputError, SchemaError
+from pipeline.storage.local import sha256_of_file
 
 from .pixels import IMAGE_MEAN, IMAGE_STD
 
@@ -102,7 +102,7 @@ def trunk_of_flags(trunk: str | None, rate: float | None) -> tuple[Trunk | None,
         choices = "`, `".join((OWN, *SHORT_NAMES))
         name, file = split_backbone(trunk, flag=FLAG, otherwise=choices)
         path = locate_checkpoint(name, file, flag=FLAG)
-    return Trunk(name=name, sha256=file_sha256(path), rate=rate or 0.0), path
+    return Trunk(name=name, sha256=sha256_of_file(path), rate=rate or 0.0), path
 
 
 def _packaged(short: str) -> Path:
@@ -181,7 +181,7 @@ class TimmTrunk(nn.Module):
         Raises:
             InputError: a file that is not read safely, or of another network.
         """
-        if (found := file_sha256(path)) != trunk.sha256:
+        if (found := sha256_of_file(path)) != trunk.sha256:
             raise InputError(f"{path}: it changed meanwhile: sha256 is {found[:16]}…, expected {trunk.sha256[:16]}…")
         whole = timm_package().create_model(self.name, pretrained=False, num_classes=0, **self._more)
         load_weights(whole, path, name=self.name)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import InputError
-from pipeline.storage.stores import explained
+from pipeline.storage.local import explained
 
 
 class OutputFiles:

@@ -31,10 +31,11 @@ from ..mining.job import frozen_plan
 from ..mining.manifest import write_manifest
 from ..mining.options import mine_options
 from ..mining.progress import RunProgress
-from ..shards.commits import Commit, CommitLog, make_commit
+from ..shards.commits import Commit, CommitWriter, make_commit
 from ..shards.plan import Plan
 from ..shards.writer import OutputFile, Outputs
-from ..storage.stores import Storage, open_storage
+from ..storage.base import Writer
+from ..storage.open import open_storage
 from .mine import bench_images, command_of
 from .report import BenchOptions, BenchReport, environment
 
@@ -127,7 +128,7 @@ def drive(folder: Path) -> dict[str, float]:
     look("planned")
     plan = frozen_plan(storage, options)
     look("resumed")
-    log = CommitLog(storage)
+    log = CommitWriter(storage)
     done = log.committed(plan.units_total)
     report = RunProgress(plan=plan, totals=log.totals(), compact=log.compact)
     with report:
@@ -141,7 +142,7 @@ def drive(folder: Path) -> dict[str, float]:
 class InstantPool:
     """Workers that commit a unit the moment they get it, without mining anything."""
 
-    def __init__(self, storage: Storage, plan: Plan) -> None:
+    def __init__(self, storage: Writer, plan: Plan) -> None:
         self._root = Path(storage.location)
         (self._root / "commits").mkdir()
         self._plan = plan
@@ -230,7 +231,7 @@ def worker_mib(options: BenchOptions, images: int) -> dict[str, Any]:
             turn = 0
             while len(seen["child"]) < images:
                 for unit in plan.units(storage):
-                    CommitLog(storage).revoke({unit.unit})  # the same units again, as new ones
+                    CommitWriter(storage).revoke({unit.unit})  # the same units again, as new ones
                     mine_unit(unit, run, storage, miner, on_progress=look)
                 turn += 1
                 gc.collect()

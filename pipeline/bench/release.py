@@ -25,10 +25,11 @@ from ..format import rle, schema
 from ..labeling.config import MineConfig
 from ..mining.manifest import write_manifest
 from ..shards import plan as plans
-from ..shards.commits import CommitLog, make_commit
+from ..shards.commits import CommitWriter, make_commit
 from ..shards.writer import ShardWriter
 from ..sources.listing import Entry, SourceSpec, UnitSpec
-from ..storage.stores import LocalStorage, open_storage
+from ..storage.local import LocalStorage
+from ..storage.open import open_storage
 from .report import BenchOptions, BenchReport, environment
 
 SHARDS: Final = 10_000
@@ -112,7 +113,7 @@ def _make_run(folder: Path, shards: int, seed: int) -> float:
     config = MineConfig(samples_per_shard=SAMPLES_PER_SHARD)
     units = (_unit(number) for number in range(shards))
     plan = plans.create_plan(storage, config, specs, environment={"python": sys.version.split()[0]}, units=units)
-    log = CommitLog(storage)
+    log = CommitWriter(storage)
     masks = _masks()
     with ProgressBar("draw", shards, unit="shards") as progress:
         for unit in range(shards):

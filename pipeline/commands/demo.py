@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from ..console import note
 from ..errors import GrainmillError, InputError, InterruptedRunError
-from ..storage.stores import explained
+from ..storage.local import explained
 
 PHOTOGRAPHS: Final[Mapping[str, tuple[str, ...]]] = {
     "cc0": ("camera.png", "cell.png", "chelsea.png", "coffee.png", "gravel.png", "retina.jpg"),

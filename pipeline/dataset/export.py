@@ -29,7 +29,7 @@ from ..errors import InputError, SampleFailureError
 from ..format import rle
 from ..format.schema import FORMAT, Annotation, Sample, canonical_json
 from ..sources.images import decode_rgb
-from ..storage.stores import explained
+from ..storage.local import explained
 from .run import RunReader
 
 Layout = Literal["coco", "sa1b"]

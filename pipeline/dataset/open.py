@@ -6,7 +6,7 @@ import os
 
 from ..errors import InputError
 from ..shards.plan import open_plan
-from ..storage.versions import open_versioned
+from ..storage.open import open_versioned
 from .release import ReleaseReader, read_manifest
 from .run import RunReader
 

@@ -18,11 +18,12 @@ from ..errors import SchemaError
 from ..format.release_tables import KIND, MANIFEST, RELEASED_SAMPLES_SCHEMA
 from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, load_json
 from ..shards.commits import Commit
-from ..storage.stores import LocalStorage, Storage
+from ..storage.base import Reader
+from ..storage.local import LocalStorage
 from .run import RunReader
 
 
-def read_manifest(storage: Storage) -> dict[str, Any] | None:
+def read_manifest(storage: Reader) -> dict[str, Any] | None:
     """The manifest of the release that lies there; None if there is none, or that of a run.
 
     Raises:
@@ -47,7 +48,7 @@ class ReleaseReader(RunReader):
         manifest: of that version.
     """
 
-    def __init__(self, storage: Storage, manifest: dict[str, Any]) -> None:
+    def __init__(self, storage: Reader, manifest: dict[str, Any]) -> None:
         self.storage = storage
         self._manifest = manifest
         self._starts = {"samples": _starts(manifest, "samples"), "masks": _starts(manifest, "masks")}
@@ -117,7 +118,7 @@ class ReleaseReader(RunReader):
 class SlicedTable:
     """Rows of a parquet file by their position; keeps the row groups read last."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: Reader, name: str) -> None:
         self._threads = isinstance(storage, LocalStorage)
         """Never over Python's bytes, see `parquet.parquet_table`."""
         if isinstance(storage, LocalStorage):

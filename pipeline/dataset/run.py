@@ -12,15 +12,15 @@ from ..errors import InputError, SchemaError
 from ..format.schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA, Sample, load_json, sample_from_json
 from ..shards.commits import Commit, CommitLog
 from ..shards.plan import Plan
+from ..storage.base import Reader
 from ..storage.parquet import parquet_table
-from ..storage.stores import Storage
 from .labeled_image import LabeledImage
 
 
 class RunReader:
     """A run's directory, for reading. Made by `open.open_dataset`; cheap, and safe beside a driver at work."""
 
-    def __init__(self, storage: Storage, plan: Plan) -> None:
+    def __init__(self, storage: Reader, plan: Plan) -> None:
         self.storage = storage
         self._plan = plan
         self._log = CommitLog(storage)

@@ -24,8 +24,9 @@ from ..errors import GrainmillError, SchemaError
 from ..format.schema import FORMAT, SEAL, canonical_json, dataset_digest, load_json, sealed
 from ..labeling.config import config_hash
 from ..shards.commits import Commit, read_commit
+from ..storage.base import Reader
+from ..storage.open import open_storage
 from ..storage.parquet import parquet_table
-from ..storage.stores import Storage, open_storage
 from .open import open_dataset
 from .run import RunReader
 from .verify_unit import CHUNK_BYTES, Problem, UnitReport, key_numbers, verify_unit
@@ -150,7 +151,7 @@ def _verify_elsewhere(location: str, commit: Commit, config_hash: str | None, de
 # Commits
 
 
-def readable_commits(storage: Storage, damaged: list[Problem]) -> Iterator[Commit]:
+def readable_commits(storage: Reader, damaged: list[Problem]) -> Iterator[Commit]:
     """The commit that decides each unit, as `CommitLog` sees it, but going on past damaged records.
 
     Args:
@@ -171,7 +172,7 @@ def readable_commits(storage: Storage, damaged: list[Problem]) -> Iterator[Commi
             yield commit
 
 
-def _compacted_commits(storage: Storage, file: str, decided: set[int], damaged: list[Problem]) -> Iterator[Commit]:
+def _compacted_commits(storage: Reader, file: str, decided: set[int], damaged: list[Problem]) -> Iterator[Commit]:
     try:
         table = parquet_table(storage.read_bytes(file), columns=["unit", "record"])
         rows = list(zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True))
@@ -257,7 +258,7 @@ def _plan_against_itself(run: RunReader) -> Iterator[Problem]:
             yield from file_problems(run.storage, table)
 
 
-def file_problems(storage: Storage, file: dict[str, Any]) -> Iterator[Problem]:
+def file_problems(storage: Reader, file: dict[str, Any]) -> Iterator[Problem]:
     """Presence, size and sha256 of one file, given as a record with `name`, `size` and `sha256`."""
     name = file["name"]
     size = storage.size(name)

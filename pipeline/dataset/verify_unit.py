@@ -34,8 +34,8 @@ from ..format.schema import (
 from ..shards.commits import Commit
 from ..shards.tar import BLOCK, RECORD, ustar_header
 from ..sources.images import MAX_STORED_PIXELS, decode_image
+from ..storage.base import Reader
 from ..storage.parquet import parquet_table
-from ..storage.stores import Storage
 
 CHUNK_BYTES: Final = 8 * 2**20
 
@@ -94,7 +94,7 @@ class UnitReport:
 # One unit
 
 
-def verify_unit(storage: Storage, commit: Commit, *, config_hash: str | None, deep: bool) -> UnitReport:
+def verify_unit(storage: Reader, commit: Commit, *, config_hash: str | None, deep: bool) -> UnitReport:
     """Checks the files of one commit. Never raises for what the run holds: everything becomes a `Problem`.
 
     Args:
@@ -167,7 +167,7 @@ def _commit_problems(commit: Commit, config_hash: str | None) -> Iterator[Proble
             yield Problem(kind="commit", file=file, message=f"gives {name} the size {size!r:.40}")
 
 
-def _check_file(storage: Storage, file: Mapping[str, Any], report: UnitReport) -> bool | None:
+def _check_file(storage: Reader, file: Mapping[str, Any], report: UnitReport) -> bool | None:
     """Size and sha256 of one file: True if both hold, False if not, None if it cannot be read."""
     name, expected = file["name"], int(file["size"])
     size = storage.size(name)
@@ -194,7 +194,7 @@ def _check_file(storage: Storage, file: Mapping[str, Any], report: UnitReport) -
     return True
 
 
-def _read_table(storage: Storage, file: Mapping[str, Any], schema: pa.Schema, report: UnitReport) -> pa.Table | None:
+def _read_table(storage: Reader, file: Mapping[str, Any], schema: pa.Schema, report: UnitReport) -> pa.Table | None:
     """A parquet file of the run, None (with the problem noted) if it is not what was committed."""
     if not _check_file(storage, file, report):
         return None
@@ -235,7 +235,7 @@ def _compare_reasons(commit: Commit, failures: pa.Table, report: UnitReport) -> 
 # One shard
 
 
-def shard_problems(storage: Storage, shard: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[Problem]:
+def shard_problems(storage: Reader, shard: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[Problem]:
     """Walks a shard beside its index rows and names every range of bytes that is not as it must be.
 
     Headers, padding and the end are known; the data of a member has its sha256 in the index. So each byte is covered.
@@ -305,7 +305,7 @@ def _differing(found: bytes, expected: bytes) -> tuple[int, int]:
     return int(unlike[0]), int(unlike[-1]) + 1
 
 
-def sample_problems(storage: Storage, rows: list[dict[str, Any]], masks: pa.Table | None) -> Iterator[Problem]:
+def sample_problems(storage: Reader, rows: list[dict[str, Any]], masks: pa.Table | None) -> Iterator[Problem]:
     """Parses, validates and decodes each sample and compares it with its rows of the index."""
     listed: dict[str, list[dict[str, Any]]] = {}
     for mask in [] if masks is None else masks.to_pylist():
@@ -332,7 +332,7 @@ def sample_problems(storage: Storage, rows: list[dict[str, Any]], masks: pa.Tabl
             yield from _image_problems(storage, row, sample)
 
 
-def _image_problems(storage: Storage, row: Mapping[str, Any], sample: Sample) -> Iterator[Problem]:
+def _image_problems(storage: Reader, row: Mapping[str, Any], sample: Sample) -> Iterator[Problem]:
     start, end = row["image_offset"], row["image_offset"] + row["image_size"]
     here: dict[str, Any] = {"kind": "image", "file": row["shard"], "key": row["key"], "start": start, "end": end}
     try:

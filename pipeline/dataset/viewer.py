@@ -35,7 +35,7 @@ from ..format.rle import Rle
 from ..format.schema import FORMAT, Sample, sha256_of
 from ..sources import passed_over
 from ..sources.images import MAX_STORED_PIXELS, decode_rgb
-from ..storage.stores import explained
+from ..storage.local import explained
 from .export import sample_rows
 from .failures import failure_rows
 from .run import RunReader

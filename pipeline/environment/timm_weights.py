@@ -9,7 +9,6 @@ is an error, not a warning. `flag` is the option that messages name.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import re
 import warnings
@@ -78,12 +77,6 @@ def locate_checkpoint(name: str, file: str | None, *, flag: str = "--backbone") 
             f"Put model.safetensors of https://huggingface.co/{repository} (or the authors' own file) on this machine "
             f"and name it: {flag} timm:{name}@/path/to/model.safetensors"
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 from ..errors import GrainmillError
-from ..shards.commits import Commit, CommitLog
+from ..shards.commits import Commit, CommitWriter
 from ..sources.listing import UnitSpec
-from ..storage.stores import Storage
+from ..storage.base import Writer
 from ..units.attempt import InProcessMiner, mine_unit
 from ..units.batches import RunSpec
 from .pool import STARTING, Event, Listener, Pool, PoolOptions
@@ -31,7 +31,7 @@ class DriverCommits:
     Safe for one driver: workers of a lost attempt report to nobody, so they can commit nothing.
     """
 
-    def __init__(self, listener: Listener, log: CommitLog) -> None:
+    def __init__(self, listener: Listener, log: CommitWriter) -> None:
         self._listener, self._log = listener, log
         self.progressed, self.noted = listener.progressed, listener.noted
         self.workers_ready, self.waits_for = listener.workers_ready, listener.waits_for
@@ -42,7 +42,7 @@ class DriverCommits:
         self._listener.committed(commit)
 
 
-def run_inline(units: Iterator[UnitSpec], run: RunSpec, storage: Storage, listener: Listener) -> None:
+def run_inline(units: Iterator[UnitSpec], run: RunSpec, storage: Writer, listener: Listener) -> None:
     """Does every unit in this process."""
     listener.waits_for(STARTING)
     miner = InProcessMiner(run)

@@ -11,7 +11,7 @@ import traceback
 
 from ..errors import GrainmillError
 from ..shards.writer import warm_up
-from ..storage.stores import open_storage
+from ..storage.open import open_storage
 from ..units.attempt import mine_unit
 from ..units.batches import RunSpec
 from ..units.processes import parent_connection

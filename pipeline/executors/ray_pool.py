@@ -31,8 +31,8 @@ from ..environment.numeric import single_threaded
 from ..errors import GrainmillError, InputError
 from ..shards.writer import warm_up
 from ..sources.listing import UnitSpec
+from ..storage.open import open_storage
 from ..storage.session_folder import SessionFolder
-from ..storage.stores import open_storage
 from ..units.attempt import UnitProgress, mine_unit
 from ..units.batches import RunSpec
 from ..units.supervisor import SupervisedMiner

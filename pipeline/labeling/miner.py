@@ -20,12 +20,13 @@ import cv2
 import numpy as np
 
 from ..environment.stage_seconds import StageSeconds
-from ..environment.timm_weights import file_sha256, locate_checkpoint, split_backbone
+from ..environment.timm_weights import locate_checkpoint, split_backbone
 from ..errors import InputError, SampleFailureError
 from ..format.rle import Rle
 from ..format.schema import Annotation
 from ..sources.passed_over import PassedOver
 from ..sources.proposals import Proposals
+from ..storage.local import sha256_of_file
 from .config import MineConfig
 from .given import GivenMask, join_given, refine_given
 from .hierarchy import build_hierarchy
@@ -234,7 +235,7 @@ def load_backbone(
     """
     name, file = split_backbone(config.features.backbone)
     path = locate_checkpoint(name, file if checkpoint is None else str(checkpoint))
-    if config.features.weights_sha256 not in (None, file_sha256(path)):
+    if config.features.weights_sha256 not in (None, sha256_of_file(path)):
         raise InputError(
             f"{path}: not the weights that the run was planned with (sha256 {config.features.weights_sha256}); bring "
             "that file back, on every machine of a cluster"

@@ -20,7 +20,7 @@ from ..errors import TooManyFailuresError
 from ..executors.driver import DriverCommits, ExecutorName, make_pool, run_inline, run_pool
 from ..executors.pool import Listener, PoolOptions
 from ..labeling.config import MineConfig, config_hash
-from ..shards.commits import CommitLog
+from ..shards.commits import CommitWriter
 from ..shards.lease import Lease
 from ..shards.plan import (
     Plan,
@@ -37,7 +37,9 @@ from ..sources.own_outputs import require_apart
 from ..sources.passed_over import INSIDE_CONTAINERS, PassedOver, one_line
 from ..sources.proposals import Proposals
 from ..sources.roots import base_of
-from ..storage.stores import Storage, offers_conditional_puts, open_storage
+from ..storage.base import Writer
+from ..storage.object_store import offers_conditional_puts
+from ..storage.open import open_storage
 from ..units.batches import RunSpec
 from .flags import MineFlags
 from .manifest import MANIFEST, write_manifest
@@ -85,7 +87,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
             plan = frozen_plan(storage, options)
         if plan.passed_over:
             note(f"passed over: {one_line(plan.passed_over)}; `grainmill status` gives examples")
-        log = CommitLog(storage)
+        log = CommitWriter(storage)
         if options.flags.retry_failed:
             revoke_failed(storage, plan, tuple(options.flags.retry_failed))
         done = log.committed(plan.units_total)
@@ -103,7 +105,7 @@ def mine(options: MineOptions) -> dict[str, Any]:
     return result
 
 
-def open_output(location: str) -> Storage:
+def open_output(location: str) -> Writer:
     """The output, with commits by this one driver if its store cannot let the first of two writers win."""
     storage = open_storage(location, create=True)
     if offers_conditional_puts(storage):
@@ -180,7 +182,7 @@ def _watched(
         passed.include(proposals.unused(min_score=divide.min_proposal_score).to_json())
 
 
-def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
+def frozen_plan(storage: Writer, options: MineOptions) -> Plan:
     """The plan that stands, checked against this call; a new one if there is none."""
     plan = open_plan(storage)
     environment = numeric_environment()
@@ -200,7 +202,7 @@ def frozen_plan(storage: Storage, options: MineOptions) -> Plan:
     return with_new_files(storage, plan, options)
 
 
-def with_new_files(storage: Storage, plan: Plan, options: MineOptions) -> Plan:
+def with_new_files(storage: Writer, plan: Plan, options: MineOptions) -> Plan:
     """Checks that planned sources are unchanged; notes new files, or plans them with `--extend`."""
     limit = options.config.limit
     new = check_unchanged(options.sources, plan.units(storage), limited=limit is not None, output=options.flags.output)
@@ -232,7 +234,7 @@ def run_units(
     units: Iterator[UnitSpec],
     options: MineOptions,
     plan: Plan,
-    storage: Storage,
+    storage: Writer,
     report: RunProgress,
     *,
     pending: int,
@@ -250,9 +252,9 @@ def run_units(
         environment=plan.environment,
         sample_timeout_s=options.flags.sample_timeout_s,
         memory_limit_bytes=options.memory_limit_bytes,
-        commits_by_driver=not getattr(storage, "conditional_puts", True),
+        commits_by_driver=not storage.conditional_puts,
     )
-    listener: Listener = DriverCommits(report, CommitLog(storage)) if run.commits_by_driver else report
+    listener: Listener = DriverCommits(report, CommitWriter(storage)) if run.commits_by_driver else report
     if idle := idle_workers_note(plan, options):
         note(idle)
     if options.executor == "inline":
@@ -278,7 +280,7 @@ def idle_workers_note(plan: Plan, options: MineOptions) -> str | None:
     )
 
 
-def finished_manifest(storage: Storage, plan: Plan, *, changed: bool) -> dict[str, Any]:
+def finished_manifest(storage: Writer, plan: Plan, *, changed: bool) -> dict[str, Any]:
     """`manifest.json` of a run whose units are all committed; written if it is missing or out of date."""
     from ..dataset.run import RunReader
 

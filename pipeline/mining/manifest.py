@@ -27,7 +27,8 @@ from ..shards.commits import Commit
 from ..shards.plan import Plan
 from ..shards.writer import HASH_DIGITS, PARQUET_OPTIONS, ROW_GROUP_ROWS
 from ..sources.passed_over import PassedOver
-from ..storage.stores import Storage, explained, sync_file
+from ..storage.base import Writer
+from ..storage.local import explained, sha256_of_file, sync_file
 
 MANIFEST: Final = "manifest.json"
 MAX_WAITING: Final = 256
@@ -36,7 +37,7 @@ _FINAL_NAME: Final = re.compile(r"(samples-|masks-)?(\d{8,})-([0-9a-f]{8})\.(?:t
 _FOLDERS: Final = ("shards", "index", "failures")
 
 
-def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
+def write_manifest(storage: Writer, plan: Plan) -> dict[str, Any]:
     """Merges the index, writes `manifest.json`, removes files that no commit names. All units must be committed.
 
     Returns:
@@ -87,7 +88,7 @@ def write_manifest(storage: Storage, plan: Plan) -> dict[str, Any]:
 class _Folder:
     """A scratch folder that goes at the end."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
+    def __init__(self, storage: Writer, name: str) -> None:
         self._path = storage.scratch(f"{name}.{os.urandom(6).hex()}")
 
     def __enter__(self) -> Path:
@@ -169,7 +170,7 @@ class _NamedFiles:
         return (int(match[2]), self.KINDS.index(kind), int(match[3], 16)) if kind in self.KINDS else None
 
 
-def _remove_unnamed(storage: Storage, named: _NamedFiles, index: set[str]) -> None:
+def _remove_unnamed(storage: Writer, named: _NamedFiles, index: set[str]) -> None:
     """Removes files of the format's own names that no commit names; every unit is committed by now."""
     for folder in _FOLDERS:
         for name in storage.list(folder):
@@ -183,7 +184,7 @@ def _remove_unnamed(storage: Storage, named: _NamedFiles, index: set[str]) -> No
 class _IndexMerger:
     """Streams the index of all units into `index-all/`, in units' order, in row groups of a fixed size."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Writer) -> None:
         self._storage = storage
         self._scratch = _Folder(storage, "index-all")
         self._folder = self._scratch.__enter__()
@@ -207,8 +208,8 @@ class _IndexMerger:
         records = {}
         for name, part in self._parts.items():
             rows = part.finish()
+            sha256 = sha256_of_file(part.path)
             with part.path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
                 sync_file(stream.fileno())
             final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
             size = part.path.stat().st_size

@@ -15,10 +15,10 @@ from ..executors.driver import ExecutorName
 from ..executors.pool import PoolOptions
 from ..format.granularity import GranularityMethod
 from ..format.licenses import check_license
-from ..format.schema import sha256_of
 from ..labeling.config import DivideName, FeaturesConfig, MineConfig, RecipeName, RefineName
 from ..labeling.recipes import recipe as recipe_config
 from ..sources.listing import parse_inputs
+from ..storage.local import sha256_of_file
 from .flags import MineFlags
 from .job import MineOptions
 
@@ -113,7 +113,7 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
                 "default, which is the same without them, or --backbone timm:NAME"
             )
         return dataclasses.replace(config.features, backbone=backbone, weights_sha256=None), None
-    from ..environment.timm_weights import file_sha256, locate_checkpoint, split_backbone
+    from ..environment.timm_weights import locate_checkpoint, split_backbone
 
     name, file = split_backbone(backbone)
     if config.conquer.graph == "leaves" and not any(cost.features for cost in config.conquer.costs):
@@ -121,7 +121,7 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
             f"--recipe {config.recipe} needs no weights and uses none, found --backbone {backbone}; use --recipe leaves"
         )
     path = locate_checkpoint(name, file)
-    features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=file_sha256(path))
+    features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=sha256_of_file(path))
     return features, str(path)
 
 
@@ -198,6 +198,6 @@ def _one_of(flag: str, value: str, allowed: tuple[Any, ...]) -> Any:
 
 def _file_sha256(path: str) -> str:
     try:
-        return sha256_of(Path(path).read_bytes())
+        return sha256_of_file(path)
     except OSError as error:
         raise InputError(f"--proposals {path}: cannot be read ({error.strerror})") from error

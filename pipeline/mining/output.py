@@ -10,10 +10,11 @@ from typing import Final
 
 from ..dataset.run import RunReader
 from ..errors import FAILURE_REASONS, InputError
-from ..shards.commits import CommitLog
+from ..shards.commits import CommitWriter
 from ..shards.lease import LEASE, OutputBusyError, busy_message, is_alive, read_lease
 from ..shards.plan import PLAN, Plan, open_plan
-from ..storage.stores import SCRATCH, LocalStorage, Storage, explained, remove_tree
+from ..storage.base import SCRATCH, Writer
+from ..storage.local import LocalStorage, explained, remove_tree
 from .manifest import MANIFEST
 
 OWNED_FOLDERS: Final = ("commits", "shards", "index", "index-all", "failures", "plan")
@@ -23,7 +24,7 @@ commits early and the plan last, so that a crash between leaves a run of which l
 _TRASH: Final = re.compile(r"\.trash-[0-9a-f]{16}")
 
 
-def check_output(storage: Storage, *, overwrite: bool) -> None:
+def check_output(storage: Writer, *, overwrite: bool) -> None:
     """Refuses a directory that `mine` must not write into.
 
     Raises:
@@ -48,7 +49,7 @@ def check_output(storage: Storage, *, overwrite: bool) -> None:
         )
 
 
-def move_away(storage: Storage) -> None:
+def move_away(storage: Writer) -> None:
     """`--overwrite`: moves what the format owns into `.trash-…`, then deletes that. Follows no links.
 
     Raises:
@@ -68,7 +69,7 @@ def move_away(storage: Storage) -> None:
                 remove_tree(Path(entry.path))
 
 
-def revoke_failed(storage: Storage, plan: Plan, reasons: tuple[str, ...]) -> int:
+def revoke_failed(storage: Writer, plan: Plan, reasons: tuple[str, ...]) -> int:
     """`--retry-failed`: makes units pending again in which a sample failed for one of these reasons.
 
     Returns:
@@ -83,5 +84,5 @@ def revoke_failed(storage: Storage, plan: Plan, reasons: tuple[str, ...]) -> int
     units = {commit.unit for commit in RunReader(storage, plan).commits() if set(commit.reasons) & set(reasons)}
     if units:
         storage.remove(MANIFEST)
-        CommitLog(storage).revoke(units)
+        CommitWriter(storage).revoke(units)
     return len(units)

@@ -16,7 +16,7 @@ from ..dataset.release import ReleaseReader
 from ..dataset.run import RunReader
 from ..errors import InputError
 from ..format.schema import canonical_json, sealed
-from ..storage.stores import LocalStorage
+from ..storage.local import LocalStorage
 from .checks import require_license, require_releasable
 from .commit import commit_release
 from .copy import select_shards

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..format.release_tables import MANIFEST
 from ..format.schema import canonical_json, load_json, sealed
-from ..storage.stores import LocalStorage, explained
+from ..storage.local import LocalStorage, explained
 from .durable_files import make_durable, place
 from .records import CARD, MACHINES, NEXT, STATISTICS, SUMS, file_record, json_text, named_files
 

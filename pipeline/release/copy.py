@@ -14,7 +14,7 @@ from ..dataset.release import ReleaseReader
 from ..dataset.run import RunReader
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..shards.commits import Commit
-from ..storage.stores import LocalStorage
+from ..storage.local import LocalStorage
 from .checks import ReleaseRefusedError
 from .duplicates import Signature
 from .records import ReleaseOptions

@@ -6,10 +6,10 @@ import datetime
 import re
 
 from ..errors import InputError
-from ..storage.stores import Storage
+from ..storage.base import Reader
 
 
-def newest_commit_date(storage: Storage) -> str:
+def newest_commit_date(storage: Reader) -> str:
     """The day (UTC) on which the last commit of a run was written, as YYYY-MM-DD.
 
     Raises:

@@ -9,7 +9,7 @@ from ..dataset.export import sample_rows
 from ..dataset.release import ReleaseReader
 from ..dataset.viewer import chosen
 from ..format.schema import canonical_json, load_json
-from ..storage.stores import LocalStorage
+from ..storage.local import LocalStorage
 from . import charts
 from .card import card_text, changelog_text, shards_card_text
 from .croissant import croissant

@@ -10,7 +10,7 @@ from ..dataset.stats import RunStatistics
 from ..format.release_tables import DUPLICATES_SCHEMA, KIND
 from ..format.schema import FAILURES_SCHEMA, FORMAT, dataset_digest, load_json
 from ..shards.commits import Commit
-from ..storage.stores import LocalStorage
+from ..storage.local import LocalStorage
 from .card import template_sha256
 from .checks import ReleaseRefusedError
 from .eligibility import proposals_license

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..storage.stores import LocalStorage, explained
+from ..storage.local import LocalStorage, explained
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from ..dataset.run import RunReader
 from ..errors import InputError, SampleFailureError
 from ..shards.commits import Commit
 from ..shards.plan import config_differences
-from ..storage.stores import LocalStorage
+from ..storage.local import LocalStorage
 from .checks import ReleaseRefusedError, label_config
 from .dates import newest_commit_date
 from .duplicates import DuplicateIndex, signature_of_bytes

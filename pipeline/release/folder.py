@@ -8,7 +8,8 @@ from typing import Any, Final
 from ..dataset.release import read_manifest
 from ..errors import InputError
 from ..format.release_tables import MANIFEST
-from ..storage.stores import LocalStorage, open_storage
+from ..storage.local import LocalStorage
+from ..storage.open import open_storage
 from ..storage.versions import version_order
 from .records import CARD, CHANGELOG, CROISSANT, MACHINES, STATISTICS, SUMS, ReleaseOptions
 

@@ -30,7 +30,7 @@ from ..dataset.failures import failure_rows
 from ..dataset.run import RunReader
 from ..dataset.viewer import chosen, embedded_json, image_record, page_of, thumbnail_jpeg, thumbnail_size
 from ..format.schema import FORMAT, Sample
-from ..storage.stores import explained
+from ..storage.local import explained
 
 SIDE_PX: Final = 480
 """Longer side of an opened photograph, pixels; its masks are on the same grid."""

@@ -24,8 +24,8 @@ from ..shards.commits import Commit
 from ..shards.writer import ShardWriter
 from ..sources.images import MAX_STORED_PIXELS, read_header
 from ..sources.listing import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
+from ..storage.local import LocalStorage
 from ..storage.parquet import parquet_table
-from ..storage.stores import LocalStorage
 from .commit import commit_release
 from .documents import describe
 from .duplicates import signature_of_bytes

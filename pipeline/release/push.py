@@ -2,8 +2,8 @@
 
 Files go first whose names hold their hash, then what describes them, then `manifest.json`: readers see the version
 before or the new one, never half of one. What is there already is not sent again: files named by their hash if the size
-is right, others if their bytes are. Everything is tried again with growing pauses. Credentials come from the
-environment (`AWS_…`, `HF_TOKEN`, …) by the stores' own clients, and are written nowhere.
+is right, others if their bytes are. The storage, and for the Hub `push_hub`, repeats what may succeed at the next try.
+Credentials come from the environment (`AWS_…`, `HF_TOKEN`, …) by the stores' own clients, and are written nowhere.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 from ..dataset.release import read_manifest
 from ..errors import InputError
 from ..format.release_tables import MANIFEST
-from ..storage.stores import LocalStorage, Storage, open_storage, scheme_of
+from ..storage.base import Reader, Writer, scheme_of
+from ..storage.local import LocalStorage
+from ..storage.open import open_storage
 from .push_hub import push_to_hub
-from .push_plan import HASHED, PushReport, files_in_order, patiently
+from .push_plan import HASHED, PushReport, files_in_order, resumable
 from .records import named_files
 
 
@@ -46,7 +48,8 @@ def push_release(
         raise InputError(f"{release.location}: expected a release, found none")
     if scheme_of(target) == "hf":
         return push_to_hub(release, manifest, target, dry_run=dry_run, on_file=on_file)
-    return _push_to_storage(release, manifest, target, dry_run=dry_run, on_file=on_file)
+    with resumable():
+        return _push_to_storage(release, manifest, target, dry_run=dry_run, on_file=on_file)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -63,7 +66,7 @@ def _push_to_storage(
 ) -> PushReport:
     there = _open_target(target, release)
     report = PushReport(target=target)
-    before = _standing_manifest(there)
+    before = read_manifest(there)
     if before is not None and before["name"] != manifest["name"]:
         raise InputError(
             f"{target}: holds the release {before['name']!r}, not {manifest['name']!r}; choose another target"
@@ -71,25 +74,25 @@ def _push_to_storage(
     names = files_in_order(release, manifest)
     for number, name in enumerate(names, start=1):
         path = release.path(name)
-        if patiently(f"look for {target}/{name}", lambda: _stands(there, name, path), hopeless=_no_rights):  # noqa: B023
+        if _stands(there, name, path):
             report.standing += 1
         else:
             report.calls.append(f"put {name} ({path.stat().st_size} bytes)")
             report.sent.append(name)
             report.sent_bytes += path.stat().st_size
             if not dry_run:
-                patiently(f"put {target}/{name}", lambda: there.upload(path, name), hopeless=_no_rights)  # noqa: B023
+                there.upload(path, name)
         if on_file is not None:
             on_file(number, len(names))
     for name in _left_over(before, names):
         report.calls.append(f"delete {name}")
         report.removed.append(name)
         if not dry_run:
-            patiently(f"delete {target}/{name}", lambda: there.remove(name), hopeless=_no_rights)  # noqa: B023
+            there.remove(name)
     return report
 
 
-def _open_target(target: str, release: LocalStorage) -> Storage:
+def _open_target(target: str, release: LocalStorage) -> Writer:
     """The target; a folder is made if it is missing.
 
     Raises:
@@ -105,11 +108,7 @@ def _open_target(target: str, release: LocalStorage) -> Storage:
     return there
 
 
-def _standing_manifest(there: Storage) -> dict[str, Any] | None:
-    return patiently(f"look at {there.location}", lambda: read_manifest(there), hopeless=_no_rights)
-
-
-def _stands(there: Storage, name: str, path: Path) -> bool:
+def _stands(there: Reader, name: str, path: Path) -> bool:
     """Whether a file is there: by size if its name holds its hash, else byte by byte."""
     if there.size(name) != path.stat().st_size:
         return False
@@ -120,13 +119,3 @@ def _left_over(before: dict[str, Any] | None, names: Iterable[str]) -> list[str]
     """What the version that stood there named and this one does not have under that name."""
     kept = set(names)
     return [] if before is None else sorted(f["name"] for f in named_files(before) if f["name"] not in kept)
-
-
-def _no_rights(error: BaseException) -> bool:
-    """What trying again cannot mend."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, PermissionError | FileNotFoundError | InputError):
-            return True
-        cause = cause.__cause__
-    return False

@@ -1,5 +1,8 @@
 """Sending a release to the Hugging Face Hub, by its own client.
 
+Each of its calls is repeated as a request to any store is. The client repeats some requests inside a call as well, such
+as uploads of large files; that cannot be switched off.
+
 Data goes in commits of its own; the last commit brings everything that describes it (card, Croissant, sums, manifest)
 and takes away what the new version does not have, so that the branch shows the version before or the new one. Each
 version gets a tag, `v1.0.0`, by which it stays loadable (`revision=`).
@@ -14,15 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from ..console import note
 from ..errors import InputError
 from ..format.release_tables import MANIFEST
-from ..storage.stores import LocalStorage
-from .push_plan import FILES_PER_COMMIT, LAST, PushReport, files_in_order, patiently
+from ..storage.local import LocalStorage, sha256_of_file
+from ..storage.retry import is_permanent, retrying
+from .push_plan import FILES_PER_COMMIT, LAST, PushReport, files_in_order, resumable
 
 _REPOSITORY: Final = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?")
 TOKEN: Final = "HF_TOKEN"
-HOPELESS: Final = (400, 401, 403, 404, 409, 413, 422)
-"""Answers that another try does not change."""
 
 
 def push_to_hub(
@@ -76,13 +79,18 @@ def _ours(name: str) -> bool:
 
 def _identities(path: Path) -> set[str]:
     """By what the Hub may know a file: its sha256 (large files) or the id of its git blob."""
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     blob = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
         while data := stream.read(2**20):
             blob.update(data)
-    return {sha256, blob.hexdigest()}
+    return {sha256_of_file(path), blob.hexdigest()}
+
+
+def _is_permanent(error: Exception) -> bool:
+    """As of any store, but a conflict stays one, and its client's uploads fail with a bare RuntimeError."""
+    if getattr(getattr(error, "response", None), "status_code", None) == 409:
+        return True
+    return is_permanent(error) and not isinstance(error, RuntimeError)
 
 
 class _Hub:
@@ -108,15 +116,9 @@ class _Hub:
         self._report.calls.append(line)
         if self._dry_run:
             return None
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-        def hopeless(error: BaseException) -> bool:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            return isinstance(error, RepositoryNotFoundError) or status in HOPELESS
-
-        failures = (HfHubHTTPError, OSError, RuntimeError)
-        what = f"{line.splitlines()[0]} ({self._repository})"
-        return patiently(what, call, failures=failures, hopeless=hopeless)
+        with resumable():
+            what = f"call {line.splitlines()[0]} ({self._repository})"
+            return retrying(what, call, is_permanent=_is_permanent, on_wait=note)
 
     def make(self) -> None:
         """The repository, private if it is new: who publishes it looks at it first."""

@@ -1,29 +1,24 @@
-"""What every push has in common: which files go in which order, a report, and calls that are tried again."""
+"""What every push has in common: which files go in which order, a report, and how it ends where it cannot go on."""
 
 from __future__ import annotations
 
-import random
+import contextlib
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from ..console import note
 from ..errors import GrainmillError, InputError
 from ..format.release_tables import MANIFEST
-from ..storage.stores import LocalStorage, StorageError
+from ..storage.base import StorageError
+from ..storage.local import LocalStorage
 from .records import CARD, CHANGELOG, CROISSANT, MACHINES, SHARDS_CARD, STATISTICS, SUMS, named_files
 
-ATTEMPTS: Final = 6
-"""Tries for each call; the pauses between them add up to about half a minute."""
-FIRST_PAUSE_S: Final = 1.0
 FILES_PER_COMMIT: Final = 200
 """Of the Hub, whose limits are on commits rather than on files."""
 LAST: Final = (STATISTICS, CHANGELOG, CROISSANT, SHARDS_CARD, CARD, MACHINES, SUMS)
 """What describes a release; goes after everything that it describes, and before the manifests."""
 HASHED: Final = re.compile(r".+-[0-9a-f]{8}\.(?:tar|parquet)")
-_Result = TypeVar("_Result")
 
 
 class PushError(GrainmillError):
@@ -76,42 +71,14 @@ def _rank(name: str) -> tuple[int, str]:
     return (0 if HASHED.fullmatch(name) else 1, name)
 
 
-def patiently(
-    what: str,
-    call: Callable[[], _Result],
-    *,
-    failures: tuple[type[BaseException], ...] = (StorageError, OSError),
-    hopeless: Callable[[BaseException], bool] = lambda error: False,
-    pause: Callable[[float], None] | None = None,
-) -> _Result:
-    """Calls until it works, with pauses of 1, 2, 4, … seconds and some chance.
-
-    Args:
-        what: for messages.
-        call: may be called again after a failure.
-        failures: what is worth another try.
-        hopeless: of those, what is not (no such bucket, no rights).
-        pause: sleeps; given in tests.
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """What fails inside, after every try that it is worth, ends the push with one message.
 
     Raises:
-        PushError: after `ATTEMPTS` tries.
+        PushError: instead of any StorageError or OSError inside.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except failures as error:
-            why = _reason(error)
-            if attempt == ATTEMPTS or hopeless(error):
-                tries = "" if attempt == 1 else f" after {attempt} tries"
-                raise PushError(f"{what}{tries}: {why}; the same command goes on from here") from error
-            seconds = FIRST_PAUSE_S * 2 ** (attempt - 1) * (0.75 + 0.5 * random.random())
-            note(f"{what}: {why}; again in {seconds:.0f} s")
-            (pause or time.sleep)(seconds)
-    raise AssertionError("the loop returns or raises")
-
-
-def _reason(error: BaseException) -> str:
-    """What happened, with its cause where a client only says what it was doing."""
-    if isinstance(error, GrainmillError) or error.__cause__ is None:
-        return str(error)
-    return f"{error} {error.__cause__}"
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        raise PushError(f"{error}; the same command goes on from here") from error

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import Any
 
-from ..storage.stores import LocalStorage, explained
+from ..storage.local import LocalStorage, explained
 from .records import GALLERY, MACHINES, RESULT_FOLDERS, SUMS, named_files
 
 

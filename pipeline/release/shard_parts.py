@@ -22,7 +22,9 @@ from ..errors import SampleFailureError, SchemaError
 from ..shards.commits import Commit
 from ..shards.tar import TarWriter
 from ..shards.writer import HASH_DIGITS
-from ..storage.stores import LocalStorage, Storage, explained, open_storage
+from ..storage.base import Reader
+from ..storage.local import LocalStorage, explained, sha256_of_file
+from ..storage.open import open_storage
 from .duplicates import Signature, signature_of_bytes
 from .durable_files import place, scratch_file
 
@@ -72,7 +74,7 @@ def pieces_of_release(release: ReleaseReader) -> Iterator[Piece]:
             )  # fmt: skip
 
 
-def copy_shard(source: Storage, shard: dict[str, Any], target: LocalStorage) -> None:
+def copy_shard(source: Reader, shard: dict[str, Any], target: LocalStorage) -> None:
     """Copies a shard and checks it on the way; nothing to do if it is there with its size and sha256.
 
     Raises:
@@ -80,8 +82,10 @@ def copy_shard(source: Storage, shard: dict[str, Any], target: LocalStorage) -> 
         StorageError: the disk is full, for example.
     """
     name = shard["name"]
-    if target.size(name) == shard["size"] and _sha256_of(target, name) == shard["sha256"]:
-        return
+    if target.size(name) == shard["size"]:
+        with explained("read", target.path(name)):
+            if sha256_of_file(target.path(name)) == shard["sha256"]:
+                return
     digest, size = hashlib.sha256(), source.size(name) or 0
     with scratch_file(target) as path:
         with explained("write", path), path.open("xb") as stream:
@@ -97,12 +101,7 @@ def copy_shard(source: Storage, shard: dict[str, Any], target: LocalStorage) -> 
         place(target, path, name)
 
 
-def _sha256_of(storage: LocalStorage, name: str) -> str:
-    with explained("read", storage.path(name)), storage.path(name).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sign(storage: Storage, rows: list[dict[str, Any]]) -> list[Signature | None]:
+def sign(storage: Reader, rows: list[dict[str, Any]]) -> list[Signature | None]:
     """The signature of each row's image; None for one without an image in its shard.
 
     Raises:
@@ -129,7 +128,7 @@ def copy_and_sign(location: str, shard: dict[str, Any], rows: list[dict[str, Any
     return sign(storage, rows) if signed else [None] * len(rows)
 
 
-def cut_shard(storage: Storage, piece: Piece, keep: list[bool], target: LocalStorage) -> Piece | None:
+def cut_shard(storage: Reader, piece: Piece, keep: list[bool], target: LocalStorage) -> Piece | None:
     """The piece without some of its samples, written to `target`; None if none is left.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from typing import Any
@@ -16,8 +15,9 @@ from ..format.schema import MASKS_SCHEMA
 from ..mining.manifest import MergedTable
 from ..shards.commits import Commit
 from ..shards.writer import HASH_DIGITS, parquet_bytes
+from ..storage.base import Reader
+from ..storage.local import LocalStorage, sha256_of_file
 from ..storage.parquet import parquet_table
-from ..storage.stores import LocalStorage, Storage
 from .durable_files import place, put
 from .records import file_record
 
@@ -65,8 +65,7 @@ class MergedTables:
     def _publish(self, split: str | None, table: str) -> dict[str, Any]:
         part = self._part(split, table)
         rows = part.finish()
-        with part.path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = sha256_of_file(part.path)
         middle = "" if split is None else f"{split}-"
         name = f"index/{table}-{middle}{sha256[:HASH_DIGITS]}.parquet"
         size = part.path.stat().st_size
@@ -85,7 +84,7 @@ def put_table(output: LocalStorage, name: str, rows: list[dict[str, Any]], schem
     return {**record, "rows": len(rows)}
 
 
-def table_rows(storage: Storage, file: dict[str, Any] | None) -> list[dict[str, Any]]:
+def table_rows(storage: Reader, file: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Rows of one of a manifest's tables; none where it has none."""
     if file is None:
         return []

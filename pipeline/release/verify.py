@@ -24,8 +24,9 @@ from ..dataset.verify_unit import DIGEST_COLUMNS, Problem, sample_problems, shar
 from ..errors import GrainmillError
 from ..format.release_tables import DUPLICATES_SCHEMA, KIND, MANIFEST, RELEASED_SAMPLES_SCHEMA
 from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json
-from ..storage.stores import Storage
-from ..storage.versions import open_versioned
+from ..storage.base import Reader
+from ..storage.open import open_versioned
+from ..storage.versions import VersionStorage
 from . import charts
 from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .commit import sums_text
@@ -36,7 +37,7 @@ from .statistics import count_index, statistics_json
 from .takedown import REMOVED_SCHEMA
 
 
-def release_at(location: str) -> Storage | None:
+def release_at(location: str) -> Reader | None:
     """The folder of the release at a location; None if no release lies there, whatever else does.
 
     A folder with a damaged manifest counts as a release if it holds what only releases have.
@@ -48,7 +49,7 @@ def release_at(location: str) -> Storage | None:
 
 
 def verify_release(
-    storage: Storage,
+    storage: Reader,
     *,
     deep: bool = False,
     totals: VerifyTotals | None = None,
@@ -69,7 +70,7 @@ def verify_release(
 
 
 def _problems(
-    storage: Storage, deep: bool, totals: VerifyTotals, on_unit: Callable[[VerifyTotals], None] | None
+    storage: Reader, deep: bool, totals: VerifyTotals, on_unit: Callable[[VerifyTotals], None] | None
 ) -> Iterator[Problem]:
     manifest = None
     for problem, found in _manifest(storage):
@@ -86,7 +87,7 @@ def _problems(
 
 
 def _against_manifest(
-    storage: Storage,
+    storage: Reader,
     manifest: dict[str, Any],
     deep: bool,
     totals: VerifyTotals,
@@ -118,7 +119,7 @@ def _against_manifest(
 # Manifest and files
 
 
-def _manifest(storage: Storage) -> Iterator[tuple[Problem | None, dict[str, Any] | None]]:
+def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, dict[str, Any] | None]]:
     """Problems of the manifest, with the manifest if it can be used."""
 
     def problem(message: str) -> Problem:
@@ -141,7 +142,7 @@ def _manifest(storage: Storage) -> Iterator[tuple[Problem | None, dict[str, Any]
         yield problem(f"not a manifest: {error}"), None
 
 
-def _sums(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _sums(storage: Reader, manifest: dict[str, Any]) -> Iterator[Problem]:
     expected = sums_text(manifest, canonical_json(manifest)).decode().splitlines()
     if not storage.exists(SUMS):
         yield Problem(kind="missing", file=SUMS, message="missing")
@@ -155,7 +156,7 @@ def _sums(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _machines(storage: Storage) -> Iterator[Problem]:
+def _machines(storage: Reader) -> Iterator[Problem]:
     try:
         data = storage.read_bytes(MACHINES)
         record = load_json(data, where=MACHINES)
@@ -168,9 +169,9 @@ def _machines(storage: Storage) -> Iterator[Problem]:
         yield Problem(kind="manifest", file=MACHINES, message=f"cannot be read: {error}")
 
 
-def _copies_and_strays(storage: Storage, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _copies_and_strays(storage: Reader, manifest: dict[str, Any]) -> Iterator[Problem]:
     """The copy of the manifest under its version, and files that nothing names in folders that are read by pattern."""
-    if not hasattr(storage, "place"):  # the newest version
+    if not isinstance(storage, VersionStorage):  # the newest version
         copy = f"versions/{manifest['version']}/{MANIFEST}"
         if not storage.exists(copy) or storage.read_bytes(copy) != storage.read_bytes(MANIFEST):
             yield Problem(kind="manifest", file=copy, message=f"missing, or not equal to {MANIFEST}")
@@ -200,7 +201,7 @@ def _tables(manifest: dict[str, Any]) -> list[tuple[dict[str, Any], pa.Schema]]:
     return tables
 
 
-def _table_problems(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+def _table_problems(storage: Reader, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
     """Columns and numbers of rows of every table that is what it was."""
     for file, schema in _tables(manifest):
         if file["name"] in bad:
@@ -226,7 +227,7 @@ def _table_problems(storage: Storage, manifest: dict[str, Any], bad: set[str]) -
 
 
 def _shards(
-    storage: Storage,
+    storage: Reader,
     manifest: dict[str, Any],
     deep: bool,
     readable: bool,
@@ -262,7 +263,7 @@ def _shards(
 
 
 def _inside(
-    storage: Storage, shard: dict[str, Any], rows: list[dict[str, Any]], masks: pa.Table, deep: bool
+    storage: Reader, shard: dict[str, Any], rows: list[dict[str, Any]], masks: pa.Table, deep: bool
 ) -> Iterator[Problem]:
     """Headers, padding and members of one shard; with `deep` every sample too."""
     try:
@@ -278,7 +279,7 @@ def _inside(
 # Every number again
 
 
-def _recomputed(storage: Storage, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+def _recomputed(storage: Reader, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
     """Digest, counts, statistics, figures, card, changelog and Croissant, from index and shards' records."""
     released = ReleaseReader(storage, manifest)
     counted = count_index(released)

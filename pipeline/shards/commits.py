@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from ..errors import SchemaError
 from ..format.schema import FORMAT, canonical_json, load_json, sealed
+from ..storage.base import Reader, StorageError, Writer
 from ..storage.parquet import parquet_table
-from ..storage.stores import Storage, StorageError
 from .writer import PARQUET_OPTIONS, OutputFile, Outputs, parquet_bytes
 
 FOLDER: Final = "commits"
@@ -148,14 +148,10 @@ def read_commit(data: bytes, *, where: str) -> Commit:
 
 
 class CommitLog:
-    """The folder `commits/` of one run."""
+    """The folder `commits/` of one run, for reading."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Reader) -> None:
         self._storage = storage
-
-    def create(self, commit: Commit) -> bool:
-        """Commits a unit. False if another attempt was first: then that one's record holds, see `read`."""
-        return self._storage.write_new(_single_name(commit.unit), commit.to_bytes())
 
     def read(self, unit: int) -> Commit | None:
         """The record that decides a unit; None if it is not committed."""
@@ -219,48 +215,6 @@ class CommitLog:
                 _add(totals, commit.samples, commit.masks, commit.failures)
         return totals
 
-    def compact(self, *, at: int = COMPACT_AT) -> bool:
-        """Merges single records into one compacted file if there are at least `at` of them.
-
-        Safe beside other drivers: the compacted file is created first-wins under the next number, and single records
-        are removed only after it stands. True if this call compacted.
-        """
-        units = self._single_units()
-        if len(units) < at:
-            return False
-        names = self._compacted()
-        known = np.concatenate([np.empty(0, dtype=np.int64), *map(self._units_of, names)])
-        number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]
-        data = self._compacted_bytes(iter(np.setdiff1d(np.array(units, dtype=np.int64), known).tolist()))
-        if not self._storage.write_new(f"{FOLDER}/compact-{number:08d}.parquet", data):
-            return False
-        for unit in units:
-            self._storage.remove(_single_name(unit))
-        return True
-
-    def _compacted_bytes(self, units: Iterator[int]) -> bytes:
-        """A compacted file of single records; `COMPACT_ROWS` of them are held at a time."""
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, COMPACT_SCHEMA, **PARQUET_OPTIONS) as writer:
-            while chosen := list(itertools.islice(units, COMPACT_ROWS)):
-                rows = []
-                for unit, data in self._single_records(chosen):
-                    commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
-                    counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
-                    rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
-                writer.write_table(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
-        return sink.getvalue()
-
-    def revoke(self, units: set[int]) -> None:
-        """Makes units pending again (`--retry-failed`). Only for a driver that is alone."""
-        for name in self._compacted():
-            table = parquet_table(self._storage.read_bytes(name), schema=COMPACT_SCHEMA)
-            kept = [row for row in table.to_pylist() if row["unit"] not in units]
-            if len(kept) < table.num_rows:
-                self._storage.put_atomic(name, parquet_bytes(pa.Table.from_pylist(kept, schema=COMPACT_SCHEMA)))
-        for unit in sorted(units):
-            self._storage.remove(_single_name(unit))
-
     def _read_single(self, unit: int) -> Commit:
         """A record that was listed as single; a driver may have compacted it since."""
         name = _single_name(unit)
@@ -288,6 +242,60 @@ class CommitLog:
     def _single_units(self) -> list[int]:
         matches = (_SINGLE.fullmatch(name) for name in self._storage.list(FOLDER))
         return sorted(int(match[1]) for match in matches if match)
+
+
+class CommitWriter(CommitLog):
+    """The folder `commits/` of one run, for who mines it."""
+
+    def __init__(self, storage: Writer) -> None:
+        super().__init__(storage)
+        self._writer = storage
+
+    def create(self, commit: Commit) -> bool:
+        """Commits a unit. False if another attempt was first: then that one's record holds, see `read`."""
+        return self._writer.write_new(_single_name(commit.unit), commit.to_bytes())
+
+    def compact(self, *, at: int = COMPACT_AT) -> bool:
+        """Merges single records into one compacted file if there are at least `at` of them.
+
+        Safe beside other drivers: the compacted file is created first-wins under the next number, and single records
+        are removed only after it stands. True if this call compacted.
+        """
+        units = self._single_units()
+        if len(units) < at:
+            return False
+        names = self._compacted()
+        known = np.concatenate([np.empty(0, dtype=np.int64), *map(self._units_of, names)])
+        number = 1 + max((int(_COMPACT.fullmatch(name.split("/")[1])[1]) for name in names), default=-1)  # type: ignore[index]
+        data = self._compacted_bytes(iter(np.setdiff1d(np.array(units, dtype=np.int64), known).tolist()))
+        if not self._writer.write_new(f"{FOLDER}/compact-{number:08d}.parquet", data):
+            return False
+        for unit in units:
+            self._writer.remove(_single_name(unit))
+        return True
+
+    def _compacted_bytes(self, units: Iterator[int]) -> bytes:
+        """A compacted file of single records; `COMPACT_ROWS` of them are held at a time."""
+        sink = io.BytesIO()
+        with pq.ParquetWriter(sink, COMPACT_SCHEMA, **PARQUET_OPTIONS) as writer:
+            while chosen := list(itertools.islice(units, COMPACT_ROWS)):
+                rows = []
+                for unit, data in self._single_records(chosen):
+                    commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+                    counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
+                    rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
+                writer.write_table(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
+        return sink.getvalue()
+
+    def revoke(self, units: set[int]) -> None:
+        """Makes units pending again (`--retry-failed`). Only for a driver that is alone."""
+        for name in self._compacted():
+            table = parquet_table(self._storage.read_bytes(name), schema=COMPACT_SCHEMA)
+            kept = [row for row in table.to_pylist() if row["unit"] not in units]
+            if len(kept) < table.num_rows:
+                self._writer.put_atomic(name, parquet_bytes(pa.Table.from_pylist(kept, schema=COMPACT_SCHEMA)))
+        for unit in sorted(units):
+            self._writer.remove(_single_name(unit))
 
 
 def _single_name(unit: int) -> str:

@@ -20,7 +20,7 @@ import psutil
 
 from ..errors import GrainmillError, SchemaError
 from ..format.schema import canonical_json, load_json
-from ..storage.stores import Storage, StorageError
+from ..storage.base import Reader, StorageError, Writer
 
 LEASE: Final = "lease.json"
 BEAT_S: Final = 5.0
@@ -40,7 +40,7 @@ class Lease:
         OutputBusyError: on entering, if another driver is alive.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Writer) -> None:
         self._storage = storage
         self._mine: dict[str, Any] = {
             "driver": secrets.token_hex(8),
@@ -90,7 +90,7 @@ class Lease:
                 self._storage.put_atomic(LEASE, canonical_json(self._mine))
 
 
-def read_lease(storage: Storage) -> dict[str, Any] | None:
+def read_lease(storage: Reader) -> dict[str, Any] | None:
     """The lease that stands; None if there is none or it cannot be read as one."""
     if not storage.exists(LEASE):
         return None
@@ -102,7 +102,7 @@ def read_lease(storage: Storage) -> dict[str, Any] | None:
     return lease if isinstance(lease, dict) and names <= set(lease) else None
 
 
-def is_alive(storage: Storage, lease: dict[str, Any], *, wait_s: float = FOREIGN_WAIT_S) -> bool:
+def is_alive(storage: Reader, lease: dict[str, Any], *, wait_s: float = FOREIGN_WAIT_S) -> bool:
     """Whether the driver that holds a lease is still at work."""
     if lease["boot"] == _boot_id() and lease["host"] == socket.gethostname():
         try:
@@ -123,7 +123,7 @@ def is_alive(storage: Storage, lease: dict[str, Any], *, wait_s: float = FOREIGN
     return False
 
 
-def busy_message(storage: Storage, lease: dict[str, Any]) -> str:
+def busy_message(storage: Reader, lease: dict[str, Any]) -> str:
     """Who holds the output, and what to do."""
     return (
         f"{storage.location}: another run works on this output: process {lease['pid']} on {lease['host']}. "

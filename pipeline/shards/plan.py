@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,8 @@ from ..format.licenses import spelled
 from ..format.schema import FORMAT, canonical_json, load_json, sealed
 from ..labeling.config import MineConfig, config_hash
 from ..sources.passed_over import PassedOver, one_line
-from ..storage.stores import Storage, explained, sync_file
+from ..storage.base import Reader, Writer
+from ..storage.local import explained, sha256_of_file, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
 
 if TYPE_CHECKING:  # readers of a run need no sources
@@ -71,7 +71,7 @@ class Plan:
         """Planned input samples; each ends in exactly one of samples and failures."""
         return sum(table["samples"] for table in self.tables)
 
-    def units(self, storage: Storage, *, skip: bytearray | None = None) -> Iterator[UnitSpec]:
+    def units(self, storage: Reader, *, skip: bytearray | None = None) -> Iterator[UnitSpec]:
         """Units in ascending order without those whose byte in `skip` is set; one row group in memory at a time.
 
         Raises:
@@ -87,13 +87,11 @@ class Plan:
                 yield UnitSpec.from_row(row)
 
 
-def _read_rows(storage: Storage, table: Mapping[str, Any], skip: bytearray | None) -> Iterator[dict[str, Any]]:
+def _read_rows(storage: Reader, table: Mapping[str, Any], skip: bytearray | None) -> Iterator[dict[str, Any]]:
     name = table["name"]
     if storage.size(name) != table["size"]:
         raise SchemaError(f"{name}: expected {table['size']} bytes, found {storage.size(name)}; the plan is damaged")
-    root = getattr(storage, "root", None)
-    source = str(root / name) if root is not None else io.BytesIO(storage.read_bytes(name))
-    with pq.ParquetFile(source, memory_map=root is not None, pre_buffer=False) as file:
+    with storage.open(name) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
         first = table["first_unit"]
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -130,7 +128,7 @@ def moved_sources(plan: Plan, sources: Sequence[SourceSpec]) -> list[str]:
 
 
 def create_plan(
-    storage: Storage,
+    storage: Writer,
     config: MineConfig,
     sources: Sequence[SourceSpec],
     *,
@@ -185,7 +183,7 @@ def no_images(sources: Sequence[SourceSpec], passed: PassedOver | None) -> Input
     )
 
 
-def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec], passed: PassedOver | None = None) -> Plan:
+def extend_plan(storage: Writer, plan: Plan, units: Iterable[UnitSpec], passed: PassedOver | None = None) -> Plan:
     """Adds units behind those that are planned; their numbers start at `plan.units_total`.
 
     Args:
@@ -214,7 +212,7 @@ def extend_plan(storage: Storage, plan: Plan, units: Iterable[UnitSpec], passed:
     return extended
 
 
-def open_plan(storage: Storage) -> Plan | None:
+def open_plan(storage: Reader) -> Plan | None:
     """The plan that stands in a directory; None if there is none.
 
     Raises:
@@ -270,11 +268,11 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     return {place: text for part_name, part in parts for place, text in _flat(part, part_name).items()}
 
 
-def _extension_names(storage: Storage) -> list[str]:
+def _extension_names(storage: Reader) -> list[str]:
     return [f"plan/{name}" for name in storage.list("plan") if name.startswith("extension-")]
 
 
-def _load(storage: Storage, name: str) -> dict[str, Any]:
+def _load(storage: Reader, name: str) -> dict[str, Any]:
     where = f"{storage.location}/{name}"
     record = load_json(storage.read_bytes(name), where=where)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -283,7 +281,7 @@ def _load(storage: Storage, name: str) -> dict[str, Any]:
     return record
 
 
-def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[dict[str, Any]], str]:
+def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[dict[str, Any]], str]:
     """Streams units into parquet files; returns their records and the digest of all rows."""
     from ..sources.listing import UNITS_SCHEMA
 
@@ -297,7 +295,7 @@ def _write_tables(storage: Storage, units: Iterable[UnitSpec], *, first_unit: in
             count, samples = _write_table(path, UNITS_SCHEMA, rows, digest.update)
             if count == 0:
                 break
-            sha256 = _sha256_of_file(path)
+            sha256 = sha256_of_file(path)
             name = f"plan/units-{first_unit:08d}-{sha256[:HASH_DIGITS]}.parquet"
             size = path.stat().st_size
             storage.publish(path, name)
@@ -329,8 +327,3 @@ def _write_table(
     with explained("write", path), path.open("rb") as stream:
         sync_file(stream.fileno())
     return units, samples
-
-
-def _sha256_of_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

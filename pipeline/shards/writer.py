@@ -32,7 +32,8 @@ from ..format.schema import (
     sample_to_json,
     sha256_of,
 )
-from ..storage.stores import Storage, explained, sync_file
+from ..storage.base import Writer
+from ..storage.local import explained, sync_file
 from .tar import TarWriter
 
 HASH_DIGITS: Final = 8
@@ -67,7 +68,7 @@ class Outputs:
         every = (self.shard, self.samples_index, self.masks_index, self.failures)
         return [each for each in every if each is not None]
 
-    def publish(self, storage: Storage) -> None:
+    def publish(self, storage: Writer) -> None:
         """Moves every file to its final name."""
         for each in self.files():
             storage.publish(each.path, each.name)
@@ -106,7 +107,7 @@ class ShardWriter:
     Use as a context manager: leaving it removes the scratch folder.
     """
 
-    def __init__(self, storage: Storage, *, unit: int, attempt: str) -> None:
+    def __init__(self, storage: Writer, *, unit: int, attempt: str) -> None:
         self._unit = unit
         self._folder = storage.scratch(f"{unit:08d}.{attempt}")
         self._stream: BinaryIO | None = None

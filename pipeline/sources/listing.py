@@ -337,7 +337,7 @@ def _with_kinds(root: Root) -> Iterator[tuple[ListedFile, Kind]]:
 
 def _looked_at(root: Root, file: ListedFile) -> Kind:
     try:
-        return kind_of_bytes(root.read_range(file.raw, 0, min(SNIFF_BYTES, max(file.size, 0))), file.path)
+        return kind_of_bytes(root.reader.read_at(file.raw, 0, min(SNIFF_BYTES, max(file.size, 0))), file.path)
     except OSError:
         return Kind(name="unreadable, or a link to nothing")
 
@@ -351,14 +351,14 @@ def _entries_of(root: Root, file: ListedFile, use: Use, source: SourceSpec, pass
     elif file.size < 0:
         yield _failed(base, "source_missing", "a link to nothing")
     elif use == "tar":
-        with root.open(file.raw) as stream:
+        with root.reader.open(file.raw) as stream:
             for sample in tar_samples(stream, file.size, uri=uri, passed=passed):
                 yield _with(base, member=sample.name, **{name: getattr(sample, name) for name in _OF_A_MEMBER})
     elif use == "parquet":
         yield from _parquet_entries(root, file, base, source.image_column)
     else:
         json_raw = stem_of(file.raw) + ".json"
-        found = root.stat(json_raw)
+        found = root.reader.stat(json_raw)
         if found is None:
             yield _with(base, size=file.size)
         else:
@@ -371,7 +371,7 @@ _OF_A_MEMBER: Final = ("occurrence", "offset", "size", "json_offset", "json_size
 
 def _parquet_entries(root: Root, file: ListedFile, base: Entry, column: str | None) -> Iterator[Entry]:
     try:
-        with root.open(file.raw) as stream:
+        with root.reader.open(file.raw) as stream:
             names = image_rows(stream, column)
             if isinstance(names, str):
                 yield _failed(base, "unsupported_format", names)
@@ -379,7 +379,7 @@ def _parquet_entries(root: Root, file: ListedFile, base: Entry, column: str | No
             for row, name in enumerate(names):
                 yield _with(base, member=name, offset=row)
     except (OSError, pa.ArrowException) as error:
-        first = root.read_range(file.raw, 0, SNIFF_BYTES)
+        first = root.reader.read_at(file.raw, 0, SNIFF_BYTES)
         found = named_format(first)
         said = str(error) if found is None else f"it is {found[1]}"
         yield _failed(base, "truncated_source", f"not a readable parquet file ({said})"[:300])
@@ -461,7 +461,7 @@ def _without_later(sources: Sequence[SourceSpec], new: list[str], later: dict[st
     for name, entry in later.items():
         source = sources[int(name.split("/", 1)[0])]
         root = open_source(source.location)
-        found = root.stat(entry.raw)
+        found = root.reader.stat(entry.raw)
         if found is None:
             raise _gone(source, entry.path)
         _require_same(root, source, entry, found)
@@ -474,7 +474,7 @@ def _require_same(root: Root, source: SourceSpec, entry: Entry, found: tuple[int
     _require_equal(source, entry.path, (entry.file_size, entry.version), found)
     if entry.json_raw is not None and entry.json_version is not None:
         name = stem_of(entry.path) + ".json"
-        json_found = root.stat(entry.json_raw)
+        json_found = root.reader.stat(entry.json_raw)
         if json_found is None:
             raise _gone(source, name)
         _require_equal(source, name, (entry.json_size, entry.json_version), json_found)
@@ -613,7 +613,7 @@ class UnitReader:
 
     def _require_planned(self, entry: Entry) -> None:
         if entry.path not in self._checked:
-            found = self._root.stat(entry.raw)
+            found = self._root.reader.stat(entry.raw)
             if found is None:
                 raise _gone(self._source, entry.path)
             _require_same(self._root, self._source, entry, found)
@@ -622,7 +622,7 @@ class UnitReader:
     def _image(self, entry: Entry) -> bytes:
         if entry.path.lower().endswith(".parquet"):
             if entry.path not in self._parquet:
-                self._parquet[entry.path] = ParquetRows(self._root.open(entry.raw), self._source.image_column)
+                self._parquet[entry.path] = ParquetRows(self._root.reader.open(entry.raw), self._source.image_column)
             assert entry.offset is not None
             return self._parquet[entry.path].image(entry.offset)
         return self._range(entry.raw, entry.offset or 0, entry.size)
@@ -635,7 +635,7 @@ class UnitReader:
         return None
 
     def _range(self, raw: str, offset: int, size: int) -> bytes:
-        data = self._root.read_range(raw, offset, size) if size else b""
+        data = self._root.reader.read_at(raw, offset, size) if size else b""
         if len(data) != size:
             raise SampleFailureError("truncated", "read", f"{len(data)} of {size} bytes at offset {offset}")
         return data

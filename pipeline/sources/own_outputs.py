@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from ..errors import InputError
 from ..format.schema import FORMAT
-from ..storage.stores import SCRATCH, remote_file_system, scheme_of
+from ..storage.base import SCRATCH, scheme_of
+from ..storage.object_store import ObjectStorage
 
 RECORDS: Final = ("plan.json", "manifest.json", "lease.json")
 """Of a run or a release; somebody else's file may have one of these names."""
@@ -91,7 +92,7 @@ class OutputPlace:
         if scheme in (None, "file"):
             scheme, path = None, os.path.realpath(local_path(self.location))
         else:
-            path = remote_file_system(self.location)[1].rstrip("/")
+            path = ObjectStorage(self.location).prefix
         object.__setattr__(self, "scheme", scheme)
         object.__setattr__(self, "path", path)
 
@@ -125,7 +126,7 @@ def require_apart(source: str, output: str) -> None:
     if scheme in (None, "file"):
         scheme, path = None, os.path.realpath(local_path(source))
     else:
-        path = remote_file_system(source)[1].rstrip("/")
+        path = ObjectStorage(source).prefix
     if not place.holds(scheme, path):
         return
     inside = path[len(place.path) :].strip("/").split("/")[0]

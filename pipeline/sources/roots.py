@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import datetime
 import glob
-import io
 import itertools
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Protocol
 
 from ..errors import InputError
-from ..storage.stores import ranged_read, remote_file_system, retrying, scheme_of
+from ..storage.base import Reader, scheme_of
+from ..storage.local import LocalStorage
+from ..storage.object_store import ObjectStorage
 from .own_outputs import (
     MAX_RECORD_BYTES,
     SHARDS,
@@ -35,9 +35,6 @@ from .own_outputs import (
 from .passed_over import PassedReason
 from .tars import printable
 
-READ_AHEAD_BYTES: Final = 2**20
-"""Of a remote container that is scanned: one request for many headers or rows."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ListedFile:
@@ -47,7 +44,7 @@ class ListedFile:
         path: relative to the root, POSIX, printable; `raw` opens it.
         raw: the name as the file system knows it.
         size: bytes.
-        version: what changes when the content does: nanoseconds of the last change, or the store's ETag.
+        version: what changes when the content does, see `storage.base.FileStat`.
         passed: why it is no input, whatever it holds; None if it may be one. A folder stands for all that is in it.
     """
 
@@ -63,19 +60,16 @@ class ListedFile:
 
 
 class Root(Protocol):
-    """A place with files."""
+    """A place with files that can be listed."""
+
+    @property
+    def reader(self) -> Reader:
+        """Reads the files, by their raw names."""
+        ...
 
     def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         """Every file, in the order of its path's bytes; `own`: what this program wrote as well."""
         ...
-
-    def stat(self, raw: str) -> tuple[int, str] | None:
-        """Size and version now; None if the file is gone."""
-        ...
-
-    def open(self, raw: str) -> BinaryIO: ...
-
-    def read_range(self, raw: str, offset: int, size: int) -> bytes: ...
 
 
 def open_root(location: str, *, output: str | None = None) -> Root:
@@ -117,8 +111,7 @@ def is_pattern(location: str) -> bool:
         return False
     if scheme_of(location) in (None, "file"):
         return not local_path(location).exists()
-    fs, path = remote_file_system(location)
-    return not retrying(f"look at {location}", lambda: fs.exists(path))
+    return not ObjectStorage(location).holds_anything()
 
 
 def base_of(location: str) -> str:
@@ -137,6 +130,7 @@ def before_magic(parts: Iterable[str]) -> list[str]:
 
 class _LocalRoot:
     def __init__(self, base: Path, names: list[str] | None, output: OutputPlace | None) -> None:
+        self.reader = LocalStorage(base)
         self._base, self._names, self._output = base, names, output
         self._own: dict[str, bool] = {}
         """Of the folders that a pattern led into."""
@@ -230,46 +224,34 @@ class _LocalRoot:
             return True
         return is_own_folder(names, read, shards)
 
-    def stat(self, raw: str) -> tuple[int, str] | None:
-        try:
-            status = os.stat(self._base / raw)
-        except OSError:
-            return None
-        return status.st_size, str(status.st_mtime_ns)
-
-    def open(self, raw: str) -> BinaryIO:
-        return (self._base / raw).open("rb")
-
-    def read_range(self, raw: str, offset: int, size: int) -> bytes:
-        with self.open(raw) as stream:
-            return os.pread(stream.fileno(), size, offset)
-
 
 class _RemoteRoot:
-    """Any fsspec file system: listed once, read by ranges."""
+    """A prefix of an object store, one file of it, or a pattern: listed once."""
 
     def __init__(self, location: str, output: OutputPlace | None) -> None:
-        self._fs, path = remote_file_system(location)
-        self._pattern: str | None = None
         self._location, self._output, self._scheme = location, output, scheme_of(location)
-        self._base = path.rstrip("/")
+        self._pattern: str | None = None
+        base = location
         if is_pattern(location):
-            self._base, self._pattern = "/".join(before_magic(path.split("/"))), path
+            parts = location.split("/")
+            depth = len(before_magic(parts))
+            base = "/".join(parts[:depth]) if depth > 2 else f"{self._scheme}://"
+            self._pattern = "/".join(parts[depth:])
+        self.reader = ObjectStorage(base)
 
     def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         try:
-            details = retrying(f"list {self._location}", self._details)
+            files = self.reader.files(self._pattern)
         except OSError as error:
             raise InputError(f"{self._location}: cannot be listed ({error})") from error
-        if not details:
+        if not files:
             raise InputError(f"{self._location}: expected files, found nothing there")
-        files = {path[len(self._base) :].lstrip("/"): info for path, info in details.items() if info["type"] == "file"}
         known = () if own else self._known(files)
         owned = self._own_folders(known)
         listed = [_passed(folder, "own_output") for folder in owned]
         hidden = set()
-        for raw, info in files.items():
-            relative = raw or self._base.rsplit("/", 1)[-1]
+        for raw, (size, version) in files.items():
+            relative = raw or self.reader.prefix.rsplit("/", 1)[-1]
             if relative.startswith(tuple(f"{folder}/" for folder in owned)):
                 continue
             if "/." in f"/{relative}":
@@ -278,7 +260,6 @@ class _RemoteRoot:
             elif not own and is_own_file(relative, known.__contains__):
                 listed.append(_passed(relative, "own_output"))
             else:
-                size, version = self._fingerprint(info)
                 path = printable(os.fsencode(relative))
                 listed.append(ListedFile(path=path, raw=raw, size=size, version=version))
         listed += [_passed(each, "hidden") for each in hidden]
@@ -288,9 +269,8 @@ class _RemoteRoot:
         """What lies below the root: of a pattern also what it does not match, such as the records of a run."""
         if self._pattern is None:
             return files
-        depth = None if "**" in self._pattern else self._pattern[len(self._base) :].strip("/").count("/") + 1
-        paths = retrying(f"list {self._location}", lambda: self._fs.find(self._base, maxdepth=depth))
-        return frozenset(path[len(self._base) :].lstrip("/") for path in paths)
+        depth = None if "**" in self._pattern else self._pattern.strip("/").count("/") + 1
+        return self.reader.files(depth=depth)
 
     def _own_folders(self, known: Collection[str]) -> tuple[str, ...]:
         """Prefixes below the root that hold the output at hand, or another run or release, training or score."""
@@ -307,79 +287,11 @@ class _RemoteRoot:
                 continue
 
             def read(name: str, folder: str = folder) -> bytes:
-                return self.read_range(f"{folder}/{name}", 0, MAX_RECORD_BYTES)
+                return self.reader.read_at(f"{folder}/{name}", 0, MAX_RECORD_BYTES)
 
             by_name = is_scratch(folder.rpartition("/")[2]) or is_own_file(f"{folder}/", known.__contains__)
-            is_output = self._output is not None and self._output.holds(self._scheme, f"{self._base}/{folder}")
+            is_output = self._output is not None and self._output.holds(self._scheme, f"{self.reader.prefix}/{folder}")
             shards = names.get(f"{folder}/{SHARDS}", ())
             if by_name or is_output or is_own_folder(names[folder], read, lambda shards=shards: shards):  # type: ignore[misc]
                 owned.append(folder)
         return tuple(owned)
-
-    def _details(self) -> dict[str, Any]:
-        if self._pattern is not None:
-            return dict(self._fs.glob(self._pattern, detail=True))
-        found = self._fs.find(self._base, detail=True)
-        if isinstance(found, dict):
-            return found
-        return {self._base: self._fs.info(self._base)}  # adlfs, of a single file
-
-    @staticmethod
-    def _fingerprint(info: dict[str, Any]) -> tuple[int, str]:
-        names = ("ETag", "etag", "md5Hash", "blob_id", "created")
-        version = next((info[name] for name in names if info.get(name)), "")
-        if isinstance(version, datetime.datetime):  # some stores give it as a number when they list
-            version = version.timestamp()
-        return int(info["size"]), str(version).strip('"')
-
-    def _path(self, raw: str) -> str:
-        return f"{self._base}/{raw}" if raw else self._base
-
-    def stat(self, raw: str) -> tuple[int, str] | None:
-        try:
-            return self._fingerprint(retrying(f"look at {self._where(raw)}", lambda: self._fs.info(self._path(raw))))
-        except FileNotFoundError:
-            return None
-
-    def _where(self, raw: str) -> str:
-        return f"{self._location} {raw}".rstrip()
-
-    def open(self, raw: str) -> BinaryIO:
-        found = self.stat(raw)
-        if found is None:
-            raise FileNotFoundError(f"{self._where(raw)} is missing")
-        return io.BufferedReader(_RangedFile(self, raw, found[0]), buffer_size=READ_AHEAD_BYTES)
-
-    def read_range(self, raw: str, offset: int, size: int) -> bytes:
-        path = self._path(raw)
-        return retrying(f"read {self._where(raw)}", lambda: ranged_read(self._fs, path, offset, size))
-
-
-class _RangedFile(io.RawIOBase):
-    """A remote file by ranged reads, each of them repeated until it is answered."""
-
-    def __init__(self, root: _RemoteRoot, raw: str, size: int) -> None:
-        self._root, self._raw, self._size, self._position = root, raw, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(base + offset, 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), self._size - self._position)
-        if size <= 0:
-            return 0
-        data = self._root.read_range(self._raw, self._position, size)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

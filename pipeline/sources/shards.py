@@ -7,12 +7,13 @@ where a later version put them; they keep the names that its manifest gives them
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from ..errors import InputError, SchemaError
 from ..format.schema import FORMAT, load_json
-from ..storage.stores import scheme_of
-from ..storage.versions import VersionStorage, open_versioned
+from ..storage.base import Reader, scheme_of
+from ..storage.open import open_versioned
+from ..storage.versions import VersionStorage
 from .own_outputs import local_path
 from .roots import ListedFile, Root, is_pattern, open_root
 
@@ -53,6 +54,7 @@ class _Shards:
 
     def __init__(self, location: str, root: Root, version: VersionStorage | None) -> None:
         self._location, self._root, self._version = location, root, version
+        self.reader: Reader = root.reader if version is None else version
 
     def walk(self, *, own: bool = False) -> Iterator[ListedFile]:
         manifest = self._record(MANIFEST)
@@ -76,23 +78,14 @@ class _Shards:
                 raise InputError(f"{self._location}: {name} is missing; `grainmill verify` tells more")
             yield ListedFile(path=name, raw=name, size=there[name].size, version=there[name].version)
 
-    def stat(self, raw: str) -> tuple[int, str] | None:
-        return self._root.stat(self._place(raw))
-
-    def open(self, raw: str) -> BinaryIO:
-        return self._root.open(self._place(raw))
-
-    def read_range(self, raw: str, offset: int, size: int) -> bytes:
-        return self._root.read_range(self._place(raw), offset, size)
-
     def _place(self, name: str) -> str:
         return name if self._version is None else self._version.place(name)
 
     def _record(self, name: str) -> dict[str, Any] | None:
         """A JSON file of our own format; None if there is none, or one of somebody else's."""
-        if self.stat(name) is None:
+        if self.reader.stat(name) is None:
             return None
-        with self.open(name) as stream:
+        with self.reader.open(name) as stream:
             data = stream.read()
         try:
             record = load_json(data, where=f"{self._location}/{name}")

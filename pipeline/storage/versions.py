@@ -8,55 +8,24 @@ name, into `versions/OLD/`, where the older version's `manifest.json` stands too
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
-from ..errors import InputError, SchemaError
-from ..format.schema import load_json
-from .stores import Storage, StorageError, open_storage
+from ..errors import InputError
+from .base import FileStat, Reader
 
 VERSIONS: Final = "versions"
-_VERSIONED: Final = re.compile(r"(?P<root>.+)/versions/(?P<version>[^/]+)/*")
 _NUMBERED: Final = re.compile(
     r"v?(?P<numbers>[0-9]+(?:\.[0-9]+)*)(?:-(?P<before>[0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?", re.IGNORECASE
 )
 VERSION_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 
 
-def open_versioned(location: str | os.PathLike[str]) -> Storage:
-    """Opens a run, a release, or one version of a release (`REL/versions/V`), for reading.
-
-    Raises:
-        InputError: as `open_storage`, or no such version.
-    """
-    match = _VERSIONED.fullmatch(os.fspath(location))
-    if match is None:
-        return open_storage(location)
-    root = open_storage(match["root"])
-    folder = f"{VERSIONS}/{match['version']}"
-    if not root.exists(f"{folder}/manifest.json"):
-        return open_storage(location)  # some other folder of that name
-    return VersionStorage(root, [folder, *_newer(root, match["version"])])
-
-
-def _newer(root: Storage, version: str) -> list[str]:
-    """Folders of the versions after this one, oldest first, as the root's manifest lists them."""
-    manifest = load_json(root.read_bytes("manifest.json"), where=f"{root.location}/manifest.json")
-    try:
-        order = [str(each["version"]) for each in manifest["versions"]]
-    except (KeyError, TypeError) as error:
-        raise SchemaError(f"{root.location}/manifest.json: not the manifest of a release ({error})") from error
-    after = order[order.index(version) + 1 :] if version in order else []
-    return [f"{VERSIONS}/{each}" for each in after if VERSION_NAME.fullmatch(each)]
-
-
 class VersionStorage:
-    """Read-only: the files of one version, wherever later versions moved them."""
+    """The files of one version, wherever later versions moved them: a `Reader`, a version is never changed."""
 
-    def __init__(self, root: Storage, folders: Sequence[str]) -> None:
+    def __init__(self, root: Reader, folders: Sequence[str]) -> None:
         self._root = root
         self._folders = [f"{folder}/" for folder in folders] + [""]
         self.location = f"{root.location}/{folders[0]}"
@@ -82,6 +51,15 @@ class VersionStorage:
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         return self._root.read_range(self.place(name), offset, size)
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return self._root.read_at(self.place(name), offset, size)
+
+    def open(self, name: str) -> BinaryIO:
+        return self._root.open(self.place(name))
+
+    def stat(self, name: str) -> FileStat | None:
+        return self._root.stat(self.place(name))
+
     def exists(self, name: str) -> bool:
         return self._root.exists(self.place(name))
 
@@ -93,30 +71,6 @@ class VersionStorage:
 
     def list(self, folder: str) -> list[str]:
         return self._root.list(f"{self._folders[0]}{folder}")
-
-    def write_new(self, name: str, data: bytes) -> bool:
-        raise self._read_only()
-
-    def put_atomic(self, name: str, data: bytes) -> None:
-        raise self._read_only()
-
-    def publish(self, path: Path, name: str) -> None:
-        raise self._read_only()
-
-    def upload(self, path: Path, name: str) -> None:
-        raise self._read_only()
-
-    def remove(self, name: str) -> None:
-        raise self._read_only()
-
-    def scratch(self, name: str) -> Path:
-        raise self._read_only()
-
-    def clean_scratch(self) -> None:
-        raise self._read_only()
-
-    def _read_only(self) -> StorageError:
-        return StorageError(f"{self.location}: a version of a release is never changed; write to another directory")
 
 
 def check_version_name(version: str) -> str:
@@ -130,7 +84,7 @@ def check_version_name(version: str) -> str:
     return version
 
 
-def version_order(version: str) -> tuple[Any, ...] | None:
+def version_order(version: str) -> tuple[object, ...] | None:
     """What orders versions as semantic versioning does: 0.9 < 1.0.0-rc.1 < 1.0.0 = 1.0 = v1.0.0+build < 1.10.0.
 
     None for a name that says no order, such as `november` or the date 2026-11-24.

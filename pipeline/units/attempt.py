@@ -18,11 +18,11 @@ from ..environment import faults
 from ..environment.numeric import differences
 from ..environment.stage_seconds import StageSeconds
 from ..errors import GrainmillError
-from ..shards.commits import Commit, CommitLog, make_commit
+from ..shards.commits import Commit, CommitWriter, make_commit
 from ..shards.writer import Outputs, ShardWriter
 from ..sources.listing import SampleIdentity, UnitSpec
 from ..sources.passed_over import PassedOver
-from ..storage.stores import Storage
+from ..storage.base import Writer
 from .batches import BatchMiner, BatchResult, MinedSample, RunSpec, UnitRepeatError, failure_row
 
 
@@ -57,7 +57,7 @@ class UnitMiner(Protocol):
 def mine_unit(
     unit: UnitSpec,
     run: RunSpec,
-    storage: Storage,
+    storage: Writer,
     miner: UnitMiner,
     *,
     on_progress: Callable[[UnitProgress], None] | None = None,
@@ -76,7 +76,7 @@ def mine_unit(
     Raises:
         GrainmillError: what ends the run, such as a full disk or a source that changed.
     """
-    log = CommitLog(storage)
+    log = CommitWriter(storage)
     standing = log.read_single(unit.unit)
     if standing is not None:  # committed by a worker that died before it could say so
         return standing
@@ -90,12 +90,12 @@ def mine_unit(
 def _attempt(
     unit: UnitSpec,
     run: RunSpec,
-    storage: Storage,
+    storage: Writer,
     miner: UnitMiner,
     on_progress: Callable[[UnitProgress], None],
     waited_s: float,
 ) -> Commit:
-    log = CommitLog(storage)
+    log = CommitWriter(storage)
     attempt = secrets.token_hex(6)
     started_s = time.perf_counter()
     seconds = StageSeconds()
@@ -144,7 +144,7 @@ def _write_batch(writer: ShardWriter, batch: BatchResult, seconds: StageSeconds)
                 writer.fail(result)
 
 
-def _publish(writer: ShardWriter, storage: Storage, unit: UnitSpec) -> Outputs:
+def _publish(writer: ShardWriter, storage: Writer, unit: UnitSpec) -> Outputs:
     outputs = writer.finish()
     faults.reach("shard-written", str(unit.unit))
     outputs.publish(storage)

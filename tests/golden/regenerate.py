@@ -18,7 +18,7 @@ from pipeline.format import rle, schema
 from pipeline.shards.writer import Outputs, ShardWriter
 from pipeline.sources import listing
 from pipeline.sources.images import read_header
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 GOLDEN = Path(__file__).resolve().parent
 LICENSE = "CC0-1.0"

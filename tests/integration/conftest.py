@@ -73,7 +73,8 @@ class Hub:
         self.tagged: dict[str, dict[str, bytes]] = {}
         self.ranges: list[str] = []
         self.tokens: set[str] = set()
-        self.fail_next = 0
+        self.fail_next, self.fail_with = 0, 503
+        self.asked: list[tuple[str, str]] = []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -140,9 +141,10 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def respond(self, method: str, path: str, body: bytes, host: str) -> tuple[int, Any]:
+        self.asked.append((method, path))
         if self.fail_next and "/commit/" in path:
             self.fail_next -= 1
-            return 503, {"error": "slow down"}
+            return self.fail_with, {"error": "slow down", "code": "Fault"}
         if path == "/api/repos/create":
             return 200, {"url": f"{host}/datasets/team/drawn", "id": "team/drawn"}
         if path == "/api/validate-yaml":

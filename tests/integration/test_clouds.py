@@ -27,7 +27,10 @@ from pipeline.release.push import push_release
 from pipeline.release.push_plan import PushError
 from pipeline.shards.commits import CommitLog
 from pipeline.sources.roots import open_root
-from pipeline.storage.stores import FsspecStorage, LocalStorage, StorageError, offers_conditional_puts, open_storage
+from pipeline.storage.base import StorageError
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.object_store import ObjectStorage, offers_conditional_puts
+from pipeline.storage.open import open_storage
 
 pytestmark = [
     # aiohttp's word on a body of more than a megabyte in one piece, which is how both clients send theirs.
@@ -115,13 +118,13 @@ def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that were waited before a request was repeated."""
     slept: list[float] = []
-    monkeypatch.setattr("pipeline.storage.stores.time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr("pipeline.storage.retry.time", SimpleNamespace(sleep=slept.append))
     return slept
 
 
-def opened(location: str) -> FsspecStorage:
+def opened(location: str) -> ObjectStorage:
     storage = open_storage(location)
-    assert isinstance(storage, FsspecStorage)
+    assert isinstance(storage, ObjectStorage)
     return storage
 
 
@@ -205,9 +208,10 @@ def test_inputs_are_listed_alike_as_folder_pattern_and_file(cloud: str) -> None:
         root = open_root(location)
         (listed,) = root.walk()
         assert listed.path == "a.tar"
-        assert root.stat(listed.raw) == (10, listed.version), "a file would seem to have changed since it was listed"
+        found = root.reader.stat(listed.raw)
+        assert found == (10, listed.version), "a file would seem to have changed since it was listed"
         assert listed.version
-        assert root.read_range(listed.raw, 3, 4) == b"3456"
+        assert root.reader.read_at(listed.raw, 3, 4) == b"3456"
 
 
 @pytest.mark.slow

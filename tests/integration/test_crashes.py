@@ -23,7 +23,7 @@ from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
 from pipeline.mining.options import mine_options
 from pipeline.shards.commits import CommitLog
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[str]"]

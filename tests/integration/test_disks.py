@@ -17,7 +17,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
 from pipeline.mining.options import mine_options
-from pipeline.storage.stores import StorageError
+from pipeline.storage.base import StorageError
 
 
 def mined(source: Path, output: Path) -> str:

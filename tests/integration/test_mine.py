@@ -24,7 +24,7 @@ from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import dry_run, frozen_plan, idle_workers_note, mine, open_output
 from pipeline.mining.options import mine_options
 from pipeline.shards.lease import LEASE, OutputBusyError
-from pipeline.storage.stores import StorageError
+from pipeline.storage.base import StorageError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

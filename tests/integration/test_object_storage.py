@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import http.server
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,115 +20,16 @@ from pipeline.dataset.open import open_dataset
 from pipeline.dataset.verify import verify_run
 from pipeline.shards.commits import CommitLog
 from pipeline.sources.roots import open_root
-from pipeline.storage.stores import FsspecStorage, StorageError, offers_conditional_puts, open_storage
+from pipeline.storage.base import StorageError
+from pipeline.storage.object_store import ObjectStorage, offers_conditional_puts
+from pipeline.storage.open import open_storage
 from pipeline.units.batches import PREFETCH_BYTES
+from tests.faulty_store import FaultyStore
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (the extra `s3`)")
 pytestmark = pytest.mark.slow
 BUCKET = "grain"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-class FaultyStore(http.server.ThreadingHTTPServer):
-    """Passes requests on to a store; some of them meet a fault, chosen by a seeded generator.
-
-    Attributes:
-        faults: name -> share of requests: `error` (500 without doing it), `busy` (503), `slow`, `cut` (the connection
-            ends without an answer, before anything is done, or in the middle of a body), `lost` (done, not answered).
-        conditions: "kept", or "ignored" for a store that does not know `If-None-Match` and says nothing.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Proxy)
-        self.store_port = port
-        self.faults: dict[str, float] = {}
-        self.conditions = "kept"
-        self.met: Counter[str] = Counter()
-        self.requests: Counter[str] = Counter()
-        self.ranges = 0
-        self.generator = random.Random(5)
-        self.lock = threading.Lock()
-
-    def next_fault(self) -> str | None:
-        with self.lock:
-            chance = self.generator.random()
-            for name, share in self.faults.items():
-                if chance < share:
-                    self.met[name] += 1
-                    return name
-                chance -= share
-        return None
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are what this is about."""
-
-
-class _Proxy(http.server.BaseHTTPRequestHandler):
-    server: FaultyStore
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-    def _serve(self) -> None:
-        if self.headers.get("Expect", "").lower() == "100-continue":
-            pass  # answered by `handle_expect_100`
-        body = self._body()
-        self.server.requests[self.command] += 1
-        self.server.ranges += "Range" in self.headers
-        fault = self.server.next_fault()
-        if fault == "slow":
-            time.sleep(0.4)
-        if fault == "cut" and self.command != "GET":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        if fault in ("error", "busy"):
-            self._answer(500 if fault == "error" else 503, {}, b"<Error><Code>InternalError</Code></Error>")
-            return
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("expect", "host")}
-        headers["Host"] = self.headers["Host"]
-        if self.server.conditions == "ignored":
-            headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
-        with self.server.lock if self.command == "PUT" else contextlib.nullcontext():
-            # One put at a time: the store behind does not look and write in one step, a real one does.
-            connection = http.client.HTTPConnection("127.0.0.1", self.server.store_port, timeout=60)
-            connection.request(self.command, self.path, body=body, headers=headers)
-            answer = connection.getresponse()
-            data = answer.read()
-            connection.close()
-        if fault == "lost":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self._answer(answer.status, dict(answer.getheaders()), data, cut=fault == "cut")
-
-    def _body(self) -> bytes:
-        if "chunked" in self.headers.get("Transfer-Encoding", ""):
-            found = b""
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                found += self.rfile.read(size)
-                self.rfile.readline()
-            while self.rfile.readline().strip():
-                pass
-            return found
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def _answer(self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False) -> None:
-        self.send_response_only(status)
-        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +83,9 @@ def store(store_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySt
 
 
 @pytest.fixture
-def s3(store: FaultyStore) -> FsspecStorage:
+def s3(store: FaultyStore) -> ObjectStorage:
     found = open_storage(f"s3://{BUCKET}/run")
-    assert isinstance(found, FsspecStorage)
+    assert isinstance(found, ObjectStorage)
     return found
 
 
@@ -199,11 +96,11 @@ def upload(folder: Path, prefix: str) -> None:
         s3fs.S3FileSystem().pipe_file(f"{BUCKET}/{prefix}/{path.name}", path.read_bytes())
 
 
-HICCUPS = {"error": 0.06, "busy": 0.04, "slow": 0.04, "cut": 0.06, "lost": 0.06}
+HICCUPS = {"500": 0.06, "503": 0.04, "slow": 0.04, "cut": 0.06, "lost": 0.06}
 
 
 def test_the_contract_of_storage_through_every_kind_of_fault(
-    s3: FsspecStorage, store: FaultyStore, tmp_path: Path
+    s3: ObjectStorage, store: FaultyStore, tmp_path: Path
 ) -> None:
     store.faults = HICCUPS
     for number in range(12):
@@ -232,7 +129,7 @@ def test_the_contract_of_storage_through_every_kind_of_fault(
     assert set(store.met) == set(HICCUPS), "some fault never happened: the test shows less than it says"
 
 
-def test_a_put_that_was_done_and_not_answered_is_ours(s3: FsspecStorage, store: FaultyStore) -> None:
+def test_a_put_that_was_done_and_not_answered_is_ours(s3: ObjectStorage, store: FaultyStore) -> None:
     store.faults = {"lost": 1.0}
 
     def answer_again() -> None:
@@ -247,7 +144,7 @@ def test_a_put_that_was_done_and_not_answered_is_ours(s3: FsspecStorage, store: 
     assert not s3.write_new("commits/00000000.json", b"another's")
 
 
-def test_many_writers_one_wins(s3: FsspecStorage, store: FaultyStore) -> None:
+def test_many_writers_one_wins(s3: ObjectStorage, store: FaultyStore) -> None:
     store.faults = HICCUPS
     won: list[int] = []
 
@@ -265,11 +162,11 @@ def test_many_writers_one_wins(s3: FsspecStorage, store: FaultyStore) -> None:
 
 
 def test_multipart_uploads_are_whole_and_leave_nothing_behind(
-    s3: FsspecStorage, store: FaultyStore, tmp_path: Path
+    s3: ObjectStorage, store: FaultyStore, tmp_path: Path
 ) -> None:
     s3.part_bytes = 5 * 2**20
     data = os.urandom(13 * 2**20)
-    store.faults = {"error": 0.1, "cut": 0.1, "lost": 0.1}
+    store.faults = {"500": 0.1, "cut": 0.1, "lost": 0.1}
     for number in range(3):
         (tmp_path / "big").write_bytes(data)
         s3.publish(tmp_path / "big", f"shards/{number}.tar")
@@ -286,25 +183,25 @@ def test_multipart_uploads_are_whole_and_leave_nothing_behind(
 
 
 def test_a_store_that_never_answers_ends_with_one_clear_error(
-    s3: FsspecStorage, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+    s3: ObjectStorage, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.stores.FIRST_WAIT_S", 0.001)
-    store.faults = {"error": 1.0}
+    monkeypatch.setattr("pipeline.storage.retry.FIRST_WAIT_S", 0.001)
+    store.faults = {"500": 1.0}
     with pytest.raises(StorageError, match="attempts failed") as caught:
         s3.read_bytes("plan.json")
     assert "s3://grain/run/plan.json" in str(caught.value)
     assert "testing" not in str(caught.value), "credentials never reach a message"
 
 
-def test_reads_of_inputs_are_ranged(s3: FsspecStorage, store: FaultyStore) -> None:
+def test_reads_of_inputs_are_ranged(s3: ObjectStorage, store: FaultyStore) -> None:
     data = os.urandom(4 * 2**20)
     s3.put_atomic("inputs/a.tar", data)
     root = open_root(f"s3://{BUCKET}/run/inputs")
     store.faults = HICCUPS
     store.ranges = 0
     for number in range(10):
-        assert root.read_range("a.tar", 1000 * number, 500) == data[1000 * number : 1000 * number + 500]
-    with root.open("a.tar") as stream:
+        assert root.reader.read_at("a.tar", 1000 * number, 500) == data[1000 * number : 1000 * number + 500]
+    with root.reader.open("a.tar") as stream:
         stream.seek(3 * 2**20)
         assert stream.read(100) == data[3 * 2**20 :][:100]
     assert store.ranges >= 11
@@ -364,7 +261,7 @@ def test_a_run_on_a_store_that_fails_now_and_then(
     assert list(verify_run(run, deep=True)) == []
 
 
-def test_conditional_puts_are_found_out_by_trying(s3: FsspecStorage, store: FaultyStore) -> None:
+def test_conditional_puts_are_found_out_by_trying(s3: ObjectStorage, store: FaultyStore) -> None:
     assert offers_conditional_puts(s3)
     store.conditions = "ignored"
     assert not offers_conditional_puts(s3)

@@ -18,7 +18,7 @@ from pipeline.mining.job import mine
 from pipeline.mining.options import mine_options
 from pipeline.sources.listing import check_unchanged, parse_inputs, plan_units
 from pipeline.sources.shards import open_source
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 def planned(location: object, output: object | None = None) -> list[str]:

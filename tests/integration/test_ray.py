@@ -24,7 +24,7 @@ from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import frozen_plan
 from pipeline.mining.options import mine_options
 from pipeline.shards.commits import CommitLog
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 from pipeline.units.batches import RunSpec
 
 pytestmark = pytest.mark.ray

@@ -21,7 +21,7 @@ from pipeline.release.folder import open_output
 from pipeline.release.options import release_options
 from pipeline.release.records import ReleaseOptions
 from pipeline.release.verify import verify_release
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 def options(**changes: Any) -> ReleaseOptions:

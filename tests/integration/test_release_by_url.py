@@ -21,7 +21,10 @@ from pipeline.errors import InputError
 from pipeline.format.schema import sha256_of
 from pipeline.release.push import push_release
 from pipeline.sources.listing import UnitReader, check_unchanged, parse_inputs, plan_units
-from pipeline.storage.stores import FsspecStorage, LocalStorage, StorageError, open_storage
+from pipeline.storage.base import StorageError
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.object_store import ObjectStorage
+from pipeline.storage.open import open_storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
 
@@ -307,7 +310,7 @@ def test_what_the_hub_does_not_have_is_one_message(
     assert main(["stats", f"{on_the_hub}/nothing"]) in (1, 2)
     assert "team/drawn/nothing" in capsys.readouterr().err
     with pytest.raises(StorageError, match=r"index/none\.parquet: it is missing"):
-        FsspecStorage(on_the_hub).read_bytes("index/none.parquet")
+        ObjectStorage(on_the_hub).read_bytes("index/none.parquet")
 
 
 def test_without_the_hubs_client_the_extra_is_named(

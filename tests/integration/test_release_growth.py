@@ -16,7 +16,7 @@ from model.data.shards import ShardIndex
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
 from pipeline.release.verify import verify_release
-from pipeline.storage.versions import open_versioned
+from pipeline.storage.open import open_versioned
 
 
 def photographs(folder: Path, names: list[str], *, seed: int = 0) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -14,12 +15,12 @@ import pytest
 from model.data.shards import ShardIndex
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
-from pipeline.release import push_plan as push_module
 from pipeline.release.push import push_release
 from pipeline.release.push_plan import PushError, files_in_order
 from pipeline.release.verify import verify_release
-from pipeline.storage.stores import LocalStorage, StorageError, open_storage
-from pipeline.storage.versions import open_versioned
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.open import open_storage, open_versioned
+from pipeline.storage.retry import ATTEMPTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, of httpx
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses between tries are noted, not slept."""
     slept: list[float] = []
-    monkeypatch.setattr(push_module.time, "sleep", slept.append)
+    monkeypatch.setattr("pipeline.storage.retry.time.sleep", slept.append)
     return slept
 
 
@@ -94,38 +95,18 @@ def test_a_push_that_died_goes_on(drawn_release: Path, tmp_path: Path, monkeypat
     assert problems(str(tmp_path / "there")) == []
 
 
-def test_failures_are_tried_again_with_growing_pauses(
+def test_a_disk_that_is_full_ends_it_with_one_message(
     drawn_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pauses: list[float]
 ) -> None:
-    real, failed = LocalStorage.upload, []
+    """What a local file system says is not asked for again; a store's answers are (`test_storage_requests`)."""
 
-    def flaky(self: LocalStorage, path: Path, name: str) -> None:
-        if name.endswith(".tar") and failed.count(name) < 3:
-            failed.append(name)
-            raise StorageError("503 Slow Down")
-        real(self, path, name)
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(LocalStorage, "upload", flaky)
-    push_release(release_of(drawn_release), str(tmp_path / "there"))
-    assert problems(str(tmp_path / "there")) == []
-    assert len(no_pauses) == 9
-    for position in range(0, 9, 3):
-        first, second, third = no_pauses[position : position + 3]
-        assert 0.7 < first < 1.3
-        assert 1.4 < second < 2.6
-        assert 2.9 < third < 5.1
-
-
-def test_it_ends_with_one_message_if_it_never_works(
-    drawn_release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pauses: list[float]
-) -> None:
-    def broken(self: LocalStorage, path: Path, name: str) -> None:
-        raise StorageError("no route")
-
-    monkeypatch.setattr(LocalStorage, "upload", broken)
-    with pytest.raises(PushError, match=r"after 6 tries: no route; the same command goes on from here"):
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(PushError, match=r"the disk is full; .*; the same command goes on from here"):
         push_release(release_of(drawn_release), str(tmp_path / "there"))
-    assert len(no_pauses) == 5
+    assert no_pauses == []
     assert not (tmp_path / "there" / "manifest.json").exists()
 
 
@@ -278,6 +259,17 @@ def test_the_hub_is_tried_again_when_it_is_busy(
     hub.fail_next = 2
     push_release(release_of(drawn_release), "hf://datasets/team/drawn")
     assert hub.files == files(drawn_release)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (403, 1), (404, 1), (409, 1), (503, ATTEMPTS)])
+def test_the_hub_is_asked_again_only_where_that_may_help(
+    status: int, tries: int, hub: Any, drawn_release: Path, no_pauses: list[float]
+) -> None:
+    hub.fail_next, hub.fail_with = 1000, status
+    with pytest.raises(PushError, match=r"the same command goes on from here"):
+        push_release(release_of(drawn_release), "hf://team/drawn")
+    assert sum("/commit/" in path for _, path in hub.asked) == tries
+    assert len(no_pauses) == tries - 1
 
 
 def test_a_new_version_takes_away_what_it_does_not_have(hub: Any, drawn_release: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.format.schema import canonical_json, sealed
 from pipeline.release.commit import sums_text
 from pipeline.release.records import file_record
 from pipeline.release.verify import verify_release
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from pipeline.mining import manifest
 from pipeline.shards import commits, plan
 from pipeline.shards.writer import ShardWriter
 from pipeline.sources import listing
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 HEIGHT, WIDTH = 321, 481
 
@@ -89,7 +89,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         outputs, unit=0, config_hash=made_plan.config_hash, seconds={"wall": 1.0}, environment={}, attempt="drawn",
         notes=[],
     )  # fmt: skip
-    assert commits.CommitLog(storage).create(commit)
+    assert commits.CommitWriter(storage).create(commit)
     manifest.write_manifest(storage, made_plan)
     return root, root / "out"
 

@@ -19,7 +19,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
 from pipeline.shards.commits import Commit, CommitLog
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.dataset.verify import VerifyTotals, stray_files, verify_run
 from pipeline.dataset.verify_unit import Problem
 from pipeline.format import schema
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 @pytest.fixture

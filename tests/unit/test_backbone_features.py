@@ -17,11 +17,12 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from pipeline.environment.timm_weights import file_sha256, locate_checkpoint, split_backbone
+from pipeline.environment.timm_weights import locate_checkpoint, split_backbone
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
 from pipeline.labeling.atoms import Atoms
 from pipeline.labeling.stages.backbone_features import Backbone, nearest_multiple, pooled_on_superpixels, squashed
+from pipeline.storage.local import sha256_of_file
 from tests.numeric import assert_same_sums
 
 ensure_torchvision()
@@ -263,7 +264,7 @@ def test_a_missing_checkpoint_says_which_file_to_put_where(tmp_path: Path, monke
     file = tmp_path / "weights.pth"
     file.write_bytes(b"weights")
     assert locate_checkpoint(DINO, str(file)) == file
-    assert file_sha256(file) == hashlib.sha256(b"weights").hexdigest()
+    assert sha256_of_file(file) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_pooling_on_leaves_sums_bilinear_features() -> None:

@@ -12,7 +12,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.format import schema
 from pipeline.mining.manifest import MANIFEST, MAX_WAITING, MergedTable, write_manifest
 from pipeline.shards.plan import open_plan
-from pipeline.storage.stores import open_storage
+from pipeline.storage.open import open_storage
 
 
 def test_the_streamed_digest_is_the_plain_one() -> None:

@@ -13,7 +13,7 @@ import pytest
 from model.predict.draw import write_png
 from model.predict.output_files import OutputFiles
 from pipeline.errors import InputError
-from pipeline.storage.stores import StorageError
+from pipeline.storage.base import StorageError
 
 
 @pytest.fixture

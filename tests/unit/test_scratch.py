@@ -14,7 +14,9 @@ import pytest
 
 from pipeline.shards import lease
 from pipeline.shards.lease import LEASE, Lease, read_lease
-from pipeline.storage.stores import LocalStorage, StorageError, open_storage
+from pipeline.storage.base import StorageError
+from pipeline.storage.local import LocalStorage
+from pipeline.storage.open import open_storage
 
 
 @pytest.fixture

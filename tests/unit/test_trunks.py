@@ -29,8 +29,9 @@ from model.predict.video import Frames, GranularVideoPredictor
 from model.training.config import RunOptions, TrainConfig, make_config
 from model.training.train import describe, train
 from pipeline import cli
-from pipeline.environment.timm_weights import file_sha256, timm_package
+from pipeline.environment.timm_weights import timm_package
 from pipeline.errors import ConfigMismatchError, InputError, SchemaError
+from pipeline.storage.local import sha256_of_file
 
 SMALL = "test_efficientnet"
 SIDE = 64
@@ -193,7 +194,7 @@ def frozen(frozen_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_frozen_trunk_stays_what_its_file_says_in_half_precision(frozen: Path, weights: Path) -> None:
     checkpoint = read_checkpoint(frozen)
-    assert checkpoint.record["trunk"] == {"name": SMALL, "sha256": file_sha256(weights), "rate": 0.0}
+    assert checkpoint.record["trunk"] == {"name": SMALL, "sha256": sha256_of_file(weights), "rate": 0.0}
     model = load_granular(frozen)
     own = torch.load(weights, weights_only=True)
     matrices = 0
@@ -443,4 +444,4 @@ def test_lite0_is_found_where_its_package_is_installed(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     trunk, path = trunk_of_flags("lite0", 0.1)
     assert path == tmp_path / package / folder / "weights.pth"
-    assert trunk == Trunk(name=name, sha256=file_sha256(path), rate=0.1)
+    assert trunk == Trunk(name=name, sha256=sha256_of_file(path), rate=0.1)

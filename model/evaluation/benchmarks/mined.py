@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.format.rle import Rle
 from pipeline.format.schema import Annotation, Sample, sample_from_json, sha256_of
-from pipeline.storage.versions import open_versioned
+from pipeline.storage.open import open_versioned
 
 from ...data.shards import COLUMNS, ShardIndex
 from .records import EvalImage
