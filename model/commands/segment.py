@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 
 POINTING = "What is segmented"
 OUTPUT = "What comes out"
+SEARCH = {
+    "points_per_side": "points_per_side",
+    "min_predicted_iou": "pred_iou_thresh",
+    "min_stability": "stability_score_thresh",
+    "max_masks": "max_masks",
+}
+"""Flags of --everything -> their names in `AutomaticConfig`."""
 
 
-def command(
+@dataclass(frozen=True, kw_only=True)
+class SegmentFlags:
+    """What is segmented, with which weights, and where the masks go."""
+
     images: Annotated[
         list[str],
         typer.Argument(
@@ -26,7 +36,7 @@ def command(
             help="JPEG, PNG, WebP, TIFF, BMP or GIF, one or several; a folder of them; or one video: a folder of "
             "frames, a GIF or WebP of several frames, or a file that OpenCV reads.",
         ),
-    ],
+    ]
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +45,7 @@ def command(
             "weights, which know no granularity. Default: none, the masks that `grainmill mine` finds in an image "
             "answer; of images only.",
         ),
-    ] = None,
+    ] = None
     base: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +53,7 @@ def command(
             help="SAM 2.1's weights under an adapter's checkpoint. Default: where they were when it was trained; all "
             "other checkpoints need none.",
         ),
-    ] = None,
+    ] = None
     taken: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +62,7 @@ def command(
             help="What a folder is, and a GIF or WebP of several frames. Default: images with --everything (of a GIF "
             "the first frame), which videos do not have; a video with points and boxes. What was chosen is said.",
         ),
-    ] = None,
+    ] = None
     point: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,7 +71,7 @@ def command(
             "says of which object, 1 if it is left out. Default: none.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     not_point: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,7 +79,7 @@ def command(
             help="A pixel outside of it; may be repeated. Default: none.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     box: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,7 +87,7 @@ def command(
             help="A box around it, alone or with points; in a video one for each object. Default: none.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     granularity: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +98,7 @@ def command(
             "object N's own.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     everything: Annotated[
         bool,
         typer.Option(
@@ -96,7 +106,7 @@ def command(
             help="All masks of the image, as a tree, found by a grid of clicks at each granularity. Default: off.",
             rich_help_panel=POINTING,
         ),
-    ] = False,
+    ] = False
     points_per_side: Annotated[
         int | None,
         typer.Option(
@@ -104,7 +114,7 @@ def command(
             help="Of the grid of --everything. Default: 32, SAM-2's; 16 for micro, whose logits are coarse.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     min_predicted_iou: Annotated[
         float | None,
         typer.Option(
@@ -114,7 +124,7 @@ def command(
             "for micro, which is less sure of itself.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     min_stability: Annotated[
         float | None,
         typer.Option(
@@ -124,7 +134,7 @@ def command(
             "micro.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     max_masks: Annotated[
         int | None,
         typer.Option(
@@ -132,7 +142,7 @@ def command(
             help="The best that --everything keeps. Default: 1000, what benchmarks take.",
             rich_help_panel=POINTING,
         ),
-    ] = None,
+    ] = None
     frame: Annotated[
         int,
         typer.Option(
@@ -140,7 +150,7 @@ def command(
             help="Of a video, that the points and boxes speak of. Default 0, the first.",
             rich_help_panel=POINTING,
         ),
-    ] = 0,
+    ] = 0
     refine: Annotated[
         int,
         typer.Option(
@@ -149,7 +159,7 @@ def command(
             "pass, as the dial is trained.",
             rich_help_panel=POINTING,
         ),
-    ] = 0,
+    ] = 0
     output: Annotated[
         Path,
         typer.Option(
@@ -160,7 +170,7 @@ def command(
             "current directory.",
             rich_help_panel=OUTPUT,
         ),
-    ] = Path("."),
+    ] = Path(".")
     masks: Annotated[
         list[str] | None,
         typer.Option(
@@ -171,7 +181,7 @@ def command(
             "NAME.masks.ids/ and NAME.masks.each/N/. Default: none, the JSON has them.",
             rich_help_panel=OUTPUT,
         ),
-    ] = None,
+    ] = None
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -179,19 +189,21 @@ def command(
             help="Replace outputs of another input that has the same NAME. Default: off, they are an error.",
             rich_help_panel=OUTPUT,
         ),
-    ] = False,
+    ] = False
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", rich_help_panel=OUTPUT)
-    ] = None,
-    json_output: Annotated[
+    ] = None
+    json: Annotated[
         bool,
         typer.Option(
             "--json",
             help="The JSON file's content on standard output too, one line an image. Default: off, words for people.",
             rich_help_panel=OUTPUT,
         ),
-    ] = False,
-) -> None:
+    ] = False
+
+
+def run(flags: SegmentFlags) -> None:
     """Selects parts of images as large as one number says.
 
     grainmill segment cat.jpg --point 210,140 --granularity 0.1,0.5,1.0 [--checkpoint RUN]
@@ -203,58 +215,41 @@ def command(
     from pipeline.console import note, print_json
     from pipeline.errors import InputError
 
-    if taken not in (None, *get_args(Taken)):
-        raise InputError(f"--as {taken}: expected images or video")
-    for each in masks or []:
+    if flags.taken not in (None, *get_args(Taken)):
+        raise InputError(f"--as {flags.taken}: expected images or video")
+    for each in flags.masks or []:
         if each not in ("ids", "each"):
             raise InputError(f"--masks {each}: expected ids or each")
-    objects = objects_of_flags(point, not_point, box, granularity)
+    objects = objects_of_flags(flags.point, flags.not_point, flags.box, flags.granularity)
     pointed = any(each.prompt.given for each in objects.values())
-    if everything and pointed:
+    if flags.everything and pointed:
         raise InputError("--everything clicks by itself: leave --point, --not-point and --box out")
-    given = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": min_predicted_iou,
-        "stability_score_thresh": min_stability,
-        "max_masks": max_masks,
-    }
-    search = {name: value for name, value in given.items() if value is not None}
-    if search and not everything:
-        flags = {"pred_iou_thresh": "min_predicted_iou", "stability_score_thresh": "min_stability"}
-        first = next(iter(search))
-        raise InputError(f"--{flags.get(first, first).replace('_', '-')} is for --everything")
-    if everything and refine:
+    search = {name: value for name in SEARCH if (value := getattr(flags, name)) is not None}
+    if search and not flags.everything:
+        raise InputError(f"--{next(iter(search)).replace('_', '-')} is for --everything")
+    if flags.everything and flags.refine:
         raise InputError("--refine starts from the mask of a prompt; leave it out with --everything")
-    call = _Call(
-        checkpoint=checkpoint,
-        base=base,
-        device=device,
-        output=output,
-        masks=tuple(masks or ()),
-        overwrite=overwrite,
-        keep_content=json_output,
-    )
-    inputs = read_inputs(images, taken=cast(Taken | None, taken), everything=everything)
-    if checkpoint is None:
-        _check_without_model(inputs.video, search, base, device, granularity if everything else None)
+    inputs = read_inputs(flags.images, taken=cast(Taken | None, flags.taken), everything=flags.everything)
+    if flags.checkpoint is None:
+        _check_without_model(flags, inputs.video, search)
     failed: list[str] = []
     if inputs.video is not None:
-        if everything or refine:
+        if flags.everything or flags.refine:
             raise InputError(
                 f"{inputs.video}: a video is segmented by --point, --not-point and --box, without --everything and "
                 "--refine; --as images takes a folder as images"
             )
-        answers = [_track(inputs.video, call, objects, frame, hint=taken is None)]
+        answers = [_track(inputs.video, flags, objects)]
     else:
-        if set(objects) - {FIRST_OBJECT} or frame:
+        if set(objects) - {FIRST_OBJECT} or flags.frame:
             what = "this is one image" if len(inputs.images) == 1 else "these are images"
             raise InputError(f"{inputs.images[0]}: objects (N:) and --frame are for videos; {what}")
         wanted = objects.get(FIRST_OBJECT) or ObjectFlags(prompt=Prompt(), granularities=())
         for each in inputs.told:
             note(each)
-        answers, failed = _segment(inputs.images, call, wanted, search if everything else None, refine)
+        answers, failed = _segment(inputs.images, flags, wanted, search if flags.everything else None)
     for content, lines in answers:
-        if json_output:
+        if flags.json:
             print_json(content)
         else:
             print("\n".join(lines))
@@ -266,29 +261,7 @@ Answer = tuple[dict[str, Any], list[str]]
 """The JSON file's content, if it is kept, and lines for people."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """Which weights, where they run, and where the masks go."""
-
-    checkpoint: str | None
-    """None: no weights, an image's own tree of masks answers."""
-    base: str | None
-    device: str | None
-    output: Path
-    masks: tuple[str, ...]
-    overwrite: bool
-    keep_content: bool
-
-    @property
-    def where(self) -> Any:
-        from model.network.load import usable_device
-
-        return usable_device(self.device)
-
-
-def _check_without_model(
-    video: Path | None, search: dict[str, Any], base: str | None, device: str | None, granularity: list[str] | None
-) -> None:
+def _check_without_model(flags: SegmentFlags, video: Path | None, search: dict[str, Any]) -> None:
     """Flags that only a model has.
 
     Raises:
@@ -301,10 +274,10 @@ def _check_without_model(
             f"{video}: a video needs --checkpoint: without a model each frame is mined by itself, and nothing says "
             "which of its masks are the same thing; --as images takes a folder as images"
         )
-    for name, value in {"base": base, "device": device, **search}.items():
+    for name, value in {"base": flags.base, "device": flags.device, **search}.items():
         if value is not None:
             raise InputError(f"--{name.replace('_', '-')} is for a model; without --checkpoint there is none")
-    if granularity is not None:
+    if flags.everything and flags.granularity is not None:
         raise InputError(
             "--granularity with --everything is for a model; without --checkpoint all masks that `grainmill mine` "
             "finds are given, each with its own"
@@ -312,17 +285,17 @@ def _check_without_model(
 
 
 def _segment(
-    paths: Sequence[Path], call: _Call, wanted: ObjectFlags, search: dict[str, Any] | None, refine: int
+    paths: Sequence[Path], flags: SegmentFlags, wanted: ObjectFlags, search: dict[str, Any] | None
 ) -> tuple[list[Answer], list[str]]:
     """Answers of the images that can be read, and what is wrong with the others.
 
     Args:
         paths: of images.
-        call: of the command line.
+        flags: of the command line.
         wanted: points, a box, granularities.
         search: of --everything, what differs from its defaults; None: `wanted` says what.
-        refine: passes.
     """
+    from model.network.load import usable_device
     from model.predict.image import GranularPredictor
     from model.predict.image_files import read_rgb
     from model.predict.mask_generator import AutomaticConfig, default_config, generate_masks
@@ -333,18 +306,22 @@ def _segment(
     from pipeline.errors import InputError
 
     names = output_names(paths)
-    _check_images(paths, names, call, None if search is not None else wanted)
+    _check_images(paths, names, flags, None if search is not None else wanted)
     tree, config = None, AutomaticConfig()
     predictor: Any
-    if call.checkpoint is None:
+    if flags.checkpoint is None:
         from model.predict.tree import TreePredictor
 
         predictor = tree = TreePredictor()
         dial = wanted.granularities or (CLICK_GRANULARITY,)
     else:
-        predictor = GranularPredictor.load(call.checkpoint, call.where, base=call.base)
-        dial = _granularities(wanted, has_dial=predictor.model.has_dial, everything=search is not None, call=call)
-        config = dataclasses.replace(default_config(predictor.model.size), **(search or {}))
+        predictor = GranularPredictor.load(flags.checkpoint, usable_device(flags.device), base=flags.base)
+        dial = _granularities(
+            wanted, flags.checkpoint, has_dial=predictor.model.has_dial, everything=search is not None
+        )
+        config = dataclasses.replace(
+            default_config(predictor.model.size), **{SEARCH[name]: value for name, value in (search or {}).items()}
+        )
         if dial and search is not None:
             config = dataclasses.replace(config, granularities=dial)
     clicks = 1 if search is None or tree else len(config.granularities) * config.points_per_side**2
@@ -366,11 +343,11 @@ def _segment(
                 failed.append(str(error))
                 continue
             before, detail = place * clicks, f"image {place + 1} of {len(paths)}" if len(paths) > 1 else ""
-            about: dict[str, Any] = {"source": source_of(path), "checkpoint": checkpoint_name(call.checkpoint)}
-            with OutputFiles(call.output) as files:
+            about: dict[str, Any] = {"source": source_of(path), "checkpoint": checkpoint_name(flags.checkpoint)}
+            with OutputFiles(flags.output) as files:
                 if search is None:
                     predictor.set_image(rgb)
-                    found = click_masks(predictor, wanted.prompt, dial, refine=refine)
+                    found = click_masks(predictor, wanted.prompt, dial, refine=flags.refine)
                     picture = click_picture(rgb, wanted.prompt, found)
                     about |= {"prompt": wanted.prompt.to_json(), "granularities": dial}
                     own = "SAM-2" if tree is None else "surest"
@@ -392,11 +369,9 @@ def _segment(
                     picture = everything_picture(rgb, found)
                     about["everything"] = config.to_json()
                     lines = [_line_of_all(found, config)]
-                content = _write(files, path, name, rgb, found, picture, call, about)
+                content = _write(files, path, name, rgb, found, picture, flags, about)
             lines.append(_forget_older(files, name))
-            answers.append(
-                (content if call.keep_content else {}, [f"{path.name}:", *lines] if len(paths) > 1 else lines)
-            )
+            answers.append((content if flags.json else {}, [f"{path.name}:", *lines] if len(paths) > 1 else lines))
             progress.update(before + clicks, detail)
     return answers, failed
 
@@ -406,7 +381,7 @@ def _count(progress: Any, before: int, detail: str, done: int) -> None:
     progress.update(before + done, detail)
 
 
-def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, wanted: ObjectFlags | None) -> None:
+def _check_images(paths: Sequence[Path], names: Sequence[str], flags: SegmentFlags, wanted: ObjectFlags | None) -> None:
     """Tells what can be told before a model is loaded; of several images, those that cannot be read have their turn."""
     from model.predict.image_files import image_size
     from model.predict.segment_inputs import expect_same_source, source_of
@@ -421,11 +396,13 @@ def _check_images(paths: Sequence[Path], names: Sequence[str], call: _Call, want
             continue
         if wanted is not None:
             wanted.prompt.check(width=width, height=height, where=str(path))
-        if not call.overwrite:
-            expect_same_source(call.output / f"{name}.masks.json", source_of(path))
+        if not flags.overwrite:
+            expect_same_source(flags.output / f"{name}.masks.json", source_of(path))
 
 
-def _granularities(wanted: ObjectFlags, *, has_dial: bool, everything: bool, call: _Call) -> tuple[float | None, ...]:
+def _granularities(
+    wanted: ObjectFlags, checkpoint: str | None, *, has_dial: bool, everything: bool
+) -> tuple[float | None, ...]:
     """What is asked for; empty: the default of --everything."""
     from model.predict.segment_image import CLICK_GRANULARITY
     from pipeline.errors import InputError
@@ -434,7 +411,7 @@ def _granularities(wanted: ObjectFlags, *, has_dial: bool, everything: bool, cal
         return wanted.granularities or (() if everything else (CLICK_GRANULARITY,))
     if any(each is not None for each in wanted.granularities):
         raise InputError(
-            f"{call.checkpoint}: SAM-2's own weights, which know no granularity: leave --granularity out, or say none"
+            f"{checkpoint}: SAM-2's own weights, which know no granularity: leave --granularity out, or say none"
         )
     return (None,)
 
@@ -455,7 +432,7 @@ def _line_of_all(found: Sequence[Any], config: Any) -> str:
 
 
 def _write(
-    files: Any, path: Path, name: str, rgb: Any, found: Any, picture: Any, call: _Call, about: dict[str, Any]
+    files: Any, path: Path, name: str, rgb: Any, found: Any, picture: Any, flags: SegmentFlags, about: dict[str, Any]
 ) -> dict[str, Any]:
     from model.predict.coco_json import json_bytes, mask_file
     from model.predict.draw import png_bytes
@@ -464,7 +441,7 @@ def _write(
     height, width = rgb.shape[:2]
     content = mask_file(found, image=path.name, width=width, height=height, **about)
     files.write(f"{name}.masks.png", png_bytes(picture))
-    write_masks(files, name, found, kinds=call.masks, height=height, width=width)
+    write_masks(files, name, found, kinds=flags.masks or (), height=height, width=width)
     files.write(f"{name}.masks.json", json_bytes(content))
     return content
 
@@ -478,7 +455,8 @@ def _forget_older(files: Any, name: str) -> str:
     return ", ".join(f"{files.folder / top}{slash}" for top, slash in tops)
 
 
-def _track(video: Path, call: _Call, objects: dict[int, ObjectFlags], frame: int, *, hint: bool) -> Answer:
+def _track(video: Path, flags: SegmentFlags, objects: dict[int, ObjectFlags]) -> Answer:
+    from model.network.load import usable_device
     from model.predict.coco_json import json_bytes
     from model.predict.output_files import OutputFiles
     from model.predict.segment_inputs import checkpoint_name, expect_same_source, output_names, source_of, told_of_video
@@ -496,26 +474,28 @@ def _track(video: Path, call: _Call, objects: dict[int, ObjectFlags], frame: int
         return {
             number: VideoObject(
                 prompt=each.prompt,
-                granularity=_granularities(each, has_dial=has_dial, everything=False, call=call)[0],
+                granularity=_granularities(each, flags.checkpoint, has_dial=has_dial, everything=False)[0],
             )
             for number, each in objects.items()
         }
 
-    check_objects(frames, wanted(has_dial=True), frame=frame, kinds=call.masks)
+    check_objects(frames, wanted(has_dial=True), frame=flags.frame, kinds=flags.masks or ())
     [name] = output_names([video])
     source = source_of(video, frames)
-    if not call.overwrite:
-        expect_same_source(call.output / f"{name}.masks.json", source)
-    if told := told_of_video(frames, video, hint=hint):
+    if not flags.overwrite:
+        expect_same_source(flags.output / f"{name}.masks.json", source)
+    if told := told_of_video(frames, video, hint=flags.taken is None):
         note(told)
-    assert call.checkpoint is not None
-    predictor = GranularVideoPredictor.load(call.checkpoint, call.where, base=call.base)
+    assert flags.checkpoint is not None
+    predictor = GranularVideoPredictor.load(flags.checkpoint, usable_device(flags.device), base=flags.base)
     if predictor.model.has_dial and predictor.model.adapter == "full":
         note("a model from scratch has learned still images only: its memory of earlier frames is untrained")
-    with OutputFiles(call.output) as files:
+    with OutputFiles(flags.output) as files:
         asked = wanted(has_dial=predictor.model.has_dial)
-        content = track_objects(predictor, frames, asked, frame=frame, files=files, name=name, kinds=call.masks)
-        content |= {"source": source, "checkpoint": checkpoint_name(call.checkpoint)}
+        content = track_objects(
+            predictor, frames, asked, frame=flags.frame, files=files, name=name, kinds=flags.masks or ()
+        )
+        content |= {"source": source, "checkpoint": checkpoint_name(flags.checkpoint)}
         files.write(f"{name}.masks.json", json_bytes(content))
     lines = []
     for number in objects:

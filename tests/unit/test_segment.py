@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.commands.segment import command
+from model.commands.segment import SegmentFlags
 from pipeline import cli
 from pipeline.format import rle
 
@@ -47,8 +47,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def known_flags() -> set[str]:
-    parameters = inspect.signature(command).parameters.items()
-    return {f"--{name.replace('_', '-')}" for name, _ in parameters} | {"--json", "--as"}
+    return {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(SegmentFlags)} | {"--as"}
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
