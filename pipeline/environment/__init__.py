@@ -1,1 +1,1 @@
-"""What a process runs on: numeric settings, torch, weights of timm's networks, and faults for tests."""
+"""What a process runs on: numeric settings, torch, weights of timm's networks, stage seconds, faults for tests."""

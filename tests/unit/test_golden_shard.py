@@ -73,7 +73,7 @@ def test_todays_reader_reads_the_golden_shard(golden: Path) -> None:
 
 
 def test_the_golden_shard_spells_the_format_out(golden: Path) -> None:
-    """Byte for byte, what ARCHITECTURE promises of a shard: constant header fields, two zero blocks, whole records."""
+    """Byte for byte, what `shards/tar.py` promises: constant header fields, two zero blocks, whole records."""
     data = only(golden / "out", "shards/*").read_bytes()
     assert len(data) % 10_240 == 0
     header = data[:512]

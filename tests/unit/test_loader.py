@@ -109,7 +109,7 @@ def test_worker_processes_give_every_rank_its_share_from_any_cut(
 ) -> None:
     """Processes are started anew at each cut; one rank after the other, of one, two and four, asks the same ones.
 
-    That is enough: a stream hears of ranks only by the positions that it is asked for, whose examples hang on nothing
+    That is enough: a stream hears of ranks only by the positions that it is asked for, whose examples depend on nothing
     else, and without processes each rank is read by itself above. With processes of its own each is, slowly, below.
     """
     asked = [
@@ -146,7 +146,7 @@ def test_an_epoch_holds_every_sample_once_and_every_rank_as_many(one_sequence: l
 def test_several_datasets_are_read_as_one(  # type: ignore[no-untyped-def]
     drawn_run: Path, write_drawn_run, tmp_path: Path
 ) -> None:
-    """Each sample from its own folder, by processes too; the digest hangs on which they are and on their order."""
+    """Each sample from its own folder, by processes too; the digest depends on which they are and on their order."""
     other = write_drawn_run(tmp_path / "other", units=2, label="other", samples_per_shard=2)
     indexes = [ShardIndex.open(each) for each in (drawn_run, other)]
     both = ShardIndex.open_all((str(drawn_run), str(other)))

@@ -80,7 +80,7 @@ def test_each_term_alone_is_its_definition_summed_over_prompts(case: Case, name:
     assert weighted == pytest.approx(
         weight * expected[name].sum() if name in ("focal", "cross_entropy") else 0.0, rel=1e-5
     )
-    # what a run reports of these does not hang on the weights
+    # what a run reports of these does not depend on the weights
     assert found.dice.item() == pytest.approx(expected["dice"].sum(), rel=1e-5)
     assert found.iou_error.item() == pytest.approx(expected["iou"].sum(), rel=1e-5)
     assert found.iou.item() == pytest.approx(expected["true_iou"].sum(), rel=1e-6)

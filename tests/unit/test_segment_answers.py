@@ -43,7 +43,7 @@ Segment = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A micro model with random weights whose mask hangs on every prompt: loud attention, a loud dial."""
+    """A micro model with random weights whose mask depends on every prompt: loud attention, a loud dial."""
     torch.manual_seed(3)
     model = GranularSam2("micro", "full", 128)
     with torch.no_grad():

@@ -261,7 +261,7 @@ def test_an_unknown_similarity_is_refused() -> None:
 
 
 def test_in_video_the_prompted_frame_hears_its_clicks() -> None:
-    """On the prompted frame the answer hangs on the similarity; it has no clicks on the frames behind it."""
+    """On the prompted frame the answer depends on the similarity; it has no clicks on the frames behind it."""
     model = lively(built("paper", BOTH, video=True))
     with torch.no_grad():
         model.base.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(20.0)

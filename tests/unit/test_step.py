@@ -77,7 +77,7 @@ def test_targets_are_unpacked_as_numpy_packs_them() -> None:
 
 
 class NothingReadBack(TorchDispatchMode):
-    """Refuses what makes a processor wait for a GPU: numbers taken out of tensors, shapes that hang on values."""
+    """Refuses what makes a processor wait for a GPU: numbers taken out of tensors, shapes that depend on values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func.overloadpacket)
