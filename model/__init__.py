@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from .library import score
     from .network.load import load_for_prediction as load_model
     from .predict.image import GranularPredictor
+    from .predict.mask_generator import GranularMaskGenerator
     from .predict.tree import TreePredictor
     from .predict.video import GranularVideoPredictor
     from .training.config import RunOptions, TrainConfig
     from .training.train import train
 
 __all__ = [
+    "GranularMaskGenerator",
     "GranularPredictor",
     "GranularVideoPredictor",
     "LoadedSample",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
+    "GranularMaskGenerator": "predict.mask_generator",
     "GranularPredictor": "predict.image",
     "GranularVideoPredictor": "predict.video",
     "LoadedSample": "data.shards",

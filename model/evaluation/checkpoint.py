@@ -196,8 +196,8 @@ def model_options(options: ScoreOptions) -> ModelOptions:
         objects_per_image=options.objects_per_image or benchmark.clicked_per_image,
         disjoint_objects=benchmark.clicked_per_image is not None,
         points_per_side=options.points_per_side,
-        pred_iou_threshold=options.pred_iou_threshold,
-        stability_threshold=options.stability_threshold,
+        pred_iou_thresh=options.pred_iou_threshold,
+        stability_score_thresh=options.stability_threshold,
         seed=options.seed,
         workers=options.workers,
     )

@@ -16,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -101,22 +102,6 @@ def point_grid(points_per_side: int, height: int, width: int) -> NDArray[np.floa
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
-class PointModel(Protocol):
-    """What the search needs of a model whose image is set; `GranularPredictor` has it."""
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the image, first."""
-
-    def predict_logits(
-        self, point_coords: ArrayLike, point_labels: None, granularity: Any, *, multimask: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Points (N, 1, 2) and granularities, None or (N,) -> logits (N, C, h, w), predicted IoU (N, C)."""
-
-    def enlarge(self, logits: Tensor) -> Tensor:
-        """(C, h, w) -> (C, H, W)."""
-
-
 @torch.no_grad()
 def generate_masks(
     predictor: GranularPredictor,
@@ -140,26 +125,37 @@ def generate_masks(
         the list. Roots are the masks that no other holds.
     """
     predictor.set_image(image)
-    grid = point_grid(config.points_per_side, *image.shape[:2]) if points is None else points
+    height, width = image.shape[:2]
+    grid = point_grid(config.points_per_side, height, width) if points is None else points
     candidates: list[PredictedMask] = []
-    for number, granularity in enumerate(config.granularities):
-        before = number * len(grid)
-        confident = confident_masks(
-            predictor,
-            grid,
-            None if granularity is None else np.full(len(grid), granularity),
-            config,
-            multimask=granularity is None,
-            on_prompts=lambda done, before=before: on_prompts(before + done),  # type: ignore[misc]
-        )
-        candidates += distinct_of_pass(predictor, confident, config)
-    return as_tree(ranked_masks(candidates, config, image.shape[0] * image.shape[1]))
+    done = 0
+    for granularity in config.granularities:
+        parts = []
+        for start in range(0, len(grid), config.points_per_batch):
+            clicks = grid[start : start + config.points_per_batch]
+            logits, score = predictor.predict_logits(clicks[:, None], None, granularity, multimask=granularity is None)
+            each = logits.shape[1]
+            dial = None if granularity is None else np.full(len(clicks) * each, granularity)
+            parts.append(
+                ConfidentMasks.of(logits.flatten(0, 1), score.flatten(), np.repeat(clicks, each, axis=0), dial, config)
+            )
+            done += len(clicks)
+            on_prompts(done)
+        candidates += distinct_of_pass(ConfidentMasks.together(parts), (height, width), config)
+    return as_tree(ranked_masks(candidates, config, height * width))
 
 
 @dataclass(frozen=True)
 class ConfidentMasks:
-    """Masks that the model is sure of: logits (M, h, w) in half precision, the rest (M,), the click of each (M, 2), and
-    its granularity (M,), None for SAM-2's own."""
+    """Masks of one pass that the model is sure of.
+
+    Attributes:
+        logits: (M, h, w) in half precision.
+        score: (M,) predicted IoU.
+        stability: (M,).
+        point: (M, 2) the click of each.
+        granularity: (M,); None: SAM-2's own masks.
+    """
 
     logits: Tensor
     score: Tensor
@@ -167,9 +163,33 @@ class ConfidentMasks:
     point: NDArray[np.float32]
     granularity: NDArray[np.float64] | None
 
-    def best(self, count: int) -> ConfidentMasks:
-        """The first `count` by predicted IoU; equal ones in the order of clicks."""
-        return self.rows(torch.argsort(self.score, descending=True, stable=True)[:count])
+    @classmethod
+    def of(
+        cls,
+        logits: Tensor,
+        score: Tensor,
+        point: NDArray[np.float32],
+        granularity: NDArray[np.float64] | None,
+        config: AutomaticConfig,
+    ) -> ConfidentMasks:
+        """Of some masks, those that are not empty and meet both thresholds, in their order."""
+        stability = stability_score(logits, config.stability_score_offset)
+        sure = (score >= config.pred_iou_thresh) & (stability >= config.stability_score_thresh)
+        chosen = torch.nonzero(sure & (logits > 0).flatten(1).any(dim=1))[:, 0]
+        return cls(logits.half(), score, stability, point, granularity).rows(chosen)
+
+    @classmethod
+    def together(cls, parts: Sequence[ConfidentMasks]) -> ConfidentMasks:
+        """Of all batches of a pass, which all have granularities or all none."""
+        return cls(
+            torch.cat([each.logits for each in parts]),
+            torch.cat([each.score for each in parts]),
+            torch.cat([each.stability for each in parts]),
+            np.concatenate([each.point for each in parts]),
+            None
+            if parts[0].granularity is None
+            else np.concatenate([each.granularity for each in parts if each.granularity is not None]),
+        )
 
     def rows(self, chosen: Tensor) -> ConfidentMasks:
         """Those at some places."""
@@ -179,47 +199,16 @@ class ConfidentMasks:
             None if self.granularity is None else self.granularity[places],
         )  # fmt: skip
 
+    def best(self, count: int | None = None) -> ConfidentMasks:
+        """By falling predicted IoU, at most `count`; equal ones in their order."""
+        return self.rows(torch.argsort(self.score, descending=True, stable=True)[:count])
 
-@torch.no_grad()
-def confident_masks(
-    model: PointModel,
-    points: NDArray[Any],
-    granularity: NDArray[np.float64] | None,
-    config: AutomaticConfig,
-    *,
-    multimask: bool = False,
-    on_prompts: Callable[[int], None] = lambda done: None,
-) -> ConfidentMasks:
-    """One pass over some clicks: what is not empty and meets both thresholds, in the order of the clicks.
-
-    Args:
-        model: with the image set.
-        points: (N, 2) x, y in pixels.
-        granularity: (N,) or None.
-        config: the thresholds, and how many points go at once.
-        multimask: without a granularity, all masks of each click.
-        on_prompts: called with the clicks done so far.
-    """
-    parts = []
-    for start in range(0, len(points), config.points_per_batch):
-        rows = slice(start, start + config.points_per_batch)
-        dial = None if granularity is None else granularity[rows]
-        logits, score = model.predict_logits(points[rows, None], None, dial, multimask=multimask)
-        each, logits, score = logits.shape[1], logits.flatten(0, 1), score.flatten()
-        stability = stability_score(logits, config.stability_score_offset)
-        sure = (score >= config.pred_iou_thresh) & (stability >= config.stability_score_thresh)
-        kept = torch.nonzero(sure & (logits > 0).flatten(1).any(dim=1))[:, 0]
-        clicked = (kept // each).cpu().numpy()
-        parts.append((logits[kept].half(), score[kept], stability[kept], start + clicked))
-        on_prompts(min(start + config.points_per_batch, len(points)))
-    where = np.concatenate([each[3] for each in parts])
-    return ConfidentMasks(
-        torch.cat([each[0] for each in parts]),
-        torch.cat([each[1] for each in parts]),
-        torch.cat([each[2] for each in parts]),
-        points[where].astype(np.float32),
-        None if granularity is None else granularity[where],
-    )
+    def on_image_grid(self, size: tuple[int, int]) -> Iterator[NDArray[np.bool_]]:
+        """Each mask as (H, W), enlarged some at a time."""
+        step = max(1, _ENLARGED_PIXELS // (size[0] * size[1]))
+        for start in range(0, len(self.score), step):
+            some = self.logits[start : start + step, None].float()
+            yield from (F.interpolate(some, size=size, mode="bilinear", align_corners=False)[:, 0] > 0).cpu().numpy()
 
 
 def stability_score(logits_NHW: Tensor, offset: float) -> Tensor:
@@ -229,32 +218,26 @@ def stability_score(logits_NHW: Tensor, offset: float) -> Tensor:
     return high / low.clamp(min=1)
 
 
-def distinct_of_pass(model: PointModel, confident: ConfidentMasks, config: AutomaticConfig) -> list[PredictedMask]:
+def distinct_of_pass(confident: ConfidentMasks, size: tuple[int, int], config: AutomaticConfig) -> list[PredictedMask]:
     """The masks of one pass without copies of each other (on the logits' grid), on the image's grid, best first."""
-    ranked = confident.best(len(confident.score))
+    ranked = confident.best()
     rows = (ranked.logits > 0).flatten(1).float()
     places = torch.from_numpy(suppress_duplicates(_intersections(rows), max_iou=config.max_iou))
     kept = ranked.rows(places.to(rows.device))
     found = []
-    for place, mask in enumerate(on_image_grid(model, kept)):
+    for place, mask in enumerate(kept.on_image_grid(size)):
         if mask.sum() >= config.min_area_px:
-            g = None if kept.granularity is None else float(kept.granularity[place])
             x, y = kept.point[place].tolist()
             found.append(
                 PredictedMask(
-                    segmentation=rle_codec.encode(mask), granularity=g, score=float(kept.score[place]),
-                    stability=float(kept.stability[place]), point=(x, y),
+                    segmentation=rle_codec.encode(mask),
+                    granularity=None if kept.granularity is None else float(kept.granularity[place]),
+                    score=float(kept.score[place]),
+                    stability=float(kept.stability[place]),
+                    point=(x, y),
                 )
-            )  # fmt: skip
+            )
     return found
-
-
-def on_image_grid(model: PointModel, confident: ConfidentMasks) -> Iterator[NDArray[np.bool_]]:
-    """Each mask as (H, W), enlarged some at a time."""
-    height, width = model.sizes[0]
-    step = max(1, _ENLARGED_PIXELS // (height * width))
-    for start in range(0, len(confident.score), step):
-        yield from (model.enlarge(confident.logits[start : start + step].float()) > 0).cpu().numpy()
 
 
 def ranked_masks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,10 +169,6 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay_within_a_granularity() -
     class Drawn:
         """As much of a predictor as the search asks for."""
 
-        sizes: ClassVar = [(128, 128)]
-        enlarge = GranularPredictor.enlarge
-        _sizes = sizes
-
         def set_image(self, image: Any) -> None:
             pass
 
@@ -225,6 +221,10 @@ def test_a_mask_of_nearly_the_whole_image_is_no_object(image: Any) -> None:
 def test_stability_is_the_iou_of_two_thresholds() -> None:
     logits = torch.tensor([[[5.0, 5.0], [0.5, -5.0]], [[-9.0, -9.0], [-9.0, -9.0]]])
     assert stability_score(logits, 1.0).tolist() == pytest.approx([2 / 3, 0.0])
+    from sam2.utils.amg import calculate_stability_score
+
+    logits = torch.randn(5, 8, 8)
+    assert torch.equal(stability_score(logits, 1.0), calculate_stability_score(logits, 0.0, 1.0))
 
 
 def test_sam2s_own_masks_are_three_a_point(predictor: GranularPredictor, image: Any) -> None:

@@ -130,17 +130,6 @@ def test_what_a_plain_predictor_can_do_is_read_from_its_signature() -> None:
         as_click_model(object())
 
 
-def test_stability_is_sams(granular: GranularPredictor, image: NDArray[np.uint8]) -> None:
-    from sam2.utils.amg import calculate_stability_score
-
-    model = as_click_model(granular)
-    model.set_image(image)
-    answers = model.answer(POINTS, LABELS, G)
-    assert answers.logits is not None
-    expected = calculate_stability_score(torch.from_numpy(answers.logits), 0.0, 1.0).numpy()
-    assert answers.stability() == pytest.approx(np.nan_to_num(expected))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The lock-step
 

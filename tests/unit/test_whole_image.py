@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from model.evaluation.benchmarks.records import EvalObject, GroundTruth, PartOf, encode_all, iou_with
 from model.evaluation.protocols.controls import click_grid, moved_grids, shuffled_labels
 from model.evaluation.protocols.mask_pairs import contain, pair_sums
+from model.evaluation.protocols.options import ModelOptions
 from model.evaluation.protocols.pairs import mask_between, masks_iou
 from model.evaluation.protocols.simulated_user import Click
-from model.evaluation.protocols.whole_image import Candidates, Objects, packed
+from model.evaluation.protocols.whole_image import Objects, variants
+from model.evaluation.subjects.predictors import as_click_model
+from model.network.granular import GranularSam2
+from model.predict.image import GranularPredictor
+from model.predict.mask_generator import AutomaticConfig, generate_masks
 from pipeline.format import rle
+from pipeline.format.granularity import GRANULARITIES
 
 Masks = NDArray[np.bool_]
 
@@ -25,26 +32,31 @@ def rectangles(random: np.random.Generator, count: int, size: tuple[int, int] = 
     return masks
 
 
-def candidates(masks: Masks, score: NDArray[np.float64]) -> Candidates:
-    return Candidates(
-        score=score, iou=np.zeros((len(masks), 1)), bits=packed(masks), cells=masks.sum(axis=(1, 2), dtype=np.int64)
+def test_it_measures_what_segment_everything_finds() -> None:
+    """One g, and ten pooled: the masks of the generator, by the same thresholds, with their overlaps."""
+    torch.manual_seed(4)
+    predictor = GranularPredictor(GranularSam2("micro", "full", 128).eval())
+    image = np.random.default_rng(1).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+    people = rectangles(np.random.default_rng(2), 5, (96, 64))
+    objects = tuple(
+        EvalObject(id=str(i), mask=rle.encode(mask), area_px=int(mask.sum())) for i, mask in enumerate(people)
     )
-
-
-@pytest.mark.parametrize("limit", [0.5, 0.9])
-def test_copies_go_as_defined(limit: float) -> None:
-    random = np.random.default_rng(4)
-    masks = rectangles(random, 150)
-    masks = np.concatenate([masks, masks[:40], np.roll(masks[40:60], 1, axis=2)])
-    score = np.round(random.random(len(masks)), 1)  # ties
-    kept: list[int] = []
-    for index in np.argsort(-score, kind="stable"):
-        if all(masks_iou(masks[index][None], masks[other])[0] < limit for other in kept):
-            kept.append(int(index))
-    found = candidates(masks, score).without_copies(limit)
-    assert np.array_equal(found.bits, packed(masks[kept]))
-    assert np.array_equal(found.score, score[kept])
-    assert np.array_equal(found.best(7).bits, packed(masks[kept[:7]]))
+    truth = GroundTruth(height=96, width=64, objects=objects)
+    options = ModelOptions(label_rule="none", points_per_side=4, pred_iou_thresh=0.3, max_masks=20)
+    model = as_click_model(predictor)
+    model.set_image(image)
+    found = variants(model, truth, options, image="one")
+    for name, dial in (("single:0.30", (0.3,)), ("pooled", GRANULARITIES), ("best_of_3", (None,))):
+        config = AutomaticConfig(
+            granularities=dial, points_per_side=4, pred_iou_thresh=0.3, stability_score_thresh=0.0, max_masks=20
+        )
+        masks = sorted(generate_masks(predictor, image, config), key=lambda each: -each.score)
+        assert len(masks) > 1
+        assert found[name].score == pytest.approx(np.array([each.score for each in masks]), abs=1e-5)
+        if len({round(each.score, 4) for each in masks}) == len(masks):
+            overlaps = iou_with(encode_all([each.mask for each in masks]), objects)
+            assert found[name].iou == pytest.approx(overlaps, abs=0.02)
+        assert len(found[f"{name}_raw"].score) >= len(found[name].score)
 
 
 def test_overlaps_from_atoms_are_cocos() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.format.granularity import GRANULARITIES
 
-from ..subjects.predictors import Answers, ClickModel, LogitArray
+from ..subjects.predictors import ClickModel, LogitArray, Predictions
 from .controls import JITTER_CLICKS, JITTER_RADIUS, seed_of
 from .metrics import BoolArray, mask_iou, number_of_clicks
 from .options import ModelOptions
@@ -232,12 +232,12 @@ def _given_up(subject: ClickedObject, states: Sequence[_State], options: ModelOp
     return [state for state in states if state.run not in waiting]
 
 
-def _answered(model: ClickModel, active: Sequence[_State]) -> list[tuple[_State, Answers, LogitArray | None, int]]:
+def _answered(model: ClickModel, active: Sequence[_State]) -> list[tuple[_State, Predictions, LogitArray | None, int]]:
     """One decoder call for each kind of prompt: every state with its answers, what is fed back, and its place there."""
     dial = [state for state in active if state.run.granularity is not None]
     own = [state for state in active if state.run.granularity is None and not _offers(state)]
     offered = [state for state in active if _offers(state)]
-    answered: list[tuple[_State, Answers, LogitArray | None, int]] = []
+    answered: list[tuple[_State, Predictions, LogitArray | None, int]] = []
     for states in (dial, own):
         if states:
             granularity = (

@@ -17,6 +17,11 @@ from .simulated_user import MAX_CLICKS
 ModelTask = Literal["whole", "interactive", "sweep", "pairs", "video"]
 MODEL_TASKS: Final[tuple[ModelTask, ...]] = get_args(ModelTask)
 
+_JSON_NAMES: Final = {
+    "pred_iou_thresh": "pred_iou_threshold", "stability_score_thresh": "stability_threshold", "max_iou": "nms_iou",
+}  # fmt: skip
+"""In `scores.json`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -44,12 +49,12 @@ class ModelOptions:
     """Those drawn do not overlap, as GraCo's protocol for SA-1B has it."""
     points_per_side: int = ScoreFlags.points_per_side
     """Clicks a side of the whole-image grid; 32 is SAM-2's own."""
-    pred_iou_threshold: float = ScoreFlags.pred_iou_threshold
+    pred_iou_thresh: float = ScoreFlags.pred_iou_threshold
     """Whole image: masks with a lower predicted IoU go. 0.8 is SAM-2's generator; recall at a cap needs none."""
-    stability_threshold: float = ScoreFlags.stability_threshold
+    stability_score_thresh: float = ScoreFlags.stability_threshold
     """Whole image: masks with a lower stability score go. 0.95 is SAM-2's generator."""
-    nms_iou: float = 0.9
-    """Whole image: of two masks that overlap by at least this, the one with the higher score stays."""
+    max_iou: float = 0.9
+    """Whole image: of two masks that overlap by more than this, the one with the higher score stays."""
     max_masks: int = 1000
     """Whole image: the cap of the protocol."""
     seed: int = ScoreFlags.seed
@@ -63,9 +68,9 @@ class ModelOptions:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("target_iou", 0.0, 1.0),
-            ("nms_iou", 0.0, 1.0),
-            ("pred_iou_threshold", 0.0, 1.0),
-            ("stability_threshold", 0.0, 1.0),
+            ("max_iou", 0.0, 1.0),
+            ("pred_iou_thresh", 0.0, 1.0),
+            ("stability_score_thresh", 0.0, 1.0),
         ):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{name}: expected a number in [{low}, {high}], found {getattr(self, name)}")
@@ -87,7 +92,11 @@ class ModelOptions:
 
     def as_json(self) -> dict[str, Any]:
         """Everything that a number depends on, the constants of the controls included."""
-        stated = {name: value for name, value in asdict(self).items() if name not in ("workers", "limit")}
+        stated = {
+            _JSON_NAMES.get(name, name): value
+            for name, value in asdict(self).items()
+            if name not in ("workers", "limit")
+        }
         return {
             **stated,
             "fixed": list(self.fixed),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.format import rle as rle_codec
 
 from ..benchmarks.records import GroundTruth
-from ..subjects.predictors import Answers, ClickModel
+from ..subjects.predictors import ClickModel, Predictions
 from .controls import JITTER_CLICKS, JITTER_RADIUS, SWEEP, seed_of
 from .metrics import BoolArray, sweep_columns
 from .options import ModelOptions
@@ -73,7 +73,7 @@ def click_masks(
     return ClickMasks(click=click, dial=dial, others=others)
 
 
-def _answer(model: ClickModel, clicks: Sequence[Click], granularities: NDArray[np.float64] | None) -> Answers:
+def _answer(model: ClickModel, clicks: Sequence[Click], granularities: NDArray[np.float64] | None) -> Predictions:
     """One click at each of several g, or several clicks at one."""
     count = len(clicks) if granularities is None else max(len(clicks), len(granularities))
     points, labels = _prompts(list(clicks) * (count // len(clicks)))

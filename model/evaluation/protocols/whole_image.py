@@ -1,19 +1,20 @@
 """Every mask of an image from a grid of clicks, at one g and at ten, and the recall of people's segments.
 
-A pass clicks a 32 x 32 grid at one g. Masks below the thresholds for predicted IoU and stability go (by default none:
-a mask too many costs nothing under the cap, one too few does), copies go (mask IoU of at least 0.9, the higher
-predicted IoU stays), and the first 1,000 by predicted IoU remain. **Pooled**: the union of the ten passes' remaining
-masks, copies removed again, the first 1,000. Copies are compared on the model's own mask grid. The paper publishes only
-that it pools ten passes and drops masks of low confidence; every choice above is ours.
+The search is that of `grainmill segment --everything`, by the same functions (`model/predict/mask_generator.py`). A
+pass clicks a 32 x 32 grid at one g. Masks below the thresholds for predicted IoU and stability go (by default none: a
+mask too many costs nothing under the cap, one too few does), copies go (mask IoU above 0.9, the higher predicted IoU
+stays), and so do masks of fewer than 16 pixels and, unless one is alone, of more than 0.9 of the image; the first 1,000
+by predicted IoU remain. **Pooled**: the masks of ten passes, copies removed again, the first 1,000. The paper publishes
+only that it pools ten passes and drops masks of low confidence; every choice above is ours.
 
-Variants, each by itself and with `_raw` for no removal of copies: `single:G` (one pass), `pooled` (ten), and the
-controls of `controls.py`: `ten_grids`, `shuffled_pass`, `ignored` (the one pass at the constant g), `own` (one pass of
-SAM-2's single masks), `best_of_3` (one pass of SAM-2's three masks).
+Variants, each by itself and with `_raw`, where nothing but the thresholds and the cap takes masks away: `single:G` (one
+pass), `pooled` (ten), and the controls of `controls.py`: `ten_grids`, `shuffled_pass`, `ignored` (the one pass at the
+constant g), `own` (one pass of SAM-2's single masks), `best_of_3` (one pass of SAM-2's three masks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,92 +25,40 @@ from numpy.typing import NDArray
 from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import GRANULARITIES
 
+from ...predict.coco_json import PredictedMask
+from ...predict.mask_generator import AutomaticConfig, ConfidentMasks, distinct, distinct_of_pass, ranked_masks
 from ..benchmarks.records import GroundTruth
-from ..subjects.predictors import Answers, ClickModel
+from ..subjects.predictors import ClickModel, Predictions
 from .controls import GRID_PASSES, click_grid, moved_grids, seed_of
 from .metrics import rank_by_score, recall_best, recall_one_to_one
 from .options import ModelOptions
 
 FloatArray = NDArray[np.float64]
 
-_PROMPTS_AT_ONCE: Final = 64
-
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Masks of one or several passes, without their pixels.
+    """Masks, without their pixels.
 
     Attributes:
         score: (D,) predicted IoU.
         iou: (D, G) with the image's objects; for a crowd, intersection over the mask's area.
-        bits: (D, W) uint64, each mask on the model's own grid.
-        cells: (D,) its size there.
     """
 
     score: FloatArray
     iou: FloatArray
-    bits: NDArray[np.uint64]
-    cells: NDArray[np.int64]
-
-    def rows(self, chosen: NDArray[np.int64]) -> Candidates:
-        return Candidates(
-            score=self.score[chosen], iou=self.iou[chosen], bits=self.bits[chosen], cells=self.cells[chosen]
-        )
 
     @staticmethod
     def together(several: Sequence[Candidates]) -> Candidates:
         return Candidates(
             score=np.concatenate([each.score for each in several]),
             iou=np.concatenate([each.iou for each in several]),
-            bits=np.concatenate([each.bits for each in several]),
-            cells=np.concatenate([each.cells for each in several]),
         )
-
-    def without_copies(self, nms_iou: float) -> Candidates:
-        """By falling score, each mask that no kept one overlaps with an IoU of at least `nms_iou`."""
-        order = rank_by_score(self.score)
-        kept = _keep(self.bits[order], self.cells[order], nms_iou)
-        return self.rows(order[kept])
 
     def best(self, count: int) -> Candidates:
         """The first `count` by score (equal scores: in the order of passes and clicks)."""
-        return self.rows(rank_by_score(self.score)[:count])
-
-
-@numba.njit(cache=True)
-def _keep(bits, cells, limit):  # type: ignore[no-untyped-def]
-    count, words = bits.shape
-    kept = np.empty(count, dtype=np.int64)
-    size = 0
-    for index in range(count):
-        copy = False
-        for position in range(size):
-            other = kept[position]
-            small, large = min(cells[index], cells[other]), max(cells[index], cells[other])
-            if small < limit * large:  # the IoU cannot exceed the ratio of the sizes
-                continue
-            shared = 0
-            for word in range(words):
-                x = bits[index, word] & bits[other, word]
-                x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-                x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-                x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-                shared += np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
-            if shared >= limit * (cells[index] + cells[other] - shared):
-                copy = True
-                break
-        if not copy:
-            kept[size] = index
-            size += 1
-    return kept[:size]
-
-
-def packed(masks: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """(D, h, w) bool -> (D, W) uint64, 64 cells a word."""
-    flat = masks.reshape(len(masks), -1)
-    padded = np.zeros((len(flat), -(-flat.shape[1] // 64) * 64), dtype=np.bool_)
-    padded[:, : flat.shape[1]] = flat
-    return np.ascontiguousarray(np.packbits(padded, axis=1)).view(np.uint64)
+        chosen = rank_by_score(self.score)[:count]
+        return Candidates(score=self.score[chosen], iou=self.iou[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,87 +119,125 @@ def _count_by_atom(masks, labels, atoms):  # type: ignore[no-untyped-def]
     return counts
 
 
-def collect(
-    model: ClickModel, points: FloatArray, granularity: FloatArray | None, objects: Objects, options: ModelOptions,
-    *, multimask: bool = False,
-) -> Candidates:  # fmt: skip
-    """One pass: every click's mask (or masks) that is not empty and meets the thresholds.
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a grid found.
 
-    Args:
-        model: with the image set.
-        points: (N, 2) clicks.
-        granularity: (N,) or None.
-        objects: of the image.
-        options: the thresholds.
-        multimask: the model's own several masks.
+    Attributes:
+        raw: the first 1,000 with their copies.
+        masks: without copies, as the mask generator keeps them, best first.
+        iou: (D, G) of `masks`.
     """
-    several: list[Candidates] = []
-    for start in range(0, len(points), _PROMPTS_AT_ONCE):
-        chunk = points[start : start + _PROMPTS_AT_ONCE, None, :]
-        labels = np.ones(chunk.shape[:2], dtype=np.int32)
-        if multimask:
-            answers = model.answer_multimask(chunk, labels)
+
+    raw: Candidates
+    masks: list[PredictedMask]
+    iou: FloatArray
+
+
+class Search:
+    """The passes over one image, and what remains of one or several."""
+
+    def __init__(self, model: ClickModel, truth: GroundTruth, options: ModelOptions) -> None:
+        self.model, self.options = model, options
+        self.size = (truth.height, truth.width)
+        self.objects = Objects.of(truth)
+        self.config = AutomaticConfig(
+            points_per_side=options.points_per_side,
+            pred_iou_thresh=options.pred_iou_thresh,
+            stability_score_thresh=options.stability_score_thresh,
+            max_iou=options.max_iou,
+            max_masks=options.max_masks,
+        )
+
+    def run(self, points: FloatArray, granularity: FloatArray | None, *, multimask: bool = False) -> Pass:
+        """Clicks every point.
+
+        Args:
+            points: (N, 2).
+            granularity: (N,) or None.
+            multimask: the model's own several masks.
+        """
+        parts: list[ConfidentMasks] = []
+        drawn: list[PredictedMask] = []
+        for start in range(0, len(points), self.config.points_per_batch):
+            rows = slice(start, start + self.config.points_per_batch)
+            clicks, dial = points[rows], None if granularity is None else granularity[rows]
+            labels = np.ones((len(clicks), 1), dtype=np.int32)
+            if multimask:
+                found = self.model.answer_multimask(clicks[:, None, :], labels)
+            else:
+                found = self.model.answer(clicks[:, None, :], labels, dial)
+            if found.logits is None:
+                drawn += self._drawn(found, dial)
+            else:
+                clicked = np.repeat(clicks, len(found) // len(clicks), axis=0).astype(np.float32)
+                parts.append(ConfidentMasks.of(*found.tensors(), clicked, dial, self.config))
+        if parts:
+            confident = ConfidentMasks.together(parts)
+            best = confident.best(self.options.max_masks)
+            raw = self._weighed(best.score.double().numpy(), best.on_image_grid(self.size))
+            masks = distinct_of_pass(confident, self.size, self.config)
         else:
-            g = None if granularity is None else granularity[start : start + _PROMPTS_AT_ONCE]
-            answers = model.answer(chunk, labels, g)
-        several.append(_weighed(answers, objects, options))
-    return Candidates.together(several)
+            ranked = sorted(drawn, key=lambda each: -each.score)[: self.options.max_masks]
+            raw = self._weighed(np.array([each.score for each in ranked]), (each.mask for each in ranked))
+            masks = distinct([each for each in drawn if each.area_px >= self.config.min_area_px], self.config.max_iou)
+        return Pass(raw, masks, self._weighed(np.empty(0), (each.mask for each in masks)).iou)
 
+    def _drawn(self, found: Predictions, granularity: FloatArray | None) -> list[PredictedMask]:
+        """Of a model that gives no logits, the masks that are not empty and sure enough; all count as stable."""
+        return [
+            PredictedMask.of(mask, None if granularity is None else float(granularity[place]), float(found.iou[place]))
+            for place, mask in enumerate(found.masks())
+            if found.iou[place] >= self.config.pred_iou_thresh and mask.any()
+        ]
 
-def _weighed(answers: Answers, objects: Objects, options: ModelOptions) -> Candidates:
-    grid = answers.grid()
-    cells = grid.sum(axis=(1, 2), dtype=np.int64)
-    fit = (cells > 0) & (answers.iou >= options.pred_iou_threshold)
-    if options.stability_threshold > 0:
-        fit &= answers.stability() >= options.stability_threshold
-    chosen = np.flatnonzero(fit)
-    return Candidates(
-        score=answers.iou[chosen],
-        iou=objects.iou_with(answers.masks(chosen)),
-        bits=packed(grid[chosen]),
-        cells=cells[chosen],
-    )
+    def _weighed(self, score: FloatArray, masks: Iterable[NDArray[np.bool_]]) -> Candidates:
+        rows = [self.objects.iou_with(mask[None]) for mask in masks]
+        return Candidates(score=score, iou=np.concatenate(rows) if rows else np.zeros((0, len(self.objects.pixels))))
+
+    def kept(self, passes: Sequence[Pass]) -> Candidates:
+        """What the mask generator keeps of the masks of some passes."""
+        overlaps = {id(mask): row for each in passes for mask, row in zip(each.masks, each.iou, strict=True)}
+        masks = [mask for each in passes for mask in each.masks]
+        chosen = ranked_masks(masks, self.config, self.size[0] * self.size[1])
+        rows = [overlaps[id(mask)] for mask in chosen]
+        return Candidates(
+            score=np.array([mask.score for mask in chosen]),
+            iou=np.stack(rows) if rows else np.zeros((0, len(self.objects.pixels))),
+        )
 
 
 def variants(model: ClickModel, truth: GroundTruth, options: ModelOptions, *, image: str) -> dict[str, Candidates]:
     """Every way of taking an image apart, ranked and cut at the cap."""
-    objects = Objects.of(truth)
+    search = Search(model, truth, options)
     grid = click_grid(truth.height, truth.width, options.points_per_side)
     moved = moved_grids(
         truth.height, truth.width, options.points_per_side, GRID_PASSES, seed_of(options.seed, "grids", image)
     )
-    passes: dict[str, Candidates] = {}
+    passes: dict[str, list[Pass]] = {}
     constant = None
     if model.takes_granularity:
         constant = np.full(len(grid), options.constant)
         for g in GRANULARITIES:
-            passes[f"single:{g:.2f}"] = collect(model, grid, np.full(len(grid), g), objects, options)
+            passes[f"single:{g:.2f}"] = [search.run(grid, np.full(len(grid), g))]
     if options.controls:
         if model.takes_granularity:
             passes["ignored"] = passes[f"single:{options.constant:.2f}"]
             random = np.random.default_rng(seed_of(options.seed, "granularity", image))
-            passes["shuffled_pass"] = collect(
-                model, grid, random.choice(np.array(GRANULARITIES), len(grid)), objects, options
-            )
+            passes["shuffled_pass"] = [search.run(grid, random.choice(np.array(GRANULARITIES), len(grid)))]
         if model.multimask:
-            passes["best_of_3"] = collect(model, grid, None, objects, options, multimask=True)
+            passes["best_of_3"] = [search.run(grid, None, multimask=True)]
     if model.answers_without and (options.controls or not model.takes_granularity):
-        passes["own"] = collect(model, grid, None, objects, options)
-    found: dict[str, Candidates] = {}
-    unique = {name: each.without_copies(options.nms_iou) for name, each in passes.items()}
-    for name, each in passes.items():
-        found[name] = unique[name].best(options.max_masks)
-        found[f"{name}_raw"] = each.best(options.max_masks)
-    pools: dict[str, list[Candidates]] = {}
+        passes["own"] = [search.run(grid, None)]
     if model.takes_granularity:
-        pools["pooled"] = [passes[f"single:{g:.2f}"] for g in GRANULARITIES]
+        passes["pooled"] = [passes[f"single:{g:.2f}"][0] for g in GRANULARITIES]
     if options.controls:
         first = passes["ignored"] if model.takes_granularity else passes["own"]
-        pools["ten_grids"] = [first, *(collect(model, each, constant, objects, options) for each in moved[1:])]
-    for name, several in pools.items():
-        copies_gone = [each.without_copies(options.nms_iou) for each in several]
-        found[name] = Candidates.together(copies_gone).without_copies(options.nms_iou).best(options.max_masks)
-        found[f"{name}_raw"] = Candidates.together(several).best(options.max_masks)
+        passes["ten_grids"] = [*first, *(search.run(each, constant) for each in moved[1:])]
+    found: dict[str, Candidates] = {}
+    for name, several in passes.items():
+        found[name] = search.kept(several)
+        found[f"{name}_raw"] = Candidates.together([each.raw for each in several]).best(options.max_masks)
     return found
 
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -29,7 +32,7 @@ LOGIT_LIMIT: Final = 32.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class Predictions:
     """What a model said to N prompts.
 
     Attributes:
@@ -65,20 +68,12 @@ class Answers:
         enlarged: BoolArray = (large > self.threshold).numpy()
         return enlarged
 
-    def grid(self) -> BoolArray:
-        """(N, h, w) bool on the model's own grid."""
-        if self.logits is None:
-            assert self.full is not None
-            return self.full
-        return np.asarray(self.logits > self.threshold, dtype=np.bool_)
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Logits (N, h, w), foreground above 0, and predicted IoU (N,), as the mask generator takes them."""
+        import torch
 
-    def stability(self, offset: float = 1.0) -> FloatArray:
-        """(N,) SAM's stability score: IoU of the grid's masks at threshold + and - offset; 1 without logits."""
-        if self.logits is None:
-            return np.ones(len(self))
-        inner = (self.logits > self.threshold + offset).sum(axis=(1, 2))
-        outer = (self.logits > self.threshold - offset).sum(axis=(1, 2))
-        return np.divide(inner, outer, out=np.zeros(len(self)), where=outer > 0)
+        assert self.logits is not None
+        return torch.from_numpy(self.logits - np.float32(self.threshold)), torch.from_numpy(self.iou)
 
     def mask_inputs(self) -> LogitArray | None:
         """(N, h, w) what goes back into the model with the next click; clipped as SAM-2 does."""
@@ -104,7 +99,7 @@ class ClickModel(Protocol):
         labels: NDArray[np.int32],
         granularity: FloatArray | None,
         mask_inputs: LogitArray | None = None,
-    ) -> Answers:
+    ) -> Predictions:
         """One mask for each prompt.
 
         Args:
@@ -114,7 +109,7 @@ class ClickModel(Protocol):
             mask_inputs: (N, h, w) logits of the earlier answers, or None.
         """
 
-    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Answers:
+    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
         """The model's own `multimask` masks of each prompt, prompt after prompt: N x C answers."""
 
 
@@ -166,7 +161,7 @@ class GranularClicks(_OnImage):
         labels: NDArray[np.int32],
         granularity: FloatArray | None,
         mask_inputs: LogitArray | None = None,
-    ) -> Answers:
+    ) -> Predictions:
         def decode(rows: slice) -> tuple[Any, Any]:
             logits, iou = self._predictor.predict_logits(
                 points[rows],
@@ -178,14 +173,14 @@ class GranularClicks(_OnImage):
 
         return self._decoded(len(points), decode)
 
-    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Answers:
+    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
         def decode(rows: slice) -> tuple[Any, Any]:
             logits, iou = self._predictor.predict_logits(points[rows], labels[rows], None, multimask=True)
             return logits.flatten(0, 1), iou.flatten(0, 1)
 
         return self._decoded(len(points), decode)
 
-    def _decoded(self, count: int, decode: Callable[[slice], tuple[Any, Any]]) -> Answers:
+    def _decoded(self, count: int, decode: Callable[[slice], tuple[Any, Any]]) -> Predictions:
         predictor = self._predictor
         batches = _batches(count, int(predictor.model.image_size), predictor.device.type == "cpu")
         return _together([decode(rows) for rows in batches], self._size, 0.0)
@@ -204,16 +199,16 @@ class Sam2Clicks(_OnImage):
         labels: NDArray[np.int32],
         granularity: FloatArray | None,
         mask_inputs: LogitArray | None = None,
-    ) -> Answers:
+    ) -> Predictions:
         assert granularity is None, "sam2's own predictor has no dial"
         return self._decoded(points, labels, mask_inputs, multimask=False)
 
-    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Answers:
+    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
         return self._decoded(points, labels, None, multimask=True)
 
     def _decoded(
         self, points: FloatArray, labels: NDArray[np.int32], mask_inputs: LogitArray | None, *, multimask: bool
-    ) -> Answers:
+    ) -> Predictions:
         """As sam2's automatic mask generator calls the same two functions, for many prompts at once."""
         predictor = self._predictor
         decoded = []
@@ -252,7 +247,7 @@ class PlainClicks(_OnImage):
         labels: NDArray[np.int32],
         granularity: FloatArray | None,
         mask_inputs: LogitArray | None = None,
-    ) -> Answers:
+    ) -> Predictions:
         found = []
         for index in range(len(points)):
             given: dict[str, Any] = {}
@@ -266,7 +261,7 @@ class PlainClicks(_OnImage):
             found.append((masks[:1], iou[:1], None if logits is None else logits[:1]))
         return self._joined(found)
 
-    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Answers:
+    def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
         found = [self._one(points[i], labels[i], {"multimask_output": True}) for i in range(len(points))]
         for masks, _, _ in found:
             if len(masks) != self.multimask:
@@ -294,12 +289,12 @@ class PlainClicks(_OnImage):
             logits = logits[None]
         return masks.astype(np.bool_) if masks.dtype != np.bool_ else masks, iou, logits
 
-    def _joined(self, found: list[tuple[BoolArray, FloatArray, LogitArray | None]]) -> Answers:
+    def _joined(self, found: list[tuple[BoolArray, FloatArray, LogitArray | None]]) -> Predictions:
         """Masks as the model gave them; its logits only travel back as `mask_input`."""
         masks = np.concatenate([each[0] for each in found])
         iou = np.concatenate([each[1] for each in found])
         carried = [each[2] for each in found if each[2] is not None]
-        return Answers(
+        return Predictions(
             size=self._size,
             iou=iou,
             full=masks,
@@ -307,10 +302,10 @@ class PlainClicks(_OnImage):
         )
 
 
-def _together(decoded: list[tuple[Any, Any]], size: tuple[int, int], threshold: float) -> Answers:
+def _together(decoded: list[tuple[Any, Any]], size: tuple[int, int], threshold: float) -> Predictions:
     """Tensors (n, h, w) and (n,) of all batches, as one answer."""
     if not decoded:
-        return Answers(size=size, iou=np.zeros(0), full=np.zeros((0, *size), dtype=np.bool_))
+        return Predictions(size=size, iou=np.zeros(0), full=np.zeros((0, *size), dtype=np.bool_))
     logits = [each.detach().cpu().numpy().astype(np.float32) for each, _ in decoded]
     iou = [each.detach().cpu().numpy().astype(np.float64) for _, each in decoded]
-    return Answers(size=size, iou=np.concatenate(iou), logits=np.concatenate(logits), threshold=threshold)
+    return Predictions(size=size, iou=np.concatenate(iou), logits=np.concatenate(logits), threshold=threshold)
