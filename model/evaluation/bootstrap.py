@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 RESAMPLES: Final = 1000
-COVERAGE: Final = 0.95
+PERCENTILES: Final = (2.5, 97.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,7 @@ def bootstrap(
     low, high = (np.full(len(every), np.nan), np.full(len(every), np.nan))
     defined = np.isfinite(drawn).any(axis=0)
     if defined.any():
-        tail = 100 * (1 - COVERAGE) / 2
-        low[defined], high[defined] = np.nanpercentile(drawn[:, defined], [tail, 100 - tail], axis=0)
+        low[defined], high[defined] = np.nanpercentile(drawn[:, defined], PERCENTILES, axis=0)
     return {
         name: Interval(
             value=float(means[column]),
@@ -94,6 +93,44 @@ def bootstrap(
         )
         for column, name in enumerate(every)
     }
+
+
+def ratio_interval(
+    sums: FloatArray,
+    counts: FloatArray,
+    *,
+    less: tuple[FloatArray, FloatArray] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """A sum over a sum, such as a mean over the objects of all images, with its interval.
+
+    Args:
+        sums: (I,) of each image.
+        counts: (I,) likewise.
+        less: sums and counts of a second ratio; the interval is of the difference, resampled on both sides alike.
+        resamples: as `bootstrap`.
+        seed: likewise.
+
+    Returns:
+        None where there is nothing to divide by.
+    """
+
+    def ratios(weights: FloatArray) -> FloatArray:
+        ours = _ratio(weights @ sums, weights @ counts)
+        return ours if less is None else ours - _ratio(weights @ less[0], weights @ less[1])
+
+    [value] = ratios(np.ones((1, len(sums))))
+    if np.isnan(value):
+        return None
+    low, high = np.nanpercentile(ratios(draws(len(sums), resamples, seed)), PERCENTILES)
+    return Interval(
+        value=float(value),
+        low=float(low),
+        high=float(high),
+        objects=int(counts.sum()),
+        images=int((counts > 0).sum()),
+    )
 
 
 def _ratio(sums: FloatArray, counts: FloatArray) -> FloatArray:

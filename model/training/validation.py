@@ -26,6 +26,7 @@ from pipeline.format.schema import sha256_of
 from ..data.augmentation import NO_AUGMENTATION
 from ..data.shards import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, told_locations
 from ..data.stream import Example, ExampleSettings, make_example
+from ..evaluation.bootstrap import ratio_interval
 from ..evaluation.protocols.metrics import spearman, sweep_columns
 from ..network.granular import GranularSam2
 from ..network.pixels import normalised_batch
@@ -35,7 +36,6 @@ from .config import TrainConfig
 PICTURED: Final = (0.1, 0.3, 0.5, 0.7, 1.0)
 PICTURES: Final = 4
 CLICKS_PER_IMAGE: Final = 12
-RESAMPLES: Final = 1000
 _CLICK_SEED: Final = 7
 _SHUFFLE_SEED: Final = 11
 _SWEEP_MEANS: Final = ("end_iou", "violation_rate", "nesting", "distinct_masks", "components")
@@ -191,13 +191,12 @@ def dial_figures(images: Sequence[Columns], *, fixed_g: float | None = None, see
 
 
 def paired_gain(differences: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]:
-    """Mean over all clicks of a paired difference, with the 95 % percentile interval of resampled photographs."""
+    """Mean over all clicks of a paired difference, (C,) for each image, with the interval over images."""
     sums = np.array([each.sum() for each in differences])
-    counts = np.array([each.size for each in differences])
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"value": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high)}
+    counts = np.array([each.size for each in differences], dtype=np.float64)
+    found = ratio_interval(sums, counts, seed=seed)
+    assert found is not None, "every image has a click"
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 Answering = Callable[[Example, NDArray[np.float64]], tuple[NDArray[np.bool_], NDArray[np.float64]]]

@@ -10,8 +10,9 @@ outside the array. Everything here checks first, and decodes itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numba
 import numpy as np
@@ -22,6 +23,9 @@ from ..errors import SchemaError
 
 MAX_RUNS = 50_000_000
 """No honest mask has more runs than this; a longer string is refused before anything is allocated."""
+
+MAX_COORDINATE = 2.0**20
+"""Of a polygon, pixels."""
 
 
 class Rle(TypedDict):
@@ -107,6 +111,69 @@ def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.
 def from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
     """The inverse of `runs_of`: (R,) int64, background first, summing to height x width."""
     return {"size": [height, width], "counts": bytes(_format(runs.astype(np.int64))).decode("ascii")}
+
+
+def from_coco(segmentation: Any, height: int, width: int, *, where: str, clip: bool = False) -> Rle:
+    """A checked mask from any of COCO's forms: polygons, uncompressed or compressed run lengths.
+
+    Args:
+        segmentation: a list of polygons [x, y, x, y, …] in pixels, filled as the COCO API does, or {size, counts}.
+        height: of the image, pixels.
+        width: likewise.
+        where: for the message.
+        clip: move points of polygons that lie outside the image to its border.
+
+    Raises:
+        SchemaError: none of these, or of another size.
+    """
+    try:
+        if isinstance(segmentation, list):
+            expect_polygons(segmentation, limit=math.inf if clip else MAX_COORDINATE)
+            drawn = segmentation
+            if clip:
+                inside = (np.clip(np.reshape(each, (-1, 2)), 0.0, [width, height]) for each in segmentation)
+                drawn = [each.ravel().tolist() for each in inside]
+            merged = coco_mask.merge(coco_mask.frPyObjects(drawn, height, width))
+            return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+        if not isinstance(segmentation, dict):
+            raise SchemaError(f"found {segmentation!r:.60}")
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(size, list | tuple) or list(size) != [height, width]:
+            raise SchemaError(f"found size {size!r:.40}")
+        if isinstance(counts, list):
+            if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**40 for each in counts):
+                raise SchemaError("uncompressed counts must be whole numbers from 0")
+            if sum(counts) != height * width:
+                raise SchemaError(f"RLE counts sum to {sum(counts)}, expected {height} x {width}")
+            return from_runs(np.asarray(counts, dtype=np.int64), height, width)
+        if not isinstance(counts, str):
+            raise SchemaError(f"counts must be a string or a list, found {counts!r:.40}")
+        rle: Rle = {"size": [height, width], "counts": counts}
+        runs_of(rle)
+        return rle
+    except SchemaError as error:
+        raise SchemaError(f"{where}: expected polygons or run lengths of {height} x {width}; {error}") from error
+
+
+def expect_polygons(polygons: Sequence[Any], *, limit: float = math.inf) -> None:
+    """Checks COCO's polygons.
+
+    Args:
+        polygons: [x, y, x, y, …] each.
+        limit: every coordinate's size is below it.
+
+    Raises:
+        SchemaError: none, fewer than three points, or what are no finite numbers.
+    """
+    if not polygons:
+        raise SchemaError("found no polygon")
+    for each in polygons:
+        if not isinstance(each, list):
+            raise SchemaError(f"found {each!r:.40} in place of a polygon")
+        if len(each) < 6 or len(each) % 2:
+            raise SchemaError(f"a polygon has x, y pairs of at least three points, found {len(each)} numbers")
+        if not all(isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < limit for x in each):
+            raise SchemaError("a polygon's coordinates are finite numbers of pixels, found others")
 
 
 def area_px(runs: NDArray[np.int64]) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 from ..errors import SampleFailureError, SchemaError
 from ..format import rle as rle_codec
 from ..format.rle import Rle
@@ -66,15 +64,5 @@ def _mask(entry: Any, height: int, width: int, where: str) -> Rle | None:
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
         found = segmentation.get("size") if isinstance(segmentation, dict) else type(segmentation).__name__
         raise SchemaError(f"{where}: expected an RLE of size [{height}, {width}], found {found!r:.80}")
-    counts = segmentation.get("counts")
-    if isinstance(counts, list):
-        if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**40 for each in counts):
-            raise SchemaError(f"{where}: uncompressed counts must be whole numbers from 0")
-        if sum(counts) != height * width:
-            raise SchemaError(f"{where}: RLE counts sum to {sum(counts)}, expected {height} x {width}")
-        rle = rle_codec.from_runs(np.asarray(counts, dtype=np.int64), height, width)
-    elif isinstance(counts, str):
-        rle = {"size": [height, width], "counts": counts}
-    else:
-        raise SchemaError(f"{where}: counts must be a string or a list, found {type(counts).__name__}")
+    rle = rle_codec.from_coco(segmentation, height, width, where=where)
     return rle if rle_codec.area_px(rle_codec.runs_of(rle)) > 0 else None

@@ -23,9 +23,6 @@ from pathlib import Path
 from posixpath import basename
 from typing import Any, Final
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from ..errors import InputError, SampleFailureError, SchemaError
 from ..format import rle as rle_codec
 from ..format.rle import Rle
@@ -238,7 +235,9 @@ class Proposals:
                     f"{entry.where}: for an image of {size[0]} x {size[1]} (height x width), this one upright has "
                     f"{height} x {width}",
                 )
-            rle = _rasterised(entry.segmentation, height, width)
+            rle: Any = entry.segmentation
+            if not isinstance(rle, dict):
+                rle = rle_codec.from_coco(rle, height, width, where=entry.where, clip=True)
             if rle_codec.area_px(rle_codec.runs_of(rle)) > 0:
                 found.append(Proposal(rle, entry.score))
             elif passed is not None:
@@ -311,53 +310,23 @@ class Proposals:
 
 
 def _segmentation(value: Any, size: tuple[int, int] | None, where: str) -> Rle | Polygons:
+    """Checked; polygons stay as they are until the image's size is known."""
     if isinstance(value, dict):
-        return _rle(value, size, where)
-    if not isinstance(value, list) or not value:
+        given: Any = value.get("size")
+        if not _is_size(given):
+            expected = "[height, width]" if size is None else str(list(size))
+            raise SchemaError(f"{where}.size: expected {expected}, found {given!r:.60}")
+        height, width = size or given
+        return rle_codec.from_coco(value, height, width, where=where)
+    if not isinstance(value, list):
         raise SchemaError(f"{where}: expected an RLE or a list of polygons, found {_kind(value)}")
-    for index, polygon in enumerate(value):
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise SchemaError(f"{where}[{index}]: expected x, y pairs of at least three points")
-        if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in polygon):
-            raise SchemaError(f"{where}[{index}]: expected numbers")
-        if not all(math.isfinite(each) for each in polygon):
-            raise SchemaError(f"{where}[{index}]: expected finite numbers")
+    try:
+        rle_codec.expect_polygons(value)
+    except SchemaError as error:
+        raise SchemaError(f"{where}: {error}") from error
     if sum(map(len, value)) > MAX_POINTS:
         raise SchemaError(f"{where}: more than {MAX_POINTS} coordinates")
     return value
-
-
-def _rle(value: Mapping[str, Any], size: tuple[int, int] | None, where: str) -> Rle:
-    given: Any = value.get("size")
-    if not _is_size(given) or (size is not None and tuple(given) != size):
-        expected = "[height, width]" if size is None else str(list(size))
-        raise SchemaError(f"{where}.size: expected {expected}, found {given!r:.60}")
-    height, width = given
-    counts = value.get("counts")
-    try:
-        if isinstance(counts, list):
-            if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**40 for each in counts):
-                raise SchemaError("uncompressed counts must be whole numbers from 0")
-            if sum(counts) != height * width:
-                raise SchemaError(f"RLE counts sum to {sum(counts)}, expected {height} x {width}")
-            return rle_codec.from_runs(np.asarray(counts, dtype=np.int64), height, width)
-        if not isinstance(counts, str):
-            raise SchemaError(f"counts must be a string or a list, found {_kind(counts)}")
-        rle: Rle = {"size": [height, width], "counts": counts}
-        rle_codec.runs_of(rle)
-    except SchemaError as error:
-        raise SchemaError(f"{where}: {error}") from error
-    return rle
-
-
-def _rasterised(segmentation: Rle | Polygons, height: int, width: int) -> Rle:
-    """Polygons are filled as COCO does; points outside the image are moved to its border."""
-    if isinstance(segmentation, dict):
-        return segmentation
-    limits = np.array([width, height], dtype=np.float64)
-    inside = [np.clip(np.reshape(each, (-1, 2)), 0.0, limits).ravel().tolist() for each in segmentation]
-    merged = coco_mask.merge(coco_mask.frPyObjects(inside, height, width))
-    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
 
 
 def _is_size(value: Any) -> bool:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.evaluation.benchmarks import BENCHMARKS, find_benchmark, list_text
-from model.evaluation.benchmarks.coco_style import to_rle
 from model.evaluation.benchmarks.files import read_map
 from pipeline.errors import InputError
 from pipeline.format import rle
@@ -135,24 +134,6 @@ def test_any_coco_json(tmp_path: Path) -> None:
         (tmp_path / "val.json").write_text(broken)
         with pytest.raises(InputError, match=message):
             entry.read(tmp_path, "val")
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        [[1.0, 2.0]],
-        {"size": [HEIGHT, WIDTH], "counts": [1, 2]},
-        {"size": [3, 3], "counts": [9]},
-        {"size": [HEIGHT, WIDTH], "counts": "00"},
-        {"counts": [1]},
-        [],
-        None,
-        7,
-    ],
-)
-def test_a_segmentation_that_is_none_is_refused(bad: Any) -> None:
-    with pytest.raises(InputError, match="img 3"):
-        to_rle(bad, HEIGHT, WIDTH, "img 3")
 
 
 def test_ade20k(tmp_path: Path) -> None:

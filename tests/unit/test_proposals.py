@@ -138,7 +138,7 @@ COUNTS = coco_mask.encode(np.asfortranarray(MASK.astype(np.uint8)))["counts"].de
         (file_of({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}}), "sum to 10"),
         (file_of({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-5, 605]}}), "whole numbers"),
         (file_of({"segmentation": {"size": [HEIGHT, WIDTH], "counts": None}}), "a string or a list"),
-        (file_of({"segmentation": {"size": [HEIGHT, 7], "counts": COUNTS}}), r"expected \[20, 30\]"),
+        (file_of({"segmentation": {"size": [HEIGHT, 7], "counts": COUNTS}}), "20 x 30; found size"),
         (file_of({"segmentation": {"size": [2**40, 2**40], "counts": COUNTS}}), "size"),
         ([[]], r"\[0\]: expected an object"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -103,3 +105,35 @@ def test_an_iou_at_the_limit_is_no_copy() -> None:
 def test_masks_of_several_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="one size"):
         rle.pairwise_intersection_px([rle.encode(np.ones((2, 3), bool)), rle.encode(np.ones((3, 2), bool))])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [[1.0, 2.0]],
+        {"size": [40, 60], "counts": [1, 2]},
+        {"size": [3, 3], "counts": [9]},
+        {"size": [40, 60], "counts": "00"},
+        {"counts": [1]},
+        [],
+        None,
+        7,
+    ],
+)
+def test_a_segmentation_that_is_none_is_refused(bad: Any) -> None:
+    with pytest.raises(SchemaError, match="img 3"):
+        rle.from_coco(bad, 40, 60, where="img 3")
+
+
+def test_cocos_three_forms_are_one_mask() -> None:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:20, 10:30] = True
+    expected = rle.encode(mask)
+    polygon = [10, 5, 30, 5, 30, 20, 10, 20]
+    forms = (expected, {"size": [40, 60], "counts": rle.runs_of(expected).tolist()}, [polygon])
+    for form in forms:
+        assert rle.from_coco(form, 40, 60, where="here") == expected
+    outside = [[-500.0, -500.0, 2.0**21, -500.0, 2.0**21, 1000.0, -500.0, 1000.0]]
+    assert rle.decode(rle.from_coco(outside, 40, 60, where="here", clip=True)).all()
+    with pytest.raises(SchemaError, match="here: expected polygons or run lengths of 40 x 60; a polygon's coordinates"):
+        rle.from_coco(outside, 40, 60, where="here")

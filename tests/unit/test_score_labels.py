@@ -25,7 +25,7 @@ from model.evaluation.benchmarks.mined import load_masks, match_mined
 from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth, iou_with
 from model.evaluation.flags import ScoreFlags
 from model.evaluation.options import score_options
-from model.evaluation.protocols.label_masks import interval, paired
+from model.evaluation.protocols.label_masks import interval
 from model.evaluation.published import published_for
 from model.evaluation.results import ScoreOptions
 from model.evaluation.subjects import baselines
@@ -321,7 +321,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     random = np.random.default_rng(3)
     hard, counted = random.random(60) * 10, np.full(60, 10.0)
     ours, theirs = (hard + 0.5, counted), (hard, counted)
-    difference = paired(ours, theirs, seed=0)
+    difference = interval(ours, seed=0, less=theirs)
     assert difference.value == pytest.approx(0.05)
     assert difference.low == pytest.approx(0.05)
     assert difference.high == pytest.approx(0.05)

@@ -203,8 +203,7 @@ def test_the_best_fixed_g_counts_clicks_not_photographs() -> None:
     assert best_fixed_g(measured(Squares(), photograph(0.2), photograph(1.0), photograph(1.0))) == 1.0
 
 
-def test_the_fixed_g_of_a_run_is_chosen_on_photographs_it_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "RESAMPLES", 20)
+def test_the_fixed_g_of_a_run_is_chosen_on_photographs_it_trains_on() -> None:
     shown: list[int] = []
     found = validate(
         Squares(),  # type: ignore[arg-type]

@@ -15,12 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
-from pipeline.errors import InputError, SchemaError
+from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
-from pipeline.format.rle import Rle
 
 from . import containment
 from .files import by_stem, existing, first_folder, matching_files, others_in
@@ -280,7 +276,7 @@ def load_annotations(
         segmentation = drawn(each.get("segmentation"), left_out)
         if segmentation is None:
             continue
-        mask = to_rle(segmentation, height, width, at)
+        mask = rle_codec.from_coco(segmentation, height, width, where=at)
         pixels = rle_codec.area_px(rle_codec.runs_of(mask))
         if pixels == 0:
             left_out[EMPTY_MASKS] += 1
@@ -334,52 +330,6 @@ def labelled(objects: list[EvalObject]) -> list[EvalObject]:
     for index, label in zip(counted, labels, strict=True):
         found[index] = replace(objects[index], granularity=label)
     return found
-
-
-def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
-    """Polygons, uncompressed or compressed run lengths -> a checked RLE.
-
-    Raises:
-        InputError: neither, or of another size.
-    """
-    try:
-        if isinstance(segmentation, list):
-            _expect_polygons(segmentation)
-            encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-            return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
-        if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
-            raise ValueError(f"found {segmentation!r:.60}")
-        size, counts = segmentation["size"], segmentation["counts"]
-        if not isinstance(size, list | tuple) or list(size) != [height, width]:
-            raise ValueError(f"found size {size!r:.40}")
-        if isinstance(counts, list):
-            if not all(isinstance(each, int) and 0 <= each < 2**40 for each in counts):
-                raise ValueError("found counts that are no whole numbers from 0")
-            if sum(counts) != height * width:
-                raise ValueError(f"the runs sum to {sum(counts)}, expected {height * width}")
-            return rle_codec.from_runs(np.asarray(counts, dtype=np.int64), height, width)
-        if not isinstance(counts, str):
-            raise ValueError(f"found counts {counts!r:.40}")
-        rle: Rle = {"size": [height, width], "counts": counts}
-        rle_codec.runs_of(rle)
-        return rle
-    except (ValueError, SchemaError) as error:
-        raise InputError(f"{where}: expected polygons or run lengths of {height} x {width}; {error}") from error
-
-
-MAX_COORDINATE: Final = 2.0**20
-
-
-def _expect_polygons(polygons: list[Any]) -> None:
-    for each in polygons:
-        if not isinstance(each, list):
-            raise ValueError(f"found {each!r:.40} in place of a polygon")
-        if len(each) < 6 or len(each) % 2:
-            raise ValueError(f"a polygon has x and y of three points or more, found {len(each)} numbers")
-        if not all(_is_finite(number) and abs(number) <= MAX_COORDINATE for number in each):
-            raise ValueError("a polygon's coordinates are numbers of pixels, found others")
-    if not polygons:
-        raise ValueError("found no polygon")
 
 
 def _is_finite(value: Any) -> bool:

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.rle import Rle
 
-from .coco_style import annotations_by_image, drawn, images_by_id, load_record, to_rle
+from .coco_style import annotations_by_image, drawn, images_by_id, load_record
 from .files import existing, first_folder, told
 from .part_objects import Annotated, parts_of_objects
 from .records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
@@ -96,7 +96,7 @@ def load_objects(annotations: Sequence[dict[str, Any]], height: int, width: int,
         segmentation = drawn(each["segmentation"], left_out)
         if segmentation is None:
             continue
-        mask = to_rle(segmentation, height, width, f"{where}, annotation {each['id']}")
+        mask = rle_codec.from_coco(segmentation, height, width, where=f"{where}, annotation {each['id']}")
         if rle_codec.area_px(rle_codec.runs_of(mask)):
             masks[each["id"]] = mask
         else:

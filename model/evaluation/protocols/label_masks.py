@@ -31,7 +31,7 @@ from pipeline.format.granularity import (
 from ..benchmarks.files import by_stem
 from ..benchmarks.mined import MaskSet, MinedRow, load_masks, match_mined
 from ..benchmarks.records import EvalImage, EvalObject, GroundTruth, Split, for_coco, iou_with
-from ..bootstrap import RESAMPLES, draws
+from ..bootstrap import ratio_interval
 from ..results import Metric, Scored, ScoreOptions, claim_output, nothing_to_score, summed
 from ..resume import each_item
 from ..subjects.baselines import peer_masks, ucm_folder
@@ -226,7 +226,7 @@ def _assemble(
         prefix = "" if subject == main else f"{subject}."
         metrics |= {prefix + name: interval(ratio, seed) for name, ratio in found.items()}
         if subject != main:
-            metrics[f"{main}_minus_{subject}.AR1000"] = paired(ratios[main]["AR1000"], found["AR1000"], seed)
+            metrics[f"{main}_minus_{subject}.AR1000"] = interval(ratios[main]["AR1000"], seed, less=found["AR1000"])
     histograms = {subject: _histograms(answers) for subject, answers in subjects.items()}
     details["granularity"] = {subject: found for subject, found in histograms.items() if found}
     first = subjects[main]
@@ -277,30 +277,10 @@ def _column_ratio(answers: list[dict[str, Any]], view: str, column: str) -> Rati
     )
 
 
-def _over(ratio: Ratio, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    below = weights @ ratio[1]
-    return np.divide(weights @ ratio[0], below, out=np.full(len(below), np.nan), where=below > 0)
-
-
-def interval(ratio: Ratio, seed: int) -> Metric:
-    """Sum over sum, with its 95 % percentile bootstrap interval over images."""
-    value = _over(ratio, np.ones((1, len(ratio[0]))))[0]
-    if np.isnan(value):
-        return Metric(value=None)
-    resampled = _over(ratio, draws(len(ratio[0]), RESAMPLES, seed))
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return Metric(value=float(value), low=float(low), high=float(high))
-
-
-def paired(ours: Ratio, theirs: Ratio, seed: int) -> Metric:
-    """The difference of two metrics of the same images; every resample is of the same images on both sides."""
-    weights = draws(len(ours[0]), RESAMPLES, seed)
-    point = np.ones((1, len(ours[0])))
-    value = (_over(ours, point) - _over(theirs, point))[0]
-    if np.isnan(value):
-        return Metric(value=None)
-    low, high = np.nanpercentile(_over(ours, weights) - _over(theirs, weights), [2.5, 97.5])
-    return Metric(value=float(value), low=float(low), high=float(high))
+def interval(ratio: Ratio, seed: int, *, less: Ratio | None = None) -> Metric:
+    """Sum over sum, or its difference to another of the same images, with the interval over images."""
+    found = ratio_interval(*ratio, less=less, seed=seed)
+    return Metric(value=None) if found is None else Metric(value=found.value, low=found.low, high=found.high)
 
 
 def _rows(subject: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
