@@ -19,13 +19,14 @@ NUMERIC := $(addsuffix .py,$(addprefix tests/unit/test_,atoms automatic backbone
 	$(addprefix tests/,integration/test_training integration/test_training_numbers \
 	property/test_conquer_equals_definition property/test_runs))
 
-.PHONY: help install demo test test-variant test-slow test-all chaos lint clean
+.PHONY: help install demo test test-variant test-slow test-all chaos lint docs clean
 
 help:
 	@echo "make demo      mine, verify, release, train briefly, score -> demo/report.html"
 	@echo "make test      the fast tests;  make test-all adds those below;  make chaos the seeded failures"
 	@echo "make test-slow the slow tests;  make test-variant the numeric ones as on another processor"
-	@echo "make lint      ruff and mypy;   make clean removes .venv and demo/"
+	@echo "make lint      ruff and mypy;   make docs builds the pages into site/"
+	@echo "make clean     removes .venv, demo/ and site/"
 
 install: $(STAMP)
 
@@ -53,5 +54,8 @@ chaos: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -3,7 +3,7 @@
 From Python the front door is this module: `import model` loads nothing else, and each name below loads what it needs
 when it is first used.
 
-Example:
+Examples:
     >>> import model
     >>> predictor = model.GranularPredictor.load("run/")  # doctest: +SKIP
     >>> predictor.set_image(rgb)  # doctest: +SKIP
@@ -18,24 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .data.shards import LoadedSample
     from .data.torch_datasets import ShardDataset, ShardStream, decode_sample
-    from .library import score
+    from .library import score, train
     from .network.load import load_for_prediction as load_model
     from .predict.image import GranularPredictor
     from .predict.mask_generator import GranularMaskGenerator
     from .predict.tree import TreePredictor
     from .predict.video import GranularVideoPredictor
-    from .training.config import RunOptions, TrainConfig
-    from .training.train import train
 
 __all__ = [
     "GranularMaskGenerator",
     "GranularPredictor",
     "GranularVideoPredictor",
     "LoadedSample",
-    "RunOptions",
     "ShardDataset",
     "ShardStream",
-    "TrainConfig",
     "TreePredictor",
     "decode_sample",
     "load_model",
@@ -48,15 +44,13 @@ _MODULES: Final = {
     "GranularPredictor": "predict.image",
     "GranularVideoPredictor": "predict.video",
     "LoadedSample": "data.shards",
-    "RunOptions": "training.config",
     "ShardDataset": "data.torch_datasets",
     "ShardStream": "data.torch_datasets",
-    "TrainConfig": "training.config",
     "TreePredictor": "predict.tree",
     "decode_sample": "data.torch_datasets",
     "load_model": "network.load:load_for_prediction",
     "score": "library",
-    "train": "training.train",
+    "train": "library",
 }
 """Where each name of the front door lies. None is named as a folder or module of this package: importing that would
 put the module in the name's place."""

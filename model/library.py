@@ -1,14 +1,77 @@
-"""What a Python program calls that is no class of its own: a score."""
+"""What a Python program calls that is no class of its own: training, and a score."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .data.sampler import Order
 from .evaluation.flags import ScoreFlags
 from .evaluation.options import score_options
 from .evaluation.score import run
+from .network.adapters import Adapter
+from .network.load import SCRATCH, usable_device
+from .network.sam2_base import SCRATCH_WIDTH, Size
+from .training import train as training
+from .training.config import RunOptions, augmentation_named, loader_processes, make_config
+
+
+def train(
+    data: str | os.PathLike[str] | Sequence[str],
+    output: str | os.PathLike[str],
+    *,
+    size: Size = "micro",
+    init: str | None = None,
+    adapter: Adapter | None = None,
+    resume: bool = False,
+    workers: int | None = None,
+    **flags: Any,
+) -> dict[str, Any]:
+    """Trains SAM-2 with a granularity dial from shards, as `grainmill train` does; `resume=True` goes on.
+
+    Examples:
+        >>> train("rel/", "run/", size="small", init="sam2.1_hiera_small.pt")  # doctest: +SKIP
+
+    Args:
+        data: a run or a release, a directory or a URL; several count as one.
+        output: a local folder for checkpoints and metrics.
+        size: tiny, small, base_plus, large; micro and mini train from scratch.
+        init: SAM 2.1's weights by path or name, or a checkpoint to train on from; None: scratch for micro and mini,
+            else the official name.
+        adapter: paper, lite or full; None: full from scratch, else paper.
+        resume: go on from the newest checkpoint in `output`.
+        workers: loader processes; None: none beside a processor, 4 beside a GPU. They begin by importing the script
+            that calls this: with any, it does so under `if __name__ == "__main__":`.
+        flags: any other field of `TrainConfig` or `RunOptions`: `steps`, `image_size`, `global_batch_size`, `holdout`,
+            `augmentation` by its name, `device`.
+
+    Returns:
+        What the command prints with `--json`: step, metrics, validation, checkpoint and more.
+
+    Raises:
+        InputError: data, weights or output that do not fit.
+        ConfigMismatchError: `resume` with another configuration.
+        TypeError: a flag that does not exist.
+    """
+    running = {field.name for field in dataclasses.fields(RunOptions)}
+    how = {name: value for name, value in flags.items() if name in running}
+    what = {name: value for name, value in flags.items() if name not in running}
+    on_gpu = usable_device(how.get("device")).type == "cuda"
+    defaults = {"order": Order(), "seed": 0, "min_masks": 1, "holdout": 0.0, "precision": "bf16" if on_gpu else "fp32"}
+    what = {"trunk": None, **defaults, **what, "augmentation": augmentation_named(what.get("augmentation"))}
+    start = init or (SCRATCH if size in SCRATCH_WIDTH else f"sam2.1_hiera_{size}")
+    named = os.fspath(data) if isinstance(data, str | os.PathLike) else tuple(data)
+    options = RunOptions(
+        data=named,
+        output=os.fspath(output),
+        resume=resume,
+        workers=loader_processes(workers, on_gpu=on_gpu),
+        **how,
+    )
+    return training.train(make_config(size, start, adapter, **what), options)
 
 
 def score(
@@ -18,11 +81,13 @@ def score(
     *,
     masks: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    split: str | None = None,
     workers: int = 1,
     **flags: Any,
 ) -> dict[str, Any]:
     """Measures mined masks, a model or peers on a benchmark, as `grainmill score` does; the same call again resumes.
+
+    Examples:
+        >>> scores = score("shards", "rel/", "scores/", checkpoint="run/", limit=100)  # doctest: +SKIP
 
     Args:
         benchmark: a name of `grainmill score --list`; `shards` takes a run or a release as ground truth.
@@ -30,10 +95,10 @@ def score(
         output: where scores.json, objects.parquet and plots go.
         masks: a run or a release whose masks are scored.
         checkpoint: a checkpoint or training run, SAM-2's weights, or `tree` for the masks of the image itself.
-        split: None: the benchmark's first, which is the one that is quoted.
-        workers: processes.
-        flags: any other flag of `grainmill score`, with underscores: `granularity=["label"]`, `peer=["slic"]`,
-            `limit=10`, `device="cuda"`.
+        workers: processes. They are spawned: with more than one, a script calls this under
+            `if __name__ == "__main__":`.
+        flags: any other flag of `grainmill score`, with underscores: `split="val"`, `limit=100`,
+            `granularity=["oracle", "fixed:0.5"]`, `peer=["all"]`.
 
     Returns:
         What scores.json holds.
@@ -49,7 +114,6 @@ def score(
         output=Path(output),
         masks=None if masks is None else os.fspath(masks),
         checkpoint=None if checkpoint is None else os.fspath(checkpoint),
-        split=split,
         workers=workers,
         **flags,
     )

@@ -3,7 +3,7 @@
 From Python the front door is this module: `import pipeline` loads nothing else, and each name below loads what it needs
 when it is first used.
 
-Example:
+Examples:
     >>> import pipeline
     >>> dataset = pipeline.mine("photos/", "out/")  # doctest: +SKIP
     >>> for sample in dataset:  # doctest: +SKIP

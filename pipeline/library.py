@@ -40,7 +40,7 @@ def mine(
 ) -> RunReader:
     """Mines images into committed shards, as `grainmill mine` does; the same call again resumes.
 
-    Example:
+    Examples:
         >>> dataset = mine("photos/", "out/", workers=2, samples_per_shard=64)  # doctest: +SKIP
 
     Args:
@@ -74,7 +74,7 @@ def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: A
 
     The last recipe's weights stay loaded, so calling it for many images costs what mining them costs.
 
-    Example:
+    Examples:
         >>> found = label_image(rgb)  # doctest: +SKIP
         >>> wholes = found.masks[found.granularity == 1.0]  # doctest: +SKIP
 
@@ -119,7 +119,7 @@ def build_release(
 ) -> dict[str, Any]:
     """Makes a published dataset of a run, or the next version of one, as `grainmill release` does.
 
-    Example:
+    Examples:
         >>> build_release("out/", "rel/", name="my-masks", version="1.0.0", license="CC-BY-4.0")  # doctest: +SKIP
 
     Args:

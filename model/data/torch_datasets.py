@@ -31,7 +31,7 @@ IMAGE_EXTENSIONS: Final = tuple(dict.fromkeys(FORMATS.values()))
 def decode_sample(sample: Mapping[str, Any]) -> LoadedSample:
     """What a `webdataset` pipeline reads of a shard, decoded.
 
-    Example:
+    Examples:
         >>> samples = wds.WebDataset(urls, shardshuffle=False).map(decode_sample)  # doctest: +SKIP
 
     Args:
@@ -107,7 +107,7 @@ class _Shards:
 class ShardDataset(Dataset[Any]):
     """The samples of shards by number, each read on its own: shuffled and distributed by torch's own samplers.
 
-    Example:
+    Examples:
         >>> dataset = ShardDataset("rel/", split="train")  # doctest: +SKIP
         >>> sample = dataset[0]  # doctest: +SKIP
         >>> sample.image.shape, sample.masks().shape, sample.granularity  # doctest: +SKIP
@@ -160,7 +160,7 @@ class ShardStream(IterableDataset[Any]):
     `state_dict` is that of the batches which were taken out whole. What workers of a `DataLoader` have read ahead this
     process cannot know: say then how many batches you took, `state_dict(taken=n)`.
 
-    Example:
+    Examples:
         >>> stream = ShardStream("rel/", batch_size=4, transform=to_tensors)  # doctest: +SKIP
         >>> loader = DataLoader(stream, batch_size=4, num_workers=2)  # doctest: +SKIP
         >>> for step, batch in enumerate(loader, 1):  # doctest: +SKIP

@@ -258,8 +258,10 @@ def load_for_prediction(
     """A trained model as `load_granular`, or SAM-2's own weights: a model that answers without a granularity alone.
 
     Args:
-        path: also a `.pt` file as Meta publishes it, or such a state dict as safetensors.
-        device, base, video: as `load_granular`.
+        path: as `load_granular`; also a `.pt` file as Meta publishes it, or such a state dict as safetensors.
+        device: where it goes.
+        base: the base's weights, for an adapter's checkpoint; None: where they were when it was trained.
+        video: build it for video.
 
     Raises:
         InputError: as `load_granular`, and a file that is neither.

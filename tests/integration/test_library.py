@@ -10,8 +10,6 @@ import pytest
 
 import model
 import pipeline
-from model.data.sampler import Order
-from model.training.config import make_config
 from pipeline.errors import InputError
 from pipeline.format import rle
 from pipeline.sources.images import decode_rgb
@@ -112,11 +110,8 @@ def test_verify_names_what_is_damaged(run: Path, tmp_path: Path) -> None:
 
 
 def test_train_predict_and_score(run: Path, tmp_path: Path) -> None:
-    config = make_config(
-        "micro", "scratch", None, image_size=64, steps=1, masks_per_image=2, min_parts=0, global_batch_size=1,
-        dense_anchors=0, order=Order(), seed=0, min_masks=1, holdout=0.0, precision="fp32", trunk=None,
-    )  # fmt: skip
-    summary = model.train(config, model.RunOptions(data=str(run), output=str(tmp_path / "run"), device="cpu"))
+    few = {"steps": 1, "masks_per_image": 2, "min_parts": 0, "global_batch_size": 1, "dense_anchors": 0}
+    summary = model.train(run, tmp_path / "run", image_size=64, device="cpu", **few)
     assert summary["step"] == 1
     [sample, *_] = pipeline.open_dataset(run)
     predictor = model.GranularPredictor(model.load_model(tmp_path / "run"))

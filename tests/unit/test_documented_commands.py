@@ -30,7 +30,7 @@ def help_of(command: str) -> str:
 
 def documents(repository: Path) -> list[Path]:
     files = list(repository.glob("*.md"))
-    for folder in ("infra", "dataset_cards", "benchmarks"):
+    for folder in ("docs", "infra", "dataset_cards", "benchmarks"):
         files += [path for path in (repository / folder).rglob("*") if path.suffix in SUFFIXES]
     return sorted(files)
 
@@ -65,3 +65,21 @@ def test_dated_reports_name_their_command(repository: Path, package: str) -> Non
         assert "grainmill" in report.read_text(encoding="utf-8"), (
             f"{report.name} does not name the command that made it"
         )
+
+
+PATH = re.compile(r"`([A-Za-z0-9_./-]+\.py)`")
+
+
+def test_documents_name_modules_that_exist(repository: Path) -> None:
+    """By their whole path, or by its end where the text says which folder is meant."""
+    folders = ("pipeline", "model", "tests", "benchmarks", "infra")
+    there = [f"/{path.relative_to(repository)}" for folder in folders for path in (repository / folder).rglob("*.py")]
+    pages = [repository / name for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md")]
+    named = [
+        (page.name, path)
+        for page in [*pages, *(repository / "docs").rglob("*.md")]
+        for path in PATH.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert named, "no document names a module: the search above is broken"
+    missing = [f"{page}: {path}" for page, path in named if not any(each.endswith(f"/{path}") for each in there)]
+    assert not missing, "\n".join(missing)
