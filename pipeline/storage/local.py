@@ -115,46 +115,39 @@ class LocalStorage:
             return True
 
     def put_atomic(self, name: str, data: bytes) -> None:
-        path = self.path(name)
-        with explained("write", path), self._complete_file(data) as temporary:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, path)
-            sync_directory(path.parent)
+        with explained("write", self.path(name)), self._complete_file(data) as temporary:
+            self._settle(temporary, name)
+
+    def publish(self, path: Path, name: str) -> None:
+        with explained("write", self.path(name)):
+            self._settle(path, name)
+
+    def upload(self, path: Path, name: str) -> None:
+        with explained("write", self.path(name)), self._complete_file(path) as temporary:
+            self._settle(temporary, name)
 
     @contextlib.contextmanager
-    def _complete_file(self, data: bytes) -> Iterator[Path]:
+    def _complete_file(self, content: bytes | Path) -> Iterator[Path]:
+        """A synced file in the scratch folder, with these bytes or those of another file; gone afterwards."""
         folder = self.root / SCRATCH
         folder.mkdir(exist_ok=True)
         temporary = folder / f"put.{secrets.token_hex(8)}"
         try:
             with temporary.open("xb") as stream:
-                stream.write(data)
+                if isinstance(content, bytes):
+                    stream.write(content)
+                else:
+                    shutil.copyfile(content, temporary)
                 sync_file(stream.fileno())
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
-    def publish(self, path: Path, name: str) -> None:
+    def _settle(self, path: Path, name: str) -> None:
         final = self.path(name)
-        with explained("write", final):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, final)
-            sync_directory(final.parent)
-
-    def upload(self, path: Path, name: str) -> None:
-        final, folder = self.path(name), self.root / SCRATCH
-        with explained("write", final):
-            folder.mkdir(exist_ok=True)
-            temporary = folder / f"put.{secrets.token_hex(8)}"
-            try:
-                shutil.copyfile(path, temporary)
-                with temporary.open("rb") as stream:
-                    sync_file(stream.fileno())
-                final.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(temporary, final)
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_directory(final.parent)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, final)
+        sync_directory(final.parent)
 
     def remove(self, name: str) -> None:
         with explained("remove", self.path(name)):

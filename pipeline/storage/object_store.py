@@ -35,13 +35,9 @@ READ_AHEAD_BYTES: Final = 2**20
 MANY: Final = 128
 """Small files read at once."""
 DRIVERS: Final = {
-    "s3": "grainmill[s3]",
-    "hf": "grainmill[hub]",
-    "gs": "grainmill[gcs]",
-    "gcs": "grainmill[gcs]",
-    "az": "grainmill[azure]",
-    "abfs": "grainmill[azure]",
-}
+    "s3": "grainmill[s3]", "hf": "grainmill[hub]", "gs": "grainmill[gcs]", "gcs": "grainmill[gcs]",
+    "az": "grainmill[azure]", "abfs": "grainmill[azure]",
+}  # fmt: skip
 """What to install for a scheme."""
 _VERSIONS: Final = ("ETag", "etag", "md5Hash", "blob_id", "created")
 """Where the drivers say what changes with a file's content."""
