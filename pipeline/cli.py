@@ -79,8 +79,7 @@ def _run(name: str, arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     module = importlib.import_module(COMMANDS[name][0])
-    command = module.command if hasattr(module, "command") else typer_command(module.run)
-    app.command(name, help=None, context_settings={"help_option_names": ["-h", "--help"]})(command)
+    app.command(name, help=None, context_settings={"help_option_names": ["-h", "--help"]})(typer_command(module.run))
     try:
         code = app(args=arguments, prog_name=f"grainmill {name}", standalone_mode=False)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from ..network.adapters import ADAPTERS, Adapter
 from ..network.click_features import Sight
 from ..network.sam2_base import DEFAULT_IMAGE_SIZE, IMAGE_SIZE_STEP, SCRATCH_WIDTH, SIZES, Size, expect_image_size
 from ..network.trunks import Trunk
+from .flags import TrainFlags
 from .losses import LossWeights
 
 SCRATCH: Final = "scratch"
@@ -143,28 +144,28 @@ class RunOptions:
     data: Locations
     """Shards; several directories count as one."""
     output: str
-    resume: bool = False
+    resume: bool = TrainFlags.resume
     workers: int = 0
     """Loader processes of each rank."""
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = TrainFlags.micro_batch_size
     """Photographs in one forward pass of a rank; None: as many as the recipe says."""
-    device: str | None = None
-    save_every: int = 500
-    keep: int = 2
+    device: str | None = TrainFlags.device
+    save_every: int = TrainFlags.save_every
+    keep: int = TrainFlags.keep
     """Newest checkpoints that stay, besides the best."""
-    validate_every: int = 0
+    validate_every: int = TrainFlags.validate_every
     """Steps between validations on the held-out share; 0: none."""
-    validation_images: int = 16
-    validation_data: str | None = None
+    validation_images: int = TrainFlags.validation_images
+    validation_data: str | None = TrainFlags.validation_data
     """Shards to validate on instead of a held-out share."""
-    log_every: int = 10
-    time_limit_s: float | None = None
+    log_every: int = TrainFlags.log_every
+    time_limit_s: float | None = TrainFlags.time_limit_s
     """Stop after this long, saving; None: when the steps are done."""
-    on_bad_sample: str = "stop"
-    cache_features: str | None = None
+    on_bad_sample: str = TrainFlags.on_bad_sample
+    cache_features: str | None = TrainFlags.cache_features
     """A folder for the features of a frozen encoder; None: they are computed each time."""
-    threads: int | None = None
-    compile_encoder: bool = False
+    threads: int | None = TrainFlags.threads
+    compile_encoder: bool = TrainFlags.compile_encoder
     """`torch.compile` for the image encoder; the same function, rounded otherwise."""
     trunk_file: Path | None = None
     """Weights of the configuration's trunk; `new_model` says when they are read."""

@@ -1,0 +1,54 @@
+"""From the flags of `grainmill train` to a configuration and the options of a run."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, cast
+
+from ..data.sampler import Order
+from ..network.load import sight_of, usable_device
+from ..network.sam2_base import SCRATCH_WIDTH
+from ..network.trunks import trunk_of_flags
+from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, make_config
+from .flags import TrainFlags
+
+
+def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
+    """Resolves the flags for this machine: what is learned, and how the run is carried out.
+
+    Fields of the same name are taken over as they are.
+
+    Raises:
+        InputError: a value that does not exist, or flags that do not go together.
+    """
+    given: dict[str, Any] = {field.name: getattr(flags, field.name) for field in fields(TrainFlags)}
+    on_gpu = usable_device(flags.device).type == "cuda"
+    trunk, trunk_file = trunk_of_flags(flags.trunk, flags.trunk_rate)
+    sight = {"click_features": flags.click_features, "similarity": flags.similarity}
+    if flags.init is not None and set(sight.values()) == {None} and (theirs := sight_of(flags.init)) is not None:
+        sight = {"click_features": theirs.click_features, "similarity": theirs.similarity}
+    learned = {field.name for field in fields(TrainConfig)} - {"size", "init", "adapter"}
+    config = make_config(
+        cast(Any, flags.size),  # checked there
+        flags.init or (SCRATCH if flags.size in SCRATCH_WIDTH or trunk else f"sam2.1_hiera_{flags.size}"),
+        cast(Any, flags.adapter),
+        **{name: value for name, value in given.items() if name in learned}
+        | sight
+        | {
+            "augmentation": augmentation_named(flags.augmentation),
+            "order": Order(kind=flags.order),
+            "trunk": trunk,
+            "precision": flags.precision or ("bf16" if on_gpu else "fp32"),
+        },
+    )
+    carried_out = {field.name for field in fields(RunOptions)}
+    options = RunOptions(
+        **{name: value for name, value in given.items() if name in carried_out}
+        | {
+            "data": tuple(flags.data or ()),  # only --dry-run goes without
+            "output": flags.output or "",
+            "workers": loader_processes(flags.workers, on_gpu=on_gpu),
+            "trunk_file": trunk_file,
+        }
+    )
+    return config, options
