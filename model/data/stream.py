@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import multiprocessing
 import queue
 import signal
@@ -35,7 +36,6 @@ from .augmentation import (
     view_image,
     whole_view,
 )
-from .chance import uniforms
 from .prompts import Prompts, draw_prompts, no_prompts, prompt_draws
 from .sampler import LoaderState, Order, Sampler
 from .shards import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, filter_sha256, told_locations
@@ -114,16 +114,16 @@ class Example:
 def make_example(sample: LoadedSample, position: int, *, seed: int, settings: ExampleSettings) -> Example:
     """Draws view and prompts of one position."""
     count, masks_per_click = settings.masks_per_image, settings.masks_per_click
-    for_view, for_prompts, for_colours, for_corrections, for_anchors = uniforms(
-        seed,
-        position,
-        (
-            VIEW_DRAWS,
-            prompt_draws(count, masks_per_click),
-            COLOUR_DRAWS,
-            count * (settings.clicks - 1),
-            prompt_draws(settings.dense_anchors, 1),
-        ),
+    counts = (
+        VIEW_DRAWS,
+        prompt_draws(count, masks_per_click),
+        COLOUR_DRAWS,
+        count * (settings.clicks - 1),
+        prompt_draws(settings.dense_anchors, 1),
+    )
+    numbers = np.random.Generator(np.random.Philox(key=[seed % 2**64, position])).random(sum(counts))
+    for_view, for_prompts, for_colours, for_corrections, for_anchors = (
+        numbers[end - size : end] for size, end in zip(counts, itertools.accumulate(counts), strict=True)
     )
     height, width = sample.image.shape[:2]
     size = settings.size_at(position)
@@ -183,7 +183,7 @@ def _example(
     )
 
 
-class Examples(Dataset[Example]):
+class TrainingDataset(Dataset[Example]):
     """The data of a run, indexed by position.
 
     Args:
@@ -297,7 +297,7 @@ class Examples(Dataset[Example]):
 
 
 def stream(
-    examples: Examples, positions: Iterator[int], *, workers: int, ahead: int = AHEAD
+    examples: TrainingDataset, positions: Iterator[int], *, workers: int, ahead: int = AHEAD
 ) -> Generator[Example, None, None]:
     """Examples of the positions, in their order, prepared by `workers` processes ahead of need (0: in this one).
 

@@ -23,7 +23,7 @@ from ..network.load import usable_device
 _Found = TypeVar("_Found")
 
 
-class Ranks:
+class Distributed:
     """The processes of a run. A context: collectives are set up and torn down with it."""
 
     def __init__(self, device: str | None) -> None:

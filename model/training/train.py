@@ -27,7 +27,7 @@ from pipeline.format.schema import sha256_of
 
 from ..data.sampler import LoaderState, batch_positions
 from ..data.shards import Locations, told_locations
-from ..data.stream import AHEAD, Example, Examples, stream
+from ..data.stream import AHEAD, Example, TrainingDataset, stream
 from ..network.checkpoint import (
     Checkpoint,
     CheckpointWriteError,
@@ -45,7 +45,7 @@ from ..network.trunks import STANDARD_PHOTOGRAPHS, STATE_PREFIX
 from ..predict.draw import Rgb
 from .config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
 from .dense_loss import DenseHead
-from .distributed import Ranks
+from .distributed import Distributed
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
 from .run_log import METRICS, RunLog
 from .step import SUMS, accumulate_gradients
@@ -84,8 +84,8 @@ def train(config: TrainConfig, options: RunOptions) -> dict[str, Any]:
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with Ranks(options.device) as ranks, _Interrupts() as interrupts:
-        return _Run(config, options, ranks, interrupts).run()
+    with Distributed(options.device) as ranks, _Interrupts() as interrupts:
+        return Trainer(config, options, ranks, interrupts).run()
 
 
 class _Interrupts:
@@ -111,8 +111,8 @@ class _Interrupts:
             signal.signal(number, handler)
 
 
-class _Run:
-    def __init__(self, config: TrainConfig, options: RunOptions, ranks: Ranks, interrupts: _Interrupts) -> None:
+class Trainer:
+    def __init__(self, config: TrainConfig, options: RunOptions, ranks: Distributed, interrupts: _Interrupts) -> None:
         self.config, self.options, self.ranks, self.interrupts = config, options, ranks, interrupts
         self.output = Path(options.output)
         expect_usable(config, options)
@@ -529,7 +529,7 @@ def saved_run(config: TrainConfig, options: RunOptions) -> tuple[Checkpoint | No
 
 
 def _install_saved(
-    saved: Checkpoint, model: GranularSam2, examples: Examples, config: TrainConfig, record: dict[str, Any]
+    saved: Checkpoint, model: GranularSam2, examples: TrainingDataset, config: TrainConfig, record: dict[str, Any]
 ) -> LoaderState:
     """Puts a checkpoint's weights into the model of the same run, and says where its data goes on."""
     state = LoaderState.from_json(saved.record.get("loader"), where=str(saved.path))
@@ -624,8 +624,8 @@ def dense_head(model: GranularSam2, config: TrainConfig) -> DenseHead | None:
     return DenseHead(model.base.sam_mask_decoder.conv_s0.out_channels) if config.dense_anchors else None
 
 
-def _examples(data: Locations, config: TrainConfig) -> Examples:
-    return Examples(
+def _examples(data: Locations, config: TrainConfig) -> TrainingDataset:
+    return TrainingDataset(
         data,
         config.example_settings(),
         seed=config.seed,

@@ -22,7 +22,7 @@ from model.network.checkpoint import Checkpoint, checkpoint_steps, read_checkpoi
 from model.network.load import new_model
 from model.training import train as train_module
 from model.training.config import RunOptions, TrainConfig, make_config
-from model.training.distributed import Ranks
+from model.training.distributed import Distributed
 from model.training.step import SUMS
 from model.training.train import learning_rate, train
 from pipeline.errors import GrainmillError
@@ -189,10 +189,10 @@ def test_a_loss_that_is_not_finite_names_the_photographs_of_every_rank(
 ) -> None:
     """The other rank's answer is played; that ranks hear of each other is seen with two real ones."""
 
-    def gather(self: Ranks, value: Any) -> list[Any]:
+    def gather(self: Distributed, value: Any) -> list[Any]:
         return [value, ["theirs-1", "theirs-2"]] if value else [value]
 
-    monkeypatch.setattr(Ranks, "gather", gather)
+    monkeypatch.setattr(Distributed, "gather", gather)
     monkeypatch.setattr(
         train_module, "accumulate_gradients", lambda *_, **__: torch.full((len(SUMS),), math.nan).double()
     )

@@ -22,7 +22,7 @@ from model.network.load import load_granular, new_model, sight_of, trained_state
 from model.network.sam2_base import build_base
 from model.training import train as train_module
 from model.training.config import RunOptions, TrainConfig, make_config, photographs_per_pass
-from model.training.distributed import Ranks
+from model.training.distributed import Distributed
 from model.training.run_log import RunLog
 from model.training.train import train
 from pipeline import cli
@@ -286,7 +286,7 @@ def test_a_bad_sample_in_validation_stops_or_is_passed_over(
 def test_what_the_first_rank_raises_all_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gathering of two ranks, in one process; `torchrun` itself is run by the tests of two processes."""
     error = InputError("nothing to validate on")
-    ranks = Ranks("cpu")
+    ranks = Distributed("cpu")
     ranks.ranks, ranks.rank = 2, 1
     monkeypatch.setattr(ranks, "gather", lambda value: [error, value])
     with pytest.raises(InputError, match="nothing to validate on"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.data.prompts import Prompts, no_prompts
 from model.data.sampler import Order
-from model.data.stream import Example, Examples
+from model.data.stream import Example, TrainingDataset
 from model.network.granular import GranularSam2
 from model.training.config import TrainConfig, make_config
 from model.training.dense_loss import DenseHead, dense_loss, padded
@@ -106,14 +106,16 @@ def config_of(**changes: object) -> TrainConfig:
 
 
 def examples_of(drawn_run: Path, config: TrainConfig, count: int = 4) -> list[Example]:
-    found = Examples(str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0)
+    found = TrainingDataset(str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0)
     return [found[position] for position in range(count)]
 
 
 def test_anchors_are_cells_with_one_of_the_masks_over_them_in_the_view_that_is_seen(drawn_run: Path) -> None:
     config = config_of(dense_anchors=6)
-    examples = Examples(str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0)
-    without = Examples(
+    examples = TrainingDataset(
+        str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0
+    )
+    without = TrainingDataset(
         str(drawn_run), config_of(dense_anchors=0).example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0
     )
     shared = 0

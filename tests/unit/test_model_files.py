@@ -40,7 +40,7 @@ from model.network.merge import merge_checkpoint
 from model.network.sam2_base import build_base, load_base_weights, read_state, state_sha256
 from model.predict.image import GranularPredictor
 from model.predict.video import GranularVideoPredictor
-from model.training.distributed import Ranks
+from model.training.distributed import Distributed
 from pipeline import cli
 from pipeline.errors import InputError, SchemaError
 from tests.numeric import assert_same_sums
@@ -621,7 +621,7 @@ def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
     expected = f"device {name}: expected cpu, cuda or cuda:N"
     options = score_options(ScoreFlags(benchmark="davis", data=str(tmp_path), checkpoint=str(path), device=name))
-    for call in (lambda: load_granular(path, name), lambda: Ranks(name), lambda: load_model(options)):
+    for call in (lambda: load_granular(path, name), lambda: Distributed(name), lambda: load_model(options)):
         with pytest.raises(InputError, match=f"^{expected}"):
             call()
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
@@ -636,6 +636,6 @@ def test_a_device_that_models_do_not_run_on_is_one_message_everywhere(
 @pytest.mark.skipif(torch.cuda.device_count() > 99, reason="a hundred GPUs")
 def test_a_missing_gpu_is_one_message(micro_base: Path, tmp_path: Path) -> None:
     path = adapter_checkpoint(micro_base, "lite", tmp_path)
-    for call in (lambda: load_granular(path, "cuda:99"), lambda: Ranks("cuda:99")):
+    for call in (lambda: load_granular(path, "cuda:99"), lambda: Distributed("cuda:99")):
         with pytest.raises(InputError, match=r"^device cuda:99: torch sees \d+ GPUs here; use cpu$"):
             call()

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.data.prompts import correction_clicks, no_prompts
 from model.data.sampler import Order
-from model.data.stream import Example, Examples, _example
+from model.data.stream import Example, TrainingDataset, _example
 from model.network.granular import Decoded, GranularSam2
 from model.network.init import start_from_clicks
 from model.network.pixels import normalised_batch
@@ -95,7 +95,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def examples(drawn_run: Path, config: TrainConfig) -> list[Example]:
-    found = Examples(str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0)
+    found = TrainingDataset(str(drawn_run), config.example_settings(), seed=0, order=Order(), min_masks=1, holdout=0.0)
     return [found[position] for position in range(4)]
 
 

@@ -31,7 +31,7 @@ from model.data.prompts import draw_prompts, prompt_draws
 from model.data.run_lengths import Runs
 from model.data.sampler import Order, batch_positions
 from model.data.shards import BadSampleError, LoadedSample, ShardIndex, filter_rows
-from model.data.stream import Example, Examples, ExampleSettings, make_example, stream
+from model.data.stream import Example, ExampleSettings, TrainingDataset, make_example, stream
 from pipeline.errors import InputError, SchemaError
 from pipeline.format import rle
 from pipeline.format.schema import ORIGINS
@@ -49,8 +49,8 @@ BATCH = 4
 RANKS = (1, 2, 4)
 
 
-def examples_of(directory: Path, settings: ExampleSettings = SETTINGS, order: Order | None = None) -> Examples:
-    return Examples(str(directory), settings, seed=3, order=order or Order(), min_masks=1, holdout=0.0)
+def examples_of(directory: Path, settings: ExampleSettings = SETTINGS, order: Order | None = None) -> TrainingDataset:
+    return TrainingDataset(str(directory), settings, seed=3, order=order or Order(), min_masks=1, holdout=0.0)
 
 
 def identity(example: Example) -> tuple[object, ...]:
@@ -160,7 +160,7 @@ def test_several_datasets_are_read_as_one(  # type: ignore[no-untyped-def]
     assert both.select(np.array([10, 1])).load(0).key == indexes[1].load(3).key
     assert both.digest != ShardIndex.open_all((str(other), str(drawn_run))).digest
     assert ShardIndex.open_all((str(other),)).digest == ShardIndex.open_all(str(other)).digest == indexes[1].digest
-    examples = Examples((str(drawn_run), str(other)), SETTINGS, seed=3, order=Order(), min_masks=1, holdout=0.0)
+    examples = TrainingDataset((str(drawn_run), str(other)), SETTINGS, seed=3, order=Order(), min_masks=1, holdout=0.0)
     read = [identity(examples[position]) for position in range(11)]
     assert sorted(str(each[1]) for each in read) == sorted(both.sample_keys())
     assert [identity(each) for each in stream(examples, iter(range(11)), workers=1)] == read
@@ -238,7 +238,7 @@ def test_shares_held_out_are_apart_and_hang_on_the_key_alone(drawn_run: Path) ->
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(7))
     assert 0 < len(held) < 7
     with pytest.raises(InputError, match="nothing to train on"):
-        Examples(str(drawn_run), SETTINGS, seed=0, order=Order(), min_masks=99, holdout=0.0)
+        TrainingDataset(str(drawn_run), SETTINGS, seed=0, order=Order(), min_masks=99, holdout=0.0)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
