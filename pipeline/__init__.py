@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .dataset.labeled_image import LabeledImage
     from .dataset.open import open_dataset
-    from .dataset.run import RunReader
+    from .dataset.reader import Dataset
     from .dataset.verify_unit import Problem
     from .errors import GrainmillError
     from .format.schema import Annotation, Sample
@@ -28,10 +28,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Annotation",
+    "Dataset",
     "GrainmillError",
     "LabeledImage",
     "Problem",
-    "RunReader",
     "Sample",
     "__version__",
     "build_release",
@@ -43,10 +43,10 @@ __all__ = [
 
 _MODULES: Final = {
     "Annotation": "format.schema",
+    "Dataset": "dataset.reader",
     "GrainmillError": "errors",
     "LabeledImage": "dataset.labeled_image",
     "Problem": "dataset.verify_unit",
-    "RunReader": "dataset.run",
     "Sample": "format.schema",
     "build_release": "library",
     "label_image": "library",

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from .dataset.labeled_image import LabeledImage
 from .dataset.open import open_dataset
-from .dataset.run import RunReader
+from .dataset.reader import Dataset
 from .dataset.verify import open_damaged, verify_run
 from .dataset.verify_unit import Problem
 from .errors import InputError, SampleFailureError
+from .format.records import ReleaseManifest
 from .mining.flags import MineFlags
 from .mining.options import mine_options, resolved
 
@@ -37,7 +38,7 @@ def mine(
     executor: str = "local",
     workers: int | None = None,
     **flags: Any,
-) -> RunReader:
+) -> Dataset:
     """Mines images into committed shards, as `grainmill mine` does; the same call again resumes.
 
     Examples:
@@ -116,7 +117,7 @@ def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> ImageMiner:
 
 def build_release(
     run: Location | None, output: Location, *, name: str, version: str, license: str, **flags: Any
-) -> dict[str, Any]:
+) -> ReleaseManifest:
     """Makes a published dataset of a run, or the next version of one, as `grainmill release` does.
 
     Examples:
@@ -143,7 +144,7 @@ def build_release(
     from .release.flags import ReleaseFlags
     from .release.folder import open_output
     from .release.options import release_options
-    from .release.takedown import read_exclusions
+    from .release.selection import read_exclusions
 
     for name_of_command in ("push", "push_dry_run", "card_copy"):
         if flags.get(name_of_command):

@@ -1,7 +1,7 @@
-"""Committed or released shards, for reading: which samples there are, and one sample by ranged reads.
+"""Committed or released shards, for training: which samples there are, and one sample by ranged reads.
 
-A complete directory is read through `manifest.json` and its merged index; a run still going on through what its commits
-name, so that training can start on the first shards. Nothing else that may lie in the directory is looked at.
+Which there are is what `pipeline.dataset` says: all of a complete directory, or what the commits of a run still going
+on name, so that training can start on the first shards.
 """
 
 from __future__ import annotations
@@ -19,23 +19,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.reader import Dataset
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
 from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import GRANULARITY_MIN
 from pipeline.format.rle import Rle
-from pipeline.format.schema import (
-    FORMAT,
-    SAMPLES_SCHEMA,
-    canonical_json,
-    dataset_digest,
-    load_json,
-    sha256_of,
-)
+from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.sources.images import decode_rgb
 from pipeline.storage.base import Reader, StorageError
 from pipeline.storage.local import LocalStorage
-from pipeline.storage.open import open_versioned
-from pipeline.storage.parquet import parquet_table
 
 from .mask_columns import mask_columns_from_json
 from .run_lengths import Runs
@@ -159,10 +152,10 @@ class LoadedSample:
 class ShardIndex:
     """The samples of a directory, or of several as one, see `open_all`."""
 
-    def __init__(self, storages: Sequence[Reader], table: pa.Table, digest: str, *, complete: bool) -> None:
-        self.storages = tuple(storages)
+    def __init__(self, datasets: Sequence[Dataset], table: pa.Table, digest: str, *, complete: bool) -> None:
+        self.datasets = tuple(datasets)
         self.table = table
-        """Of several directories with a column `PART`: which of `storages` holds a sample."""
+        """Of several directories with a column `PART`: which of `datasets` holds a sample."""
         self.digest = digest
         """Of the data: the manifest's, or of what was committed when this was opened."""
         self.complete = complete
@@ -183,12 +176,9 @@ class ShardIndex:
             InputError: nothing committed lies there, its index does not match the manifest, or it has no such split.
             SchemaError: another format.
         """
-        storage = open_versioned(directory)
-        if storage.exists("manifest.json"):
-            return cls._from_manifest(storage, columns, split)
-        if split is not None:
-            raise InputError(f"{storage.location}: expected a release with a split {split!r}, found no manifest.json")
-        return cls._from_commits(storage, columns)
+        dataset = open_dataset(directory)
+        found = dataset.samples_index(columns, split=split)
+        return cls([dataset], found.table, found.digest, complete=found.complete)
 
     @classmethod
     def open_all(cls, directories: Locations) -> ShardIndex:
@@ -211,58 +201,19 @@ class ShardIndex:
             for part, index in enumerate(indexes)
         ]
         digest = sha256_of(canonical_json([index.digest for index in indexes]))
-        storages = [storage for index in indexes for storage in index.storages]
-        return cls(storages, pa.concat_tables(tables), digest, complete=all(index.complete for index in indexes))
-
-    @classmethod
-    def _from_manifest(cls, storage: Reader, columns: tuple[str, ...], split: str | None) -> ShardIndex:
-        where = f"{storage.location}/manifest.json"
-        manifest = load_json(storage.read_bytes("manifest.json"), where=where)
-        _check_format(manifest, where)
-        try:
-            index = manifest["index"] if split is None else _files_of(manifest, split, storage.location)
-            file, digest = index["samples"], str(manifest["digest"])
-            name, sha256 = str(file["name"]), str(file["sha256"])
-        except (KeyError, TypeError) as error:
-            raise SchemaError(f"{where}: expected the fields index.samples and digest, found no {error}") from error
-        return cls([storage], _read_table(storage, name, sha256, columns), digest, complete=True)
-
-    @classmethod
-    def _from_commits(cls, storage: Reader, columns: tuple[str, ...]) -> ShardIndex:
-        tables, shards = [], []
-        records = _commit_records(storage)
-        for unit, record in records:
-            try:
-                shard = record["shard"]
-                if shard is None:
-                    continue
-                file = record["index"]["samples"]
-                name, sha256 = str(file["name"]), str(file["sha256"])
-                shards.append([record["unit"], shard["sha256"], shard["samples"], shard["masks"]])
-            except (KeyError, TypeError) as error:
-                raise SchemaError(
-                    f"{storage.location}/commits: unit {unit}: expected the record of a commit, found something else "
-                    f"({type(error).__name__}: {error}); `grainmill verify` tells more"
-                ) from error
-            tables.append(_read_table(storage, name, sha256, columns))
-        if not records:
-            raise InputError(
-                f"{storage.location}: expected committed or released shards, found neither manifest.json nor a commit; "
-                "`grainmill mine` makes them"
-            )
-        table = pa.concat_tables(tables) if tables else SAMPLES_SCHEMA.empty_table().select(columns)
-        return cls([storage], table, dataset_digest(shards, []), complete=False)
+        datasets = [dataset for index in indexes for dataset in index.datasets]
+        return cls(datasets, pa.concat_tables(tables), digest, complete=all(index.complete for index in indexes))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @property
     def location(self) -> str:
-        return told_locations([each.location for each in self.storages])
+        return told_locations([each.location for each in self.datasets])
 
     def select(self, rows: NDArray[np.int64]) -> ShardIndex:
         """The same data with only these rows, in this order."""
-        return ShardIndex(self.storages, self.table.take(pa.array(rows)), self.digest, complete=self.complete)
+        return ShardIndex(self.datasets, self.table.take(pa.array(rows)), self.digest, complete=self.complete)
 
     def sample_keys(self) -> list[str]:
         return self.table.column("key").to_pylist()
@@ -276,7 +227,7 @@ class ShardIndex:
             StorageError: the shard is shorter than the index says.
         """
         if self._places is None:
-            self._places, self._ranges = _Places(self.table), [_RangeReader(each) for each in self.storages]
+            self._places, self._ranges = _Places(self.table), [_RangeReader(each.storage) for each in self.datasets]
         part, shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
         start = min(image_offset, json_offset)
         end = max(image_offset + image_size, json_offset + json_size)
@@ -295,8 +246,8 @@ class ShardIndex:
             InputError: the shards hold no images.
         """
         key, json_sha256 = (self.table.column(name)[number].as_py() for name in ("key", "json_sha256"))
-        part = self.table.column(PART)[number].as_py() if len(self.storages) > 1 else 0
-        where = f"{self.storages[part].location}/{self.table.column('shard')[number]}: {key}"
+        part = self.table.column(PART)[number].as_py() if len(self.datasets) > 1 else 0
+        where = f"{self.datasets[part].location}/{self.table.column('shard')[number]}: {key}"
         if not self.table.column("image_offset")[number].is_valid:
             raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         try:
@@ -423,44 +374,3 @@ def filter_rows(index: ShardIndex, *, min_masks: int, holdout: float, held_out: 
 def filter_sha256(*, min_masks: int, holdout: float) -> str:
     """Identity of a filter, for the loader's state."""
     return sha256_of(canonical_json({"min_masks": min_masks, "holdout": holdout}))
-
-
-def _check_format(record: Any, where: str) -> None:
-    found = record.get("format") if isinstance(record, dict) else None
-    if found != FORMAT:
-        raise SchemaError(f"{where}: format is {found!r}, this version reads {FORMAT!r}; use the version that wrote it")
-
-
-def _commit_records(storage: Reader) -> list[tuple[int, dict[str, Any]]]:
-    """Every committed unit with its record, ascending: compacted files first, then the single ones."""
-    records: dict[int, dict[str, Any]] = {}
-    names = storage.list("commits")
-    for name in [each for each in names if each.startswith("compact-") and each.endswith(".parquet")]:
-        table = parquet_table(storage.read_bytes(f"commits/{name}"), columns=["unit", "record"])
-        for unit, record in zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True):
-            records.setdefault(unit, load_json(record, where=f"{storage.location}/commits/{name}"))
-    for name in [each for each in names if each.endswith(".json") and each[:-5].isdigit()]:
-        if int(name[:-5]) not in records:
-            where = f"{storage.location}/commits/{name}"
-            records[int(name[:-5])] = load_json(storage.read_bytes(f"commits/{name}"), where=where)
-    for unit, record in records.items():
-        _check_format(record, f"{storage.location}/commits: unit {unit}")
-    return sorted(records.items())
-
-
-def _files_of(manifest: Any, split: str, location: str) -> Any:
-    """Index files of one split of a release."""
-    found = manifest["splits"]["files"] if "splits" in manifest else {}
-    if split not in found:
-        raise InputError(f"{location}: no split {split!r}; there is {', '.join(['all', *found])}")
-    return found[split]
-
-
-def _read_table(storage: Reader, name: str, sha256: str, columns: tuple[str, ...]) -> pa.Table:
-    data = storage.read_bytes(name)
-    found = sha256_of(data)
-    if found != sha256:
-        raise InputError(
-            f"{storage.location}/{name}: sha256 is {found}, expected {sha256}; `grainmill verify` tells more"
-        )
-    return parquet_table(data, schema=SAMPLES_SCHEMA, columns=columns)

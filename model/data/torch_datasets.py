@@ -88,7 +88,7 @@ class _Shards:
             InputError: the data changed since it was opened first.
         """
         if self._process != os.getpid():
-            if not all(isinstance(each, LocalStorage) for each in self._index.storages):
+            if not all(isinstance(each.storage, LocalStorage) for each in self._index.datasets):
                 self.__setstate__(self.__getstate__())
             self._process = os.getpid()
         return self._index

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.console import ProgressBar
+from pipeline.environment.process_map import process_map
 from pipeline.errors import InputError, SchemaError
 from pipeline.format.schema import load_json, sha256_of
 
@@ -54,42 +52,18 @@ def each_item(
     folder.mkdir(parents=True, exist_ok=True)
     answers = {item.name: answer for item in items if (answer := _kept(folder, item)) is not None}
     missing = [item for item in items if item.name not in answers]
+    workers = min(workers, len(missing))
+    if workers > 1:
+        for name in THREAD_VARIABLES:
+            os.environ.setdefault(name, "1")  # inherited: several workers with a pool of threads each are slower
     with ProgressBar(title, len(items)) as progress:
         progress.update(len(answers))
-        for item, answer in _answers(missing, work, workers):
+        for item, answer in process_map(work, missing, workers=workers, ahead=2, as_completed=True):
             _keep(folder, item, answer)
             # As read from the file, so that a resumed run sees the same values as one that never stopped.
             answers[item.name] = _kept(folder, item) or answer
             progress.update(len(answers))
     return [answers[item.name] for item in items]
-
-
-def _answers(
-    items: Sequence[Item], work: Callable[[Item], dict[str, Any]], workers: int
-) -> Iterator[tuple[Item, dict[str, Any]]]:
-    if workers <= 1 or len(items) <= 1:
-        for item in items:
-            yield item, work(item)
-        return
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")  # inherited: several workers with a pool of threads each are slower
-    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=multiprocessing.get_context("spawn"))
-    try:
-        queue = iter(items)
-        running = {pool.submit(work, item): item for item in itertools.islice(queue, 2 * workers)}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                item = running.pop(future)
-                yield item, future.result()
-                running |= {pool.submit(work, following): following for following in itertools.islice(queue, 1)}
-        pool.shutdown()
-    except BaseException:
-        processes = list(pool._processes.values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        raise
 
 
 def _path(folder: Path, item: Named) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ def run(flags: DiffFlags) -> None:
         print(_text(found))
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: Mapping[str, Any]) -> str:
     samples, masks = found["samples"], found["masks"]
     lines = [
         f"samples   {samples['added']:+,} added, {-samples['removed']:,} removed, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ def run(flags: ReleaseCommandFlags) -> int:
     from ..release.commit import copy_card
     from ..release.folder import open_output, standing_version
     from ..release.options import release_options
-    from ..release.takedown import read_exclusions
+    from ..release.selection import read_exclusions
 
     if flags.directory is None and not flags.append and flags.push is None:
         raise InputError("DIR: give the run to release; it can be left out only with --append or --push")
@@ -47,9 +48,10 @@ def run(flags: ReleaseCommandFlags) -> int:
                 overwrite=flags.overwrite,
                 exclusions=None if flags.exclude is None else read_exclusions(flags.exclude),
                 purge=flags.purge,
-                on_piece=progress.update,
+                on_shard=progress.update,
             )
-    result: dict[str, Any] = {"output": flags.output, **{field: manifest[field] for field in _RESULT}}
+    made: Mapping[str, Any] = manifest
+    result: dict[str, Any] = {"output": flags.output, **{name: made[name] for name in _RESULT}}
     result |= {"shards": len(manifest["shards"]), "duplicates": manifest["duplicates"]["counts"]}
     result |= {"changes": manifest["versions"][-1]["changes"], "push": None}
     if flags.card_copy is not None:

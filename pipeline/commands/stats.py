@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ def run(flags: StatsFlags) -> None:
         print(_text(statistics))
 
 
-def _text(statistics: dict[str, Any]) -> str:
+def _text(statistics: Mapping[str, Any]) -> str:
     quantiles = statistics["masks_per_image_quantiles"]
     per_image = statistics["masks_per_image"]
     spread = ", ".join(f"{name} {value}" for name, value in quantiles.items() if value is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -42,20 +43,20 @@ def run(flags: StatusFlags) -> None:
         print(_text(status))
 
 
-def _watched(directory: str, interval_s: float) -> dict[str, Any]:
+def _watched(directory: str, interval_s: float) -> Mapping[str, Any]:
     """Shows a run's progress on standard error until it is complete; returns its last status."""
     from ..console import ProgressBar
     from ..dataset.open import open_dataset
     from ..dataset.status import watch
 
-    status: dict[str, Any] = {}
+    status: Mapping[str, Any] = {}
     with ProgressBar(directory, open_dataset(directory).units_total, unit="units") as progress:
         for status in watch(directory, interval_s=interval_s):
             progress.update(status["committed"], _detail(status))
     return status
 
 
-def _detail(status: dict[str, Any]) -> str:
+def _detail(status: Mapping[str, Any]) -> str:
     rate = status["images_per_second"]
     return ", ".join(
         [
@@ -68,7 +69,7 @@ def _detail(status: dict[str, Any]) -> str:
     )
 
 
-def _text(status: dict[str, Any]) -> str:
+def _text(status: Mapping[str, Any]) -> str:
     from ..sources.passed_over import lines as lines_of
 
     done, total = status["committed"], status["units"]

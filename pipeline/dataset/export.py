@@ -16,7 +16,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -27,10 +27,11 @@ from PIL import Image
 from .. import __version__
 from ..errors import InputError, SampleFailureError
 from ..format import rle
+from ..format.records import SampleRow
 from ..format.schema import FORMAT, Annotation, Sample, canonical_json
 from ..sources.images import decode_rgb
 from ..storage.local import explained
-from .run import RunReader
+from .reader import Dataset
 
 Layout = Literal["coco", "sa1b"]
 LAYOUTS: Final[tuple[Layout, ...]] = ("coco", "sa1b")
@@ -56,7 +57,7 @@ Each annotation also holds granularity, instance_id, parent_id (ids within the i
 
 
 def export_run(
-    run: RunReader,
+    dataset: Dataset,
     target: Path,
     *,
     layout: Layout,
@@ -68,7 +69,7 @@ def export_run(
     """Writes everything that is committed.
 
     Args:
-        run: complete or not.
+        dataset: complete or not.
         target: a new or empty directory.
         layout: `coco` or `sa1b`.
         images: copy the images too; False writes annotations only.
@@ -90,14 +91,14 @@ def export_run(
         raise InputError(f"--to sa1b: SA-1B's masks are compressed run lengths; --{masks} goes with --to coco")
     if upright and not images:
         raise InputError("--upright writes images; it does not go with --no-images")
-    run.require_samples()
+    dataset.require_samples()
     options = _Options(images=images, upright=upright, masks=masks)
     scratch = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
     with explained("write", target):
         scratch.mkdir(parents=True)
         try:
             write = _write_coco if layout == "coco" else _write_sa1b
-            counts = write(run, scratch, options, on_sample or (lambda count: None))
+            counts = write(dataset, scratch, options, on_sample or (lambda count: None))
             if target.is_dir():
                 target.rmdir()
             os.rename(scratch, target)
@@ -106,10 +107,10 @@ def export_run(
     return counts
 
 
-def sample_rows(run: RunReader) -> Iterator[dict[str, Any]]:
+def sample_rows(dataset: Dataset) -> Iterator[SampleRow]:
     """Every row of the samples' index, in the order of the plan, one unit's table in memory at a time."""
-    for commit in run.commits():
-        yield from run.samples(commit).to_pylist()
+    for unit in dataset.units():
+        yield from dataset.samples(unit).to_pylist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,28 +121,28 @@ class _Options:
     upright: bool
     masks: MaskForm
 
-    def turns(self, row: Mapping[str, Any]) -> bool:
+    def turns(self, row: SampleRow) -> bool:
         """Whether a sample's image is written again."""
         return self.upright and row["exif_orientation"] != 1
 
-    def extension(self, row: Mapping[str, Any]) -> str | None:
+    def extension(self, row: SampleRow) -> str | None:
         """Of the image file; None where the run has no image."""
         return "png" if self.turns(row) else row["ext"]
 
 
-def _image_bytes(run: RunReader, row: Mapping[str, Any], options: _Options) -> bytes:
+def _image_bytes(dataset: Dataset, row: SampleRow, options: _Options) -> bytes:
     """The image's own bytes, or those of the upright PNG.
 
     Raises:
         InputError: it cannot be decoded, or was not mined.
     """
-    data = run.read_image(row)
+    data = dataset.read_image(row)
     if not options.turns(row):
         return data
     try:
         rgb = decode_rgb(data, max_pixels=row["width"] * row["height"])
     except SampleFailureError as error:
-        raise InputError(f"{run.location}: {row['key']}: cannot be turned upright: {error.message}") from error
+        raise InputError(f"{dataset.location}: {row['key']}: cannot be turned upright: {error.message}") from error
     turned = io.BytesIO()
     Image.fromarray(rgb).save(turned, "PNG")
     return turned.getvalue()
@@ -151,7 +152,7 @@ def _image_bytes(run: RunReader, row: Mapping[str, Any], options: _Options) -> b
 # COCO
 
 
-def _write_coco(run: RunReader, folder: Path, options: _Options, on_sample: Callable[[int], None]) -> dict[str, int]:
+def _write_coco(dataset: Dataset, folder: Path, options: _Options, on_sample: Callable[[int], None]) -> dict[str, int]:
     """`images/KEY.EXT` and one `annotations/instances.json`, its two long lists streamed one after the other."""
     (folder / "annotations").mkdir()
     if options.images:
@@ -161,19 +162,19 @@ def _write_coco(run: RunReader, folder: Path, options: _Options, on_sample: Call
     with (folder / COCO_JSON).open("wb", buffering=1 << 20) as stream:
         stream.write(b'{"info":' + canonical_json(_coco_info(options)))
         stream.write(b',"categories":[{"id":1,"name":"object","supercategory":"object"}],"images":[')
-        for image_id, row in enumerate(sample_rows(run), start=1):
+        for image_id, row in enumerate(sample_rows(dataset), start=1):
             license_id = None if row["license"] is None else licenses.setdefault(row["license"], len(licenses) + 1)
-            shown = {**row, "ext": options.extension(row)}
+            shown: SampleRow = {**row, "ext": options.extension(row)}
             if options.turns(row):
                 shown["exif_orientation"] = 1
                 turned += 1
             _append(stream, coco_image(shown, image_id=image_id, license_id=license_id), first=image_id == 1)
             if options.upright or (options.images and row["image_offset"] is not None):
-                (folder / "images" / f"{row['key']}.{shown['ext']}").write_bytes(_image_bytes(run, row, options))
+                (folder / "images" / f"{row['key']}.{shown['ext']}").write_bytes(_image_bytes(dataset, row, options))
                 copied += 1
         stream.write(b'],"annotations":[')
-        for image_id, row in enumerate(sample_rows(run), start=1):
-            sample = run.read_sample(row)
+        for image_id, row in enumerate(sample_rows(dataset), start=1):
+            sample = dataset.read_sample(row)
             for record in coco_annotations(sample, image_id=image_id, first_id=masks + 1, form=options.masks):
                 _append(stream, record, first=masks == 0)
                 masks += 1
@@ -186,11 +187,11 @@ def _write_coco(run: RunReader, folder: Path, options: _Options, on_sample: Call
     return {"samples": samples, "masks": masks, "images": copied, "turned": turned}
 
 
-def _append(stream: BinaryIO, record: dict[str, Any], *, first: bool) -> None:
+def _append(stream: BinaryIO, record: dict[str, object], *, first: bool) -> None:
     stream.write((b"" if first else b",\n") + canonical_json(record))
 
 
-def _coco_info(options: _Options) -> dict[str, Any]:
+def _coco_info(options: _Options) -> dict[str, str]:
     note = "masks and sizes are upright: apply each image's EXIF orientation when reading it"
     if options.upright:
         note = "images, masks and sizes are upright as they are stored: do not turn anything"
@@ -207,7 +208,7 @@ def _coco_info(options: _Options) -> dict[str, Any]:
     }
 
 
-def coco_image(row: dict[str, Any], *, image_id: int, license_id: int | None) -> dict[str, Any]:
+def coco_image(row: SampleRow, *, image_id: int, license_id: int | None) -> dict[str, object]:
     """COCO's image record of one row of the samples' index, with a few fields more."""
     extension = row["ext"]
     return {
@@ -226,7 +227,7 @@ def coco_image(row: dict[str, Any], *, image_id: int, license_id: int | None) ->
 
 def coco_annotations(
     sample: Sample, *, image_id: int, first_id: int, form: MaskForm = "rle"
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """COCO's annotation records of one sample; `instance_id` and `parent_id` are annotation ids of the whole file."""
     for mask in sample.annotations:
         yield {
@@ -241,7 +242,7 @@ def coco_annotations(
         }
 
 
-def _segmentation(mask: Annotation, form: MaskForm) -> Any:
+def _segmentation(mask: Annotation, form: MaskForm) -> object:
     """A mask as COCO has it: compressed or plain run lengths, or polygons."""
     size, counts = mask.segmentation["size"], mask.segmentation["counts"]
     if form == "uncompressed":
@@ -255,7 +256,7 @@ def _segmentation(mask: Annotation, form: MaskForm) -> Any:
     return {"size": size, "counts": counts}
 
 
-def _common(mask: Annotation) -> dict[str, Any]:
+def _common(mask: Annotation) -> dict[str, object]:
     return {
         "segmentation": _segmentation(mask, "rle"),
         "bbox": list(mask.bbox),
@@ -271,11 +272,11 @@ def _common(mask: Annotation) -> dict[str, Any]:
 # SA-1B
 
 
-def _write_sa1b(run: RunReader, folder: Path, options: _Options, on_sample: Callable[[int], None]) -> dict[str, int]:
+def _write_sa1b(dataset: Dataset, folder: Path, options: _Options, on_sample: Callable[[int], None]) -> dict[str, int]:
     """`sa_N.EXT` and `sa_N.json` beside each other, and a README that says what the fields hold."""
     copied = turned = masks = samples = 0
-    for samples, row in enumerate(sample_rows(run), start=1):
-        sample = run.read_sample(row)
+    for samples, row in enumerate(sample_rows(dataset), start=1):
+        sample = dataset.read_sample(row)
         record = sa1b_record(sample, image_id=samples, extension=options.extension(row))
         if options.turns(row):
             record["image"]["exif_orientation"] = 1
@@ -283,7 +284,7 @@ def _write_sa1b(run: RunReader, folder: Path, options: _Options, on_sample: Call
         (folder / f"sa_{samples}.json").write_bytes(canonical_json(record))
         masks += len(sample.annotations)
         if options.upright or (options.images and row["image_offset"] is not None):
-            (folder / record["image"]["file_name"]).write_bytes(_image_bytes(run, row, options))
+            (folder / record["image"]["file_name"]).write_bytes(_image_bytes(dataset, row, options))
             copied += 1
         on_sample(samples)
     (folder / "README.txt").write_text(SA1B_NOTES, encoding="utf-8")

@@ -7,11 +7,12 @@ import os
 from ..errors import InputError
 from ..shards.plan import open_plan
 from ..storage.open import open_versioned
+from .reader import Dataset
 from .release import ReleaseReader, read_manifest
 from .run import RunReader
 
 
-def open_dataset(location: str | os.PathLike[str]) -> RunReader:
+def open_dataset(location: str | os.PathLike[str]) -> Dataset:
     """Opens a local directory or a URL of an allowed scheme: a run, a release, or `REL/versions/V` of one.
 
     Raises:

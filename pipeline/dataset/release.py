@@ -1,46 +1,48 @@
-"""A release, or one version of it, for reading: the same calls as for a run (`run.RunReader`).
+"""A release, or one version of it, for reading.
 
-Each shard stands for one unit, numbered in the manifest's order; one more without a shard holds the failures. The
-merged index is read in row groups, so that a slice costs what it holds.
+Each shard is one unit, numbered in the manifest's order; one more without a shard has the failures. The merged index
+is read in row groups, so that a slice costs what it holds.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import SchemaError
-from ..format.release_tables import KIND, MANIFEST, RELEASED_SAMPLES_SCHEMA
-from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, load_json
-from ..shards.commits import Commit
+from ..errors import InputError, SchemaError
+from ..format.records import (
+    ConfigRecord,
+    PassedRecord,
+    ReleasedShardRecord,
+    ReleasedSource,
+    ReleaseManifest,
+    read_release_manifest,
+)
+from ..format.release_tables import MANIFEST, RELEASED_SAMPLES_SCHEMA
+from ..format.schema import FAILURES_SCHEMA, MASKS_SCHEMA, SAMPLES_SCHEMA
 from ..storage.base import Reader
 from ..storage.local import LocalStorage
-from .run import RunReader
+from .reader import Dataset, SamplesIndex, Unit
 
 
-def read_manifest(storage: Reader) -> dict[str, Any] | None:
+def read_manifest(storage: Reader) -> ReleaseManifest | None:
     """The manifest of the release that lies there; None if there is none, or that of a run.
 
     Raises:
-        SchemaError: a release of another format.
+        SchemaError: a release of another format, or a damaged one.
     """
     if not storage.exists(MANIFEST):
         return None
-    where = f"{storage.location}/{MANIFEST}"
-    manifest = load_json(storage.read_bytes(MANIFEST), where=where)
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        return None
-    if manifest.get("format") != FORMAT:
-        raise SchemaError(f"{where}: format is {manifest.get('format')!r}, this version reads {FORMAT!r}")
-    return manifest
+    return read_release_manifest(storage.read_bytes(MANIFEST), where=f"{storage.location}/{MANIFEST}")
 
 
-class ReleaseReader(RunReader):
+class ReleaseReader(Dataset):
     """One version of a release.
 
     Args:
@@ -48,70 +50,77 @@ class ReleaseReader(RunReader):
         manifest: of that version.
     """
 
-    def __init__(self, storage: Reader, manifest: dict[str, Any]) -> None:
-        self.storage = storage
+    def __init__(self, storage: Reader, manifest: ReleaseManifest) -> None:
+        super().__init__(storage)
         self._manifest = manifest
-        self._starts = {"samples": _starts(manifest, "samples"), "masks": _starts(manifest, "masks")}
+        self._starts = {
+            "samples": list(itertools.accumulate((each["samples"] for each in manifest["shards"]), initial=0)),
+            "masks": list(itertools.accumulate((each["masks"] for each in manifest["shards"]), initial=0)),
+        }
+        """Number of the first row of each shard in the merged index."""
 
     @property
-    def plan(self) -> dict[str, Any]:
-        """What stands for plan.json: configuration, hash and sources of the newest run in the release."""
-        run = self._manifest["runs"][-1]
-        return {**run, "sources": self._manifest["sources"]}
+    def manifest(self) -> ReleaseManifest:
+        return self._manifest
 
     @property
-    def config(self) -> dict[str, Any]:
-        config: dict[str, Any] = self._manifest["runs"][-1]["config"]
-        return config
+    def config(self) -> ConfigRecord:
+        return self._manifest["runs"][-1]["config"]
 
     @property
-    def passed_over(self) -> dict[str, Any]:
-        return {}  # of a run's sources, not of a release
+    def sources(self) -> Sequence[ReleasedSource]:
+        return self._manifest["sources"]
+
+    @property
+    def passed_over(self) -> dict[str, PassedRecord]:
+        return {}
 
     @property
     def units_total(self) -> int:
         return len(self._manifest["shards"]) + (self._manifest["failures_table"] is not None)
 
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return self._manifest
-
-    def commits(self) -> Iterator[Commit]:
-        for number, shard in enumerate(self._manifest["shards"]):
-            yield _stand_in(number, shard=shard)
-        failures = self._manifest["failures_table"]
+    def units(self) -> Iterator[Unit]:
+        shards, failures = self._manifest["shards"], self._manifest["failures_table"]
+        for number, shard in enumerate(shards):
+            yield Unit(number=number, shard=shard, failures=None, reasons={})
         if failures is not None:
-            yield _stand_in(
-                len(self._manifest["shards"]), failures={**failures, "reasons": self._manifest["failure_reasons"]}
-            )
-
-    def committed_units(self) -> bytearray:
-        return bytearray(b"\1" * self.units_total)
+            yield Unit(number=len(shards), shard=None, failures=failures, reasons=self._manifest["failure_reasons"])
 
     def totals(self) -> dict[str, int]:
-        counts = {name: int(self._manifest[name]) for name in ("samples", "masks", "failures")}
+        counts = {name: self._manifest[name] for name in ("samples", "masks", "failures")}
         return {"units": self.units_total, **counts}
 
-    def released_samples(self, commit: Commit) -> pa.Table:
+    def shard(self, unit: Unit) -> ReleasedShardRecord | None:
+        """The shard of a unit, with the unit of the run that made it."""
+        return None if unit.shard is None else self._manifest["shards"][unit.number]
+
+    def released_samples(self, unit: Unit) -> pa.Table:
         """The rows of `RELEASED_SAMPLES_SCHEMA` of one shard."""
-        return self._slice("samples", commit, RELEASED_SAMPLES_SCHEMA)
+        return self._slice("samples", unit, RELEASED_SAMPLES_SCHEMA)
 
-    def samples(self, commit: Commit) -> pa.Table:
-        return self.released_samples(commit).select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
+    def samples(self, unit: Unit) -> pa.Table:
+        return self.released_samples(unit).select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
 
-    def masks(self, commit: Commit) -> pa.Table:
-        return self._slice("masks", commit, MASKS_SCHEMA)
+    def masks(self, unit: Unit) -> pa.Table:
+        return self._slice("masks", unit, MASKS_SCHEMA)
 
-    def failures(self, commit: Commit) -> pa.Table:
-        return self._table(commit.record["failures"], FAILURES_SCHEMA)
+    def failures(self, unit: Unit) -> pa.Table:
+        return self._table(unit.failures, FAILURES_SCHEMA)
 
-    def _slice(self, table: str, commit: Commit, schema: pa.Schema) -> pa.Table:
-        if commit.shard is None:
+    def samples_index(self, columns: Sequence[str], *, split: str | None = None) -> SamplesIndex:
+        index, splits = self._manifest["index"], self._manifest["splits"]["files"]
+        if split is not None and split not in splits:
+            raise InputError(f"{self.location}: no split {split!r}; there is {', '.join(['all', *splits])}")
+        table = self._checked_samples((index if split is None else splits[split])["samples"], columns)
+        return SamplesIndex(table=table, digest=self._manifest["digest"], complete=True)
+
+    def _slice(self, table: Literal["samples", "masks"], unit: Unit, schema: pa.Schema) -> pa.Table:
+        if unit.shard is None:
             return schema.empty_table()
-        return self._tables(table).rows(self._starts[table][commit.unit], int(commit.shard[table]))
+        return self._tables(table).rows(self._starts[table][unit.number], unit.shard[table])
 
     @functools.cache  # noqa: B019  (lives as long as the reader)
-    def _tables(self, table: str) -> SlicedTable:
+    def _tables(self, table: Literal["samples", "masks"]) -> SlicedTable:
         return SlicedTable(self.storage, self._manifest["index"][table]["name"])
 
 
@@ -156,28 +165,3 @@ class SlicedTable:
         if not groups:
             return self.schema.empty_table()
         return pa.concat_tables(self._kept.values()).slice(start - self._starts[groups[0]], count)
-
-
-def _starts(manifest: dict[str, Any], table: str) -> list[int]:
-    """Number of the first row of each shard in the merged index."""
-    starts = [0]
-    for shard in manifest["shards"]:
-        starts.append(starts[-1] + int(shard[table]))
-    return starts
-
-
-def _stand_in(unit: int, *, shard: dict[str, Any] | None = None, failures: dict[str, Any] | None = None) -> Commit:
-    """A commit record made up from the manifest."""
-    record = {
-        "format": FORMAT,
-        "unit": unit,
-        "config_hash": None,
-        "shard": shard,
-        "index": None,
-        "failures": failures,
-        "seconds": {},
-        "environment": {},
-        "attempt": KIND,
-        "notes": [],
-    }
-    return Commit(unit=unit, record=record)

@@ -1,12 +1,12 @@
 """What a run holds, in numbers: masks per image, granularity, area and depth, failures, seconds per stage.
 
-One `RunStatistics` counts, one index table at a time. Memory does not grow with the number of samples: everything is
-a histogram.
+One `RunStatistics` counts, one index table at a time and in any order. Memory does not grow with the number of
+samples: everything is a histogram.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,8 +22,9 @@ from ..format.granularity import (
     PUBLISHED_GRANULARITY_PERCENT,
     granularity_bins,
 )
+from ..format.records import ProfileRecord, RunStatisticsRecord
 from ..format.schema import ORIGINS
-from .run import RunReader
+from .reader import Dataset
 
 IDLE: Final = "idle"
 """Not a stage: what of a worker's time no stage accounts for."""
@@ -51,7 +52,7 @@ class RunStatistics:
     depth: Counter[int] = field(default_factory=Counter)
     """Steps below the instance -> masks; 0 for instances."""
     origins: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Stage -> seconds over all workers together."""
     wall_s: float = 0.0
     """Whole seconds of all units, reading and waiting among them."""
@@ -88,9 +89,9 @@ class RunStatistics:
             if stage == "wall":
                 self.wall_s += spent_s
             else:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + spent_s
+                self.seconds[stage] += spent_s
 
-    def profile(self) -> dict[str, Any] | None:
+    def profile(self) -> ProfileRecord | None:
         """What `grainmill plan --profile` reads: means of one image; None while nothing is mined."""
         if not self.samples or not self.total_seconds:
             return None
@@ -112,7 +113,7 @@ class RunStatistics:
         """Seconds of all stages and workers together."""
         return sum(self.seconds.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> RunStatisticsRecord:
         """One object for `--json`, the report and the dataset card. `images_per_second` is that of one worker."""
         quantile = {name: _quantile(self.masks_per_image, share) for name, share in _QUANTILES.items()}
         total_s = self.total_seconds
@@ -173,22 +174,19 @@ def area_bins(area_fraction: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarra
     return np.searchsorted(inner, np.asarray(area_fraction, dtype=np.float64), side="left").astype(np.int64)
 
 
-def collect(run: RunReader, *, on_unit: Callable[[int], None] | None = None) -> RunStatistics:
-    """Counts a run, one unit's index at a time.
+def collect(dataset: Dataset, *, on_unit: Callable[[int], None] | None = None) -> RunStatistics:
+    """Counts a run or a release, one unit's index at a time.
 
     Args:
-        run: complete or at work.
+        dataset: complete or at work.
         on_unit: called with the number of units counted so far.
     """
     statistics = RunStatistics()
-    for number, commit in enumerate(run.commits(), start=1):
-        statistics.add_unit(
-            seconds=commit.seconds,
-            failures=commit.reasons,
-            device=str(commit.record["environment"].get("device", "cpu")),
-        )
-        statistics.add_samples(run.samples(commit))
-        statistics.add_masks(run.masks(commit))
+    for number, unit in enumerate(dataset.units(), start=1):
+        device = "cpu" if unit.commit is None else unit.commit.device
+        statistics.add_unit(seconds=unit.seconds, failures=unit.reasons, device=device)
+        statistics.add_samples(dataset.samples(unit))
+        statistics.add_masks(dataset.masks(unit))
         if on_unit is not None:
             on_unit(number)
     return statistics

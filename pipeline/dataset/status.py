@@ -10,15 +10,44 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from ..errors import EMPTY_REASONS
+from ..format.records import PassedRecord
+from ..format.release_tables import MANIFEST
 from ..sources.passed_over import PassedOver
 from .open import open_dataset
-from .run import RunReader
+from .reader import Dataset
 
 
-def run_status(run: RunReader) -> dict[str, Any]:
+class StatusRecord(TypedDict):
+    """`grainmill status --json`."""
+
+    directory: str
+    units: int
+    committed: int
+    pending: int
+    complete: bool
+    shards: int
+    samples: int
+    masks: int
+    masks_per_image: float | None
+    failed: int
+    empty: int
+    failed_by_reason: dict[str, int]
+    passed_over: dict[str, PassedRecord]
+    lease: dict[str, object] | None
+
+
+class WatchedRecord(StatusRecord):
+    """What `watch` adds; None while it cannot be told."""
+
+    images_per_second: float | None
+    seconds_left: float | None
+    driver: bool | None
+
+
+def run_status(dataset: Dataset) -> StatusRecord:
     """Counts from the commits.
 
     Returns:
@@ -28,21 +57,22 @@ def run_status(run: RunReader) -> dict[str, Any]:
     """
     reasons: Counter[str] = Counter()
     committed = shards = samples = masks = failed = 0
-    passed = PassedOver(run.passed_over)
-    for commit in run.commits():
+    passed = PassedOver(dataset.passed_over)
+    for unit in dataset.units():
         committed += 1
-        shards += commit.shard is not None
-        samples += commit.samples
-        masks += commit.masks
-        failed += commit.failures
-        reasons.update(commit.reasons)
-        passed.include(commit.passed_over)
+        shards += unit.shard is not None
+        samples += unit.samples
+        masks += unit.masks
+        failed += 0 if unit.failures is None else unit.failures["rows"]
+        reasons.update(unit.reasons)
+        if unit.commit is not None:
+            passed.include(unit.commit.passed_over)
     return {
-        "directory": run.location,
-        "units": run.units_total,
+        "directory": dataset.location,
+        "units": dataset.units_total,
         "committed": committed,
-        "pending": max(0, run.units_total - committed),
-        "complete": run.storage.exists("manifest.json"),
+        "pending": max(0, dataset.units_total - committed),
+        "complete": dataset.storage.exists(MANIFEST),
         "shards": shards,
         "samples": samples,
         "masks": masks,
@@ -51,16 +81,16 @@ def run_status(run: RunReader) -> dict[str, Any]:
         "empty": sum(reasons[reason] for reason in EMPTY_REASONS),
         "failed_by_reason": dict(sorted(reasons.items())),
         "passed_over": passed.to_json(),
-        "lease": _lease(run),
+        "lease": _lease(dataset),
     }
 
 
-def _lease(run: RunReader) -> dict[str, Any] | None:
+def _lease(dataset: Dataset) -> dict[str, object] | None:
     """What `lease.json` says; it is for people only, so a damaged or vanishing one is none."""
-    if not run.storage.exists("lease.json"):
+    if not dataset.storage.exists("lease.json"):
         return None
     try:
-        lease = json.loads(run.storage.read_bytes("lease.json"))
+        lease = json.loads(dataset.storage.read_bytes("lease.json"))
     except (OSError, ValueError):
         return None
     return lease if isinstance(lease, dict) else None
@@ -76,7 +106,7 @@ def watch(
     interval_s: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[WatchedRecord]:
     """Looks at a run again and again until it is complete; reads the output directory alone.
 
     Args:
@@ -89,16 +119,17 @@ def watch(
         What `run_status` gives, with `images_per_second` and `seconds_left` (None while nothing has been committed
         since the first looks) and `driver`: whether somebody's heartbeat has moved since the last look (None at first).
     """
-    seen: collections.deque[tuple[float, dict[str, Any]]] = collections.deque()
+    seen: collections.deque[tuple[float, WatchedRecord]] = collections.deque()
     while True:
-        status = run_status(open_dataset(directory))
+        status: WatchedRecord = {
+            **run_status(open_dataset(directory)), "images_per_second": None, "seconds_left": None, "driver": None,
+        }  # fmt: skip
         now_s = clock()
         while len(seen) > 1 and now_s - seen[0][0] > RATE_OVER_S:
             seen.popleft()
-        status["images_per_second"] = status["seconds_left"] = status["driver"] = None
         if seen:
             since_s, before = now_s - seen[0][0], seen[0][1]
-            images = sum(status[name] - before[name] for name in ("samples", "failed"))
+            images = status["samples"] + status["failed"] - before["samples"] - before["failed"]
             units = status["committed"] - before["committed"]
             if units > 0 and since_s > 0:
                 status["images_per_second"] = round(images / since_s, 4)

@@ -7,33 +7,29 @@ are not errors: they are what an attempt left that was overtaken or is still at 
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import itertools
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..environment.process_map import process_map
 from ..errors import GrainmillError, SchemaError
-from ..format.schema import FORMAT, SEAL, canonical_json, dataset_digest, load_json, sealed
+from ..format.records import ExtensionRecord, FileRecord, RunManifest, read_record
+from ..format.release_tables import MANIFEST
+from ..format.schema import FORMAT, SEAL, canonical_json, dataset_digest, sealed
 from ..labeling.config import config_hash
-from ..shards.commits import Commit, read_commit
+from ..shards.commits import Commit, CommitLog, read_commit
+from ..shards.plan import PLAN, extension_names
 from ..storage.base import Reader
 from ..storage.open import open_storage
-from ..storage.parquet import parquet_table
 from .open import open_dataset
 from .run import RunReader
 from .verify_unit import CHUNK_BYTES, Problem, UnitReport, key_numbers, verify_unit
-
-_COMMIT_FIELDS: Final = {"shard", "index", "failures", "seconds", "config_hash", "attempt"}
-UNITS_AHEAD: Final = 4
-"""Units in flight for each worker process."""
 
 
 @dataclass(kw_only=True)
@@ -45,8 +41,8 @@ class VerifyTotals:
     masks: int = 0
     checked_bytes: int = 0
     problems: int = 0
-    shards: list[list[Any]] = field(default_factory=list)
-    """[unit, sha256, samples, masks] of each shard, as in the manifest's digest."""
+    shards: list[tuple[int, str, int, int]] = field(default_factory=list)
+    """(unit, sha256, samples, masks) of each shard, as in the manifest's digest."""
     shard_files: dict[int, tuple[str, int]] = field(default_factory=dict)
     """Unit -> name and size of its shard."""
     failures: list[list[str | None]] = field(default_factory=list)
@@ -105,45 +101,35 @@ def open_damaged(directory: str) -> RunReader | Problem:
         InputError: no run lies there at all.
     """
     try:
-        return open_dataset(directory)
+        run = open_dataset(directory)
     except SchemaError as error:
-        return Problem(kind="plan", file="plan.json", message=str(error))
-    except (KeyError, TypeError, AttributeError) as error:
-        return Problem(kind="plan", file="plan.json", message=f"not a plan: {type(error).__name__} {error}")
+        return Problem(kind="plan", file=PLAN, message=str(error))
+    assert isinstance(run, RunReader), "a release is verified by `release.verify`"
+    return run
 
 
 def _unit_reports(
     run: RunReader, commits: Iterator[Commit], *, deep: bool, workers: int, totals: VerifyTotals
 ) -> Iterator[UnitReport]:
-    """A report for each commit, in order, with a bounded number of units in flight."""
+    """A report for each commit, in order."""
 
     def listed() -> Iterator[Commit]:
         for commit in commits:
-            shard = commit.record.get("shard")
+            shard = commit.shard
             if shard is not None:
-                totals.shards.append([commit.unit, *(shard.get(name) for name in ("sha256", "samples", "masks"))])
-                totals.shard_files[commit.unit] = (shard.get("name"), shard.get("size"))
+                totals.shards.append((commit.unit, shard["sha256"], shard["samples"], shard["masks"]))
+                totals.shard_files[commit.unit] = (shard["name"], shard["size"])
             totals.reasons.update(commit.reasons)
             yield commit
 
-    expected = run.plan.get("config_hash")
-    if workers <= 1:
-        for commit in listed():
-            yield verify_unit(run.storage, commit, config_hash=expected, deep=deep)
-        return
-    location = run.location
-    waiting: list[Future[UnitReport]] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        source = listed()
-        while True:
-            for commit in itertools.islice(source, workers * UNITS_AHEAD - len(waiting)):
-                waiting.append(pool.submit(_verify_elsewhere, location, commit, expected, deep))
-            if not waiting:
-                return
-            yield waiting.pop(0).result()
+    check = functools.partial(_verify_at, run.location, config_hash=run.plan["config_hash"], deep=deep)
+    if workers <= 1:  # in this process the run is open already
+        check = functools.partial(verify_unit, run.storage, config_hash=run.plan["config_hash"], deep=deep)
+    for _, report in process_map(check, listed(), workers=workers):
+        yield report
 
 
-def _verify_elsewhere(location: str, commit: Commit, config_hash: str | None, deep: bool) -> UnitReport:
+def _verify_at(location: str, commit: Commit, *, config_hash: str, deep: bool) -> UnitReport:
     return verify_unit(open_storage(location), commit, config_hash=config_hash, deep=deep)
 
 
@@ -158,55 +144,27 @@ def readable_commits(storage: Reader, damaged: list[Problem]) -> Iterator[Commit
         storage: the run's directory.
         damaged: gets a problem for each record that cannot be read.
     """
-    names = storage.list("commits")
-    decided: set[int] = set()
-    for name in names:
-        if re.fullmatch(r"compact-\d{8}\.parquet", name):
-            yield from _compacted_commits(storage, f"commits/{name}", decided, damaged)
-    for name in names:
-        match = re.fullmatch(r"(\d{8,})\.json", name)
-        if match is None or int(match[1]) in decided:
+
+    def problem(file: str, message: str) -> None:
+        damaged.append(Problem(kind="commit", file=file, message=message))
+
+    for record in CommitLog(storage).records(problem):
+        try:
+            commit = read_commit(record.data, where=record.file)
+        except SchemaError as error:
+            problem(record.file, str(error))
             continue
-        commit = _parsed(storage.read_bytes(f"commits/{name}"), f"commits/{name}", int(match[1]), damaged)
-        if commit is not None:
+        if commit.unit != record.unit:
+            problem(record.file, f"is the commit of unit {commit.unit}, not of {record.unit}")
+        elif commit.to_bytes() != record.data:
+            problem(record.file, "is not the canonical JSON that was written")
+        elif (reason := seal_problem(commit.record)) is not None:
+            problem(record.file, reason)
+        else:
             yield commit
 
 
-def _compacted_commits(storage: Reader, file: str, decided: set[int], damaged: list[Problem]) -> Iterator[Commit]:
-    try:
-        table = parquet_table(storage.read_bytes(file), columns=["unit", "record"])
-        rows = list(zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True))
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
-        damaged.append(Problem(kind="commit", file=file, message=f"not readable parquet: {error}"))
-        return
-    for unit, record in rows:
-        if unit not in decided:
-            decided.add(unit)
-            commit = _parsed(record, file, unit, damaged)
-            if commit is not None:
-                yield commit
-
-
-def _parsed(data: bytes, file: str, unit: int, damaged: list[Problem]) -> Commit | None:
-    try:
-        commit = read_commit(data, where=file)
-    except SchemaError as error:
-        damaged.append(Problem(kind="commit", file=file, message=str(error)))
-        return None
-    if commit.unit != unit:
-        damaged.append(Problem(kind="commit", file=file, message=f"is the commit of unit {commit.unit}, not of {unit}"))
-    elif missing := _COMMIT_FIELDS - set(commit.record):
-        damaged.append(Problem(kind="commit", file=file, message=f"lacks the fields {sorted(missing)}"))
-    elif commit.to_bytes() != data:
-        damaged.append(Problem(kind="commit", file=file, message="is not the canonical JSON that was written"))
-    elif (reason := seal_problem(commit.record)) is not None:
-        damaged.append(Problem(kind="commit", file=file, message=reason))
-    else:
-        return commit
-    return None
-
-
-def seal_problem(record: dict[str, Any]) -> str | None:
+def seal_problem(record: Mapping[str, Any]) -> str | None:
     """What is wrong with a record's seal (`schema.sealed`); None if it holds."""
     expected = sealed(record)[SEAL]
     if record.get(SEAL) == expected:
@@ -233,20 +191,19 @@ def plan_problems(run: RunReader) -> Iterator[Problem]:
     """The plan against its own hash, and the unit tables against the plan."""
     try:
         yield from _plan_against_itself(run)
-    except (GrainmillError, KeyError, TypeError, ValueError, AttributeError) as error:
-        yield Problem(kind="plan", file="plan.json", message=f"not a plan: {type(error).__name__} {error}")
+    except GrainmillError as error:
+        yield Problem(kind="plan", file=PLAN, message=f"not a plan: {type(error).__name__} {error}")
 
 
 def _plan_against_itself(run: RunReader) -> Iterator[Problem]:
     plan = run.plan
     if config_hash(plan["config"]) != plan["config_hash"]:
         message = f"config_hash is {plan['config_hash']!r:.80}, its configuration has {config_hash(plan['config'])}"
-        yield Problem(kind="plan", file="plan.json", message=message)
+        yield Problem(kind="plan", file=PLAN, message=message)
     first = 0
-    records = [("plan.json", plan)]
-    for name in run.storage.list("plan"):
-        if name.startswith("extension-"):
-            records.append((f"plan/{name}", load_json(run.storage.read_bytes(f"plan/{name}"), where=f"plan/{name}")))
+    records: list[tuple[str, ExtensionRecord]] = [(PLAN, plan)]
+    for name in extension_names(run.storage):
+        records.append((name, read_record(run.storage.read_bytes(name), ExtensionRecord, where=name)))
     for file, record in records:
         if (reason := seal_problem(record)) is not None or run.storage.read_bytes(file) != canonical_json(record):
             yield Problem(kind="plan", file=file, message=reason or "is not the canonical JSON that was written")
@@ -258,15 +215,15 @@ def _plan_against_itself(run: RunReader) -> Iterator[Problem]:
             yield from file_problems(run.storage, table)
 
 
-def file_problems(storage: Reader, file: dict[str, Any]) -> Iterator[Problem]:
-    """Presence, size and sha256 of one file, given as a record with `name`, `size` and `sha256`."""
+def file_problems(storage: Reader, file: FileRecord) -> Iterator[Problem]:
+    """Presence, size and sha256 of one file."""
     name = file["name"]
     size = storage.size(name)
     if size is None:
         yield Problem(kind="missing", file=name, message=f"missing, expected {file['size']} bytes")
         return
     if size != file["size"]:
-        low, high = sorted((size, int(file["size"])))
+        low, high = sorted((size, file["size"]))
         message = f"expected {file['size']} bytes, found {size}"
         yield Problem(kind="size", file=name, start=low, end=high, message=message)
     digest = hashlib.sha256()
@@ -279,27 +236,25 @@ def file_problems(storage: Reader, file: dict[str, Any]) -> Iterator[Problem]:
 
 def manifest_problems(run: RunReader, totals: VerifyTotals) -> Iterator[Problem]:
     """The manifest against the commits; nothing if there is none."""
-    file = "manifest.json"
     try:
         manifest = run.manifest
-        if manifest is None:
-            return
-        yield from _manifest_against_commits(run, manifest, totals)
-    except (GrainmillError, KeyError, TypeError, ValueError) as error:
-        yield Problem(kind="manifest", file=file, message=f"not a manifest: {type(error).__name__} {error}")
+        if manifest is not None:
+            yield from _manifest_against_commits(run, manifest, totals)
+    except GrainmillError as error:
+        yield Problem(kind="manifest", file=MANIFEST, message=f"not a manifest: {type(error).__name__} {error}")
 
 
-def _manifest_against_commits(run: RunReader, manifest: dict[str, Any], totals: VerifyTotals) -> Iterator[Problem]:
+def _manifest_against_commits(run: RunReader, manifest: RunManifest, totals: VerifyTotals) -> Iterator[Problem]:
     def problem(message: str) -> Problem:
-        return Problem(kind="manifest", file="manifest.json", message=message)
+        return Problem(kind="manifest", file=MANIFEST, message=message)
 
-    if run.storage.read_bytes("manifest.json") != canonical_json(manifest):
+    if run.storage.read_bytes(MANIFEST) != canonical_json(manifest):
         yield problem("is not the canonical JSON that was written")
     if (reason := seal_problem(manifest)) is not None:
         yield problem(reason)
-    if manifest["format"] != FORMAT or manifest["complete"] is not True:
+    if not manifest["complete"]:
         yield problem(f"expected a complete manifest of {FORMAT}")
-    listed = [[shard[name] for name in ("unit", "sha256", "samples", "masks")] for shard in manifest["shards"]]
+    listed = [(each["unit"], each["sha256"], each["samples"], each["masks"]) for each in manifest["shards"]]
     expected = sorted(totals.shards)
     if sorted(listed) != expected:
         units = sorted(
@@ -310,13 +265,15 @@ def _manifest_against_commits(run: RunReader, manifest: dict[str, Any], totals: 
         if totals.shard_files.get(shard["unit"]) not in (None, (shard["name"], shard["size"])):
             yield problem(f"names another shard than the commit of unit {shard['unit']}")
     digest = dataset_digest(totals.shards, totals.failures)
-    samples, masks = (sum(row[position] for row in totals.shards) for position in (2, 3))
-    said = {"digest": digest, "samples": samples, "masks": masks, "failures": len(totals.failures),
-            "failure_reasons": dict(sorted(totals.reasons.items())), "units": run.units_total,
-            "config_hash": run.plan["config_hash"], "config": run.config}  # fmt: skip
-    for name, value in said.items():
-        if manifest[name] != value:
-            yield problem(f"{name} is {manifest[name]!r:.120}, the commits give {value!r:.120}")
+    samples, masks = sum(row[2] for row in totals.shards), sum(row[3] for row in totals.shards)
+    expected_values: dict[str, object] = {
+        "digest": digest, "samples": samples, "masks": masks, "failures": len(totals.failures),
+        "failure_reasons": dict(sorted(totals.reasons.items())), "units": run.units_total,
+        "config_hash": run.plan["config_hash"], "config": run.config,
+    }  # fmt: skip
+    for name, value in manifest.items():
+        if name in expected_values and value != expected_values[name]:
+            yield problem(f"{name} is {value!r:.120}, the commits give {expected_values[name]!r:.120}")
     for rows, table in ((samples, manifest["index"]["samples"]), (masks, manifest["index"]["masks"])):
         yield from file_problems(run.storage, table)
         if table["rows"] != rows:
@@ -331,11 +288,11 @@ def repeated_key_problems(
     repeated = set(unique[counts > 1].tolist()) | set(np.intersect1d(unique, failure_keys).tolist())
     if not repeated:
         return
-    for commit in run.commits():
-        for table, what in ((run.samples(commit), "sample"), (run.failures(commit), "failure")):
+    for unit in run.units():
+        for table, what in ((run.samples(unit), "sample"), (run.failures(unit), "failure")):
             for key, number in zip(table.column("key").to_pylist(), key_numbers(table).tolist(), strict=True):
                 if number in repeated:
-                    file = f"commits/{commit.unit:08d}.json"
+                    file = f"commits/{unit.number:08d}.json"
                     yield Problem(kind="count", file=file, key=key, message=f"this {what}'s key appears more than once")
 
 

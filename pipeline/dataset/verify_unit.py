@@ -8,18 +8,20 @@ is compared with what the tar holds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import GrainmillError, SampleFailureError
+from ..format.records import FileRecord, MaskRow, SampleRow, ShardRecord, TableRecord
 from ..format.schema import (
     FAILURES_SCHEMA,
     MASKS_SCHEMA,
@@ -94,38 +96,38 @@ class UnitReport:
 # One unit
 
 
-def verify_unit(storage: Reader, commit: Commit, *, config_hash: str | None, deep: bool) -> UnitReport:
+def verify_unit(storage: Reader, commit: Commit, *, config_hash: str, deep: bool) -> UnitReport:
     """Checks the files of one commit. Never raises for what the run holds: everything becomes a `Problem`.
 
     Args:
         storage: the run's directory.
         commit: the record to check against.
-        config_hash: the plan's, or None where there is no plan (a release).
+        config_hash: the plan's.
         deep: decode every sample and image as well.
     """
     report = UnitReport(unit=commit.unit)
     report.problems += _commit_problems(commit, config_hash)
     if report.problems:
         return report
-    shard, index = commit.shard, commit.record["index"]
+    shard, index, failed = commit.shard, commit.record["index"], commit.record["failures"]
     samples = masks = None
     if index is not None:
         samples = _read_table(storage, index["samples"], SAMPLES_SCHEMA, report)
         masks = _read_table(storage, index["masks"], MASKS_SCHEMA, report)
-    if commit.record["failures"] is not None:
-        failures = _read_table(storage, commit.record["failures"], FAILURES_SCHEMA, report)
+    if failed is not None:
+        failures = _read_table(storage, failed, FAILURES_SCHEMA, report)
         if failures is not None:
             report.failure_keys = key_numbers(failures)
             report.failures = [list(row.values()) for row in failures.select(DIGEST_COLUMNS).to_pylist()]
-            _compare_reasons(commit, failures, report)
-    if shard is None:
+            _compare_reasons(commit, failed["name"], failures, report)
+    if shard is None or index is None:
         return report
     intact = _check_file(storage, shard, report)
     if samples is None:
         return report
     report.samples, report.sample_keys = samples.num_rows, key_numbers(samples)
     report.masks = 0 if masks is None else masks.num_rows
-    _compare_counts(commit, samples, masks, report)
+    _compare_counts(shard, samples, masks, f"commits/{commit.unit:08d}.json", index["masks"]["name"], report)
     if intact is not None and (deep or not intact):
         report.problems += list(shard_problems(storage, shard, samples.to_pylist()))
     if deep and intact is not None:
@@ -133,43 +135,34 @@ def verify_unit(storage: Reader, commit: Commit, *, config_hash: str | None, dee
     return report
 
 
-def _commit_problems(commit: Commit, config_hash: str | None) -> Iterator[Problem]:
-    """The record itself: fields, names, and what it says twice."""
-    file = f"commits/{commit.unit:08d}.json"
-    record = commit.record
-    try:
-        named = [(each["name"], each["size"], each["sha256"]) for each in commit.files()]
-        said = [commit.samples, commit.masks, commit.failures, *commit.reasons.values(), *commit.seconds.values()]
-        wrong = [number for number in said if not isinstance(number, int | float) or number < 0]
-        config, attempt = record["config_hash"], record["attempt"]
-        paired = (commit.shard is None) == (record["index"] is None)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        yield Problem(kind="commit", file=file, message=f"not a commit record: {type(error).__name__} {error}")
-        return
-    if wrong or not isinstance(attempt, str) or not paired:
-        yield Problem(
-            kind="commit", file=file, message="not a commit record: a count, the attempt or the index is wrong"
-        )
-    if config_hash is not None and config != config_hash:
+def _commit_problems(commit: Commit, config_hash: str) -> Iterator[Problem]:
+    """The record itself: numbers, names, and what it says twice; `read_commit` has checked its fields."""
+    file, config = f"commits/{commit.unit:08d}.json", commit.record["config_hash"]
+    said = [commit.samples, commit.masks, commit.failures, *commit.reasons.values(), *commit.seconds.values()]
+    paired = (commit.shard is None) == (commit.record["index"] is None)
+    if any(number < 0 for number in said) or not paired:
+        yield Problem(kind="commit", file=file, message="not a commit record: a count or the index is wrong")
+    if config != config_hash:
         yield Problem(
             kind="commit", file=file, message=f"made with configuration {config!r:.80}, the plan has {config_hash}"
         )
     if sum(commit.reasons.values()) != commit.failures:
         yield Problem(kind="commit", file=file, message="its failures by reason do not sum to its failure rows")
-    for name, size, sha256 in named:
+    for each in commit.files():
+        name, size, sha256 = each["name"], each["size"], each["sha256"]
         pattern = rf"(shards/|index/samples-|index/masks-|failures/){commit.unit:08d}-([0-9a-f]{{8}})\.(tar|parquet)"
-        match = re.fullmatch(pattern, name) if isinstance(name, str) else None
-        if match is None or not isinstance(sha256, str) or not sha256.startswith(match[2]) or len(sha256) != 64:
+        match = re.fullmatch(pattern, name)
+        if match is None or not sha256.startswith(match[2]) or len(sha256) != 64:
             yield Problem(
                 kind="commit", file=file, message=f"names {name!r:.100} with sha256 {sha256!r:.80}: they do not fit"
             )
-        elif not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        elif size < 0:
             yield Problem(kind="commit", file=file, message=f"gives {name} the size {size!r:.40}")
 
 
-def _check_file(storage: Reader, file: Mapping[str, Any], report: UnitReport) -> bool | None:
+def _check_file(storage: Reader, file: FileRecord, report: UnitReport) -> bool | None:
     """Size and sha256 of one file: True if both hold, False if not, None if it cannot be read."""
-    name, expected = file["name"], int(file["size"])
+    name, expected = file["name"], file["size"]
     size = storage.size(name)
     if size is None:
         report.problems.append(Problem(kind="missing", file=name, message=f"missing, expected {expected} bytes"))
@@ -194,7 +187,7 @@ def _check_file(storage: Reader, file: Mapping[str, Any], report: UnitReport) ->
     return True
 
 
-def _read_table(storage: Reader, file: Mapping[str, Any], schema: pa.Schema, report: UnitReport) -> pa.Table | None:
+def _read_table(storage: Reader, file: TableRecord, schema: pa.Schema, report: UnitReport) -> pa.Table | None:
     """A parquet file of the run, None (with the problem noted) if it is not what was committed."""
     if not _check_file(storage, file, report):
         return None
@@ -212,37 +205,39 @@ def _read_table(storage: Reader, file: Mapping[str, Any], schema: pa.Schema, rep
     return table
 
 
-def _compare_counts(commit: Commit, samples: pa.Table, masks: pa.Table | None, report: UnitReport) -> None:
-    index, file = commit.record["index"], f"commits/{commit.unit:08d}.json"
-    counted = {"samples": samples.num_rows, "masks": int(samples.column("num_masks").to_numpy().sum())}
-    for name, found in counted.items():
-        if commit.record["shard"][name] != found:
-            message = f"says {commit.record['shard'][name]} {name}, the index has {found}"
+def _compare_counts(
+    shard: ShardRecord, samples: pa.Table, masks: pa.Table | None, file: str, masks_file: str, report: UnitReport
+) -> None:
+    masks_count = int(samples.column("num_masks").to_numpy().sum())
+    counts = (("samples", shard["samples"], samples.num_rows), ("masks", shard["masks"], masks_count))
+    for name, expected, found in counts:
+        if expected != found:
+            message = f"says {expected} {name}, the index has {found}"
             report.problems.append(Problem(kind="count", file=file, message=message))
-    if masks is not None and masks.num_rows != counted["masks"]:
-        message = f"has {masks.num_rows} masks, the samples' rows say {counted['masks']}"
-        report.problems.append(Problem(kind="count", file=index["masks"]["name"], message=message))
+    if masks is not None and masks.num_rows != masks_count:
+        message = f"has {masks.num_rows} masks, the samples' rows say {masks_count}"
+        report.problems.append(Problem(kind="count", file=masks_file, message=message))
 
 
-def _compare_reasons(commit: Commit, failures: pa.Table, report: UnitReport) -> None:
+def _compare_reasons(commit: Commit, file: str, failures: pa.Table, report: UnitReport) -> None:
     found = dict(sorted(Counter(failures.column("reason").to_pylist()).items()))
     if found != commit.reasons:
         message = f"has the reasons {found}, the commit says {commit.reasons}"
-        report.problems.append(Problem(kind="count", file=commit.record["failures"]["name"], message=message))
+        report.problems.append(Problem(kind="count", file=file, message=message))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One shard
 
 
-def shard_problems(storage: Reader, shard: Mapping[str, Any], rows: list[dict[str, Any]]) -> Iterator[Problem]:
+def shard_problems(storage: Reader, shard: ShardRecord, rows: list[SampleRow]) -> Iterator[Problem]:
     """Walks a shard beside its index rows and names every range of bytes that is not as it must be.
 
     Headers, padding and the end are known; the data of a member has its sha256 in the index. So each byte is covered.
 
     Args:
         storage: where `shard["name"]` lies.
-        shard: name and (expected) size.
+        shard: with its expected size.
         rows: all rows of `SAMPLES_SCHEMA` of this shard, in order.
     """
     name, position = shard["name"], 0
@@ -252,7 +247,7 @@ def shard_problems(storage: Reader, shard: Mapping[str, Any], rows: list[dict[st
             yield Problem(kind="index", file=name, key=row["key"], message=f"its index row names {row['shard']}")
             return
         members = [(f"{row['key']}.json", row["json_offset"], row["json_size"], row["json_sha256"])]
-        if row["image_offset"] is not None:
+        if row["image_offset"] is not None and row["image_size"] is not None:
             image = (f"{row['key']}.{row['ext']}", row["image_offset"], row["image_size"], row["source_sha256"])
             members.insert(0, image)
         for member, offset, length, sha256 in members:
@@ -268,7 +263,7 @@ def shard_problems(storage: Reader, shard: Mapping[str, Any], rows: list[dict[st
             data = storage.read_range(name, position, end - position)
             yield from _member_problems(name, row["key"], member, position, data, length, sha256)
             position = end
-    tail_size = min(size, int(shard["size"])) - position
+    tail_size = min(size, shard["size"]) - position
     expected = 2 * BLOCK + -(position + 2 * BLOCK) % RECORD
     if size != position + expected:
         message = f"expected {expected} bytes of zeros after the last member, found {size - position} bytes"
@@ -305,9 +300,9 @@ def _differing(found: bytes, expected: bytes) -> tuple[int, int]:
     return int(unlike[0]), int(unlike[-1]) + 1
 
 
-def sample_problems(storage: Reader, rows: list[dict[str, Any]], masks: pa.Table | None) -> Iterator[Problem]:
+def sample_problems(storage: Reader, rows: list[SampleRow], masks: pa.Table | None) -> Iterator[Problem]:
     """Parses, validates and decodes each sample and compares it with its rows of the index."""
-    listed: dict[str, list[dict[str, Any]]] = {}
+    listed: dict[str, list[MaskRow]] = {}
     for mask in [] if masks is None else masks.to_pylist():
         listed.setdefault(mask["key"], []).append(mask)
     for row in rows:
@@ -319,35 +314,37 @@ def sample_problems(storage: Reader, rows: list[dict[str, Any]], masks: pa.Table
         except GrainmillError as error:
             yield Problem(kind="sample", file=shard, key=key, start=start, end=end, message=str(error))
             continue
-        location = MemberLocation(**{name: row[name] for name in MemberLocation.__dataclass_fields__})
-        expected = sample_row(sample, location)
-        wrong = sorted(name for name in expected if expected[name] != row[name])
+        location = MemberLocation(
+            shard=shard, image_offset=row["image_offset"], image_size=row["image_size"], json_offset=start,
+            json_size=row["json_size"], json_sha256=row["json_sha256"],
+        )  # fmt: skip
+        found = {**row}
+        wrong = sorted(name for name, value in sample_row(sample, location).items() if value != found[name])
         if wrong:
             message = f"its index row differs from the sample in {', '.join(wrong)}"
             yield Problem(kind="index", file=shard, key=key, start=start, end=end, message=message)
         if masks is not None and listed.get(key, []) != mask_rows(sample):
             message = "its rows in the masks' index differ from the sample"
             yield Problem(kind="index", file=shard, key=key, start=start, end=end, message=message)
-        if row["image_offset"] is not None:
-            yield from _image_problems(storage, row, sample)
+        if row["image_offset"] is not None and row["image_size"] is not None:
+            yield from _image_problems(storage, row, row["image_offset"], row["image_size"], sample)
 
 
-def _image_problems(storage: Reader, row: Mapping[str, Any], sample: Sample) -> Iterator[Problem]:
-    start, end = row["image_offset"], row["image_offset"] + row["image_size"]
-    here: dict[str, Any] = {"kind": "image", "file": row["shard"], "key": row["key"], "start": start, "end": end}
+def _image_problems(storage: Reader, row: SampleRow, start: int, size: int, sample: Sample) -> Iterator[Problem]:
+    problem = functools.partial(Problem, kind="image", file=row["shard"], key=row["key"], start=start, end=start + size)
     try:
-        data = storage.read_range(row["shard"], start, row["image_size"])
+        data = storage.read_range(row["shard"], start, size)
         header, rgb = decode_image(data, max_pixels=MAX_STORED_PIXELS)
     except (SampleFailureError, GrainmillError) as error:
-        yield Problem(**here, message=f"cannot be decoded: {error}")
+        yield problem(message=f"cannot be decoded: {error}")
         return
     if (shape := rgb.shape[:2]) != (sample.height, sample.width):
-        yield Problem(**here, message=f"decodes to {shape}, the sample says {(sample.height, sample.width)}")
+        yield problem(message=f"decodes to {shape}, the sample says {(sample.height, sample.width)}")
     if (header.ext, header.exif_orientation) != (row["ext"], sample.exif_orientation):
         found = f"{header.ext} with EXIF orientation {header.exif_orientation}"
-        yield Problem(**here, message=f"is {found}, the sample says {row['ext']} with {sample.exif_orientation}")
+        yield problem(message=f"is {found}, the sample says {row['ext']} with {sample.exif_orientation}")
     if sample.file_name != f"{sample.key}.{row['ext']}":
-        yield Problem(**here, message=f"the sample names its image {sample.file_name!r}")
+        yield problem(message=f"the sample names its image {sample.file_name!r}")
 
 
 def key_numbers(table: pa.Table) -> NDArray[np.uint64]:

@@ -19,10 +19,10 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import InputError, SampleFailureError, SchemaError
 from ..format import rle
+from ..format.records import FailedRow, RunStatisticsRecord, SampleRow
 from ..format.rle import Rle
 from ..format.schema import FORMAT, Sample, sha256_of
 from ..sources import passed_over
@@ -38,9 +39,9 @@ from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 from ..storage.local import explained
 from .export import sample_rows
 from .failures import failure_rows
-from .run import RunReader
+from .reader import Dataset
 from .stats import collect
-from .status import run_status
+from .status import StatusRecord, run_status
 
 THUMBNAIL_SIDE_PX: Final = 640
 """Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
@@ -48,8 +49,24 @@ JPEG_QUALITY: Final = 82
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
+class Report(TypedDict):
+    """What the page's script reads, see `report_data`."""
+
+    format: str
+    version: str
+    title: str
+    seed: int
+    images: list[dict[str, object]]
+    statistics: RunStatisticsRecord
+    failures: list[FailedRow]
+    state: StatusRecord
+    passed_over: list[dict[str, object]]
+    pictures: list[dict[str, str]]
+    scores: list[dict[str, object]]
+
+
 def report_of_run(
-    run: RunReader,
+    dataset: Dataset,
     *,
     limit: int,
     seed: int,
@@ -57,13 +74,13 @@ def report_of_run(
     max_failures: int,
     title: str | None = None,
     pictures: Sequence[dict[str, str]] = (),
-    scores: Sequence[dict[str, Any]] = (),
+    scores: Sequence[Mapping[str, Any]] = (),
     on_image: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Gathers what the page of a run holds (see `report_data`): numbers of everything, some photographs and failures.
 
     Args:
-        run: complete or at work; only what is committed is shown.
+        dataset: complete or at work; only what is committed is shown.
         limit: photographs at most.
         seed: chooses them.
         side_px: longer side of a photograph in the page.
@@ -73,26 +90,26 @@ def report_of_run(
         scores: what `grainmill score` wrote as `scores.json`, shown as tables.
         on_image: called with the number of photographs done.
     """
-    rows = chosen(sample_rows(run), limit=limit, seed=seed)
+    rows = chosen(sample_rows(dataset), limit=limit, seed=seed)
     images = []
     for number, row in enumerate(rows, start=1):
-        image = None if row["image_offset"] is None else run.read_image(row)
-        images.append(image_record(run.read_sample(row), image, side_px=side_px))
+        image = None if row["image_offset"] is None else dataset.read_image(row)
+        images.append(image_record(dataset.read_sample(row), image, side_px=side_px))
         if on_image is not None:
             on_image(number)
     return report_data(
-        title=title or run.location.rstrip("/").rsplit("/", 1)[-1] or "run",
+        title=title or dataset.location.rstrip("/").rsplit("/", 1)[-1] or "run",
         images=images,
-        statistics=collect(run).to_json(),
-        failures=list(itertools.islice(failure_rows(run), max_failures)),
-        state=run_status(run),
+        statistics=collect(dataset).to_json(),
+        failures=list(itertools.islice(failure_rows(dataset), max_failures)),
+        state=run_status(dataset),
         seed=seed,
         pictures=pictures,
         scores=scores,
     )
 
 
-def write_report(data: dict[str, Any], output: Path) -> int:
+def write_report(data: Report, output: Path) -> int:
     """Writes the page, replacing an older one in a single step, and returns its size in bytes.
 
     Raises:
@@ -109,7 +126,7 @@ def write_report(data: dict[str, Any], output: Path) -> int:
     return len(page)
 
 
-def chosen(rows: Iterator[dict[str, Any]], *, limit: int, seed: int) -> list[dict[str, Any]]:
+def chosen(rows: Iterator[SampleRow], *, limit: int, seed: int) -> list[SampleRow]:
     """A seeded sample of at most `limit` index rows, in the order they came, in memory that depends on `limit` only.
 
     A row is kept by the hash of seed and key, so it does not depend on how the rest of the run is cut into units.
@@ -185,7 +202,7 @@ def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> bytes:
     return encoded.tobytes()
 
 
-def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAIL_SIDE_PX) -> dict[str, Any]:
+def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAIL_SIDE_PX) -> dict[str, object]:
     """What the page needs of one image: a thumbnail and its masks on the thumbnail's grid, as lists by field.
 
     Args:
@@ -233,7 +250,7 @@ def picture_record(picture: Path, caption: str) -> dict[str, str]:
     return {"caption": caption, "png": base64.b64encode(data).decode("ascii")}
 
 
-def score_record(scores: dict[str, Any]) -> dict[str, Any]:
+def score_record(scores: Mapping[str, Any]) -> dict[str, object]:
     """What the page shows of one `scores.json`: what was scored, on which benchmark, each metric with its interval.
 
     Raises:
@@ -258,14 +275,14 @@ def score_record(scores: dict[str, Any]) -> dict[str, Any]:
 def report_data(
     *,
     title: str,
-    images: Sequence[dict[str, Any]],
-    statistics: dict[str, Any],
-    failures: Sequence[dict[str, Any]],
-    state: dict[str, Any],
+    images: Sequence[dict[str, object]],
+    statistics: RunStatisticsRecord,
+    failures: Sequence[FailedRow],
+    state: StatusRecord,
     seed: int,
     pictures: Sequence[dict[str, str]] = (),
-    scores: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
+    scores: Sequence[Mapping[str, Any]] = (),
+) -> Report:
     """The one object that the page's script reads.
 
     Args:
@@ -293,7 +310,7 @@ def report_data(
     }
 
 
-def render(data: dict[str, Any]) -> str:
+def render(data: Report) -> str:
     """The report's page as text, its data included."""
     page = page_of(
         "report.html",
@@ -334,7 +351,7 @@ def _filled(page: str, name: str, text: str) -> str:
     return before + text + after
 
 
-def embedded_json(value: Any) -> str:
+def embedded_json(value: object) -> str:
     """JSON that can stand inside a `<script>` element: ASCII only, without `<`, `>` or `&`."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

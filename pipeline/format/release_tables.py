@@ -1,4 +1,4 @@
-"""The tables of a release: the columns that its index has beyond a run's, and pairs of like images."""
+"""The tables of a release: the columns that its index has beyond a run's, pairs of like images, and what left."""
 
 from __future__ import annotations
 
@@ -40,3 +40,16 @@ DUPLICATES_SCHEMA: Final = pa.schema(
 )
 """`kind`: exact, near, evaluation-exact or evaluation-near; `like`: an earlier sample's key, or LABEL/path of an
 evaluation image; `distance`: differing bits of the perceptual hash."""
+
+REMOVED_SCHEMA: Final = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("source_sha256", pa.string(), nullable=False),
+        pa.field("why", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+    ],
+    metadata={"format": FORMAT, "table": "removed"},
+)
+"""`why`: excluded, exact, near or evaluation; `version`: the first one without it."""

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 import pyarrow as pa
 
@@ -226,9 +226,13 @@ SEAL: Final = "record_sha256"
 """Field of plan.json, its extensions, commits and manifest.json; see `sealed`."""
 
 
-def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+_Record = TypeVar("_Record", bound=Mapping[str, Any])
+
+
+def sealed(record: _Record) -> _Record:
     """The record with the sha256 of its own canonical JSON (without that field), so that any changed byte shows."""
-    return {**record, SEAL: sha256_of(canonical_json({name: record[name] for name in record if name != SEAL}))}
+    seal = sha256_of(canonical_json({name: record[name] for name in record if name != SEAL}))
+    return cast(_Record, {**record, SEAL: seal})
 
 
 def load_json(data: bytes, *, where: str, max_bytes: int = MAX_JSON_BYTES) -> Any:

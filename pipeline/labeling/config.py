@@ -12,10 +12,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import InputError
 from ..format.granularity import GranularityMethod
+from ..format.records import ConfigRecord
 from ..format.schema import FORMAT, LABELS_VERSION, canonical_json, sha256_of
 
 RecipeName = Literal["default", "default-1000", "leaves", "unsamv2"]
@@ -214,13 +215,13 @@ class MineConfig:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit must be at least 1, found {self.limit}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ConfigRecord:
         """The resolved configuration as it stands in `plan.json`."""
         record = {"format": FORMAT, "labels_version": LABELS_VERSION, **dataclasses.asdict(self)}
-        plain: dict[str, Any] = json.loads(canonical_json(record))  # lists, as a reader of the file finds them
+        plain: ConfigRecord = json.loads(canonical_json(record))  # lists, as a reader of the file finds them
         return plain
 
 
-def config_hash(config: dict[str, Any]) -> str:
+def config_hash(config: ConfigRecord) -> str:
     """sha256 of the canonical JSON of `MineConfig.to_json()` together with the source list."""
     return sha256_of(canonical_json(config))

@@ -19,6 +19,8 @@ from ..environment.numeric import differences, numeric_environment
 from ..errors import TooManyFailuresError
 from ..executors.driver import DriverCommits, ExecutorName, make_pool, run_inline, run_pool
 from ..executors.pool import Listener, PoolOptions
+from ..format.records import RunSummary
+from ..format.release_tables import MANIFEST
 from ..labeling.config import MineConfig, config_hash
 from ..shards.commits import CommitWriter
 from ..shards.lease import Lease
@@ -42,7 +44,7 @@ from ..storage.object_store import offers_conditional_puts
 from ..storage.open import open_storage
 from ..units.batches import RunSpec
 from .flags import MineFlags
-from .manifest import MANIFEST, write_manifest
+from .manifest import write_manifest
 from .output import check_output, move_away, revoke_failed
 from .progress import RunProgress
 
@@ -280,7 +282,7 @@ def idle_workers_note(plan: Plan, options: MineOptions) -> str | None:
     )
 
 
-def finished_manifest(storage: Writer, plan: Plan, *, changed: bool) -> dict[str, Any]:
+def finished_manifest(storage: Writer, plan: Plan, *, changed: bool) -> RunSummary:
     """`manifest.json` of a run whose units are all committed; written if it is missing or out of date."""
     from ..dataset.run import RunReader
 

@@ -12,16 +12,18 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset.run import RunReader
+from ..dataset.run import RunReader, committed_unit
 from ..environment import faults
+from ..format.records import IndexRecord, RunShardRecord, RunSummary, TableRecord
+from ..format.release_tables import MANIFEST
 from ..format.schema import FORMAT, MASKS_SCHEMA, SAMPLES_SCHEMA, SEAL, DatasetDigest, canonical_json
 from ..shards.commits import Commit
 from ..shards.plan import Plan
@@ -30,14 +32,13 @@ from ..sources.passed_over import PassedOver
 from ..storage.base import Writer
 from ..storage.local import explained, sha256_of_file, sync_file
 
-MANIFEST: Final = "manifest.json"
 MAX_WAITING: Final = 256
 """Tables that a merged table holds before it joins them."""
 _FINAL_NAME: Final = re.compile(r"(samples-|masks-)?(\d{8,})-([0-9a-f]{8})\.(?:tar|parquet)")
 _FOLDERS: Final = ("shards", "index", "failures")
 
 
-def write_manifest(storage: Writer, plan: Plan) -> dict[str, Any]:
+def write_manifest(storage: Writer, plan: Plan) -> RunSummary:
     """Merges the index, writes `manifest.json`, removes files that no commit names. All units must be committed.
 
     Returns:
@@ -45,7 +46,7 @@ def write_manifest(storage: Writer, plan: Plan) -> dict[str, Any]:
     """
     run = RunReader(storage, plan)
     digest = DatasetDigest()
-    failures: list[list[Any]] = []
+    failures: list[list[str | None]] = []
     reasons: collections.Counter[str] = collections.Counter()
     named = _NamedFiles(run.units_total)
     samples = masks = 0
@@ -56,15 +57,16 @@ def write_manifest(storage: Writer, plan: Plan) -> dict[str, Any]:
                 named.add(commit)
                 reasons.update(commit.reasons)
                 passed.include(commit.passed_over)
+                unit = committed_unit(commit)
                 if commit.shard is not None:
                     digest.add_shard([commit.unit, commit.shard["sha256"], commit.samples, commit.masks])
                     shards.add({**commit.shard, "unit": commit.unit})
                     samples, masks = samples + commit.samples, masks + commit.masks
-                    merger.add(run.samples(commit), run.masks(commit))
-                for row in run.failures(commit).to_pylist():
+                    merger.add(run.samples(unit), run.masks(unit))
+                for row in run.failures(unit).to_pylist():
                     failures.append([row["key"], row["source_uri"], row["member"], row["stage"], row["reason"]])
             index = merger.finish()
-        manifest = {
+        manifest: RunSummary = {
             "format": FORMAT,
             "complete": True,
             "digest": digest.finish(failures),
@@ -81,7 +83,8 @@ def write_manifest(storage: Writer, plan: Plan) -> dict[str, Any]:
         faults.reach("before-manifest")
         storage.publish(shards.sealed_into(manifest, folder / MANIFEST), MANIFEST)
     faults.reach("manifest")
-    _remove_unnamed(storage, named, {file["name"].rsplit("/", 1)[-1] for file in index.values()})
+    merged = {file["name"].rpartition("/")[2] for file in (index["samples"], index["masks"])}
+    _remove_unnamed(storage, named, merged)
     return manifest
 
 
@@ -113,12 +116,12 @@ class _ShardList:
         with contextlib.suppress(OSError):  # what is still buffered is not wanted any more
             self._stream.close()
 
-    def add(self, shard: dict[str, Any]) -> None:
+    def add(self, shard: RunShardRecord) -> None:
         with explained("write", self._path):
             self._stream.write((b"" if self._empty else b",") + canonical_json(shard))
         self._empty = False
 
-    def sealed_into(self, manifest: dict[str, Any], path: Path) -> Path:
+    def sealed_into(self, manifest: RunSummary, path: Path) -> Path:
         """Writes the manifest with its `shards` and its seal: the bytes that `schema.sealed` would give."""
         seal = hashlib.sha256()
         for piece in self._pieces(manifest):
@@ -130,7 +133,7 @@ class _ShardList:
             sync_file(stream.fileno())
         return path
 
-    def _pieces(self, manifest: dict[str, Any]) -> Iterator[bytes]:
+    def _pieces(self, manifest: Mapping[str, object]) -> Iterator[bytes]:
         # Inside a JSON string the quotes would have backslashes: these bytes stand in one place only.
         before, marker, after = canonical_json({**manifest, "shards": None}).partition(b'"shards":null')
         assert marker
@@ -203,19 +206,20 @@ class _IndexMerger:
         self._parts["samples"].add(samples)
         self._parts["masks"].add(masks)
 
-    def finish(self) -> dict[str, dict[str, Any]]:
+    def finish(self) -> IndexRecord:
         """Publishes both tables and returns their records."""
-        records = {}
-        for name, part in self._parts.items():
-            rows = part.finish()
-            sha256 = sha256_of_file(part.path)
-            with part.path.open("rb") as stream:
-                sync_file(stream.fileno())
-            final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
-            size = part.path.stat().st_size
-            self._storage.publish(part.path, final)
-            records[name] = {"name": final, "size": size, "sha256": sha256, "rows": rows}
-        return records
+        return {"samples": self._published("samples"), "masks": self._published("masks")}
+
+    def _published(self, name: str) -> TableRecord:
+        part = self._parts[name]
+        rows = part.finish()
+        with part.path.open("rb") as stream:
+            sync_file(stream.fileno())
+        sha256 = sha256_of_file(part.path)
+        final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
+        size = part.path.stat().st_size
+        self._storage.publish(part.path, final)
+        return {"name": final, "size": size, "sha256": sha256, "rows": rows}
 
 
 class MergedTable:

@@ -10,12 +10,12 @@ from typing import Final
 
 from ..dataset.run import RunReader
 from ..errors import FAILURE_REASONS, InputError
+from ..format.release_tables import MANIFEST
 from ..shards.commits import CommitWriter
 from ..shards.lease import LEASE, OutputBusyError, busy_message, is_alive, read_lease
 from ..shards.plan import PLAN, Plan, open_plan
 from ..storage.base import SCRATCH, Writer
 from ..storage.local import LocalStorage, explained, remove_tree
-from .manifest import MANIFEST
 
 OWNED_FOLDERS: Final = ("commits", "shards", "index", "index-all", "failures", "plan")
 OWNED: Final = (MANIFEST, *OWNED_FOLDERS, PLAN)

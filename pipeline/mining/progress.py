@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ..console import ProgressBar, note
 from ..dataset.stats import busiest_side
+from ..format.records import RunSummary
 from ..shards.commits import COMPACT_AT, Commit
 from ..shards.plan import Plan
 from ..units.attempt import UnitProgress
@@ -31,7 +32,7 @@ class RunProgress:
         """Made while this report listened."""
         self._samples = self._masks = self._failures = 0
         self._reasons: collections.Counter[str] = collections.Counter()
-        self._seconds: collections.Counter[str] = collections.Counter()
+        self._seconds = collections.defaultdict[str, float](float)
         self._busiest_s = 0.0
         self._open: dict[int, UnitProgress] = {}
         self._first_s: float | None = None
@@ -69,9 +70,8 @@ class RunProgress:
         self._failures += commit.failures
         self._reasons.update(commit.reasons)
         for stage, spent_s in commit.seconds.items():
-            self._seconds[stage] += spent_s  # type: ignore[assignment]
-        device = str(commit.record["environment"].get("device", "cpu"))
-        self._busiest_s += busiest_side(commit.seconds, device=device)
+            self._seconds[stage] += spent_s
+        self._busiest_s += busiest_side(commit.seconds, device=commit.device)
         self._last_s = time.monotonic()
         for line in commit.record["notes"]:
             self.noted(f"unit {commit.unit}: {line}", once=line)
@@ -109,7 +109,7 @@ class RunProgress:
             return None
         return (self._samples + self._failures) / (self._last_s - self._first_s)
 
-    def result(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def result(self, manifest: RunSummary) -> dict[str, Any]:
         """The object of `--json`: totals of the whole run, rates and seconds of this call."""
         samples, masks = manifest["samples"], manifest["masks"]
         rate = self.images_per_second

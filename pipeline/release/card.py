@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, Final
+from typing import Final, Literal
 
 import pyarrow as pa
 
 from ..format.licenses import OTHER
+from ..format.records import ConfigRecord, DuplicatesRecord, ReleaseManifest, ReleaseStatistics
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
 from .duplicates import MAX_BITS, MAX_COLOUR
-from .yaml_text import to_yaml
 
 TEMPLATE: Final = "dataset_card.md"
 HUB_LICENSES: Final = frozenset({
@@ -33,7 +34,7 @@ SIZES: Final = (
 )  # fmt: skip
 
 
-def card_text(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
+def card_text(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
     """README.md.
 
     Args:
@@ -98,10 +99,10 @@ def template_sha256() -> str:
 # The Hub's header
 
 
-def header(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def header(manifest: ReleaseManifest) -> dict[str, object]:
     """The YAML header: what the Hub shows, and the type of every column, so that no reader has to guess."""
     hub_license = manifest["license"].lower()
-    fields: dict[str, Any] = {"pretty_name": manifest["title"], "license": hub_license}
+    fields: dict[str, object] = {"pretty_name": manifest["title"], "license": hub_license}
     link = manifest.get("license_link")
     if hub_license not in HUB_LICENSES:
         fields |= {"license": OTHER, "license_name": hub_license}
@@ -130,7 +131,7 @@ def header(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def shards_card_text(manifest: Mapping[str, Any]) -> str:
+def shards_card_text(manifest: ReleaseManifest) -> str:
     """shards/README.md: the header that lets `datasets` read the shards with the type of every column."""
     fields = {
         "configs": [{"config_name": "webdataset", "data_files": [{"split": "train", "path": "*.tar"}]}],
@@ -143,7 +144,7 @@ def shards_card_text(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _data_files(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]:
+def _data_files(manifest: ReleaseManifest, table: Literal["samples", "masks"]) -> list[dict[str, str]]:
     files = manifest["splits"]["files"]
     if files:
         return [{"split": name, "path": files[name][table]["name"]} for name, _ in manifest["splits"]["shares"]]
@@ -153,18 +154,18 @@ def _data_files(manifest: Mapping[str, Any], table: str) -> list[dict[str, Any]]
 _DTYPES: Final = {pa.string(): "string", pa.bool_(): "bool", pa.float64(): "float64"}
 
 
-def parquet_features(schema: pa.Schema) -> list[dict[str, Any]]:
+def parquet_features(schema: pa.Schema) -> list[dict[str, str]]:
     """Columns of a table as the Hub's `features`."""
     return [{"name": field.name, "dtype": _DTYPES.get(field.type, str(field.type))} for field in schema]
 
 
-def shard_features(*, images: bool) -> list[dict[str, Any]]:
+def shard_features(*, images: bool) -> list[dict[str, object]]:
     """Columns of the shards as `datasets` reads them: one for each extension an image can have, and the record."""
 
-    def typed(**dtypes: str) -> list[dict[str, Any]]:
+    def typed(**dtypes: str) -> list[dict[str, object]]:
         return [{"name": name, "dtype": dtype} for name, dtype in dtypes.items()]
 
-    annotation: list[dict[str, Any]] = [
+    annotation: list[dict[str, object]] = [
         *typed(id="int64", category_id="int64", iscrowd="int64"),
         {"name": "segmentation", "struct": [{"name": "size", "list": "int64"}, *typed(counts="string")]},
         {"name": "bbox", "list": "int64"},
@@ -182,7 +183,9 @@ def shard_features(*, images: bool) -> list[dict[str, Any]]:
         },
         {"name": "annotations", "list": annotation},
     ]
-    pictures = [{"name": extension, "dtype": "image"} for extension in EXTENSIONS] if images else []
+    pictures: list[dict[str, object]] = (
+        [{"name": extension, "dtype": "image"} for extension in EXTENSIONS] if images else []
+    )
     return [*pictures, {"name": "json", "struct": record}, *typed(__key__="string", __url__="string")]
 
 
@@ -190,7 +193,7 @@ def shard_features(*, images: bool) -> list[dict[str, Any]]:
 # Prose
 
 
-def _summary(manifest: Mapping[str, Any]) -> str:
+def _summary(manifest: ReleaseManifest) -> str:
     contained = "photographs" if manifest["images"] else "references to photographs"
     return (
         f"{manifest['samples']:,} {contained} with {manifest['masks']:,} segmentation masks, each with its granularity "
@@ -200,13 +203,13 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _quantiles(statistics: Mapping[str, Any]) -> str:
+def _quantiles(statistics: ReleaseStatistics) -> str:
     names = {"min": "least", "p10": "10th percentile", "median": "median", "p90": "90th percentile", "max": "most"}
     found = statistics["masks_per_image_quantiles"]
     return ", ".join(f"{label} {found[name]:,}" for name, label in names.items() if found[name] is not None)
 
 
-def _granularity_rule(config: Mapping[str, Any]) -> str:
+def _granularity_rule(config: ConfigRecord) -> str:
     if config.get("granularity", {}).get("method") == "instance-relative":
         return "Here g = 0.1 + 0.9 sqrt(A / A_whole), with areas A in pixels."
     return (
@@ -216,7 +219,7 @@ def _granularity_rule(config: Mapping[str, Any]) -> str:
     )
 
 
-def _examples(manifest: Mapping[str, Any]) -> str:
+def _examples(manifest: ReleaseManifest) -> str:
     return "\n\n".join(
         f"![{each['key']}: the photograph, its wholes, their parts]({each['name']})\n\n"
         f"`{each['key']}`: {each['instances']:,} wholes, {each['masks'] - each['instances']:,} parts"
@@ -224,12 +227,12 @@ def _examples(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _shards_line(manifest: Mapping[str, Any]) -> str:
+def _shards_line(manifest: ReleaseManifest) -> str:
     size = sum(shard["size"] for shard in manifest["shards"])
     return f"{len(manifest['shards']):,} WebDataset shards, {_bytes(size)}, as they were mined"
 
 
-def _more_files(manifest: Mapping[str, Any]) -> str:
+def _more_files(manifest: ReleaseManifest) -> str:
     lines = []
     if manifest["splits"]["files"]:
         lines.append("| `index/*-SPLIT-*.parquet` | the same rows, one pair of files for each split |")
@@ -247,7 +250,7 @@ def _more_files(manifest: Mapping[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _numbers(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
+def _numbers(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
     parts = []
     for name in manifest["charts"]:
         title = name.replace("_", " ")
@@ -289,7 +292,7 @@ def _numbers(manifest: Mapping[str, Any], statistics: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _made(manifest: Mapping[str, Any]) -> str:
+def _made(manifest: ReleaseManifest) -> str:
     lines = [
         "Each photograph went through five steps: features, *divide* (which regions are wholes), *conquer* (merging "
         "regions "
@@ -318,7 +321,7 @@ def _made(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _sources(manifest: Mapping[str, Any]) -> str:
+def _sources(manifest: ReleaseManifest) -> str:
     lines = ["| source | images | licence | terms |", "|---|---|---|---|"]
     for source in manifest["sources"]:
         license = source["license"] or "not declared"
@@ -342,7 +345,7 @@ def _license_note(license: str, link: str | None, images: bool) -> str:
     return text
 
 
-def _splits(manifest: Mapping[str, Any]) -> str:
+def _splits(manifest: ReleaseManifest) -> str:
     splits = manifest["splits"]
     if not splits["shares"]:
         return "None: `split` is null in the index. Loaders show everything as `train`."
@@ -357,7 +360,7 @@ def _splits(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _duplicates(found: Mapping[str, Any]) -> str:
+def _duplicates(found: DuplicatesRecord) -> str:
     if not found["searched"]:
         return "Not looked for in this release."
     counts, removed = found["counts"], found["removed"]
@@ -382,7 +385,7 @@ def _duplicates(found: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _limits(manifest: Mapping[str, Any]) -> str:
+def _limits(manifest: ReleaseManifest) -> str:
     lines = [
         "The masks are a machine's guess. Borders follow colour and texture: shadows, reflections and printed patterns "
         "become "
@@ -405,7 +408,7 @@ def _limits(manifest: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _people(manifest: Mapping[str, Any]) -> str:
+def _people(manifest: ReleaseManifest) -> str:
     told = manifest["card"]["people"]
     start = told or "The publishers say nothing about people in these photographs: assume that some show people."
     return (
@@ -417,7 +420,7 @@ def _people(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _versions(manifest: Mapping[str, Any]) -> str:
+def _versions(manifest: ReleaseManifest) -> str:
     lines = ["| version | date | images | masks | digest |", "|---|---|---|---|---|"]
     for each in reversed(manifest["versions"]):
         lines.append(
@@ -428,7 +431,7 @@ def _versions(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def changelog_text(manifest: Mapping[str, Any]) -> str:
+def changelog_text(manifest: ReleaseManifest) -> str:
     """CHANGELOG.md: what each version added and what left."""
     lines = [f"# Changes of {manifest['title']}", ""]
     for each in reversed(manifest["versions"]):
@@ -463,3 +466,45 @@ def _bytes(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# YAML: a few kinds of values, as the Hub's parser reads them and in the style people expect
+
+_PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+<>*-]*")
+_WORDS: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+def to_yaml(value: Mapping[str, object]) -> str:
+    """A mapping of strings, numbers, booleans, null, lists and mappings, in their order, one `name:` a line."""
+    return "\n".join(_mapping(value, 0)) + "\n"
+
+
+def _mapping(value: Mapping[str, object], depth: int) -> list[str]:
+    lines = []
+    for name, each in value.items():
+        lines += _entry(f"{'  ' * depth}{_scalar(name)}:", each, depth)
+    return lines
+
+
+def _entry(start: str, value: object, depth: int) -> list[str]:
+    if isinstance(value, Mapping) and value:
+        return [start, *_mapping(value, depth + 1)]
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return [start, *(line for each in value for line in _item(each, depth))]
+    return [f"{start} {_scalar(value)}"]
+
+
+def _item(value: object, depth: int) -> list[str]:
+    dash = f"{'  ' * depth}- "
+    if isinstance(value, Mapping) and value:
+        first, *rest = _mapping(value, depth + 1)
+        return [dash + first.lstrip(), *rest]
+    return [dash + _scalar(value)]
+
+
+def _scalar(value: object) -> str:
+    """Plain where it cannot be read as anything else, else as JSON, which YAML reads too."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import colorsys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..dataset.viewer import committed_photograph, reduced_rle, thumbnail_size
 from ..format import rle
+from ..format.records import LabelledHistogram, ReleaseStatistics
 from ..format.schema import Annotation, Sample
 
 WIDTH: Final = 720
@@ -30,7 +31,7 @@ PER_IMAGE_EDGES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Lower borders of the bins of masks per image; the last one is open."""
 
 
-def charts(statistics: Mapping[str, Any]) -> dict[str, str]:
+def charts(statistics: ReleaseStatistics) -> dict[str, str]:
     """Name -> SVG, of the statistics as they stand in `statistics.json`."""
     grain, area = statistics["granularity_histogram"], statistics["area_histogram"]
     per_image = statistics["masks_per_image_histogram"]
@@ -80,7 +81,7 @@ def bar_chart(title: str, labels: Sequence[str], counts: Sequence[int]) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def masks_per_image_histogram(counts: Counter[int]) -> dict[str, Any]:
+def masks_per_image_histogram(counts: Counter[int]) -> LabelledHistogram:
     """Labels and counts of images, in the bins of `PER_IMAGE_EDGES`; images without masks are in the failures."""
     labels, binned = [], []
     for low, high in zip(PER_IMAGE_EDGES, [*PER_IMAGE_EDGES[1:], None], strict=True):

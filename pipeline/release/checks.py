@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from ..dataset.run import RunReader
+from ..dataset.reader import Unit
+from ..dataset.run import RunReader, committed_unit
 from ..errors import EMPTY_REASONS, InputError
 from ..format.licenses import OTHER
+from ..format.records import ConfigRecord
 from ..format.schema import dataset_digest
-from ..shards.commits import Commit
 from ..shards.lease import is_alive, read_lease
 
 LOCAL_FIELDS: Final = ("sources", "limit", "samples_per_shard", "images")
@@ -19,8 +20,8 @@ class ReleaseRefusedError(InputError):
     """Something that must not be published; the message says why and what to do."""
 
 
-def require_releasable(run: RunReader, *, max_failed_fraction: float) -> list[Commit]:
-    """The run's commits, once it is known that they may be published.
+def require_releasable(run: RunReader, *, max_failed_fraction: float) -> list[Unit]:
+    """The run's units, once it is known that they may be published.
 
     Raises:
         ReleaseRefusedError: uncommitted units, a run at work, commits of another configuration, too many failures,
@@ -44,10 +45,10 @@ def require_releasable(run: RunReader, *, max_failed_fraction: float) -> list[Co
     commits = list(run.commits())
     expected = run.plan["config_hash"]
     mixed = [commit.unit for commit in commits if commit.record["config_hash"] != expected]
-    if mixed or manifest.get("config_hash") != expected:
-        units = f"units {mixed[:5]}" if mixed else "the manifest"
+    if mixed or manifest["config_hash"] != expected:
+        what = f"units {mixed[:5]}" if mixed else "the manifest"
         raise ReleaseRefusedError(
-            f"{where}: {units} were made with another configuration than the plan's {expected[:12]}; "
+            f"{where}: {what} were made with another configuration than the plan's {expected[:12]}; "
             "a release holds labels of one configuration: mine again with --overwrite"
         )
     failed = manifest["failures"] - sum(manifest["failure_reasons"].get(reason, 0) for reason in EMPTY_REASONS)
@@ -60,19 +61,19 @@ def require_releasable(run: RunReader, *, max_failed_fraction: float) -> list[Co
             f"{where}: a failed run: {failed} of {total} samples failed ({reasons}), more than "
             f"--max-failed-fraction {max_failed_fraction:g} allows; `grainmill failures` lists them"
         )
-    shards = [commit for commit in commits if commit.shard is not None]
-    listed = [[commit.unit, commit.record["shard"]["sha256"], commit.samples, commit.masks] for commit in shards]
+    units = [committed_unit(commit) for commit in commits]
+    listed = [[each.number, each.shard["sha256"], each.samples, each.masks] for each in units if each.shard is not None]
     failures = [
         [row[name] for name in ("key", "source_uri", "member", "stage", "reason")]
-        for commit in commits
-        for row in run.failures(commit).to_pylist()
+        for unit in units
+        for row in run.failures(unit).to_pylist()
     ]
     if dataset_digest(listed, failures) != manifest["digest"]:
         raise ReleaseRefusedError(f"{where}: manifest.json does not fit the commits; `grainmill verify` says where")
-    return commits
+    return units
 
 
-def label_config(config: dict[str, Any]) -> dict[str, Any]:
+def label_config(config: ConfigRecord) -> dict[str, object]:
     """The part of a configuration that decides what a label means."""
     return {name: value for name, value in config.items() if name not in LOCAL_FIELDS}
 

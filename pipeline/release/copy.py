@@ -1,147 +1,137 @@
-"""Shards on their way into a release: copied piece by piece, decided on in order, cut where samples go, indexed."""
+"""Shards on their way into a release: copied one by one, decided on in order, cut where samples go, indexed."""
 
 from __future__ import annotations
 
-from collections import deque
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from typing import Any, Final
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from ..dataset.release import ReleaseReader
-from ..dataset.run import RunReader
+from ..environment.process_map import process_map
+from ..format.records import ReleasedRow, ReleasedShardRecord, ReleasedSource, SampleRow
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
-from ..shards.commits import Commit
-from ..storage.local import LocalStorage
 from .checks import ReleaseRefusedError
 from .duplicates import Signature
-from .records import ReleaseOptions
-from .selection import Selection
-from .shard_parts import Piece, copy_and_sign, cut_shard, pieces_of_release, pieces_of_run, sign
+from .eligibility import ReleaseBuild
+from .shard_parts import ShardPart, copy_and_sign, cut_shard, parts_of_release, parts_of_run, sign
 from .tables import MergedTables
 
-PIECES_AHEAD: Final = 4
-"""Pieces in flight for each worker process."""
+
+@dataclass(frozen=True, kw_only=True)
+class CopiedShards:
+    """What of the version before and of the run that is added is in the release.
+
+    Attributes:
+        shards: in order.
+        sources: as in `ReleaseBuild.sources`, with the number of samples, and with the licence that samples declare
+            where the source itself declares none.
+    """
+
+    shards: list[ReleasedShardRecord]
+    sources: list[ReleasedSource]
 
 
 def select_shards(
-    run: RunReader | None,
-    commits: list[Commit],
-    entry: dict[str, Any] | None,
-    previous: dict[str, Any] | None,
-    output: LocalStorage,
-    selection: Selection,
-    known: dict[str, dict[str, Any]],
-    tables: MergedTables,
-    on_piece: Callable[[int], None] | None,
-) -> list[dict[str, Any]]:
-    """Copies what stays, in order, and feeds the index. Returns the shards of the manifest."""
-    standing = set() if previous is None else {shard["sha256"] for shard in previous["shards"]}
-    shards, done = [], 0
-    before = iter(()) if previous is None else pieces_of_release(ReleaseReader(output, previous))
-    for piece in before:
-        kept = _decided(piece, _standing_signatures(piece, output, selection), selection, output, known, tables)
-        shards += kept
-        done += 1
-        if on_piece is not None:
-            on_piece(done)
-    if run is not None and entry is not None:
-        fresh = (p for p in pieces_of_run(run, commits, entry["id"]) if p.shard and p.shard["sha256"] not in standing)
-        for piece, signatures in _copied(fresh, output, selection.options):
-            shards += _decided(piece, signatures, selection, output, known, tables)
-            done += 1
-            if on_piece is not None:
-                on_piece(done)
+    build: ReleaseBuild, tables: MergedTables, *, on_shard: Callable[[int], None] | None = None
+) -> CopiedShards:
+    """Copies what stays, in order, and feeds the index.
+
+    Args:
+        build: what to release.
+        tables: get the rows.
+        on_shard: called with the number of shards done.
+
+    Raises:
+        ReleaseRefusedError: nothing stays.
+    """
+    licenses = {label: source["license"] for label, source in build.sources.items()}
+    samples: Counter[str] = Counter()
+    shards: list[ReleasedShardRecord] = []
+    for done, (part, signatures) in enumerate(_signed_parts(build), start=1):
+        chosen = _chosen(build, part, signatures, licenses)
+        if chosen is not None:
+            kept, rows = chosen
+            tables.add(pa.Table.from_pylist(rows, schema=RELEASED_SAMPLES_SCHEMA), kept.masks)
+            samples.update(_label(row) for row in rows)
+            shards.append({**kept.shard, "unit": kept.unit, "run": kept.run})
+        if on_shard is not None:
+            on_shard(done)
     if not shards:
         raise ReleaseRefusedError("nothing is left: every image was excluded, a duplicate, or in the release already")
-    return shards
+    sources: list[ReleasedSource] = [
+        {**build.sources[label], "license": licenses[label], "samples": samples[label]}
+        for label in sorted(build.sources)
+    ]
+    return CopiedShards(shards=shards, sources=sources)
 
 
-def _standing_signatures(piece: Piece, output: LocalStorage, selection: Selection) -> list[Signature | None]:
-    """From the index of the version before; from the images, if that version did not look for duplicates."""
-    if not selection.options.duplicates:
-        return [None] * piece.samples.num_rows
-    rows = piece.samples.to_pylist()
-    if all(row["perceptual_hash"] is not None for row in rows):
-        return [Signature.from_hex(row["perceptual_hash"], row["colour_grid"]) for row in rows]
-    return sign(output, rows)
+def _signed_parts(build: ReleaseBuild) -> Iterator[tuple[ShardPart, list[Signature | None]]]:
+    """Every shard, those of the version before first, in the release's folder, with the signatures of its images."""
+    standing: set[str] = set()
+    if build.previous is not None:
+        standing = {shard["sha256"] for shard in build.previous["shards"]}
+        for part in parts_of_release(ReleaseReader(build.output, build.previous)):
+            yield part, _standing_signatures(part, build)
+    if build.added is not None:
+        fresh = (part for part in parts_of_run(build.added) if part.shard["sha256"] not in standing)
+        copy = functools.partial(_copied, target=build.output.root, signed=build.options.duplicates)
+        yield from process_map(copy, fresh, workers=build.options.workers)
 
 
-def _copied(
-    pieces: Iterator[Piece], output: LocalStorage, options: ReleaseOptions
-) -> Iterator[tuple[Piece, list[Signature | None]]]:
-    """Pieces of a run, in order, each copied into the release, with the signatures of its images."""
+def _copied(part: ShardPart, *, target: Path, signed: bool) -> list[Signature | None]:
     columns = ["key", "shard", "image_offset", "image_size"]
-    target = str(output.root)
-    if options.workers <= 1:
-        for piece in pieces:
-            assert piece.shard is not None
-            rows = piece.samples.select(columns).to_pylist()
-            yield piece, copy_and_sign(piece.location, piece.shard, rows, target, options.duplicates)
-        return
-    waiting: deque[tuple[Piece, Future[list[Signature | None]]]] = deque()
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for piece in pieces:
-            assert piece.shard is not None
-            rows = piece.samples.select(columns).to_pylist()
-            future = pool.submit(copy_and_sign, piece.location, piece.shard, rows, target, options.duplicates)
-            waiting.append((piece, future))
-            if len(waiting) >= options.workers * PIECES_AHEAD:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        while waiting:
-            first, result = waiting.popleft()
-            yield first, result.result()
+    return copy_and_sign(part.location, part.shard, part.samples.select(columns).to_pylist(), target, signed)
 
 
-def _decided(
-    piece: Piece,
-    signatures: list[Signature | None],
-    selection: Selection,
-    output: LocalStorage,
-    known: dict[str, dict[str, Any]],
-    tables: MergedTables,
-) -> list[dict[str, Any]]:
-    """Decides on each sample of a piece, cuts the shard if some go, and indexes what stays."""
-    rows = piece.samples.to_pylist()
+def _standing_signatures(part: ShardPart, build: ReleaseBuild) -> list[Signature | None]:
+    """From the index of the version before; from the images, if that version did not look for duplicates."""
+    if not build.options.duplicates:
+        return [None] * part.samples.num_rows
+    rows: list[ReleasedRow] = part.samples.to_pylist()
+    pairs = [(row["perceptual_hash"], row["colour_grid"]) for row in rows]
+    known = [Signature.from_hex(bits, grid) for bits, grid in pairs if bits is not None and grid is not None]
+    return [*known] if len(known) == len(rows) else sign(build.output, rows)
+
+
+def _chosen(
+    build: ReleaseBuild, part: ShardPart, signatures: list[Signature | None], licenses: dict[str, str | None]
+) -> tuple[ShardPart, list[ReleasedRow]] | None:
+    """Decides on each sample of a shard and cuts the shard if some go: what stays, with its rows; None if nothing does.
+
+    `licenses` of the sources get those that samples alone declare.
+    """
+    rows: list[SampleRow] = part.samples.to_pylist()
     decisions = [
-        selection.decide(row, signature, standing=piece.standing)
+        build.selection.decide(row, signature, standing=part.standing)
         for row, signature in zip(rows, signatures, strict=True)
     ]
     keep = [decision.left is None for decision in decisions]
-    added = [
-        _added_columns(row, piece.run, decision.split, signature, known)
-        for row, decision, signature in zip(rows, decisions, signatures, strict=True)
-        if decision.left is None
-    ]
-    final: Piece | None = piece
+    kept: ShardPart | None = part
     if not all(keep):
-        final = cut_shard(output, piece, keep, output)
-        assert piece.shard is not None
-        if not piece.standing and (final is None or final.shard is None or final.shard["name"] != piece.shard["name"]):
-            output.remove(piece.shard["name"])
-    if final is None:
-        return []
-    kept_rows = [{**row, **columns} for row, columns in zip(final.samples.to_pylist(), added, strict=True)]
-    tables.add(pa.Table.from_pylist(kept_rows, schema=RELEASED_SAMPLES_SCHEMA), final.masks)
-    assert final.shard is not None
-    return [{**final.shard, "unit": final.unit, "run": final.run}]
+        kept = cut_shard(build.output, part, keep, build.output)
+        if not part.standing and (kept is None or kept.shard["name"] != part.shard["name"]):
+            build.output.remove(part.shard["name"])
+    if kept is None:
+        return None
+    stays = [each for each in zip(decisions, signatures, strict=True) if each[0].left is None]
+    released: list[ReleasedRow] = []
+    kept_rows: list[SampleRow] = kept.samples.to_pylist()
+    for row, (decision, signature) in zip(kept_rows, stays, strict=True):
+        label = _label(row)
+        licenses[label] = licenses[label] or row["license"]
+        released.append({
+            **row, "run": part.run, "split": decision.split,
+            "source_license": row["license"] or licenses[label], "source_terms": build.sources[label]["terms"],
+            "perceptual_hash": None if signature is None else signature.perceptual_hash,
+            "colour_grid": None if signature is None else signature.colour_grid,
+        })  # fmt: skip
+    return kept, released
 
 
-def _added_columns(
-    row: dict[str, Any], run: str, split: str | None, signature: Signature | None, known: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    source = known[row["source_uri"].split("/", 1)[0]]
-    source["samples"] += 1
-    if row["license"] is not None and source["license"] is None:  # declared by the samples alone
-        source["license"] = row["license"]
-    return {
-        "run": run,
-        "split": split,
-        "source_license": row["license"] or source["license"],
-        "source_terms": source["terms"],
-        "perceptual_hash": None if signature is None else signature.perceptual_hash,
-        "colour_grid": None if signature is None else signature.colour_grid,
-    }
+def _label(row: SampleRow) -> str:
+    """Of the source of a sample."""
+    return row["source_uri"].split("/", 1)[0]

@@ -5,12 +5,12 @@ Written by hand rather than by `mlcroissant`, which is a reader's tool; the test
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
 from ..format.licenses import OTHER
+from ..format.records import FileRecord, ReleaseManifest
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import MASKS_SCHEMA
 from .records import SUMS
@@ -24,7 +24,7 @@ CITE_AS: Final = (
     "year={2025}}"
 )
 
-CONTEXT: Final[dict[str, Any]] = {
+CONTEXT: Final[dict[str, object]] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "arrayShape": "cr:arrayShape",
@@ -110,7 +110,7 @@ DESCRIPTIONS: Final = {
 }
 
 
-def croissant(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def croissant(manifest: ReleaseManifest) -> dict[str, object]:
     """The JSON-LD object of a release; its list of files is not looked at.
 
     Args:
@@ -159,7 +159,7 @@ def license_url(spdx: str) -> str:
 # Files and records
 
 
-def _distribution(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _distribution(manifest: ReleaseManifest) -> list[dict[str, object]]:
     index, shards = manifest["index"], manifest["shards"]
     files = [
         _file("samples-index", index["samples"], "application/x-parquet", "One row for each image."),
@@ -193,7 +193,7 @@ def _distribution(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _file(name: str, record: Mapping[str, Any], encoding: str, description: str) -> dict[str, Any]:
+def _file(name: str, record: FileRecord, encoding: str, description: str) -> dict[str, object]:
     return {
         "@type": "cr:FileObject",
         "@id": name,
@@ -209,7 +209,7 @@ def _file(name: str, record: Mapping[str, Any], encoding: str, description: str)
 _TYPES: Final = {"string": "sc:Text", "double": "sc:Float", "bool": "sc:Boolean"}
 
 
-def _record_set(name: str, description: str, schema: pa.Schema, *, key: list[str], file: str) -> dict[str, Any]:
+def _record_set(name: str, description: str, schema: pa.Schema, *, key: list[str], file: str) -> dict[str, object]:
     fields = []
     for column in schema:
         field = {
@@ -237,7 +237,7 @@ def _record_set(name: str, description: str, schema: pa.Schema, *, key: list[str
 # Provenance and responsible AI
 
 
-def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(manifest: ReleaseManifest) -> dict[str, object]:
     """PROV-O: from which sources, by which program with which configuration and weights."""
     sources = [
         {
@@ -252,7 +252,7 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
     activities = []
     for run in manifest["runs"]:
         features = run["config"].get("features", {})
-        used = [{"@id": f"source/{label}"} for label in run["sources"]]
+        used: list[dict[str, str | None]] = [{"@id": f"source/{label}"} for label in run["sources"]]
         used.append({"@type": "prov:Entity", "@id": f"configuration/{run['config_hash']}", "name": "configuration"})
         if features.get("weights_sha256") is not None:
             used.append({
@@ -281,7 +281,7 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"prov:wasDerivedFrom": sources, "prov:wasGeneratedBy": activities}
 
 
-def responsible_ai(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def responsible_ai(manifest: ReleaseManifest) -> dict[str, object]:
     """The fields of Croissant's RAI vocabulary that apply."""
     labels = ", ".join(source["label"] for source in manifest["sources"])
     told = manifest["card"]["people"] or "Nothing is known about people in the images; assume that some show people."

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import pyarrow as pa
 
-from ..dataset.run import RunReader
+from ..dataset.reader import Dataset, Unit
+from ..dataset.release import ReleaseReader
+from ..format.records import SampleRow
 
 LISTED: Final = 1000
 """Keys of each kind that a difference lists; the counts are always whole."""
 
 
-def difference(old: RunReader, new: RunReader) -> dict[str, Any]:
+class Difference(TypedDict):
+    """`grainmill diff --json`, see `difference`."""
+
+    samples: dict[str, int]
+    masks: dict[str, int]
+    moved: int
+    by_source: dict[str, dict[str, int]]
+    keys: dict[str, list[str]]
+
+
+class ComparedRow(TypedDict):
+    """What a comparison needs of a sample."""
+
+    key: str
+    json_sha256: str
+    num_masks: int
+    source_uri: str
+    split: str | None
+
+
+def difference(old: Dataset, new: Dataset) -> Difference:
     """Compares two runs, releases or versions.
 
     Returns:
@@ -57,34 +79,33 @@ def difference(old: RunReader, new: RunReader) -> dict[str, Any]:
     }
 
 
-def _samples(run: RunReader) -> dict[str, dict[str, Any]]:
+def _samples(dataset: Dataset) -> dict[str, ComparedRow]:
     """key -> what a comparison needs."""
     columns = ["key", "json_sha256", "num_masks", "source_uri"]
-    found = {}
-    for commit in run.commits():
-        table = _released(run, commit)
+    found: dict[str, ComparedRow] = {}
+    for unit in dataset.units():
+        table = _released(dataset, unit)
         split = table.column("split").to_pylist() if "split" in table.column_names else [None] * table.num_rows
-        for row, name in zip(table.select(columns).to_pylist(), split, strict=True):
+        rows: list[ComparedRow] = table.select(columns).to_pylist()
+        for row, name in zip(rows, split, strict=True):
             found[row["key"]] = {**row, "split": name}
     return found
 
 
-def _released(run: RunReader, commit: Any) -> pa.Table:
-    from ..dataset.release import ReleaseReader
-
-    return run.released_samples(commit) if isinstance(run, ReleaseReader) else run.samples(commit)
+def _released(dataset: Dataset, unit: Unit) -> pa.Table:
+    return dataset.released_samples(unit) if isinstance(dataset, ReleaseReader) else dataset.samples(unit)
 
 
-def _masks(run: RunReader, keys: set[str]) -> dict[str, set[tuple[str, float]]]:
+def _masks(dataset: Dataset, keys: set[str]) -> dict[str, set[tuple[str, float]]]:
     """(RLE, granularity) of each mask of some samples."""
     found: dict[str, set[tuple[str, float]]] = {}
-    for row in _rows(run, keys):
-        sample = run.read_sample(row)
+    for row in _rows(dataset, keys):
+        sample = dataset.read_sample(row)
         found[row["key"]] = {(mask.segmentation["counts"], mask.granularity) for mask in sample.annotations}
     return found
 
 
-def _rows(run: RunReader, keys: set[str]) -> Iterator[dict[str, Any]]:
+def _rows(dataset: Dataset, keys: set[str]) -> Iterator[SampleRow]:
     if keys:
-        for commit in run.commits():
-            yield from (row for row in run.samples(commit).to_pylist() if row["key"] in keys)
+        for unit in dataset.units():
+            yield from (row for row in dataset.samples(unit).to_pylist() if row["key"] in keys)

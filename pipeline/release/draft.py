@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from ..dataset.run import RunReader
 from ..dataset.stats import RunStatistics
-from ..format.release_tables import DUPLICATES_SCHEMA, KIND
-from ..format.schema import FAILURES_SCHEMA, FORMAT, dataset_digest, load_json
-from ..shards.commits import Commit
-from ..storage.local import LocalStorage
+from ..format.records import (
+    ChangesRecord,
+    FailedRow,
+    MachineRecord,
+    MachinesRecord,
+    ReleasedShardRecord,
+    ReleaseManifest,
+    SplitsRecord,
+    VersionRecord,
+    read_record,
+)
+from ..format.release_tables import DUPLICATES_SCHEMA, KIND, REMOVED_SCHEMA
+from ..format.schema import FAILURES_SCHEMA, FORMAT, dataset_digest
 from .card import template_sha256
 from .checks import ReleaseRefusedError
-from .eligibility import proposals_license
-from .records import MACHINES, ReleaseOptions
-from .selection import Selection
-from .tables import put_table, table_rows
-from .takedown import REMOVED_SCHEMA
+from .copy import CopiedShards
+from .eligibility import AddedRun, ReleaseBuild, proposals_license
+from .records import MACHINES
+from .tables import ReleasedIndex, failure_rows, put_table, removed_rows
 
 
-def draft_manifest(
-    options: ReleaseOptions,
-    previous: dict[str, Any] | None,
-    entry: dict[str, Any] | None,
-    run: RunReader | None,
-    shards: list[dict[str, Any]],
-    index: dict[str, Any],
-    failures: list[dict[str, Any]],
-    selection: Selection,
-    known: dict[str, dict[str, Any]],
-    output: LocalStorage,
-) -> dict[str, Any]:
-    """The manifest, without its list of files and its seal."""
-    runs = [] if previous is None else list(previous["runs"])
-    if entry is not None and entry["id"] not in {each["id"] for each in runs}:
-        runs.append(entry)
+def draft_manifest(build: ReleaseBuild, copied: CopiedShards, index: ReleasedIndex) -> ReleaseManifest:
+    """The manifest, without what `documents.describe` makes of it."""
+    options, previous, added, selection = build.options, build.previous, build.added, build.selection
+    runs = [] if previous is None else [*previous["runs"]]
+    if added is not None and added.entry["id"] not in {each["id"] for each in runs}:
+        runs.append(added.entry)
     date = options.date or max(each["date"] for each in runs)
-    digest = dataset_digest(
-        ([each["unit"], each["sha256"], each["samples"], each["masks"]] for each in shards),
-        ([row[name] for name in ("key", "source_uri", "member", "stage", "reason")] for row in failures),
-    )
-    counts = {"samples": sum(each["samples"] for each in shards), "masks": sum(each["masks"] for each in shards)}
-    old_samples = 0 if previous is None else previous["samples"]
+    failures = _failures(build)
+    digest = release_digest(copied.shards, failures)
+    samples, masks = (sum(each["samples"] for each in copied.shards), sum(each["masks"] for each in copied.shards))
     left = {why: count for why, count in sorted(selection.left.items()) if why != "present"}
-    changes = {
-        "added": counts["samples"] + sum(left.values()) - old_samples if previous is not None else counts["samples"],
-        "runs": 0 if entry is None else 1,
+    changes: ChangesRecord = {
+        "added": samples if previous is None else samples + sum(left.values()) - previous["samples"],
+        "runs": 0 if added is None else 1,
         "present": selection.left["present"],
         "left": left,
         "excluded_keys": sorted(row["key"] for row in selection.removed if row["why"] == "excluded")[:100],
     }
-    version = {"version": options.version, "date": date, "digest": digest, **counts, "changes": changes}
-    earlier = [] if previous is None else previous["versions"]
-    removed = [] if previous is None else table_rows(output, previous["removed_table"])
-    return {
+    version: VersionRecord = {
+        "version": options.version, "date": date, "digest": digest, "samples": samples, "masks": masks,
+        "changes": changes,
+    }  # fmt: skip
+    removed = [] if previous is None else removed_rows(build.output, previous)
+    manifest: ReleaseManifest = {
         "format": FORMAT,
         "kind": KIND,
         "complete": True,
@@ -62,31 +58,28 @@ def draft_manifest(
         "title": options.name,
         "version": options.version,
         "license": options.license,
-        **({} if options.license_link is None else {"license_link": options.license_link}),
         "date": date,
         "hub": None,
         "digest": digest,
-        **counts,
+        "samples": samples,
+        "masks": masks,
         "failures": len(failures),
         "failure_reasons": dict(sorted(Counter(row["reason"] for row in failures).items())),
         "units": sum(each["units"] for each in runs),
-        "images": _holds_images(run, previous),
+        "images": _holds_images(previous, added),
         "config_hash": runs[-1]["config_hash"],
         "config": runs[-1]["config"],
         "runs": runs,
-        "sources": [known[label] for label in sorted(known)],
-        "proposals_license": proposals_license(previous, entry, options),
-        "shards": shards,
-        "index": {"samples": index["samples"], "masks": index["masks"]},
-        "failures_table": put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
-        "removed_table": put_table(output, "removed/removed", removed + selection.removed, REMOVED_SCHEMA),
-        "splits": {
-            "shares": [[name, share] for name, share in options.splits.items()],  # their order decides
-            "key": options.split_key if options.splits else None,
-            "files": index["splits"],
-            "counts": {name: tables["samples"]["rows"] for name, tables in index["splits"].items()},
-            "none": _in_no_split(counts["samples"], index["splits"]),
-        },
+        "sources": copied.sources,
+        "proposals_license": proposals_license(previous, None if added is None else added.entry, options),
+        "shards": copied.shards,
+        "index": index.whole,
+        "failures_table": put_table(build.output, "failures/failures", failures, FAILURES_SCHEMA),
+        "removed_table": put_table(build.output, "removed/removed", removed + selection.removed, REMOVED_SCHEMA),
+        "splits": splits_record(
+            [(name, share) for name, share in options.splits.items()],
+            options.split_key if options.splits else None, index, samples,
+        ),
         "duplicates": {
             "searched": options.duplicates,
             "counts": {kind: selection.counts[kind] for kind in ("exact", "near")},
@@ -99,46 +92,75 @@ def draft_manifest(
                 }
                 for each in selection.evaluation
             ],
-            "table": put_table(output, "duplicates/duplicates", selection.pairs, DUPLICATES_SCHEMA),
+            "table": put_table(build.output, "duplicates/duplicates", selection.pairs, DUPLICATES_SCHEMA),
         },
         "card": {
             "description": options.description, "people": options.people, "template_sha256": template_sha256(),
         },
-        "versions": [*earlier, version],
+        "versions": [*([] if previous is None else previous["versions"]), version],
+        "charts": [],
+        "examples": [],
+        "gallery": False,
+        "files": [],
     }  # fmt: skip
+    if options.license_link is not None:
+        manifest["license_link"] = options.license_link
+    return manifest
 
 
-def _in_no_split(samples: int, splits: dict[str, Any]) -> int:
-    return samples - sum(tables["samples"]["rows"] for tables in splits.values()) if splits else 0
+def release_digest(shards: Iterable[ReleasedShardRecord], failures: Iterable[FailedRow]) -> str:
+    """Of the data of a release."""
+    return dataset_digest(
+        ([each["unit"], each["sha256"], each["samples"], each["masks"]] for each in shards),
+        ([row["key"], row["source_uri"], row["member"], row["stage"], row["reason"]] for row in failures),
+    )
 
 
-def _holds_images(run: RunReader | None, previous: dict[str, Any] | None) -> bool:
-    found = set() if previous is None else {bool(previous["images"])}
-    if run is not None:
-        found.add(bool(run.config.get("images", True)))
+def splits_record(
+    shares: Sequence[tuple[str, float]], key: str | None, index: ReleasedIndex, samples: int
+) -> SplitsRecord:
+    """Of a release with an index and so many samples."""
+    counts = {name: tables["samples"]["rows"] for name, tables in index.splits.items()}
+    none = samples - sum(counts.values()) if counts else 0
+    return {"shares": [*shares], "key": key, "files": index.splits, "counts": counts, "none": none}
+
+
+def _failures(build: ReleaseBuild) -> list[FailedRow]:
+    """Every sample that is in no shard, those of earlier versions first, each key once."""
+    rows = [] if build.previous is None else failure_rows(build.output, build.previous)
+    seen = {row["key"] for row in rows}
+    if build.added is not None:
+        for unit in build.added.units:
+            rows += [row for row in build.added.run.failures(unit).to_pylist() if row["key"] not in seen]
+    return rows
+
+
+def _holds_images(previous: ReleaseManifest | None, added: AddedRun | None) -> bool:
+    found = set() if previous is None else {previous["images"]}
+    if added is not None:
+        found.add(added.run.config.get("images", True))
     if len(found) > 1:
         raise ReleaseRefusedError("--append: one of run and release holds images, the other references only")
     return found.pop()
 
 
-def machines_record(
-    output: LocalStorage, previous: dict[str, Any] | None, run: RunReader | None, commits: list[Commit],
-    entry: dict[str, Any] | None,
-) -> dict[str, Any]:  # fmt: skip
+def machines_record(build: ReleaseBuild) -> MachinesRecord:
     """Where and how fast the runs were mined: no part of the digest, and no business of the manifest."""
-    runs = []
-    if previous is not None and output.exists(MACHINES):
-        runs = load_json(output.read_bytes(MACHINES), where=f"{output.location}/{MACHINES}")["runs"]
-    if run is not None and entry is not None and entry["id"] not in {each["run"] for each in runs}:
+    output, added = build.output, build.added
+    runs: list[MachineRecord] = []
+    if build.previous is not None and output.exists(MACHINES):
+        where = f"{output.location}/{MACHINES}"
+        runs = read_record(output.read_bytes(MACHINES), MachinesRecord, where=where)["runs"]
+    if added is not None and added.entry["id"] not in {each["run"] for each in runs}:
         counted = RunStatistics()
-        environments: list[Any] = []
-        for commit in commits:
-            counted.add_unit(seconds=commit.seconds, failures={})
-            if commit.record["environment"] not in environments:
-                environments.append(commit.record["environment"])
+        environments: list[dict[str, object]] = []
+        for unit in added.units:
+            counted.add_unit(seconds=unit.seconds, failures={})
+            if unit.commit is not None and unit.commit.record["environment"] not in environments:
+                environments.append(unit.commit.record["environment"])
         seconds = {name: round(value, 3) for name, value in sorted(counted.seconds.items())}
         runs.append({
-            "run": entry["id"], "environment": run.plan["environment"], "commit_environments": environments[:100],
-            "seconds": seconds, "wall_seconds": round(counted.wall_s, 3),
+            "run": added.entry["id"], "environment": added.run.plan["environment"],
+            "commit_environments": environments[:100], "seconds": seconds, "wall_seconds": round(counted.wall_s, 3),
         })  # fmt: skip
     return {"format": FORMAT, "kind": "machines", "runs": runs}

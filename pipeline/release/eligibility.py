@@ -3,37 +3,111 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import datetime
+from dataclasses import dataclass
 
 from ..console import note
+from ..dataset.reader import Unit
 from ..dataset.run import RunReader
 from ..errors import InputError, SampleFailureError
-from ..shards.commits import Commit
+from ..format.records import ConfigRecord, ReleasedSource, ReleaseManifest, RunEntry
 from ..shards.plan import config_differences
+from ..storage.base import Reader
 from ..storage.local import LocalStorage
-from .checks import ReleaseRefusedError, label_config
-from .dates import newest_commit_date
+from .checks import ReleaseRefusedError, label_config, require_license, require_releasable
 from .duplicates import DuplicateIndex, signature_of_bytes
 from .records import ReleaseOptions
-from .selection import EvaluationSet
-from .tables import table_rows
+from .selection import EvaluationSet, Exclusions, Selection
+from .tables import removed_rows
 
 
-def run_record(run: RunReader, commits: list[Commit], options: ReleaseOptions) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class AddedRun:
+    """The run that a release adds.
+
+    Attributes:
+        run: complete, see `checks.require_releasable`.
+        units: all of them.
+        entry: what the release says of it.
+    """
+
+    run: RunReader
+    units: list[Unit]
+    entry: RunEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseBuild:
+    """What a release is made of, and where; all that is known before its first shard is copied.
+
+    Attributes:
+        options: the flags, with what the version before decides.
+        output: the release's folder.
+        previous: the version that this one follows; None for a first one.
+        added: None for a version that only leaves things out.
+        sources: label -> licence and terms of every source that is or was in it; `samples` is 0.
+        selection: decides on each sample.
+    """
+
+    options: ReleaseOptions
+    output: LocalStorage
+    previous: ReleaseManifest | None
+    added: AddedRun | None
+    sources: dict[str, ReleasedSource]
+    selection: Selection
+
+
+def prepared_build(
+    run: RunReader | None,
+    output: LocalStorage,
+    options: ReleaseOptions,
+    previous: ReleaseManifest | None,
+    exclusions: Exclusions,
+) -> ReleaseBuild:
+    """Checks that all of it may be published together.
+
+    Raises:
+        ReleaseRefusedError: a run, a configuration or a licence that must not be.
+        InputError: options that do not fit the sources or the version before.
+    """
+    added = None
+    if run is not None:
+        units = require_releasable(run, max_failed_fraction=options.max_failed_fraction)
+        added = AddedRun(run=run, units=units, entry=run_entry(run, len(units), options))
+        if previous is not None:
+            require_same_labels(previous, added.entry)
+    options = carried_on(options, previous)
+    sources = known_sources(previous, run, options)
+    declared = [(f"the source {label}", each["license"]) for label, each in sources.items() if each["license"]]
+    proposals = proposals_license(previous, None if added is None else added.entry, options)
+    require_license(options.license, declared if proposals is None else [*declared, ("the proposal file", proposals)])
+    selection = Selection(
+        options=options,
+        exclusions=exclusions,
+        taken_down=taken_down(output, previous),
+        evaluation=tuple(evaluation_set(each) for each in options.against),
+    )
+    return ReleaseBuild(
+        options=options, output=output, previous=previous, added=added, sources=sources, selection=selection
+    )
+
+
+def run_entry(run: RunReader, units: int, options: ReleaseOptions) -> RunEntry:
     """What a release says of a run: every setting, nothing about the machine."""
-    manifest = run.manifest
+    manifest, plan = run.manifest, run.plan
     assert manifest is not None
-    config = {name: value for name, value in run.config.items() if name != "sources"}
+    config: ConfigRecord = {**run.config}
+    config.pop("sources", None)
     return {
         "id": manifest["digest"][:12],
         "digest": manifest["digest"],
         "config": config,
-        "config_hash": run.plan["config_hash"],
-        "code_version": run.plan["code_version"],
-        "weights_sha256": run.plan["weights_sha256"],
-        "seed": run.plan["seed"],
-        "sources": sorted(source["label"] for source in run.plan["sources"]),
-        "units": len(commits),
+        "config_hash": plan["config_hash"],
+        "code_version": plan["code_version"],
+        "weights_sha256": plan["weights_sha256"],
+        "seed": plan["seed"],
+        "sources": sorted(source["label"] for source in plan["sources"]),
+        "units": units,
         "samples": manifest["samples"],
         "masks": manifest["masks"],
         "failures": manifest["failures"],
@@ -41,7 +115,20 @@ def run_record(run: RunReader, commits: list[Commit], options: ReleaseOptions) -
     }
 
 
-def require_same_labels(previous: dict[str, Any], entry: dict[str, Any]) -> None:
+def newest_commit_date(storage: Reader) -> str:
+    """The day (UTC) on which the last commit of a run was written, as YYYY-MM-DD.
+
+    Raises:
+        InputError: the store does not say when its files were written.
+    """
+    times = [storage.modified(f"commits/{name}") for name in storage.list("commits")]
+    known = [time for time in times if time is not None]
+    if not known:
+        raise InputError(f"{storage.location}: the store gives no times of its commits; say --date YYYY-MM-DD")
+    return max(known).astimezone(datetime.UTC).date().isoformat()
+
+
+def require_same_labels(previous: ReleaseManifest, entry: RunEntry) -> None:
     """A run that is added was mined like those that are there.
 
     Raises:
@@ -55,7 +142,7 @@ def require_same_labels(previous: dict[str, Any], entry: dict[str, Any]) -> None
         raise ReleaseRefusedError(f"--append: the run was mined with another configuration than the release:\n{listed}")
 
 
-def carried_on(options: ReleaseOptions, previous: dict[str, Any] | None) -> ReleaseOptions:
+def carried_on(options: ReleaseOptions, previous: ReleaseManifest | None) -> ReleaseOptions:
     """The options, with the splits of the version before, which never change.
 
     Raises:
@@ -79,10 +166,12 @@ def carried_on(options: ReleaseOptions, previous: dict[str, Any] | None) -> Rele
 
 
 def known_sources(
-    previous: dict[str, Any] | None, run: RunReader | None, options: ReleaseOptions
-) -> dict[str, dict[str, Any]]:
+    previous: ReleaseManifest | None, run: RunReader | None, options: ReleaseOptions
+) -> dict[str, ReleasedSource]:
     """label -> licence and terms, of every source that is or was in the release."""
-    known = {} if previous is None else {each["label"]: {**each, "samples": 0} for each in previous["sources"]}
+    known: dict[str, ReleasedSource] = {}
+    for each in [] if previous is None else previous["sources"]:
+        known[each["label"]] = {**each, "samples": 0}
     for source in [] if run is None else run.plan["sources"]:
         label = source["label"]
         known.setdefault(label, {"label": label, "license": None, "terms": None, "samples": 0})
@@ -103,21 +192,7 @@ def known_sources(
     return known
 
 
-def declared_licenses(
-    known: dict[str, dict[str, Any]],
-    previous: dict[str, Any] | None,
-    entry: dict[str, Any] | None,
-    options: ReleaseOptions,
-) -> list[tuple[str, str]]:
-    """(who declares it, licence) of every source and of the proposal file, as far as they are declared."""
-    declared = [(f"the source {each['label']}", each["license"]) for each in known.values() if each["license"]]
-    license = proposals_license(previous, entry, options)
-    return declared if license is None else [*declared, ("the proposal file", license)]
-
-
-def proposals_license(
-    previous: dict[str, Any] | None, entry: dict[str, Any] | None, options: ReleaseOptions
-) -> str | None:
+def proposals_license(previous: ReleaseManifest | None, entry: RunEntry | None, options: ReleaseOptions) -> str | None:
     """Terms of the `--proposals` file: as it declares them itself, or as the publisher does."""
     runs = [*([] if previous is None else previous["runs"]), *([] if entry is None else [entry])]
     mined = [run["config"].get("divide", {}).get("proposals_license") for run in runs]
@@ -125,9 +200,23 @@ def proposals_license(
     return next((license for license in [*mined, *said] if license is not None), None)
 
 
-def taken_down(output: LocalStorage, previous: dict[str, Any] | None) -> frozenset[str]:
+def licenses_of_samples(build: ReleaseBuild, copied: list[ReleasedSource]) -> list[tuple[str, str]]:
+    """(source, licence) where samples alone declare it: known only after they were copied.
+
+    Args:
+        build: with what the sources declare.
+        copied: the same sources, with what their samples declare.
+    """
+    return [
+        (f"the source {each['label']}", each["license"])
+        for each in copied
+        if each["license"] and not build.sources[each["label"]]["license"]
+    ]
+
+
+def taken_down(output: LocalStorage, previous: ReleaseManifest | None) -> frozenset[str]:
     """Keys and sha256 of what earlier versions excluded, which never comes back."""
-    rows = [] if previous is None else table_rows(output, previous["removed_table"])
+    rows = [] if previous is None else removed_rows(output, previous)
     return frozenset(value for row in rows if row["why"] == "excluded" for value in (row["key"], row["source_sha256"]))
 
 

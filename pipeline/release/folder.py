@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import Final
 
 from ..dataset.release import read_manifest
 from ..errors import InputError
+from ..format.records import ReleaseManifest
 from ..format.release_tables import MANIFEST
 from ..storage.local import LocalStorage
 from ..storage.open import open_storage
@@ -42,7 +43,7 @@ def open_empty_output(path: str) -> LocalStorage:
     return output
 
 
-def standing_version(output: LocalStorage, name: str | None, version: str | None) -> dict[str, Any] | None:
+def standing_version(output: LocalStorage, name: str | None, version: str | None) -> ReleaseManifest | None:
     """The release that stands in a folder, if it is the one that is asked for (None asks for any)."""
     manifest = read_manifest(output)
     if manifest is None or name not in (None, manifest["name"]) or version not in (None, manifest["version"]):
@@ -52,7 +53,7 @@ def standing_version(output: LocalStorage, name: str | None, version: str | None
 
 def previous_version(
     output: LocalStorage, options: ReleaseOptions, *, append: bool, overwrite: bool
-) -> dict[str, Any] | None:
+) -> ReleaseManifest | None:
     """The version that this one follows; None for a first one.
 
     Raises:

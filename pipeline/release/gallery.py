@@ -20,15 +20,16 @@ from __future__ import annotations
 import base64
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from .. import __version__
 from ..dataset.export import sample_rows
 from ..dataset.failures import failure_rows
-from ..dataset.run import RunReader
+from ..dataset.reader import Dataset
 from ..dataset.viewer import chosen, embedded_json, image_record, page_of, thumbnail_jpeg, thumbnail_size
+from ..format.records import FailedRow
 from ..format.schema import FORMAT, Sample
 from ..storage.local import explained
 
@@ -44,7 +45,7 @@ FOLDER: Final = "gallery"
 
 
 def write_gallery(
-    run: RunReader,
+    dataset: Dataset,
     output: Path,
     *,
     title: str,
@@ -56,7 +57,7 @@ def write_gallery(
     """Writes `gallery.html` and `gallery/` and returns the names of all files, ascending.
 
     Args:
-        run: what is shown; a run without images shows masks over an empty ground.
+        dataset: what is shown; a run without images shows masks over an empty ground.
         output: folder that will hold both; it must exist. Equal runs give equal bytes.
         title: shown at the top, as text.
         limit: photographs at most; of more, a seeded choice, and the page says how many it left out.
@@ -73,17 +74,17 @@ def write_gallery(
         folder.mkdir(exist_ok=True)
     written: list[str] = []
 
-    def chunk(name: str, value: Any) -> None:
+    def chunk(name: str, value: object) -> None:
         _write(folder / f"{name}.js", f"grainmill.take({embedded_json(name)}, {embedded_json(value)});\n")
         written.append(f"{FOLDER}/{name}.js")
 
-    rows = chosen(sample_rows(run), limit=limit, seed=seed)
-    index: list[list[Any]] = []
+    rows = chosen(sample_rows(dataset), limit=limit, seed=seed)
+    index: list[list[object]] = []
     thumbs: list[str | None] = []
-    opened: list[dict[str, Any]] = []
+    opened: list[dict[str, object]] = []
     for number, row in enumerate(rows):
-        sample = run.read_sample(row)
-        image = None if row["image_offset"] is None else run.read_image(row)
+        sample = dataset.read_sample(row)
+        image = None if row["image_offset"] is None else dataset.read_image(row)
         opened.append(image_record(sample, image, side_px=side_px))
         thumbs.append(_thumb(sample, image))
         index.append(_index_row(sample))
@@ -96,7 +97,10 @@ def write_gallery(
             thumbs = []
         if on_image is not None:
             on_image(number + 1)
-    chunk("index", _index(run, index, list(itertools.islice(failure_rows(run), MAX_FAILURES)), title=title, seed=seed))
+    chunk(
+        "index",
+        _index(dataset, index, list(itertools.islice(failure_rows(dataset), MAX_FAILURES)), title=title, seed=seed),
+    )
     _write(output / PAGE, page())
     return sorted([*written, PAGE])
 
@@ -112,20 +116,17 @@ def page() -> str:
 
 
 def _index(
-    run: RunReader, rows: Sequence[list[Any]], failures: Sequence[dict[str, Any]], *, title: str, seed: int
-) -> dict[str, Any]:
-    totals = run.totals()
+    dataset: Dataset, rows: list[list[object]], failures: list[FailedRow], *, title: str, seed: int
+) -> dict[str, object]:
+    totals = dataset.totals()
     return {
         "format": FORMAT,
         "version": __version__,
         "title": title,
         "seed": seed,
         "columns": list(INDEX_COLUMNS),
-        "rows": list(rows),
-        "failures": [
-            {name: row[name] for name in ("key", "source_uri", "member", "stage", "reason", "message")}
-            for row in failures
-        ],
+        "rows": rows,
+        "failures": failures,
         "totals": {name: totals[name] for name in ("samples", "masks", "failures")},
         "images_per_chunk": IMAGES_PER_CHUNK,
         "thumbs_per_chunk": THUMBS_PER_CHUNK,
@@ -136,7 +137,7 @@ INDEX_COLUMNS: Final = ("key", "source", "member", "width", "height", "masks", "
 """Of a row of the index; `granularity` is the median over the photograph's masks."""
 
 
-def _index_row(sample: Sample) -> list[Any]:
+def _index_row(sample: Sample) -> list[object]:
     masks = sample.annotations
     return [
         sample.key,

@@ -10,17 +10,18 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
+from ..dataset.export import sample_rows
+from ..dataset.reader import Unit
 from ..dataset.release import ReleaseReader
 from ..errors import GrainmillError, InputError, SampleFailureError
+from ..format.records import FailedRow, ReleasedRow, ReleasedShardRecord, ReleaseManifest, SampleRow, VersionRecord
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
-from ..format.schema import FAILURES_SCHEMA, Sample, dataset_digest, sha256_of
-from ..shards.commits import Commit
+from ..format.schema import FAILURES_SCHEMA, Sample, sha256_of
 from ..shards.writer import ShardWriter
 from ..sources.images import MAX_STORED_PIXELS, read_header
 from ..sources.listing import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
@@ -28,9 +29,10 @@ from ..storage.local import LocalStorage
 from ..storage.parquet import parquet_table
 from .commit import commit_release
 from .documents import describe
-from .duplicates import signature_of_bytes
+from .draft import release_digest, splits_record
+from .duplicates import Signature, signature_of_bytes
 from .records import MACHINES
-from .tables import MergedTables, put_table, table_rows
+from .tables import MergedTables, ReleasedIndex, failure_rows, put_table
 
 
 class MissingImagesError(GrainmillError):
@@ -104,7 +106,7 @@ def join_images(
     allow_missing: bool = False,
     gallery_images: int = 10_000,
     on_sample: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> ReleaseManifest:
     """Writes the same release with its images in the shards.
 
     Args:
@@ -125,7 +127,7 @@ def join_images(
     old = release.manifest
     if old["images"]:
         raise InputError(f"{release.location}: holds its images already, there is nothing to join")
-    rows = [row for commit in release.commits() for row in release.samples(commit).to_pylist()]
+    rows = list(sample_rows(release))
     missing = [row for row in rows if row["source_sha256"] not in finder.places]
     if missing and (not allow_missing or len(missing) == len(rows)):
         listed = ", ".join(f"{row['source_uri']} (sha256 {row['source_sha256'][:12]})" for row in missing[:3])
@@ -135,14 +137,15 @@ def join_images(
         )
     shards, done = [], 0
     with closing(MergedTables(output)) as tables:
-        for commit in release.commits():
-            if commit.shard is not None:
-                shards += _joined(release, commit, finder, output, tables)
-                done += commit.samples
+        for unit in release.units():
+            shard = release.shard(unit)
+            if shard is not None:
+                shards += _joined(release, unit, shard, finder, output, tables)
+                done += unit.samples
                 if on_sample is not None:
                     on_sample(done)
         index = tables.finish(dict(old["splits"]["shares"]))
-    draft = _draft(old, release, output, shards, index, missing)
+    draft = _draft(release, output, shards, index, missing)
     manifest = describe(output, draft, gallery_images=gallery_images)
     machines = release.storage.read_bytes(MACHINES)
     commit_release(output, manifest, machines)
@@ -150,92 +153,86 @@ def join_images(
 
 
 def _joined(
-    release: ReleaseReader, commit: Commit, finder: ImageFinder, output: LocalStorage, tables: MergedTables
-) -> list[dict[str, Any]]:
+    release: ReleaseReader,
+    unit: Unit,
+    shard: ReleasedShardRecord,
+    finder: ImageFinder,
+    output: LocalStorage,
+    tables: MergedTables,
+) -> list[ReleasedShardRecord]:
     """One shard again, with its images; nothing if none of them was found."""
-    assert commit.shard is not None
-    released = release.released_samples(commit).to_pylist()
-    extra, unit = {}, commit.shard["unit"]
-    with ShardWriter(output, unit=unit, attempt=f"join.{os.urandom(6).hex()}") as writer, ExitStack() as stack:
-        images = stack.enter_context(closing(finder.read([row["source_sha256"] for row in released])))
+    released: list[ReleasedRow] = release.released_samples(unit).to_pylist()
+    joined: dict[str, tuple[ReleasedRow, Signature]] = {}
+    writer = ShardWriter(output, unit=shard["unit"], attempt=f"join.{os.urandom(6).hex()}")
+    with writer, closing(finder.read([row["source_sha256"] for row in released])) as images:
         for row, image in zip(released, images, strict=True):
             if image is not None:
-                sample = _with_image(release.read_sample(row), image)
-                writer.add(sample, image)
+                writer.add(_with_image(release.read_sample(row), image), image)
                 try:
-                    signature = signature_of_bytes(image)
+                    joined[row["key"]] = row, signature_of_bytes(image)
                 except SampleFailureError as error:
                     raise InputError(f"{row['key']}: its photograph cannot be decoded ({error})") from error
-                added = {"perceptual_hash": signature.perceptual_hash, "colour_grid": signature.colour_grid}
-                extra[row["key"]] = {
-                    name: row[name] for name in ("run", "split", "source_license", "source_terms")
-                } | added
         outputs = writer.finish()
-        if outputs.shard is None:
+        file, samples, masks = outputs.shard, outputs.samples_index, outputs.masks_index
+        if file is None or samples is None or masks is None:
             return []
-        samples, masks = writer_tables(outputs)
-        output.publish(outputs.shard.path, outputs.shard.name)
-    rows = [{**row, **extra[row["key"]]} for row in samples.to_pylist()]
-    tables.add(pa.Table.from_pylist(rows, schema=RELEASED_SAMPLES_SCHEMA), masks)
-    file = outputs.shard
-    return [{
-        "name": file.name, "size": file.size, "sha256": file.sha256, "samples": outputs.samples, "masks": outputs.masks,
-        "unit": unit, "run": commit.shard["run"],
-    }]  # fmt: skip
-
-
-def writer_tables(outputs: Any) -> tuple[pa.Table, pa.Table]:
-    """The index that a shard writer made, from its scratch folder."""
-    samples, masks = (outputs.samples_index.path, outputs.masks_index.path)
-    return parquet_table(samples.read_bytes()), parquet_table(masks.read_bytes())
+        new_rows: list[SampleRow] = parquet_table(samples.path.read_bytes()).to_pylist()
+        mask_table = parquet_table(masks.path.read_bytes())
+        output.publish(file.path, file.name)
+    rows: list[ReleasedRow] = []
+    for new in new_rows:
+        old, signature = joined[new["key"]]
+        rows.append({
+            **new, "run": old["run"], "split": old["split"], "source_license": old["source_license"],
+            "source_terms": old["source_terms"], "perceptual_hash": signature.perceptual_hash,
+            "colour_grid": signature.colour_grid,
+        })  # fmt: skip
+    tables.add(pa.Table.from_pylist(rows, schema=RELEASED_SAMPLES_SCHEMA), mask_table)
+    return [{**shard, **file.record(), "samples": outputs.samples, "masks": outputs.masks}]
 
 
 def _draft(
-    old: dict[str, Any],
     release: ReleaseReader,
     output: LocalStorage,
-    shards: list[dict[str, Any]],
-    index: dict[str, Any],
-    missing: list[dict[str, Any]],
-) -> dict[str, Any]:
+    shards: list[ReleasedShardRecord],
+    index: ReleasedIndex,
+    missing: Sequence[SampleRow],
+) -> ReleaseManifest:
     """The manifest of the same version, with images."""
-    failures = table_rows(release.storage, old["failures_table"]) + [
-        {
+    old: ReleaseManifest = {**release.manifest}
+    old.pop("record_sha256", None)
+    failures: list[FailedRow] = failure_rows(release.storage, old)
+    for row in missing:
+        failures.append({
             "key": row["key"], "source_uri": row["source_uri"], "member": row["member"], "stage": "read",
             "reason": "source_missing", "message": f"no image with sha256 {row['source_sha256']}",
-        }
-        for row in missing
-    ]  # fmt: skip
+        })  # fmt: skip
     for file in (old["removed_table"], old["duplicates"]["table"]):
         if file is not None:
             output.put_atomic(file["name"], release.storage.read_bytes(file["name"]))
-    digest = dataset_digest(
-        ([each["unit"], each["sha256"], each["samples"], each["masks"]] for each in shards),
-        ([row[name] for name in ("key", "source_uri", "member", "stage", "reason")] for row in failures),
-    )
-    counts = {"samples": sum(each["samples"] for each in shards), "masks": sum(each["masks"] for each in shards)}
-    sources = Counter(row["source_uri"].split("/", 1)[0] for row in missing)
-    version = {**old["versions"][-1], "digest": digest, **counts}
-    version["changes"] = {**version["changes"], "joined": counts["samples"]}
-    splits = index["splits"]
+    digest = release_digest(shards, failures)
+    samples, masks = sum(each["samples"] for each in shards), sum(each["masks"] for each in shards)
+    lost = Counter(row["source_uri"].split("/", 1)[0] for row in missing)
+    version: VersionRecord = {**old["versions"][-1], "digest": digest, "samples": samples, "masks": masks}
+    version["changes"] = {**version["changes"], "joined": samples}
     return {
-        **{name: value for name, value in old.items() if name not in ("files", "record_sha256", "charts", "examples")},
+        **old,
         "images": True,
         "digest": digest,
-        **counts,
+        "samples": samples,
+        "masks": masks,
         "failures": len(failures),
         "failure_reasons": dict(sorted(Counter(row["reason"] for row in failures).items())),
         "shards": shards,
-        "index": {"samples": index["samples"], "masks": index["masks"]},
+        "index": index.whole,
         "failures_table": put_table(output, "failures/failures", failures, FAILURES_SCHEMA),
-        "sources": [{**each, "samples": each["samples"] - sources[each["label"]]} for each in old["sources"]],
-        "splits": {
-            **old["splits"], "files": splits,
-            "counts": {name: tables["samples"]["rows"] for name, tables in splits.items()},
-            "none": counts["samples"] - sum(t["samples"]["rows"] for t in splits.values()) if splits else 0,
-        },
+        "sources": [{**each, "samples": each["samples"] - lost[each["label"]]} for each in old["sources"]],
+        "splits": splits_record(old["splits"]["shares"], old["splits"]["key"], index, samples),
         "versions": [version],
-    }  # fmt: skip
+        "charts": [],
+        "examples": [],
+        "files": [],
+    }
 
 
 def _with_image(sample: Sample, image: bytes) -> Sample:

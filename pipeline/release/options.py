@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from collections.abc import Sequence
@@ -12,10 +13,8 @@ from ..errors import InputError
 from ..format.licenses import check_license, check_link
 from ..mining.options import licenses_of
 from ..storage.versions import check_version_name
-from .dates import check_date
 from .flags import ReleaseFlags
 from .records import ReleaseOptions
-from .splits import parse_splits
 
 REMOVABLE: Final = ("exact", "near", "evaluation")
 
@@ -111,3 +110,38 @@ def remove_kinds(values: Sequence[str], *, against: bool, duplicates: bool, spli
     if not duplicates and (values or against or splits):
         raise InputError("--no-duplicates does not go with --remove, --against or --splits, which look for duplicates")
     return frozenset(values)
+
+
+def parse_splits(text: str) -> dict[str, float]:
+    """Reads `train=0.9,val=0.1`.
+
+    Raises:
+        InputError: shares that are not positive or do not sum to 1, or names that loaders refuse.
+    """
+    splits: dict[str, float] = {}
+    for part in text.split(","):
+        name, separator, share = part.strip().partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if not separator or not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) or name in splits or not 0 < value <= 1:
+            raise InputError(f"--splits {text!r}: expected NAME=SHARE parts, as in train=0.9,val=0.05,test=0.05")
+        splits[name] = value
+    if abs(sum(splits.values()) - 1.0) > 1e-9:
+        raise InputError(f"--splits {text!r}: the shares sum to {sum(splits.values()):g}, expected 1")
+    return splits
+
+
+def check_date(text: str) -> str:
+    """An ISO date.
+
+    Raises:
+        InputError: otherwise.
+    """
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            raise ValueError
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise InputError(f"--date {text!r}: expected YYYY-MM-DD") from error

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from ..dataset.release import read_manifest
 from ..errors import InputError
+from ..format.records import ReleaseManifest
 from ..format.release_tables import MANIFEST
 from ..storage.base import Reader, Writer, scheme_of
 from ..storage.local import LocalStorage
@@ -58,7 +58,7 @@ def push_release(
 
 def _push_to_storage(
     release: LocalStorage,
-    manifest: dict[str, Any],
+    manifest: ReleaseManifest,
     target: str,
     *,
     dry_run: bool,
@@ -115,7 +115,7 @@ def _stands(there: Reader, name: str, path: Path) -> bool:
     return bool(HASHED.fullmatch(name)) or there.read_bytes(name) == path.read_bytes()
 
 
-def _left_over(before: dict[str, Any] | None, names: Iterable[str]) -> list[str]:
+def _left_over(before: ReleaseManifest | None, names: Iterable[str]) -> list[str]:
     """What the version that stood there named and this one does not have under that name."""
     kept = set(names)
     return [] if before is None else sorted(f["name"] for f in named_files(before) if f["name"] not in kept)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ..console import note
 from ..errors import InputError
+from ..format.records import ReleaseManifest
 from ..format.release_tables import MANIFEST
 from ..storage.local import LocalStorage, sha256_of_file
 from ..storage.retry import is_permanent, retrying
@@ -30,7 +31,7 @@ TOKEN: Final = "HF_TOKEN"
 
 def push_to_hub(
     release: LocalStorage,
-    manifest: dict[str, Any],
+    manifest: ReleaseManifest,
     target: str,
     *,
     dry_run: bool,

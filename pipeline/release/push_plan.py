@@ -6,9 +6,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from ..errors import GrainmillError, InputError
+from ..format.records import ReleaseManifest
 from ..format.release_tables import MANIFEST
 from ..storage.base import StorageError
 from ..storage.local import LocalStorage
@@ -45,7 +46,7 @@ class PushReport:
     sent_bytes: int = 0
 
 
-def files_in_order(release: LocalStorage, manifest: dict[str, Any]) -> list[str]:
+def files_in_order(release: LocalStorage, manifest: ReleaseManifest) -> list[str]:
     """Every file of the release in the order in which it is to appear; the manifest last."""
     names = [
         str(path.relative_to(release.root))

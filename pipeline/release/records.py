@@ -15,7 +15,9 @@ REL/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from ..format.records import FileRecord, ReleaseManifest
 
 MACHINES: Final = "machines.json"
 SUMS: Final = "SHA256SUMS"
@@ -76,24 +78,25 @@ class ReleaseOptions:
     gallery_images: int
 
 
-def file_record(name: str, data: bytes) -> dict[str, Any]:
+def file_record(name: str, data: bytes) -> FileRecord:
     """name, size and sha256 of a file, as manifests list them."""
     from ..format.schema import sha256_of
 
     return {"name": name, "size": len(data), "sha256": sha256_of(data)}
 
 
-def json_text(value: Any) -> bytes:
+def json_text(value: object) -> bytes:
     """As the JSON files for people are written: two spaces, in the order given."""
     import json
 
     return (json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 
-def named_files(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def named_files(manifest: ReleaseManifest) -> list[FileRecord]:
     """Every file that a manifest names, by name: shards, tables, and the rest."""
-    tables = [manifest["index"]["samples"], manifest["index"]["masks"]]
-    tables += [table for split in manifest["splits"]["files"].values() for table in split.values()]
-    tables += [manifest[name] for name in ("failures_table", "removed_table")] + [manifest["duplicates"]["table"]]
-    found = [*manifest["shards"], *(each for each in tables if each is not None), *manifest["files"]]
-    return sorted(found, key=lambda each: str(each["name"]))
+    tables: list[FileRecord | None] = [manifest["failures_table"], manifest["removed_table"]]
+    tables.append(manifest["duplicates"]["table"])
+    for index in (manifest["index"], *manifest["splits"]["files"].values()):
+        tables += [index["samples"], index["masks"]]
+    found: list[FileRecord] = [*manifest["shards"], *manifest["files"], *(each for each in tables if each is not None)]
+    return sorted(found, key=lambda each: each["name"])

@@ -1,16 +1,68 @@
-"""Which samples stay, in which split, and which earlier images they are like; asked in the release's order."""
+"""Which samples stay, in which split, and which earlier images they are like; asked in the release's order.
+
+Splits are by a keyed hash of the source, stable when data is added, with near-duplicates never across two of them. An
+image's own split is a function of the key and of its bytes' sha256 alone. If it looks like images that came before it,
+it takes their split; if those lie in two, it is in none (null), because either would leak. Earlier images are never
+asked again, and new data always comes later (`mine --extend`, `release --append`), so no image ever changes its split.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import cast
 
+from ..errors import InputError
+from ..format.records import DuplicateRow, ReleasedRow, RemovedRow, SampleRow
+from ..format.schema import sha256_of
 from .duplicates import DuplicateIndex, Match, Signature
 from .records import ReleaseOptions
-from .splits import own_split, split_beside
-from .takedown import Exclusions
+
+
+@dataclass(kw_only=True)
+class Exclusions:
+    """Lines of `--exclude FILE`; each names samples by key, by the image's sha256 or by its uri.
+
+    Attributes:
+        lines: as given, without comments.
+        met: those that named a sample.
+    """
+
+    lines: frozenset[str] = frozenset()
+    met: set[str] = field(default_factory=set)
+
+    def names(self, row: SampleRow) -> bool:
+        """Whether a sample is to go."""
+        member = row["member"]
+        uris = [row["source_uri"]] if member is None else [row["source_uri"], f"{row['source_uri']}/{member}"]
+        hit = self.lines & {row["key"], row["source_sha256"], *uris}
+        self.met |= hit
+        return bool(hit)
+
+    @property
+    def unmet(self) -> list[str]:
+        return sorted(self.lines - self.met)
+
+
+def read_exclusions(path: str) -> Exclusions:
+    """Reads one key, sha256 or uri a line; empty lines and lines that begin with `#` are skipped.
+
+    Raises:
+        InputError: the file cannot be read, or holds nothing.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--exclude {path}: cannot be read ({error})") from error
+    lines = [line.strip() for line in text.splitlines()]
+    kept = {line for line in lines if line and not line.startswith("#")}
+    kept = {line.lower() if re.fullmatch(r"[0-9A-Fa-f]{64}", line) else line for line in kept}
+    if not kept:
+        raise InputError(f"--exclude {path}: expected one key, sha256 or source uri a line, found none")
+    return Exclusions(lines=frozenset(kept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +107,20 @@ class Selection:
     evaluation: tuple[EvaluationSet, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
-    pairs: list[dict[str, Any]] = field(default_factory=list)
-    removed: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[DuplicateRow] = field(default_factory=list)
+    removed: list[RemovedRow] = field(default_factory=list)
     unsigned: int = 0
     _index: DuplicateIndex = field(default_factory=DuplicateIndex)
     _splits: dict[str, str | None] = field(default_factory=dict)
     _standing: set[str] = field(default_factory=set)
 
-    def decide(self, row: Mapping[str, Any], signature: Signature | None, *, standing: bool) -> Decision:
+    def decide(self, row: SampleRow, signature: Signature | None, *, standing: bool) -> Decision:
         """Decides on one sample.
 
         Args:
             row: of the index.
             signature: of its image; None if that is not at hand.
-            standing: it is part of the version before.
+            standing: it is part of the version before, and a row of that one's index.
         """
         key, sha256 = row["key"], row["source_sha256"]
         why = self._why_not(row, standing)
@@ -93,16 +145,18 @@ class Selection:
             self._standing.add(sha256)
         return Decision(left=None, split=split)
 
-    def _why_not(self, row: Mapping[str, Any], standing: bool) -> str | None:
+    def _why_not(self, row: SampleRow, standing: bool) -> str | None:
         if self.exclusions.names(row) or row["key"] in self.taken_down or row["source_sha256"] in self.taken_down:
             return "excluded"
         return "present" if not standing and row["source_sha256"] in self._standing else None
 
-    def _leave(self, row: Mapping[str, Any], why: str) -> Decision:
+    def _leave(self, row: SampleRow, why: str) -> Decision:
         self.left[why] += 1
         if why != "present":
-            columns = ("key", "source_uri", "member", "source_sha256")
-            self.removed.append({**{name: row[name] for name in columns}, "why": why, "version": self.options.version})
+            self.removed.append({
+                "key": row["key"], "source_uri": row["source_uri"], "member": row["member"],
+                "source_sha256": row["source_sha256"], "why": why, "version": self.options.version,
+            })  # fmt: skip
         return Decision(left=why, split=None)
 
     def _leak(self, key: str, sha256: str, signature: Signature | None) -> bool:
@@ -122,10 +176,39 @@ class Selection:
         kind = f"{prefix}{'exact' if match.exact else 'near'}"
         self.pairs.append({"key": key, "like": like, "kind": kind, "distance": match.distance, "removed": removed})
 
-    def _split(self, row: Mapping[str, Any], matches: list[Match], standing: bool) -> str | None:
+    def _split(self, row: SampleRow, matches: list[Match], standing: bool) -> str | None:
         if not self.options.splits:
             return None
         if standing:
-            return row["split"]
+            return cast(ReleasedRow, row)["split"]
         own = own_split(row["source_sha256"], key=self.options.split_key, splits=self.options.splits)
         return split_beside(own, (self._splits[match.name] for match in matches))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+
+def own_split(sha256: str, *, key: str, splits: Mapping[str, float]) -> str:
+    """The split that an image's bytes alone give.
+
+    Args:
+        sha256: of the image's bytes.
+        key: text that keys the hash.
+        splits: name -> share, in order.
+    """
+    position = int(sha256_of(f"{key}\0{sha256}".encode())[:13], 16) / 16**13
+    reached = 0.0
+    for name, share in splits.items():
+        reached += share
+        if position < reached:
+            return name
+    return name
+
+
+def split_beside(own: str, alike: Iterable[str | None]) -> str | None:
+    """The split of an image that looks like earlier ones in these splits; None if they lie in two."""
+    theirs = {split for split in alike if split is not None}
+    if len(theirs) > 1:
+        return None
+    return theirs.pop() if theirs else own

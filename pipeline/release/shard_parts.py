@@ -1,4 +1,4 @@
-"""Pieces of a release: one shard each with its rows, from a run or from an earlier version; copied or cut down.
+"""Parts of a release: one shard each with its rows, from a run or from an earlier version; copied or cut down.
 
 A shard of which everything stays is copied as it is, hashed on the way. One of which samples go is written anew from
 the same members, in the same order, and gets the name that its new bytes give.
@@ -7,37 +7,37 @@ the same members, in the same order, and gets the name that its new bytes give.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..dataset.reader import ImagePlace
 from ..dataset.release import ReleaseReader
-from ..dataset.run import RunReader
 from ..dataset.verify_unit import CHUNK_BYTES
 from ..errors import SampleFailureError, SchemaError
-from ..shards.commits import Commit
+from ..format.records import ReleasedRow, ShardRecord
 from ..shards.tar import TarWriter
 from ..shards.writer import HASH_DIGITS
 from ..storage.base import Reader
 from ..storage.local import LocalStorage, explained, sha256_of_file
 from ..storage.open import open_storage
+from .commit import place, scratch_file
 from .duplicates import Signature, signature_of_bytes
-from .durable_files import place, scratch_file
+from .eligibility import AddedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """One shard with its rows, or the failures of a unit without one.
+class ShardPart:
+    """One shard with its rows.
 
     Attributes:
         location: where the shard lies.
         run: id of the run that made it.
         unit: of that run.
-        shard: name, size, sha256, samples, masks; None if there is none.
+        shard: its file.
         samples: rows of `SAMPLES_SCHEMA`, or of `RELEASED_SAMPLES_SCHEMA` from an earlier version.
         masks: rows of `MASKS_SCHEMA`.
         standing: it lies in the release's folder already.
@@ -46,35 +46,35 @@ class Piece:
     location: str
     run: str
     unit: int
-    shard: dict[str, Any] | None
+    shard: ShardRecord
     samples: pa.Table
     masks: pa.Table
     standing: bool
 
 
-def pieces_of_run(run: RunReader, commits: list[Commit], run_id: str) -> Iterator[Piece]:
+def parts_of_run(added: AddedRun) -> Iterator[ShardPart]:
     """A run's units with a shard, in order."""
-    for commit in commits:
-        if commit.shard is not None:
-            yield Piece(
-                location=run.location, run=run_id, unit=commit.unit, shard=dict(commit.shard),
-                samples=run.samples(commit), masks=run.masks(commit), standing=False,
+    run = added.run
+    for unit in added.units:
+        if unit.shard is not None:
+            yield ShardPart(
+                location=run.location, run=added.entry["id"], unit=unit.number, shard=unit.shard,
+                samples=run.samples(unit), masks=run.masks(unit), standing=False,
             )  # fmt: skip
 
 
-def pieces_of_release(release: ReleaseReader) -> Iterator[Piece]:
+def parts_of_release(release: ReleaseReader) -> Iterator[ShardPart]:
     """An earlier version's shards, in its order."""
-    for commit in release.commits():
-        shard = commit.shard
+    for unit in release.units():
+        shard = release.shard(unit)
         if shard is not None:
-            yield Piece(
-                location=release.location, run=shard["run"], unit=shard["unit"],
-                shard={name: shard[name] for name in ("name", "size", "sha256", "samples", "masks")},
-                samples=release.released_samples(commit), masks=release.masks(commit), standing=True,
+            yield ShardPart(
+                location=release.location, run=shard["run"], unit=shard["unit"], shard=shard,
+                samples=release.released_samples(unit), masks=release.masks(unit), standing=True,
             )  # fmt: skip
 
 
-def copy_shard(source: Reader, shard: dict[str, Any], target: LocalStorage) -> None:
+def copy_shard(source: Reader, shard: ShardRecord, target: LocalStorage) -> None:
     """Copies a shard and checks it on the way; nothing to do if it is there with its size and sha256.
 
     Raises:
@@ -101,7 +101,7 @@ def copy_shard(source: Reader, shard: dict[str, Any], target: LocalStorage) -> N
         place(target, path, name)
 
 
-def sign(storage: Reader, rows: list[dict[str, Any]]) -> list[Signature | None]:
+def sign(storage: Reader, rows: Sequence[ImagePlace]) -> list[Signature | None]:
     """The signature of each row's image; None for one without an image in its shard.
 
     Raises:
@@ -109,7 +109,7 @@ def sign(storage: Reader, rows: list[dict[str, Any]]) -> list[Signature | None]:
     """
     signatures: list[Signature | None] = []
     for row in rows:
-        if row["image_offset"] is None:
+        if row["image_offset"] is None or row["image_size"] is None:
             signatures.append(None)
             continue
         image = storage.read_range(row["shard"], row["image_offset"], row["image_size"])
@@ -120,45 +120,47 @@ def sign(storage: Reader, rows: list[dict[str, Any]]) -> list[Signature | None]:
     return signatures
 
 
-def copy_and_sign(location: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: str, signed: bool
-                  ) -> list[Signature | None]:  # fmt: skip
-    """What a worker process does with a piece of a run: the copy, then the signatures of its images."""
-    storage = LocalStorage(Path(target))
+def copy_and_sign(
+    location: str, shard: ShardRecord, rows: list[ImagePlace], target: Path, signed: bool
+) -> list[Signature | None]:
+    """What a worker process does with a shard of a run: the copy, then the signatures of its images."""
+    storage = LocalStorage(target)
     copy_shard(open_storage(location), shard, storage)
     return sign(storage, rows) if signed else [None] * len(rows)
 
 
-def cut_shard(storage: Reader, piece: Piece, keep: list[bool], target: LocalStorage) -> Piece | None:
-    """The piece without some of its samples, written to `target`; None if none is left.
+def cut_shard(storage: Reader, part: ShardPart, keep: list[bool], target: LocalStorage) -> ShardPart | None:
+    """The part without some of its samples, written to `target`; None if none is left.
 
     Args:
         storage: where the whole shard lies.
-        piece: to be cut.
+        part: to be cut.
         keep: for each of its samples.
         target: the release's folder.
     """
-    rows = [row for row, kept in zip(piece.samples.to_pylist(), keep, strict=True) if kept]
+    rows: list[ReleasedRow] = [row for row, kept in zip(part.samples.to_pylist(), keep, strict=True) if kept]
     if not rows:
         return None
     with scratch_file(target) as path:
         with explained("write", path), path.open("xb") as stream:
             tar = TarWriter(stream)
             for row in rows:
-                if row["image_offset"] is not None:
+                if row["image_offset"] is not None and row["image_size"] is not None:
                     image = storage.read_range(row["shard"], row["image_offset"], row["image_size"])
                     row["image_offset"] = tar.add(f"{row['key']}.{row['ext']}", image)
                 record = storage.read_range(row["shard"], row["json_offset"], row["json_size"])
                 row["json_offset"] = tar.add(f"{row['key']}.json", record)
             sha256 = tar.finish()
-        name = f"shards/{piece.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
+        name = f"shards/{part.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
         place(target, path, name)
     for row in rows:
         row["shard"] = name
-    samples = pa.Table.from_pylist(rows, schema=piece.samples.schema)
-    masks = piece.masks.filter(pc.is_in(piece.masks.column("key"), value_set=samples.column("key").combine_chunks()))
-    counts = {"samples": samples.num_rows, "masks": masks.num_rows}
-    shard = {"name": name, "size": tar.size, "sha256": sha256, **counts}
-    return Piece(
-        location=target.location, run=piece.run, unit=piece.unit, shard=shard, samples=samples, masks=masks,
+    samples = pa.Table.from_pylist(rows, schema=part.samples.schema)
+    masks = part.masks.filter(pc.is_in(part.masks.column("key"), value_set=samples.column("key").combine_chunks()))
+    shard: ShardRecord = {
+        "name": name, "size": tar.size, "sha256": sha256, "samples": samples.num_rows, "masks": masks.num_rows,
+    }  # fmt: skip
+    return ShardPart(
+        location=target.location, run=part.run, unit=part.unit, shard=shard, samples=samples, masks=masks,
         standing=True,
     )  # fmt: skip

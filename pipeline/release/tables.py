@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..dataset.run import RunReader
+from ..format.records import FailedRow, IndexRecord, ReleaseManifest, RemovedRow, TableRecord
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import MASKS_SCHEMA
 from ..mining.manifest import MergedTable
-from ..shards.commits import Commit
 from ..shards.writer import HASH_DIGITS, parquet_bytes
 from ..storage.base import Reader
 from ..storage.local import LocalStorage, sha256_of_file
 from ..storage.parquet import parquet_table
-from .durable_files import place, put
+from .commit import place, put
 from .records import file_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedIndex:
+    """The index files of a release: of everything, and of each split besides."""
+
+    whole: IndexRecord
+    splits: dict[str, IndexRecord]
 
 
 class MergedTables:
@@ -51,18 +60,14 @@ class MergedTables:
             self._parts[split, table] = MergedTable(path, self._schemas[table])
         return self._parts[split, table]
 
-    def finish(self, splits: dict[str, float]) -> dict[str, Any]:
-        """Publishes everything: {"samples", "masks", "splits": {name: {"samples", "masks"}}}."""
-        records: dict[str, Any] = {"splits": {}}
-        for split in [None, *splits]:
-            tables = {table: self._publish(split, table) for table in ("samples", "masks")}
-            if split is None:
-                records |= tables
-            else:
-                records["splits"][split] = tables
-        return records
+    def finish(self, splits: Mapping[str, float]) -> ReleasedIndex:
+        """Publishes everything."""
+        return ReleasedIndex(whole=self._index(None), splits={split: self._index(split) for split in splits})
 
-    def _publish(self, split: str | None, table: str) -> dict[str, Any]:
+    def _index(self, split: str | None) -> IndexRecord:
+        return {"samples": self._publish(split, "samples"), "masks": self._publish(split, "masks")}
+
+    def _publish(self, split: str | None, table: Literal["samples", "masks"]) -> TableRecord:
         part = self._part(split, table)
         rows = part.finish()
         sha256 = sha256_of_file(part.path)
@@ -73,32 +78,28 @@ class MergedTables:
         return {"name": name, "size": size, "sha256": sha256, "rows": rows}
 
 
-def put_table(output: LocalStorage, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any] | None:
+def put_table(
+    output: LocalStorage, name: str, rows: Sequence[Mapping[str, object]], schema: pa.Schema
+) -> TableRecord | None:
     """Writes rows as `NAME-HASH.parquet`; None (and nothing written) if there are none."""
     if not rows:
         return None
-    data = parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
+    data = parquet_bytes(pa.Table.from_pylist([*rows], schema=schema))
     record = file_record("", data)
     record["name"] = f"{name}-{record['sha256'][:HASH_DIGITS]}.parquet"
     put(output, record["name"], data)
     return {**record, "rows": len(rows)}
 
 
-def table_rows(storage: Reader, file: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of one of a manifest's tables; none where it has none."""
-    if file is None:
-        return []
-    rows: list[dict[str, Any]] = parquet_table(storage.read_bytes(file["name"])).to_pylist()
-    return rows
+def failure_rows(storage: Reader, manifest: ReleaseManifest) -> list[FailedRow]:
+    """The samples of a release that are in no shard."""
+    return _rows(storage, manifest["failures_table"])
 
 
-def failure_rows(
-    run: RunReader | None, commits: list[Commit], output: LocalStorage, previous: dict[str, Any] | None
-) -> list[dict[str, Any]]:
-    """Rows of every sample that is in no shard, those of earlier versions first, each key once."""
-    rows = [] if previous is None else table_rows(output, previous["failures_table"])
-    seen = {row["key"] for row in rows}
-    for commit in commits:
-        assert run is not None
-        rows += [row for row in run.failures(commit).to_pylist() if row["key"] not in seen]
-    return rows
+def removed_rows(storage: Reader, manifest: ReleaseManifest) -> list[RemovedRow]:
+    """What left a release, in its earlier versions too."""
+    return _rows(storage, manifest["removed_table"])
+
+
+def _rows(storage: Reader, file: TableRecord | None) -> list[Any]:
+    return [] if file is None else parquet_table(storage.read_bytes(file["name"])).to_pylist()

@@ -13,17 +13,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..dataset.failures import failure_rows
 from ..dataset.release import ReleaseReader
 from ..dataset.verify import VerifyTotals, file_problems, seal_problem
-from ..dataset.verify_unit import DIGEST_COLUMNS, Problem, sample_problems, shard_problems
+from ..dataset.verify_unit import Problem, sample_problems, shard_problems
 from ..errors import GrainmillError
-from ..format.release_tables import DUPLICATES_SCHEMA, KIND, MANIFEST, RELEASED_SAMPLES_SCHEMA
-from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, dataset_digest, load_json
+from ..format.records import (
+    ReleaseManifest,
+    ReleaseStatistics,
+    SampleRow,
+    ShardRecord,
+    TableRecord,
+    read_release_manifest,
+)
+from ..format.release_tables import DUPLICATES_SCHEMA, MANIFEST, RELEASED_SAMPLES_SCHEMA, REMOVED_SCHEMA
+from ..format.schema import FAILURES_SCHEMA, FORMAT, MASKS_SCHEMA, canonical_json, load_json
 from ..storage.base import Reader
 from ..storage.open import open_versioned
 from ..storage.versions import VersionStorage
@@ -31,10 +39,9 @@ from . import charts
 from .card import card_text, changelog_text, shards_card_text, template_sha256
 from .commit import sums_text
 from .croissant import croissant
-from .documents import as_read
+from .documents import as_read, count_index, statistics_json
+from .draft import release_digest
 from .records import CARD, CHANGELOG, CROISSANT, MACHINES, RESULT_FOLDERS, SHARDS_CARD, STATISTICS, SUMS, named_files
-from .statistics import count_index, statistics_json
-from .takedown import REMOVED_SCHEMA
 
 
 def release_at(location: str) -> Reader | None:
@@ -88,7 +95,7 @@ def _problems(
 
 def _against_manifest(
     storage: Reader,
-    manifest: dict[str, Any],
+    manifest: ReleaseManifest,
     deep: bool,
     totals: VerifyTotals,
     on_unit: Callable[[VerifyTotals], None] | None,
@@ -119,7 +126,7 @@ def _against_manifest(
 # Manifest and files
 
 
-def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, dict[str, Any] | None]]:
+def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, ReleaseManifest | None]]:
     """Problems of the manifest, with the manifest if it can be used."""
 
     def problem(message: str) -> Problem:
@@ -127,8 +134,8 @@ def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, dict[str, Any] 
 
     try:
         data = storage.read_bytes(MANIFEST)
-        manifest = load_json(data, where=MANIFEST)
-        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+        manifest = read_release_manifest(data, where=MANIFEST)
+        if manifest is None:
             yield problem(f"expected a release of {FORMAT}"), None
             return
         if (reason := seal_problem(manifest)) is not None:
@@ -138,11 +145,11 @@ def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, dict[str, Any] 
             yield problem("is not the canonical JSON that was written"), None
             return
         yield None, manifest
-    except (GrainmillError, AttributeError, ValueError) as error:
+    except GrainmillError as error:
         yield problem(f"not a manifest: {error}"), None
 
 
-def _sums(storage: Reader, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _sums(storage: Reader, manifest: ReleaseManifest) -> Iterator[Problem]:
     expected = sums_text(manifest, canonical_json(manifest)).decode().splitlines()
     if not storage.exists(SUMS):
         yield Problem(kind="missing", file=SUMS, message="missing")
@@ -169,7 +176,7 @@ def _machines(storage: Reader) -> Iterator[Problem]:
         yield Problem(kind="manifest", file=MACHINES, message=f"cannot be read: {error}")
 
 
-def _copies_and_strays(storage: Reader, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _copies_and_strays(storage: Reader, manifest: ReleaseManifest) -> Iterator[Problem]:
     """The copy of the manifest under its version, and files that nothing names in folders that are read by pattern."""
     if not isinstance(storage, VersionStorage):  # the newest version
         copy = f"versions/{manifest['version']}/{MANIFEST}"
@@ -187,7 +194,7 @@ def _copies_and_strays(storage: Reader, manifest: dict[str, Any]) -> Iterator[Pr
 # Tables
 
 
-def _tables(manifest: dict[str, Any]) -> list[tuple[dict[str, Any], pa.Schema]]:
+def _tables(manifest: ReleaseManifest) -> list[tuple[TableRecord, pa.Schema]]:
     """Every table with its columns."""
     tables = [(manifest["index"]["samples"], RELEASED_SAMPLES_SCHEMA), (manifest["index"]["masks"], MASKS_SCHEMA)]
     for split in manifest["splits"]["files"].values():
@@ -201,7 +208,7 @@ def _tables(manifest: dict[str, Any]) -> list[tuple[dict[str, Any], pa.Schema]]:
     return tables
 
 
-def _table_problems(storage: Reader, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+def _table_problems(storage: Reader, manifest: ReleaseManifest, bad: set[str]) -> Iterator[Problem]:
     """Columns and numbers of rows of every table that is what it was."""
     for file, schema in _tables(manifest):
         if file["name"] in bad:
@@ -215,11 +222,14 @@ def _table_problems(storage: Reader, manifest: dict[str, Any], bad: set[str]) ->
                 yield Problem(kind="count", file=file["name"], message=message)
         except (OSError, ValueError) as error:  # pyarrow's errors derive from these
             yield Problem(kind="index", file=file["name"], message=f"not readable parquet: {error}")
-    counted = {table: sum(shard[table] for shard in manifest["shards"]) for table in ("samples", "masks")}
-    for table, count in counted.items():
-        if not count == manifest[table] == manifest["index"][table]["rows"]:
-            message = f"{table}: the shards hold {count}, it says {manifest[table]}, the index has rows "
-            yield Problem(kind="count", file=MANIFEST, message=message + str(manifest["index"][table]["rows"]))
+    index, shards = manifest["index"], manifest["shards"]
+    for name, count, said, rows in (
+        ("samples", sum(each["samples"] for each in shards), manifest["samples"], index["samples"]["rows"]),
+        ("masks", sum(each["masks"] for each in shards), manifest["masks"], index["masks"]["rows"]),
+    ):
+        if not count == said == rows:
+            message = f"{name}: the shards hold {count}, it says {said}, the index has rows {rows}"
+            yield Problem(kind="count", file=MANIFEST, message=message)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -228,7 +238,7 @@ def _table_problems(storage: Reader, manifest: dict[str, Any], bad: set[str]) ->
 
 def _shards(
     storage: Reader,
-    manifest: dict[str, Any],
+    manifest: ReleaseManifest,
     deep: bool,
     readable: bool,
     totals: VerifyTotals,
@@ -236,8 +246,8 @@ def _shards(
 ) -> Iterator[Problem]:
     released = ReleaseReader(storage, manifest)
     keys: Counter[str] = Counter()
-    for commit in released.commits():
-        shard = commit.shard
+    for unit in released.units():
+        shard = unit.shard
         if shard is None:
             continue
         problems = list(file_problems(storage, shard))
@@ -246,13 +256,13 @@ def _shards(
         totals.units += 1
         totals.checked_bytes += size or 0
         if readable:
-            table = released.samples(commit)
+            table = released.samples(unit)
             rows = table.to_pylist()
             totals.samples += len(rows)
-            totals.masks += int(shard["masks"])
+            totals.masks += shard["masks"]
             keys.update(table.column("key").to_pylist())
             if size is not None and (deep or problems):
-                yield from _inside(storage, shard, rows, released.masks(commit), deep)
+                yield from _inside(storage, shard, rows, released.masks(unit), deep)
         if on_unit is not None:
             on_unit(totals)
     for key, count in keys.items():
@@ -263,7 +273,7 @@ def _shards(
 
 
 def _inside(
-    storage: Reader, shard: dict[str, Any], rows: list[dict[str, Any]], masks: pa.Table, deep: bool
+    storage: Reader, shard: ShardRecord, rows: list[SampleRow], masks: pa.Table, deep: bool
 ) -> Iterator[Problem]:
     """Headers, padding and members of one shard; with `deep` every sample too."""
     try:
@@ -279,22 +289,21 @@ def _inside(
 # Every number again
 
 
-def _recomputed(storage: Reader, manifest: dict[str, Any], bad: set[str]) -> Iterator[Problem]:
+def _recomputed(storage: Reader, manifest: ReleaseManifest, bad: set[str]) -> Iterator[Problem]:
     """Digest, counts, statistics, figures, card, changelog and Croissant, from index and shards' records."""
     released = ReleaseReader(storage, manifest)
     counted = count_index(released)
-    failures = [row for commit in released.commits() for row in released.failures(commit).to_pylist()]
-    listed = [[shard[name] for name in ("unit", "sha256", "samples", "masks")] for shard in manifest["shards"]]
-    said = {
-        "digest": dataset_digest(listed, ([row[name] for name in DIGEST_COLUMNS] for row in failures)),
+    failures = list(failure_rows(released))
+    expected_values: dict[str, object] = {
+        "digest": release_digest(manifest["shards"], failures),
         "samples": counted.samples,
         "masks": counted.masks,
         "failures": len(failures),
         "failure_reasons": dict(sorted(Counter(row["reason"] for row in failures).items())),
     }
-    for name, value in said.items():
-        if manifest[name] != value:
-            message = f"{name} is {manifest[name]!r:.120}, shards and index give {value!r:.120}"
+    for name, value in manifest.items():
+        if name in expected_values and value != expected_values[name]:
+            message = f"{name} is {value!r:.120}, shards and index give {expected_values[name]!r:.120}"
             yield Problem(kind="manifest", file=MANIFEST, message=message)
     yield from _counted_sources(released, manifest)
     statistics = as_read(statistics_json(counted, manifest))
@@ -310,11 +319,11 @@ def _recomputed(storage: Reader, manifest: dict[str, Any], bad: set[str]) -> Ite
         yield from card_problems(storage.read_bytes(CARD).decode(errors="replace"), manifest, statistics)
 
 
-def _counted_sources(released: ReleaseReader, manifest: dict[str, Any]) -> Iterator[Problem]:
+def _counted_sources(released: ReleaseReader, manifest: ReleaseManifest) -> Iterator[Problem]:
     sources: Counter[str] = Counter()
     splits: Counter[str | None] = Counter()
-    for commit in released.commits():
-        table = released.released_samples(commit)
+    for unit in released.units():
+        table = released.released_samples(unit)
         sources.update(uri.split("/", 1)[0] for uri in table.column("source_uri").to_pylist())
         splits.update(table.column("split").to_pylist())
     for source in manifest["sources"]:
@@ -327,7 +336,7 @@ def _counted_sources(released: ReleaseReader, manifest: dict[str, Any]) -> Itera
             yield Problem(kind="manifest", file=MANIFEST, message=message)
 
 
-def card_problems(text: str, manifest: dict[str, Any], statistics: dict[str, Any]) -> Iterator[Problem]:
+def card_problems(text: str, manifest: ReleaseManifest, statistics: ReleaseStatistics) -> Iterator[Problem]:
     """The card against the one that manifest and statistics give."""
     expected = card_text(manifest, statistics)
     if text == expected:

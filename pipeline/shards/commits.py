@@ -12,9 +12,9 @@ import heapq
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import SchemaError
-from ..format.schema import FORMAT, canonical_json, load_json, sealed
-from ..storage.base import Reader, StorageError, Writer
+from ..format.records import (
+    CommitRecord,
+    FailureTableRecord,
+    FileRecord,
+    IndexRecord,
+    PassedRecord,
+    ShardRecord,
+    TableRecord,
+    read_record,
+)
+from ..format.schema import FORMAT, canonical_json, sealed
+from ..storage.base import Reader, Writer
 from ..storage.parquet import parquet_table
 from .writer import PARQUET_OPTIONS, OutputFile, Outputs, parquet_bytes
 
@@ -48,48 +58,52 @@ COMPACT_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """One unit, done. `record` is the JSON object as it stands in the file."""
+    """One unit, done."""
 
     unit: int
-    record: dict[str, Any]
+    record: CommitRecord
+    """As it stands in the file."""
 
     @property
-    def shard(self) -> dict[str, Any] | None:
-        """name, size, sha256, samples, masks; None if no sample was good."""
+    def shard(self) -> ShardRecord | None:
         return self.record["shard"]
 
     @property
     def samples(self) -> int:
-        return 0 if self.shard is None else int(self.shard["samples"])
+        return 0 if self.shard is None else self.shard["samples"]
 
     @property
     def masks(self) -> int:
-        return 0 if self.shard is None else int(self.shard["masks"])
+        return 0 if self.shard is None else self.shard["masks"]
 
     @property
     def reasons(self) -> dict[str, int]:
         """Failed samples by reason."""
-        return {} if self.record["failures"] is None else dict(self.record["failures"]["reasons"])
+        return {} if self.record["failures"] is None else self.record["failures"]["reasons"]
 
     @property
     def failures(self) -> int:
-        return 0 if self.record["failures"] is None else int(self.record["failures"]["rows"])
+        return 0 if self.record["failures"] is None else self.record["failures"]["rows"]
 
     @property
-    def passed_over(self) -> dict[str, Any]:
+    def passed_over(self) -> dict[str, PassedRecord]:
         """What mining saw and did not use (see `sources/passed_over.py`)."""
-        return dict(self.record.get("passed_over", {}))
+        return self.record.get("passed_over", {})
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds per stage, summed over the unit's samples, and `wall`."""
-        return dict(self.record["seconds"])
+        return self.record["seconds"]
 
-    def files(self) -> list[dict[str, Any]]:
-        """Every file the commit names: name, size, sha256 and counts."""
+    @property
+    def device(self) -> str:
+        """`cpu`, or the name of the GPU."""
+        return str(self.record["environment"].get("device", "cpu"))
+
+    def files(self) -> list[FileRecord]:
+        """Every file that the commit names."""
         index = self.record["index"]
-        found = [self.shard, *([] if index is None else [index["samples"], index["masks"]]), self.record["failures"]]
-        return [each for each in found if each is not None]
+        tables = [] if index is None else [index["samples"], index["masks"]]
+        return [each for each in (self.shard, *tables, self.record["failures"]) if each is not None]
 
     def to_bytes(self) -> bytes:
         return canonical_json(self.record)
@@ -101,38 +115,43 @@ def make_commit(
     unit: int,
     config_hash: str,
     seconds: dict[str, float],
-    environment: dict[str, Any],
+    environment: dict[str, object],
     attempt: str,
     notes: list[str],
-    passed_over: dict[str, Any] | None = None,
+    passed_over: dict[str, PassedRecord] | None = None,
 ) -> Commit:
     """The record of a finished attempt."""
-
-    def file(output: OutputFile | None, **counts: Any) -> dict[str, Any] | None:
-        if output is None:
-            return None
-        return {"name": output.name, "size": output.size, "sha256": output.sha256, **counts}
-
-    index = None
-    if outputs.samples_index is not None:
+    index: IndexRecord | None = None
+    if outputs.samples_index is not None and outputs.masks_index is not None:
         index = {
-            "samples": file(outputs.samples_index, rows=outputs.samples),
-            "masks": file(outputs.masks_index, rows=outputs.masks),
+            "samples": _table(outputs.samples_index, outputs.samples),
+            "masks": _table(outputs.masks_index, outputs.masks),
         }
-    record = {
+    shard: ShardRecord | None = None
+    if outputs.shard is not None:
+        shard = {**outputs.shard.record(), "samples": outputs.samples, "masks": outputs.masks}
+    failures: FailureTableRecord | None = None
+    if outputs.failures is not None:
+        failures = {**_table(outputs.failures, sum(outputs.reasons.values())), "reasons": outputs.reasons}
+    record: CommitRecord = {
         "format": FORMAT,
         "unit": unit,
         "config_hash": config_hash,
-        "shard": file(outputs.shard, samples=outputs.samples, masks=outputs.masks),
+        "shard": shard,
         "index": index,
-        "failures": file(outputs.failures, rows=sum(outputs.reasons.values()), reasons=outputs.reasons),
+        "failures": failures,
         "seconds": {name: round(value, 6) for name, value in sorted(seconds.items())},
         "environment": environment,
         "attempt": attempt,
         "notes": notes,
-        **({"passed_over": passed_over} if passed_over else {}),
     }
+    if passed_over:
+        record["passed_over"] = passed_over
     return Commit(unit=unit, record=sealed(record))
+
+
+def _table(file: OutputFile, rows: int) -> TableRecord:
+    return {**file.record(), "rows": rows}
 
 
 def read_commit(data: bytes, *, where: str) -> Commit:
@@ -141,10 +160,19 @@ def read_commit(data: bytes, *, where: str) -> Commit:
     Raises:
         SchemaError: not a commit of a format this version knows.
     """
-    record = load_json(data, where=where)
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("unit"), int):
-        raise SchemaError(f"{where}: expected a commit of format {FORMAT!r}, found {data[:60]!r}")
+    record = read_record(data, CommitRecord, where=where)
     return Commit(unit=record["unit"], record=record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordBytes:
+    """The bytes of a commit record, not parsed yet."""
+
+    unit: int
+    """By the name of its file, or its row."""
+    file: str
+    """That holds it, a compacted one perhaps."""
+    data: bytes
 
 
 class CommitLog:
@@ -159,13 +187,15 @@ class CommitLog:
             table = parquet_table(self._storage.read_bytes(name), columns=["unit", "record"])
             found = table["unit"].index(unit).as_py()
             if found >= 0:
-                return read_commit(table["record"][found].as_py(), where=name)
+                return read_commit(table["record"][found].as_py(), where=self._where(name))
         return self.read_single(unit)
 
     def read_single(self, unit: int) -> Commit | None:
         """As `read`, but looks at single records only: enough for a unit that was pending a moment ago."""
         name = _single_name(unit)
-        return read_commit(self._storage.read_bytes(name), where=name) if self._storage.exists(name) else None
+        if not self._storage.exists(name):
+            return None
+        return read_commit(self._storage.read_bytes(name), where=self._where(name))
 
     def committed(self, total: int) -> bytearray:
         """One byte for each planned unit, 1 if it is committed."""
@@ -180,23 +210,53 @@ class CommitLog:
         return done
 
     def __iter__(self) -> Iterator[Commit]:
-        """Every committed unit once, ascending; holds one row group of each compacted file at a time."""
-        streams: list[Iterator[tuple[int, int, bytes | None]]] = [
-            self._compacted_rows(rank, name) for rank, name in enumerate(self._compacted())
-        ]
-        streams.append((unit, len(streams), data) for unit, data in self._single_records())
-        last = -1
-        for unit, _, data in heapq.merge(*streams, key=lambda row: row[:2]):
-            if unit == last:
-                continue  # a later record of a unit that is decided
-            last = unit
-            yield self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+        """Every committed unit once, ascending; holds some rows of each compacted file at a time.
 
-    def _single_records(self, units: list[int] | None = None) -> Iterator[tuple[int, bytes | None]]:
-        """Units with single records, ascending, and the bytes; None if a driver has compacted it since."""
+        Raises:
+            SchemaError: a file that cannot be read as commits.
+        """
+        for record in self.records():
+            yield read_commit(record.data, where=self._where(record.file))
+
+    def records(self, on_damaged: Callable[[str, str], object] | None = None) -> Iterator[RecordBytes]:
+        """The bytes that decide each unit, ascending.
+
+        Args:
+            on_damaged: called with name and error of a compacted file that cannot be read, which is passed over then.
+
+        Raises:
+            SchemaError: such a file, without `on_damaged`.
+        """
+
+        def rows(rank: int, name: str) -> Iterator[tuple[int, int, RecordBytes]]:
+            try:
+                yield from self._compacted_rows(rank, name)
+            except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
+                if on_damaged is None:
+                    raise SchemaError(
+                        f"{self._where(name)}: damaged ({error}); `grainmill verify` tells more"
+                    ) from error
+                on_damaged(name, f"not readable parquet: {error}")
+
+        names = self._compacted()
+        streams = [rows(rank, name) for rank, name in enumerate(names)]
+        streams.append((each.unit, len(names), each) for each in self._single_records())
+        last = -1
+        for unit, _, record in heapq.merge(*streams, key=lambda row: row[:2]):
+            if unit != last:  # a later record of a unit that is decided counts for nothing
+                last = unit
+                yield record
+
+    def _single_records(self, units: list[int] | None = None) -> Iterator[RecordBytes]:
+        """Single records, ascending; those that a driver has compacted since come from there."""
         units = self._single_units() if units is None else units
-        for unit, (_, data) in zip(units, self._storage.read_many([_single_name(unit) for unit in units]), strict=True):
-            yield unit, data
+        for unit, (name, data) in zip(
+            units, self._storage.read_many([_single_name(unit) for unit in units]), strict=True
+        ):
+            if data is None:
+                commit = self.read(unit)
+                data = self._storage.read_bytes(name) if commit is None else commit.to_bytes()
+            yield RecordBytes(unit=unit, file=name, data=data)
 
     def totals(self) -> dict[str, int]:
         """units, samples, masks, failures over all commits, without parsing compacted records."""
@@ -209,22 +269,14 @@ class CommitLog:
                 if unit not in compacted:
                     compacted.add(unit)
                     _add(totals, samples, masks, failures)
-        for unit, data in self._single_records():
-            if unit not in compacted:
-                commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+        for record in self._single_records():
+            if record.unit not in compacted:
+                commit = read_commit(record.data, where=self._where(record.file))
                 _add(totals, commit.samples, commit.masks, commit.failures)
         return totals
 
-    def _read_single(self, unit: int) -> Commit:
-        """A record that was listed as single; a driver may have compacted it since."""
-        name = _single_name(unit)
-        try:
-            return read_commit(self._storage.read_bytes(name), where=name)
-        except StorageError:
-            commit = self.read(unit)
-            if commit is None:
-                raise
-            return commit
+    def _where(self, name: str) -> str:
+        return f"{self._storage.location}/{name}"
 
     def _compacted(self) -> list[str]:
         return [f"{FOLDER}/{name}" for name in self._storage.list(FOLDER) if _COMPACT.fullmatch(name)]
@@ -233,11 +285,11 @@ class CommitLog:
         table = parquet_table(self._storage.read_bytes(name), columns=["unit"])
         return np.asarray(table["unit"].to_numpy(), dtype=np.int64)
 
-    def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, bytes]]:
+    def _compacted_rows(self, rank: int, name: str) -> Iterator[tuple[int, int, RecordBytes]]:
         file = pq.ParquetFile(io.BytesIO(self._storage.read_bytes(name)), pre_buffer=False)
         for batch in file.iter_batches(batch_size=64, columns=["unit", "record"], use_threads=False):
             for unit, record in zip(batch["unit"].to_pylist(), batch["record"].to_pylist(), strict=True):
-                yield unit, rank, record
+                yield unit, rank, RecordBytes(unit=unit, file=name, data=record)
 
     def _single_units(self) -> list[int]:
         matches = (_SINGLE.fullmatch(name) for name in self._storage.list(FOLDER))
@@ -280,10 +332,10 @@ class CommitWriter(CommitLog):
         with pq.ParquetWriter(sink, COMPACT_SCHEMA, **PARQUET_OPTIONS) as writer:
             while chosen := list(itertools.islice(units, COMPACT_ROWS)):
                 rows = []
-                for unit, data in self._single_records(chosen):
-                    commit = self._read_single(unit) if data is None else read_commit(data, where=_single_name(unit))
+                for record in self._single_records(chosen):
+                    commit = read_commit(record.data, where=self._where(record.file))
                     counts = {"samples": commit.samples, "masks": commit.masks, "failures": commit.failures}
-                    rows.append({"unit": unit, **counts, "record": commit.to_bytes()})
+                    rows.append({"unit": record.unit, **counts, "record": commit.to_bytes()})
                 writer.write_table(pa.Table.from_pylist(rows, schema=COMPACT_SCHEMA))
         return sink.getvalue()
 

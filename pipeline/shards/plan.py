@@ -7,7 +7,6 @@ units behind those that stand; nothing that is planned ever changes.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import secrets
 import shutil
@@ -22,7 +21,16 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..errors import ConfigMismatchError, InputError, SchemaError
 from ..format.licenses import spelled
-from ..format.schema import FORMAT, canonical_json, load_json, sealed
+from ..format.records import (
+    ConfigRecord,
+    ExtensionRecord,
+    HashedSource,
+    PassedRecord,
+    PlanRecord,
+    UnitTableRecord,
+    read_record,
+)
+from ..format.schema import FORMAT, canonical_json, sealed
 from ..labeling.config import MineConfig, config_hash
 from ..sources.passed_over import PassedOver, one_line
 from ..storage.base import Reader, Writer
@@ -42,15 +50,15 @@ SAMPLES_PER_GROUP: Final = 2048
 class Plan:
     """What `plan.json` and its extensions say."""
 
-    record: dict[str, Any]
+    record: PlanRecord
     """plan.json."""
-    tables: tuple[dict[str, Any], ...] = field(repr=False)
-    """Unit tables in order: name, size, sha256, rows (units), samples, first_unit."""
-    passed_over: dict[str, Any] = field(default_factory=dict, repr=False)
+    tables: tuple[UnitTableRecord, ...] = field(repr=False)
+    """Unit tables in order."""
+    passed_over: dict[str, PassedRecord] = field(default_factory=dict, repr=False)
     """What planning saw and did not use (see `passed_over.py`), the last extension's view; empty in earlier plans."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> ConfigRecord:
         """The configuration with the source list, as hashed."""
         return self.record["config"]
 
@@ -59,7 +67,7 @@ class Plan:
         return self.record["config_hash"]
 
     @property
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, object]:
         return self.record["environment"]
 
     @property
@@ -87,7 +95,7 @@ class Plan:
                 yield UnitSpec.from_row(row)
 
 
-def _read_rows(storage: Reader, table: Mapping[str, Any], skip: bytearray | None) -> Iterator[dict[str, Any]]:
+def _read_rows(storage: Reader, table: UnitTableRecord, skip: bytearray | None) -> Iterator[dict[str, Any]]:
     name = table["name"]
     if storage.size(name) != table["size"]:
         raise SchemaError(f"{name}: expected {table['size']} bytes, found {storage.size(name)}; the plan is damaged")
@@ -102,19 +110,20 @@ def _read_rows(storage: Reader, table: Mapping[str, Any], skip: bytearray | None
             first += rows
 
 
-def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> dict[str, Any]:
+def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> ConfigRecord:
     """The configuration as it is hashed: what decides the shards' bytes, with labels and licences of the sources.
 
     Where a source lies is not in it: the same images give the same shards from any folder, so two people who mine them
     get one hash, and a run goes on after its images were moved. `listing.check_unchanged` looks at every file.
     """
-    return {**config.to_json(), "sources": [_hashed(dataclasses.asdict(each)) for each in sources]}
+    return {**config.to_json(), "sources": [_hashed(each.label, each.license, each.image_column) for each in sources]}
 
 
-def _hashed(source: Mapping[str, Any]) -> dict[str, Any]:
+def _hashed(label: str, license: str | None, image_column: str | None) -> HashedSource:
     """What of a source decides the shards' bytes."""
-    column = {} if source.get("image_column") is None else {"image_column": source["image_column"]}
-    return {"label": source["label"], "license": source["license"], **column}
+    if image_column is None:
+        return {"label": label, "license": license}
+    return {"label": label, "license": license, "image_column": image_column}
 
 
 def moved_sources(plan: Plan, sources: Sequence[SourceSpec]) -> list[str]:
@@ -132,7 +141,7 @@ def create_plan(
     config: MineConfig,
     sources: Sequence[SourceSpec],
     *,
-    environment: dict[str, Any],
+    environment: dict[str, object],
     units: Iterable[UnitSpec],
     passed: PassedOver | None = None,
 ) -> Plan:
@@ -154,7 +163,7 @@ def create_plan(
     tables, digest = _write_tables(storage, units, first_unit=0)
     if not tables:
         raise no_images(sources, passed)
-    plan = {
+    plan: PlanRecord = {
         "format": FORMAT,
         "config": record,
         "config_hash": config_hash(record),
@@ -162,7 +171,10 @@ def create_plan(
         "weights_sha256": config.features.weights_sha256,
         "seed": config.seed,
         "environment": environment,
-        "sources": [dataclasses.asdict(each) for each in sources],
+        "sources": [
+            {"label": s.label, "location": s.location, "license": s.license, "image_column": s.image_column}
+            for s in sources
+        ],
         "units": {"digest": digest, "tables": tables},
         "passed_over": {} if passed is None else passed.to_json(),
     }
@@ -198,8 +210,8 @@ def extend_plan(storage: Writer, plan: Plan, units: Iterable[UnitSpec], passed: 
     tables, digest = _write_tables(storage, units, first_unit=plan.units_total)
     if not tables:
         return plan
-    number = len(_extension_names(storage)) + 1
-    extension = {
+    number = len(extension_names(storage)) + 1
+    extension: ExtensionRecord = {
         "format": FORMAT,
         "config_hash": plan.config_hash,
         "units": {"digest": digest, "tables": tables},
@@ -220,25 +232,27 @@ def open_plan(storage: Reader) -> Plan | None:
     """
     if not storage.exists(PLAN):
         return None
-    record = _load(storage, PLAN)
+    record = read_record(storage.read_bytes(PLAN), PlanRecord, where=f"{storage.location}/{PLAN}")
     tables, passed = list(record["units"]["tables"]), record.get("passed_over", {})
-    for name in _extension_names(storage):
-        extension = _load(storage, name)
+    for name in extension_names(storage):
+        extension = read_record(storage.read_bytes(name), ExtensionRecord, where=f"{storage.location}/{name}")
         tables += extension["units"]["tables"]
         passed = extension.get("passed_over", passed)
     return Plan(record=record, tables=tuple(tables), passed_over=passed)
 
 
-def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -> None:
+def require_equal_config(plan: Plan, record: ConfigRecord, location: str) -> None:
     """Compares the configuration of a command with that of the plan.
 
     Raises:
         ConfigMismatchError: with every difference.
     """
     # Earlier plans hash the places of their sources too, and spell licences as they were typed.
-    sources = [_hashed({**each, "license": spelled(each["license"])}) for each in plan.config["sources"]]
-    planned = {**plan.config, "sources": sources}
-    if config_hash(dict(record)) == config_hash(planned):
+    sources = [
+        _hashed(each["label"], spelled(each["license"]), each.get("image_column")) for each in plan.config["sources"]
+    ]
+    planned: ConfigRecord = {**plan.config, "sources": sources}
+    if config_hash(record) == config_hash(planned):
         return
     lines = "\n".join(f"  {line}" for line in config_differences(planned, record))
     raise ConfigMismatchError(
@@ -247,7 +261,7 @@ def require_equal_config(plan: Plan, record: Mapping[str, Any], location: str) -
     )
 
 
-def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def config_differences(planned: Mapping[str, object], asked: Mapping[str, object]) -> list[str]:
     """`a.b[0].c: there …, here …` for every value that differs; both as they are read from JSON."""
     there, here = _flat(planned), _flat(asked)
     return [
@@ -257,7 +271,7 @@ def config_differences(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> 
     ]
 
 
-def _flat(value: Any, name: str = "") -> dict[str, str]:
+def _flat(value: object, name: str = "") -> dict[str, str]:
     """Every value inside, as JSON, by its place."""
     if isinstance(value, Mapping):
         parts = [(f"{name}.{key}" if name else str(key), part) for key, part in value.items()]
@@ -268,26 +282,18 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
     return {place: text for part_name, part in parts for place, text in _flat(part, part_name).items()}
 
 
-def _extension_names(storage: Reader) -> list[str]:
+def extension_names(storage: Reader) -> list[str]:
+    """Files that extend the plan, in order."""
     return [f"plan/{name}" for name in storage.list("plan") if name.startswith("extension-")]
 
 
-def _load(storage: Reader, name: str) -> dict[str, Any]:
-    where = f"{storage.location}/{name}"
-    record = load_json(storage.read_bytes(name), where=where)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise SchemaError(f"{where}: expected a plan of format {FORMAT!r}, found {found!r}")
-    return record
-
-
-def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[dict[str, Any]], str]:
+def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[UnitTableRecord], str]:
     """Streams units into parquet files; returns their records and the digest of all rows."""
     from ..sources.listing import UNITS_SCHEMA
 
     rows = (unit.to_row() for unit in units)
     digest = hashlib.sha256()
-    tables: list[dict[str, Any]] = []
+    tables: list[UnitTableRecord] = []
     scratch = storage.scratch(f"plan.{secrets.token_hex(6)}")
     try:
         while True:
@@ -299,8 +305,10 @@ def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int
             name = f"plan/units-{first_unit:08d}-{sha256[:HASH_DIGITS]}.parquet"
             size = path.stat().st_size
             storage.publish(path, name)
-            file = {"name": name, "size": size, "sha256": sha256}
-            tables.append({**file, "rows": count, "samples": samples, "first_unit": first_unit})
+            tables.append({
+                "name": name, "size": size, "sha256": sha256, "rows": count, "samples": samples,
+                "first_unit": first_unit,
+            })  # fmt: skip
             first_unit += count
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # swept at the next start if it stays

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..format.records import FileRecord
 from ..format.schema import (
     FAILURES_SCHEMA,
     MASKS_SCHEMA,
@@ -50,6 +51,9 @@ class OutputFile:
     """Its final name under the output root."""
     size: int
     sha256: str
+
+    def record(self) -> FileRecord:
+        return {"name": self.name, "size": self.size, "sha256": self.sha256}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ where a later version put them; they keep the names that its manifest gives them
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from ..errors import InputError, SchemaError
+from ..format.records import ShardsManifest, checked_record
+from ..format.release_tables import MANIFEST
 from ..format.schema import FORMAT, load_json
 from ..storage.base import Reader, scheme_of
 from ..storage.open import open_versioned
@@ -17,7 +19,6 @@ from ..storage.versions import VersionStorage
 from .own_outputs import local_path
 from .roots import ListedFile, Root, is_pattern, open_root
 
-MANIFEST: Final = "manifest.json"
 PLAN: Final = "plan.json"
 
 
@@ -66,12 +67,13 @@ class _Shards:
                 )
             yield from self._root.walk(own=own)
             return
-        if manifest.get("images", True) is False:
+        if manifest.get("images") is False:
             raise InputError(
                 f"{self._location}: a release of references, its shards hold no images; `grainmill join` brings them "
                 "together"
             )
-        places = {self._place(name): name for name in _shard_names(manifest, self._location)}
+        checked = checked_record(manifest, ShardsManifest, where=f"{self._location}/{MANIFEST}")
+        places = {self._place(shard["name"]): shard["name"] for shard in checked["shards"]}
         there = {places[file.raw]: file for file in self._root.walk(own=True) if file.raw in places}
         for name in sorted(places.values()):
             if name not in there:
@@ -81,7 +83,7 @@ class _Shards:
     def _place(self, name: str) -> str:
         return name if self._version is None else self._version.place(name)
 
-    def _record(self, name: str) -> dict[str, Any] | None:
+    def _record(self, name: str) -> dict[str, object] | None:
         """A JSON file of our own format; None if there is none, or one of somebody else's."""
         if self.reader.stat(name) is None:
             return None
@@ -92,15 +94,3 @@ class _Shards:
         except SchemaError:
             return None
         return record if isinstance(record, dict) and record.get("format") == FORMAT else None
-
-
-def _shard_names(manifest: dict[str, Any], location: str) -> list[str]:
-    """Names of the shards, ascending.
-
-    Raises:
-        InputError: the manifest has no such list.
-    """
-    try:
-        return sorted(str(shard["name"]) for shard in manifest["shards"])
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{location}/{MANIFEST}: expected a list of shards, found none ({error})") from error

@@ -9,7 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ..errors import SchemaError
-from ..format.schema import load_json
+from ..format.records import read_release_manifest
+from ..format.release_tables import MANIFEST
 from .base import Reader, Writer, scheme_of
 from .local import LocalStorage
 from .object_store import ObjectStorage
@@ -49,17 +50,17 @@ def open_versioned(location: str | os.PathLike[str]) -> Reader:
         return open_storage(location)
     root = open_storage(match["root"])
     folder = f"{VERSIONS}/{match['version']}"
-    if not root.exists(f"{folder}/manifest.json"):
+    if not root.exists(f"{folder}/{MANIFEST}"):
         return open_storage(location)  # some other folder of that name
     return VersionStorage(root, [folder, *_newer(root, match["version"])])
 
 
 def _newer(root: Reader, version: str) -> list[str]:
     """Folders of the versions after this one, oldest first, as the root's manifest lists them."""
-    manifest = load_json(root.read_bytes("manifest.json"), where=f"{root.location}/manifest.json")
-    try:
-        order = [str(each["version"]) for each in manifest["versions"]]
-    except (KeyError, TypeError) as error:
-        raise SchemaError(f"{root.location}/manifest.json: not the manifest of a release ({error})") from error
+    where = f"{root.location}/{MANIFEST}"
+    manifest = read_release_manifest(root.read_bytes(MANIFEST), where=where)
+    if manifest is None:
+        raise SchemaError(f"{where}: not the manifest of a release")
+    order = [each["version"] for each in manifest["versions"]]
     after = order[order.index(version) + 1 :] if version in order else []
     return [f"{VERSIONS}/{each}" for each in after if VERSION_NAME.fullmatch(each)]

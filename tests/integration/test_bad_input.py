@@ -141,9 +141,9 @@ def outcomes(output: Path) -> dict[str, str | None]:
     """`path!member` -> the reason it failed for, or None if it is in a shard."""
     run = open_dataset(output)
     found: dict[str, str | None] = {}
-    for commit in run.commits():
-        rows = [(row, None) for row in run.samples(commit).to_pylist()]
-        rows += [(row, row["reason"]) for row in run.failures(commit).to_pylist()]
+    for unit in run.units():
+        rows = [(row, None) for row in run.samples(unit).to_pylist()]
+        rows += [(row, row["reason"]) for row in run.failures(unit).to_pylist()]
         for row, reason in rows:
             name = row["source_uri"].partition("/")[2] + ("" if row["member"] is None else f"!{row['member']}")
             name += "#" if reason == "duplicate_key" else ""
@@ -235,7 +235,7 @@ def test_a_photograph_of_sixty_megapixels_is_mined_within_its_memory(tmp_path: P
     result = json.loads(done.stdout)
     assert (result["samples"], result["failures"]) == (1, 0), result
     run = open_dataset(tmp_path / "out")
-    (row,) = run.samples(next(run.commits())).to_pylist()
+    (row,) = run.samples(next(run.units())).to_pylist()
     sample = run.read_sample(row)
     assert (sample.width, sample.height) == (9000, 6667)
     assert len(sample.annotations) > 50

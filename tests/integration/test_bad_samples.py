@@ -20,12 +20,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def failures_of(run: RunReader) -> dict[str, dict[str, str]]:
     """Failure rows by their source."""
-    rows = [row for commit in run.commits() for row in run.failures(commit).to_pylist()]
+    rows = [row for unit in run.units() for row in run.failures(unit).to_pylist()]
     return {row["source_uri"]: row for row in rows}
 
 
 def keys_of(run: RunReader) -> set[str]:
-    return {row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()}
+    return {row["key"] for unit in run.units() for row in run.samples(unit).to_pylist()}
 
 
 def mined_inline(source: Path, output: Path) -> RunReader:

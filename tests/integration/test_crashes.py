@@ -45,7 +45,7 @@ def assert_nothing_unnamed(output: Path) -> None:
     folders = ("shards", "index", "failures")
     found = [str(path.relative_to(output)) for folder in folders for path in (output / folder).glob("*")]
     assert sorted(named) == sorted(found)
-    keys = [row["key"] for commit in run.commits() for row in run.samples(commit).to_pylist()]
+    keys = [row["key"] for unit in run.units() for row in run.samples(unit).to_pylist()]
     assert len(keys) == len(set(keys))
 
 

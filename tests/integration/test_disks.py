@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(
     assert done.stdout == ""
     if (kept / "plan.json").exists():
         run = open_dataset(kept)
-        assert all(run.samples(commit).num_rows for commit in run.commits()), "a commit names a file that is not whole"
+        assert all(run.samples(unit).num_rows for unit in run.units()), "a commit names a file that is not whole"
     assert mined(small_photographs, kept) == undisturbed_digest
 
 

@@ -199,7 +199,7 @@ def test_limit_takes_the_first_samples_of_the_plan(photographs_copy: Path, tmp_p
     result = mined(photographs_copy, tmp_path / "out", limit=3)
     assert result["samples"] + result["failures"] == 3
     run = open_dataset(tmp_path / "out")
-    uris = [row["source_uri"] for commit in run.commits() for row in run.samples(commit).to_pylist()]
+    uris = [row["source_uri"] for unit in run.units() for row in run.samples(unit).to_pylist()]
     assert set(uris) <= {"in/p00.jpg", "in/p01.png", "in/p02.jpg"}
 
 
@@ -212,7 +212,7 @@ def test_dry_run_writes_nothing(photographs_copy: Path, tmp_path: Path) -> None:
 def test_without_images_the_shard_holds_records_only(photographs_copy: Path, tmp_path: Path) -> None:
     mined(photographs_copy, tmp_path / "out", no_images=True)
     run = open_dataset(tmp_path / "out")
-    row = run.samples(next(run.commits())).to_pylist()[0]
+    row = run.samples(next(run.units())).to_pylist()[0]
     assert row["image_offset"] is None
     assert row["ext"] is None
     assert run.read_sample(row).file_name is None
@@ -223,8 +223,8 @@ def test_without_images_the_shard_holds_records_only(photographs_copy: Path, tmp
 def test_image_bytes_are_unchanged(photographs_copy: Path, tmp_path: Path) -> None:
     mined(photographs_copy, tmp_path / "out")
     run = open_dataset(tmp_path / "out")
-    for commit in run.commits():
-        for row in run.samples(commit).to_pylist():
+    for unit in run.units():
+        for row in run.samples(unit).to_pylist():
             assert run.read_image(row) == (photographs_copy / row["source_uri"].removeprefix("in/")).read_bytes()
 
 

@@ -262,7 +262,7 @@ def test_masks_of_shards_join_a_union_whatever_the_orientation(tmp_path: Path, r
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["failures"] == 0
         run = open_dataset(tmp_path / name)
-        samples += [run.read_sample(row) for commit in run.commits() for row in run.samples(commit).to_pylist()]
+        samples += [run.read_sample(row) for unit in run.units() for row in run.samples(unit).to_pylist()]
     before, after = samples
     assert (after.width, after.height, after.exif_orientation) == (64, 96, 6)
     kept = {each.segmentation["counts"] for each in after.annotations if each.origin == "annotation"}

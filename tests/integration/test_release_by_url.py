@@ -58,7 +58,7 @@ def images_of(location: str | Path) -> list[str]:
 
 def released_images(location: str | Path) -> list[str]:
     run = open_dataset(location)
-    return sorted(row["source_sha256"] for commit in run.commits() for row in run.samples(commit).to_pylist())
+    return sorted(row["source_sha256"] for unit in run.units() for row in run.samples(unit).to_pylist())
 
 
 def said(capsys: pytest.CaptureFixture[str], *command: str | Path) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def test_the_whole_loop_by_url(s3: str, grown: Path, tmp_path: Path, capsys: pyt
     )  # fmt: skip
     assert mined["samples"] + mined["failures"] == 6
     assert images_of(f"{there}/versions/1.0.0") == released_images(grown / "versions" / "1.0.0")
-    row = next(iter(open_dataset(tmp_path / "mined").commits()))
+    row = next(open_dataset(tmp_path / "mined").units())
     uri = open_dataset(tmp_path / "mined").samples(row).to_pylist()[0]["source_uri"]
     assert uri.startswith("again/shards/")
 

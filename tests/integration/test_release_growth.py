@@ -47,7 +47,7 @@ def problems(location: Path) -> list[str]:
 
 def rows_of(location: Path) -> list[dict[str, Any]]:
     run = open_dataset(location)
-    return [row for commit in run.commits() for row in run.released_samples(commit).to_pylist()]  # type: ignore[attr-defined]
+    return [row for unit in run.units() for row in run.released_samples(unit).to_pylist()]  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def release(write_drawn_run: Callable[..., Path], tmp_path_factory: pytest.TempP
 def records(release: Path) -> list[dict[str, Any]]:
     """Every KEY.json, by the index."""
     run = open_dataset(release)
-    rows = [row for commit in run.commits() for row in run.samples(commit).to_pylist()]
+    rows = [row for unit in run.units() for row in run.samples(unit).to_pylist()]
     return [json.loads(schema.sample_to_json(run.read_sample(row))) for row in rows]
 
 

@@ -133,7 +133,7 @@ def test_a_new_version_replaces_the_old_one_there(
     shutil.copytree(drawn_release, tmp_path / "rel")
     there = tmp_path / "there"
     push_release(release_of(tmp_path / "rel"), str(there))
-    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).commits())).to_pylist()[0]
+    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).units())).to_pylist()[0]
     (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
     command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
     command += [
@@ -203,7 +203,7 @@ def test_s3_shards_are_mined_from_by_url(pushed: str, tmp_path: Path) -> None:
             found += [reader.read(number).sha256 for number in range(len(reader))]
     run = open_dataset(pushed)
     assert sorted(found) == sorted(
-        row["source_sha256"] for commit in run.commits() for row in run.samples(commit).to_pylist()
+        row["source_sha256"] for unit in run.units() for row in run.samples(unit).to_pylist()
     )
 
 
@@ -275,7 +275,7 @@ def test_the_hub_is_asked_again_only_where_that_may_help(
 def test_a_new_version_takes_away_what_it_does_not_have(hub: Any, drawn_release: Path, tmp_path: Path) -> None:
     push_release(release_of(drawn_release), "hf://team/drawn")
     shutil.copytree(drawn_release, tmp_path / "rel")
-    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).commits())).to_pylist()[0]
+    row = open_dataset(drawn_release).samples(next(open_dataset(drawn_release).units())).to_pylist()[0]
     (tmp_path / "out.txt").write_text(row["key"], encoding="utf-8")
     command = ["release", "--output", str(tmp_path / "rel"), "--name", "drawn", "--version", "2.0.0"]
     command += [

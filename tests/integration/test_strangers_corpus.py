@@ -218,7 +218,7 @@ def test_what_has_no_ending_is_known_by_its_first_bytes(place: Place) -> None:
 def test_every_reader_of_photographs_refuses_the_same_bytes(tmp_path: Path, drawn_run: Path) -> None:
     """`segment`, `score`, the frames of a video, the report, the release's gallery, examples and duplicates."""
     run = open_dataset(drawn_run)
-    row = next(row for commit in run.commits() for row in run.samples(commit).to_pylist())
+    row = next(row for unit in run.units() for row in run.samples(unit).to_pylist())
     sample = run.read_sample(row)
     readers: dict[str, Callable[[Path], object]] = {
         "segment": lambda path: image_files.read_rgb(str(path)),

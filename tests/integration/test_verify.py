@@ -62,7 +62,7 @@ def test_a_run_at_work_passes_and_strays_are_no_problem(
 
 
 def test_damaged_data_is_named_by_key_and_range(run_copy: Path) -> None:
-    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[1]
+    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).units())).to_pylist()[1]
     change(run_copy / row["shard"], row["image_offset"] + 7, b"\xaa")
     found = problems(run_copy)
     assert [(each.kind, each.key, each.start, each.end) for each in found if each.kind == "bytes"] == [
@@ -72,7 +72,7 @@ def test_damaged_data_is_named_by_key_and_range(run_copy: Path) -> None:
 
 
 def test_damaged_headers_padding_and_end_are_named_to_the_byte(run_copy: Path) -> None:
-    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[0]
+    row = open_dataset(run_copy).samples(next(open_dataset(run_copy).units())).to_pylist()[0]
     path = run_copy / row["shard"]
     offsets = [row["json_offset"] - 512 + 136, row["json_offset"] + row["json_size"] + 1, path.stat().st_size - 3]
     for offset in offsets:
@@ -170,7 +170,7 @@ def test_deep_finds_an_index_that_differs_from_the_shard(
 
 
 def test_a_key_in_two_units_is_named(run_copy: Path) -> None:
-    stolen = open_dataset(run_copy).samples(next(open_dataset(run_copy).commits())).to_pylist()[0]["key"]
+    stolen = open_dataset(run_copy).samples(next(open_dataset(run_copy).units())).to_pylist()[0]["key"]
     rewrite(run_copy, 1, "samples", lambda rows: rows[0].update(key=stolen))
     named = [each for each in problems(run_copy) if each.key == stolen and "more than once" in each.message]
     assert [each.file for each in named] == ["commits/00000000.json", "commits/00000001.json"]

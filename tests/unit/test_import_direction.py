@@ -28,7 +28,6 @@ SEEN_BY_MODEL = {
 SEEN_BY = {
     "pipeline.sources.images": "model.",
     "pipeline.sources.kinds": "model.",
-    "pipeline.shards.commits": "model.data.",
     "pipeline.labeling.atoms": "model.predict.",
     "pipeline.labeling.miner": "model.predict.tree",
     "pipeline.labeling.config": "model.",

@@ -29,10 +29,10 @@ def test_the_file_is_the_canonical_json_of_what_it_says(drawn_run: Path) -> None
     manifest = schema.load_json(data, where=MANIFEST)
     assert data == schema.canonical_json(schema.sealed(manifest))
     run = open_dataset(drawn_run)
-    commits = list(run.commits())
-    assert [each["unit"] for each in manifest["shards"]] == [commit.unit for commit in commits]
+    units = list(run.units())
+    assert [each["unit"] for each in manifest["shards"]] == [unit.number for unit in units]
     shards = [[each["unit"], each["sha256"], each["samples"], each["masks"]] for each in manifest["shards"]]
-    rows = [row for commit in commits for row in run.failures(commit).to_pylist()]
+    rows = [row for unit in units for row in run.failures(unit).to_pylist()]
     names = ("key", "source_uri", "member", "stage", "reason")
     assert manifest["digest"] == schema.dataset_digest(shards, [[row[name] for name in names] for row in rows])
 

@@ -16,16 +16,14 @@ from PIL import Image, ImageEnhance
 from pipeline.errors import InputError
 from pipeline.format.licenses import check_license, check_link
 from pipeline.format.schema import sha256_of
+from pipeline.release.card import to_yaml
 from pipeline.release.charts import bar_chart, masks_per_image_histogram
 from pipeline.release.checks import OBLIGATIONS, license_gap
 from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, signature_of
 from pipeline.release.flags import ReleaseFlags
-from pipeline.release.options import check_name, release_options, remove_kinds
+from pipeline.release.options import check_name, parse_splits, release_options, remove_kinds
 from pipeline.release.records import ReleaseOptions
-from pipeline.release.selection import Selection
-from pipeline.release.splits import own_split, parse_splits, split_beside
-from pipeline.release.takedown import Exclusions, read_exclusions
-from pipeline.release.yaml_text import to_yaml
+from pipeline.release.selection import Exclusions, Selection, own_split, read_exclusions, split_beside
 from pipeline.storage.versions import version_order
 
 # ---------------------------------------------------------------------------------------------------------------------

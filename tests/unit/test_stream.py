@@ -282,7 +282,7 @@ def test_a_bad_sample_keeps_its_position_and_says_why(drawn_run: Path, tmp_path:
 
 
 def test_directories_without_commits_or_of_another_format_are_refused(drawn_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"neither manifest\.json nor a commit"):
+    with pytest.raises(InputError, match=r"expected a run \(plan\.json\), found none"):
         ShardIndex.open(tmp_path)
     directory = tmp_path / "newer"
     shutil.copytree(drawn_run, directory)

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.dataset.open import open_dataset
+from pipeline.dataset.reader import Dataset
 from pipeline.errors import InputError
 from pipeline.format.rle import Rle
 from pipeline.format.schema import Annotation, Sample, sample_from_json, sha256_of
-from pipeline.storage.open import open_versioned
 
 from ...data.shards import COLUMNS, ShardIndex
 from .records import EvalImage
@@ -56,7 +57,7 @@ class MinedRow:
         Raises:
             InputError: the bytes are not those that the index names.
         """
-        data = dataset_at(self.location).read_range(self.shard, self.offset, self.size)
+        data = dataset_at(self.location).storage.read_range(self.shard, self.offset, self.size)
         where = f"{self.location}/{self.shard}: {self.key}"
         if sha256_of(data) != self.sha256:
             raise InputError(f"{where}: its masks do not match the index's sha256; `grainmill verify` tells more")
@@ -68,9 +69,9 @@ MINED_COLUMNS: Final = ("source_uri", "member", "source_sha256", "height", "widt
 
 
 @functools.lru_cache(maxsize=4)
-def dataset_at(location: str) -> Any:
-    """The storage of a run or release, opened once in each process."""
-    return open_versioned(location)
+def dataset_at(location: str) -> Dataset:
+    """A run or a release, opened once in each process."""
+    return open_dataset(location)
 
 
 @dataclass(frozen=True)

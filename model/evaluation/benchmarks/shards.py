@@ -85,7 +85,7 @@ def read_image(location: str, row: dict[str, Any]) -> bytes:
     where = f"{location}/{row['shard']}: {row['key']}"
     if row["image_offset"] is None:
         raise InputError(f"{where}: the shards hold no images; `grainmill join` brings them together with their images")
-    data: bytes = dataset_at(location).read_range(row["shard"], row["image_offset"], row["image_size"])
+    data = dataset_at(location).storage.read_range(row["shard"], row["image_offset"], row["image_size"])
     if sha256_of(data) != row["source_sha256"]:
         raise InputError(f"{where}: its image does not match the index's sha256; `grainmill verify` tells more")
     return data
