@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..console import note
 from ..errors import InputError
@@ -27,6 +27,7 @@ from .push_plan import FILES_PER_COMMIT, LAST, PushReport, files_in_order, resum
 
 _REPOSITORY: Final = re.compile(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?")
 TOKEN: Final = "HF_TOKEN"
+_Result = TypeVar("_Result")
 
 
 def push_to_hub(
@@ -113,7 +114,7 @@ class _Hub:
         huggingface_hub.utils.disable_progress_bars()  # ours tells files; theirs would stand between its lines
         self._api = huggingface_hub.HfApi(token=token, library_name="grainmill")
 
-    def _call(self, line: str, call: Callable[[], Any]) -> Any:
+    def _call(self, line: str, call: Callable[[], _Result]) -> _Result | None:
         self._report.calls.append(line)
         if self._dry_run:
             return None

@@ -2,8 +2,9 @@
 
 A store's answer is final (no such file, no rights, a bad request) or may be another at the next try (busy, an error
 inside, a time-out, no answer). Only the latter are tried again. s3fs and botocore are told not to repeat anything
-themselves (`object_store`), so there each request is tried by this function alone; gcsfs, adlfs and the Hub's client
-take no such order, and repeat some requests before their failure is seen here.
+themselves (`object_store`), so there each request is tried by this function alone (but aiohttp asks once more where a
+connection that it kept open ends without an answer). gcsfs, adlfs and the Hub's client take no such order, and repeat
+some requests before their failure is seen here.
 """
 
 from __future__ import annotations
