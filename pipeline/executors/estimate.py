@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import InputError
+from .flags import PlanFlags
 
 GPU_STAGES: Final = frozenset({"features"})
 """Stages that run on the GPU when there is one; all others keep CPU cores busy."""
@@ -68,16 +69,16 @@ class Cluster:
     """What the run gets."""
 
     nodes: int
-    gpus_per_node: int = 0
-    cores_per_node: int = 16
+    gpus_per_node: int = PlanFlags.gpus_per_node
+    cores_per_node: int = PlanFlags.cores_per_node
     workers_per_gpu: float = 1.0
     """Actors that share one GPU (1 / `--gpus-per-worker`)."""
-    node_price_per_hour: float | None = None
-    storage_price_per_gb_month: float = 0.023
+    node_price_per_hour: float | None = PlanFlags.node_price_per_hour
+    storage_price_per_gb_month: float = PlanFlags.storage_price_per_gb_month
     """A large store's list price for its standard class; say your own."""
     put_price_per_1000: float = 0.005
     get_price_per_1000: float = 0.0004
-    efficiency: float = 0.9
+    efficiency: float = PlanFlags.efficiency
     """Share of a worker's time that goes into units: what stragglers, start-up and lost nodes leave."""
 
     def __post_init__(self) -> None:

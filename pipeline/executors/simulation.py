@@ -26,6 +26,7 @@ from ..sources.listing import Entry, UnitSpec
 from ..units.attempt import UnitProgress
 from .driver import run_pool
 from .estimate import Cluster, Estimate, Profile
+from .flags import PlanFlags
 from .pool import STARTING, Event, PoolOptions
 from .scheduler import STRAGGLER_FLOOR_S, Assignment
 
@@ -42,20 +43,20 @@ STALLED_UNITS: Final = 100
 class Conditions:
     """What goes wrong on the simulated cluster, and what its store bears."""
 
-    node_losses_per_hour: float = 0.01
+    node_losses_per_hour: float = PlanFlags.node_losses_per_hour
     """Of each node: a spot machine that is taken back every hundred hours."""
     node_back_after_s: float = 180.0
     """Until another machine stands in its place."""
     spread: float = 0.1
     """Standard deviation of the logarithm of a unit's duration."""
-    straggler_share: float = 0.001
+    straggler_share: float = PlanFlags.straggler_share
     """Of units that take `straggler_times` as long."""
     straggler_times: float = 10.0
-    hung_share: float = 0.0
+    hung_share: float = PlanFlags.hung_share
     """Of units that never end on the worker that has them."""
-    put_limit_per_s: float = 3500.0
+    put_limit_per_s: float = PlanFlags.put_limit_per_s
     """Of one prefix; a large store's published figure."""
-    get_limit_per_s: float = 5500.0
+    get_limit_per_s: float = PlanFlags.get_limit_per_s
     request_s: float = 0.05
     """One put or get, while the store is not at its limit."""
 
