@@ -1,8 +1,8 @@
-"""A checkpoint on a benchmark: from the flags of `grainmill score` to rows, numbers, tables and notes."""
+"""A checkpoint on a benchmark: what `--checkpoint` names, scored as the flags of `grainmill score` say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,101 +16,14 @@ from pipeline.storage.local import sha256_of_file
 from ..network.checkpoint import is_checkpoint, read_checkpoint
 from ..network.load import expect_base_is_needed, load_sam2, recognised, usable_device
 from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
-from .benchmarks.records import Benchmark, Split, Task
-from .bootstrap import Interval
-from .protocols.controls import JITTER_RADIUS
+from .benchmarks.records import Split, Task
 from .protocols.options import ModelOptions, ModelTask
-from .protocols.run import ModelScores, measure_model
-from .results import Metric, Scored, ScoreOptions, claim_output, summed
-
-
-@dataclass(frozen=True)
-class CheckpointModel:
-    """Makes the predictor of a checkpoint, in whichever process.
-
-    Attributes:
-        path: a checkpoint file of `train`, or a SAM-2 checkpoint as Meta publishes it.
-        base: the base's weights for an adapter's checkpoint; None: where they were when it was trained.
-        device: cpu, cuda, cuda:N.
-        video: a predictor of videos.
-    """
-
-    path: str
-    base: str | None
-    device: str
-    video: bool = False
-
-    def __call__(self) -> Any:
-        """Our predictor, or sam2's own for weights without a dial."""
-        if not is_checkpoint(Path(self.path)):
-            model = load_sam2(self.path, video=self.video).to(self.device)
-            return model if self.video else sam2_predictor(model)
-        if self.video:
-            from ..predict.video import GranularVideoPredictor
-
-            return GranularVideoPredictor.load(self.path, self.device, base=self.base)
-        from ..predict.image import GranularPredictor
-
-        return GranularPredictor.load(self.path, self.device, base=self.base)
-
-    def sha256(self) -> str:
-        """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
-        return sha256_of_file(self.path)
-
-    def notes(self) -> list[str]:
-        """What of this model a reader of its numbers must know."""
-        if not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
-            return []
-        return [
-            "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
-            "own masks and its memory for videos never were trained"
-        ]
-
+from .protocols.run import measure_model
+from .results import Scored, ScoreOptions, claim_output, summed
+from .tables import as_metric, notes_of, tables_of
 
 TREE: Final = "tree"
 """What `--checkpoint` says instead of a file: the mill's own tree of each image, without weights."""
-
-
-@dataclass(frozen=True)
-class TreeModel:
-    """Makes the predictor without weights, in whichever process; see `model.predict.tree`."""
-
-    video: bool = False
-
-    def __call__(self) -> Any:
-        """The predictor of images.
-
-        Raises:
-            InputError: of videos is asked.
-        """
-        if self.video:
-            raise InputError("--checkpoint tree answers on images; a benchmark of videos needs a model")
-        from ..predict.tree import TreePredictor
-
-        return TreePredictor()
-
-    def sha256(self) -> str:
-        """Of what the answers depend on: the mill's configuration and the predicted IoU's weights."""
-        from ..predict.tree import SCORE_WEIGHTS
-
-        return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))
-
-    def notes(self) -> list[str]:
-        """What of it a reader of its numbers must know."""
-        return [
-            "tree: nothing is trained; masks are chosen among those that `grainmill mine` finds in the image; own is "
-            "the surest of them and best_of_3 the surest small, middling and large one"
-        ]
-
-
-def sam2_predictor(model: Any) -> Any:
-    """sam2's own image predictor on a model of any input size."""
-    with scripted_transforms():
-        from sam2.sam2_image_predictor import SAM2ImagePredictor
-
-        predictor = SAM2ImagePredictor(model)
-    predictor._bb_feat_sizes = sam2_feature_sizes(model.image_size)
-    return predictor
 
 
 def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
@@ -128,10 +41,6 @@ def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
     record = read_checkpoint(weights.path).record if weights.ours else None
     expect_base_is_needed(options.base, record, where=weights.path)
     return CheckpointModel(path=str(weights.path), base=options.base, device=str(usable_device(options.device)))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The command
 
 
 def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: ScoreOptions, output: Path) -> Scored:
@@ -215,163 +124,90 @@ def model_tasks(tasks: Sequence[Task], split: Split) -> tuple[ModelTask, ...]:
     return tuple(found)
 
 
-def as_metric(interval: Interval) -> Metric:
-    return Metric(value=interval.value, low=interval.low, high=interval.high)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables for people
-
-_CLICK_CELLS: Final = {
-    "iou_1": "1-IoU", "noc_80": "NoC80", "noc_85": "NoC85", "noc_90": "NoC90", "nof_85": "NoF85", "nof_90": "NoF90",
-}  # fmt: skip
-_WHOLE_CELLS: Final = {
-    "ar_1000": "AR1000", "ar_100": "AR100", "ar_10": "AR10", "ar_1": "AR1", "ar_1000_small": "S",
-    "ar_1000_medium": "M", "ar_1000_large": "L",
-}  # fmt: skip
-_SWEEP_CELLS: Final = {
-    "spearman": "Spearman(g, area)", "monotone": "monotone", "violation_rate": "falling steps", "nesting": "nested",
-    "adjacent_iou": "adjacent IoU", "spread": "spread", "end_iou": "IoU(M(.1), M(1))", "distinct_masks": "masks",
-    "best_iou": "best IoU", "label_error": "|best g - label|",
-}  # fmt: skip
-_PAIR_CELLS: Final = {"pair_success_50": "success@0.5", "pair_success_70": "success@0.7", "pair_order": "order right"}
-_VIDEO_CELLS: Final = {"jf": "J&F", "j": "J", "f": "F", "drift": "area drift"}
-_WITH_INTERVAL: Final = ("iou_1", "ar_1000", "spearman", "pair_success_50", "jf")
-
-_MEANING: Final = {
-    "oracle": "g of ten by ground truth", "oracle_plain": "best of ten g, for each number",
-    "label": "g of the protocol", "dial": "the dial", "pooled": "ten g pooled", "own": "SAM-2's own mask, no g",
-    "ignored": "control: one g for all", "shuffled": "control: g shuffled",
-    "best_of_3": "control: best of its 3 masks", "best_of_10_clicks": "control: best of 10 near clicks",
-    "ten_grids": "control: ten grids, one g", "shuffled_pass": "control: g at random",
-    "constant": "control: best single g", "between": "control: mask between both",
-    "held": "control: first mask held still",
-}  # fmt: skip
-"""In the order in which tables show them; `fixed:G` and `single:G` come after `label`."""
+# What is scored, made in whichever process
 
 
-def meaning(column: str) -> str:
-    """A column in words."""
-    if column in _MEANING:
-        return _MEANING[column]
-    if column.endswith("_plain"):
-        return f"{meaning(column.removesuffix('_plain'))}, for each number"
-    kind, _, granularity = column.partition(":")
-    return f"one pass, g = {granularity}" if kind == "single" else f"g = {granularity} for all"
+@dataclass(frozen=True)
+class CheckpointModel:
+    """Makes the predictor of a checkpoint, in whichever process.
+
+    Attributes:
+        path: a checkpoint file of `train`, or a SAM-2 checkpoint as Meta publishes it.
+        base: the base's weights for an adapter's checkpoint; None: where they were when it was trained.
+        device: cpu, cuda, cuda:N.
+        video: a predictor of videos.
+    """
+
+    path: str
+    base: str | None
+    device: str
+    video: bool = False
+
+    def __call__(self) -> Any:
+        """Our predictor, or sam2's own for weights without a dial."""
+        if not is_checkpoint(Path(self.path)):
+            model = load_sam2(self.path, video=self.video).to(self.device)
+            return model if self.video else sam2_predictor(model)
+        if self.video:
+            from ..predict.video import GranularVideoPredictor
+
+            return GranularVideoPredictor.load(self.path, self.device, base=self.base)
+        from ..predict.image import GranularPredictor
+
+        return GranularPredictor.load(self.path, self.device, base=self.base)
+
+    def sha256(self) -> str:
+        """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
+        return sha256_of_file(self.path)
+
+    def notes(self) -> list[str]:
+        """What of this model a reader of its numbers must know."""
+        if not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
+            return []
+        return [
+            "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
+            "own masks and its memory for videos never were trained"
+        ]
 
 
-def _place(column: str) -> tuple[float, str]:
-    plain = column.removesuffix("_plain")
-    names = list(_MEANING)
-    place = names.index(column) if column in names else names.index(plain) + 0.5 if plain in names else 2.5
-    return place, column
+@dataclass(frozen=True)
+class TreeModel:
+    """Makes the predictor without weights, in whichever process; see `model.predict.tree`."""
+
+    video: bool = False
+
+    def __call__(self) -> Any:
+        """The predictor of images.
+
+        Raises:
+            InputError: of videos is asked.
+        """
+        if self.video:
+            raise InputError("--checkpoint tree answers on images; a benchmark of videos needs a model")
+        from ..predict.tree import TreePredictor
+
+        return TreePredictor()
+
+    def sha256(self) -> str:
+        """Of what the answers depend on: the mill's configuration and the predicted IoU's weights."""
+        from ..predict.tree import SCORE_WEIGHTS
+
+        return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))
+
+    def notes(self) -> list[str]:
+        """What of it a reader of its numbers must know."""
+        return [
+            "tree: nothing is trained; masks are chosen among those that `grainmill mine` finds in the image; own is "
+            "the surest of them and best_of_3 the surest small, middling and large one"
+        ]
 
 
-def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[dict[str, Any]]]:
-    """Title -> rows: clicks, sweep, pairs, recall by view, video, and the paired differences."""
-    views = list(dict.fromkeys(row["view"] for row in found.rows if row["task"] == "whole"))
-    grid = f"{settings.points_per_side} x {settings.points_per_side} clicks a pass"
-    tables = {
-        f"clicks until IoU {settings.target_iou:.2f}, at most {settings.max_clicks}": _table(
-            found, "interactive", _CLICK_CELLS
-        ),
-        "one click, g from 0.10 to 1.00": _table(found, "sweep", _SWEEP_CELLS),
-        f"the same click on part and whole ({found.counts['pairs_clicked']} of {found.counts['pairs']} pairs)": _table(
-            found, "pairs", _PAIR_CELLS
-        ),
-        f"whole images, {grid}": _whole_table(found, views[0]) if views else [],
-        "AR1000 by view of the ground truth": _view_table(found, views) if len(views) > 1 else [],
-        "video, one click on the first frame": _table(found, "video", _VIDEO_CELLS),
-        "differences, paired over images": [
-            {"difference": name, "value": str(as_metric(interval))}
-            for name, interval in found.metrics.items()
-            if " - " in name and name.rsplit(".", 1)[1] in _WITH_INTERVAL
-            and not any(name.startswith(f"whole.{view}.") for view in views[1:])
-        ],
-    }  # fmt: skip
-    return {
-        title: [{name: "n/a" if value is None else value for name, value in row.items()} for row in rows]
-        for title, rows in tables.items()
-        if rows
-    }
+def sam2_predictor(model: Any) -> Any:
+    """sam2's own image predictor on a model of any input size."""
+    with scripted_transforms():
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-
-def _columns(found: ModelScores, prefix: str) -> dict[str, dict[str, Interval]]:
-    """Column -> metric -> number, of the names `PREFIX.COLUMN.METRIC`, in the tables' order."""
-    columns: dict[str, dict[str, Interval]] = {}
-    for name, interval in found.metrics.items():
-        if name.startswith(f"{prefix}.") and " - " not in name:
-            column, _, metric = name.removeprefix(f"{prefix}.").rpartition(".")
-            if column and not column.startswith("constant:"):
-                columns.setdefault(column, {})[metric] = interval
-    return dict(sorted(columns.items(), key=lambda each: _place(each[0])))
-
-
-def _table(found: ModelScores, prefix: str, cells: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row for each column, the numbers named by `cells`."""
-    columns = _columns(found, prefix)
-    present = {metric: head for metric, head in cells.items() if any(metric in each for each in columns.values())}
-    return [
-        {
-            "column": column,
-            "meaning": meaning(column),
-            **{head: _cell(numbers.get(metric), metric) for metric, head in present.items()},
-            "n": max(numbers[metric].objects for metric in present if metric in numbers),
-        }
-        for column, numbers in columns.items()
-        if any(metric in numbers for metric in present)
-    ]
-
-
-def _whole_table(found: ModelScores, view: str) -> list[dict[str, Any]]:
-    columns = _columns(found, f"whole.{view}")
-    rows = []
-    for column, numbers in columns.items():
-        if column.endswith("_raw"):
-            continue
-        masks = found.metrics.get(f"whole.{column}.masks_per_image")
-        with_copies = columns.get(f"{column}_raw", {})
-        rows.append(
-            {
-                "column": column,
-                "meaning": meaning(column),
-                **{head: _cell(numbers.get(metric), metric) for metric, head in _WHOLE_CELLS.items()},
-                "masks/image": None if masks is None else masks.value,
-                "AR1000, copies kept": _cell(with_copies.get("ar_1000"), ""),
-                "AR100, copies kept": _cell(with_copies.get("ar_100"), ""),
-            }
-        )
-    return rows
-
-
-def _view_table(found: ModelScores, views: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "column": column,
-            "meaning": meaning(column),
-            **{view: _cell(found.metrics.get(f"whole.{view}.{column}.ar_1000"), "") for view in views},
-        }
-        for column in _columns(found, f"whole.{views[0]}")
-        if not column.endswith("_raw")
-    ]
-
-
-def _cell(interval: Interval | None, metric: str) -> Any:
-    if interval is None:
-        return None
-    return str(as_metric(interval)) if metric in _WITH_INTERVAL else interval.value
-
-
-def notes_of(benchmark: Benchmark, settings: ModelOptions, found: ModelScores) -> list[str]:
-    """What a reader must know of the numbers."""
-    notes = [
-        "oracle chose g with the ground truth; best of 3 and best of 10 near clicks have the same luck without a dial",
-        f"controls without a dial use g = {settings.constant}; near clicks lie within {JITTER_RADIUS} of the inscribed "
-        f"radius of the first, seed {settings.seed}",
-    ]
-    without = found.counts["clicked_objects_without_label"]
-    if settings.label and without == found.counts["clicked_objects"] > 0:
-        notes.append("label: n/a, no clicked object of this benchmark has a g of its own")
-    elif without and benchmark.label_rule == "containment":
-        notes.append(f"{without} clicked objects are neither part nor whole: no label, left out of the label columns")
-    return notes
+        predictor = SAM2ImagePredictor(model)
+    predictor._bb_feat_sizes = sam2_feature_sizes(model.image_size)
+    return predictor
