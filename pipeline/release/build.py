@@ -1,8 +1,8 @@
 """A release, top to bottom: check, copy and select, index, count, describe, list, commit.
 
-Everything is streamed shard by shard; memory holds some hundred bytes for each
-sample. `manifest.json` is written last, so that a directory without it, or with that of the version before, is what a
-killed release leaves; the same command goes on from the shards that are there.
+Everything is streamed shard by shard; memory holds some hundred bytes for each sample. `manifest.json` is written last,
+so that a directory without it, or with that of the version before, is what a killed release leaves; the same command
+goes on from the shards that are there.
 """
 
 from __future__ import annotations
