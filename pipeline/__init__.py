@@ -7,7 +7,7 @@ Examples:
     >>> import pipeline
     >>> dataset = pipeline.mine("photos/", "out/")  # doctest: +SKIP
     >>> for sample in dataset:  # doctest: +SKIP
-    ...     print(sample.key, sample.masks.shape, sample.granularity)
+    ...     print(sample.key, sample.masks().shape, sample.granularity)
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: A
 
     Examples:
         >>> found = label_image(rgb)  # doctest: +SKIP
-        >>> wholes = found.masks[found.granularity == 1.0]  # doctest: +SKIP
+        >>> wholes = found.masks(found.granularity == 1.0)  # doctest: +SKIP
 
     Args:
         image: (H, W, 3) uint8 RGB.

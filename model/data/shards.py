@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.dataset.labeled_image import Which, decode_masks
 from pipeline.dataset.open import open_dataset
 from pipeline.dataset.reader import Dataset
 from pipeline.errors import GrainmillError, InputError, SampleFailureError, SchemaError
-from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import GRANULARITY_MIN
 from pipeline.format.rle import Rle
 from pipeline.format.schema import canonical_json, sha256_of
@@ -87,13 +87,9 @@ class LoadedSample:
         size = [*self.image.shape[:2]]
         return tuple({"size": size, "counts": each} for each in self.counts)
 
-    def masks(self, which: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> NDArray[np.bool_]:
-        """(m, H, W) bool: the masks of some numbers, or all n of them; a byte a pixel each."""
-        numbers = range(len(self.counts)) if which is None else [int(each) for each in which]
-        rles = self.rles
-        if not len(numbers):
-            return np.zeros((0, *self.image.shape[:2]), dtype=np.bool_)
-        return np.stack([rle_codec.decode(rles[number]) for number in numbers])
+    def masks(self, which: Which | None = None) -> NDArray[np.bool_]:
+        """(m, H, W) bool: the masks of some numbers (or where a (n,) bool array is true), or all n; a byte a pixel."""
+        return decode_masks(self.rles, which, *self.image.shape[:2])
 
     def drawable(self, *, min_parts: int, smallest_parts: bool, wholes_only: bool) -> NDArray[np.bool_]:
         """(n,) bool: masks that training may draw.

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..format import rle as rle_codec
+from ..format.rle import Rle
 from ..format.schema import Annotation, Sample
 from ..sources.images import decode_rgb
+
+Which = Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+"""Some of an image's masks, by their numbers or by a (n,) bool array."""
+
+
+def decode_masks(rles: Sequence[Rle], which: Which | None, height: int, width: int) -> NDArray[np.bool_]:
+    """(m, H, W) bool: the masks that `which` names of n; None: all of them.
+
+    Raises:
+        IndexError: there are fewer.
+    """
+    numbers = np.arange(len(rles))
+    if which is not None:
+        numbers = numbers[np.asarray(which) if len(which) else []]
+    found = np.zeros((len(numbers), height, width), dtype=np.bool_)
+    for place, number in enumerate(numbers):
+        found[place] = rle_codec.decode(rles[int(number)])
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,16 +74,9 @@ class LabeledImage:
             return decode_rgb(self.pixels, max_pixels=self.height * self.width)
         return self.pixels
 
-    def mask(self, number: int) -> NDArray[np.bool_]:
-        """(H, W) bool: one mask."""
-        return rle_codec.decode(self.annotations[number].segmentation)
-
-    @cached_property
-    def masks(self) -> NDArray[np.bool_]:
-        """(n, H, W) bool: all of them, a byte a pixel each; `mask` gives one at a time."""
-        if not self.annotations:
-            return np.zeros((0, self.height, self.width), dtype=np.bool_)
-        return np.stack([self.mask(number) for number in range(len(self))])
+    def masks(self, which: Which | None = None) -> NDArray[np.bool_]:
+        """(m, H, W) bool: the masks of some numbers (or where a (n,) bool array is true), or all n; a byte a pixel."""
+        return decode_masks([mask.segmentation for mask in self.annotations], which, self.height, self.width)
 
     @property
     def granularity(self) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = "# not run here: "
 MOST_LINES = 12
 """Of a block, so that it can be taken in at a glance."""
-PAGES = [path for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))) if path.exists()]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 MADE_BY_PAGE = {"README.md": ("out", "rel"), "laptop.md": ("out",), "publish.md": ("rel",)}
 """What a page makes itself, so that it must not be there before."""
 
@@ -83,7 +83,7 @@ def test_the_blocks_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) ->
         if not block.startswith(NOT_RUN):
             script.append(f"exec(compile({block!r}, '{page.name}:{line}', 'exec'))")
     if not script:
-        pytest.skip("no block of this page is to be run")
+        return
     for entry in prepared.iterdir():
         if entry.name not in MADE_BY_PAGE.get(page.name, ()):
             copy = shutil.copytree if entry.is_dir() else shutil.copy

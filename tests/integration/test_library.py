@@ -49,10 +49,12 @@ def test_a_sample_holds_its_image_and_its_masks(run: Path, small_photographs: Pa
         assert sample.record is not None
         file = small_photographs / sample.record.source_uri.removeprefix("in/")
         assert (sample.image == decode_rgb(file.read_bytes(), max_pixels=10**6)).all()
-        assert sample.masks.shape == (len(sample), *sample.image.shape[:2])
-        assert (sample.masks.sum(axis=(1, 2)) == sample.area_px).all()
+        assert sample.masks().shape == (len(sample), *sample.image.shape[:2])
+        assert (sample.masks().sum(axis=(1, 2)) == sample.area_px).all()
         for place, mask in enumerate(sample.annotations):
-            assert (sample.mask(place) == rle.decode(mask.segmentation)).all()
+            assert (sample.masks([place])[0] == rle.decode(mask.segmentation)).all()
+        wholes = sample.masks(sample.granularity == 1.0)
+        assert (wholes == sample.masks()[sample.granularity == 1.0]).all()
         assert (sample.granularity[sample.parent_id < 0] == 1.0).all()
         assert (sample.instance_id[sample.parent_id < 0] == np.flatnonzero(sample.parent_id < 0)).all()
         assert dataset[number].key == sample.key == dataset[number - len(dataset)].key
@@ -72,7 +74,7 @@ def test_an_image_in_memory_gets_the_masks_of_a_run(run: Path) -> None:
 def test_an_image_in_which_nothing_stands_out_has_no_masks() -> None:
     found = pipeline.label_image(np.full((40, 60, 3), 128, dtype=np.uint8))
     assert len(found) == 0
-    assert found.masks.shape == (0, 40, 60)
+    assert found.masks().shape == (0, 40, 60)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 4), dtype=np.uint8), "photo.jpg"])

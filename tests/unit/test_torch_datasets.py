@@ -57,9 +57,10 @@ def test_a_sample_by_its_number(drawn_run: Path) -> None:
         found = dataset[number]
         assert found.key == expected.key == dataset[number - len(dataset)].key
         assert (found.image == expected.image).all()
-        assert (found.masks() == expected.masks).all()
-        assert (found.masks([1, 0]) == expected.masks[[1, 0]]).all()
-        assert found.masks([]).shape == (0, *expected.image.shape[:2])
+        assert (found.masks() == expected.masks()).all()
+        assert (found.masks([1, 0]) == expected.masks()[[1, 0]]).all()
+        assert (found.masks(found.area_px > 300) == expected.masks()[expected.area_px > 300]).all()
+        assert found.masks([]).shape == expected.masks([]).shape == (0, *expected.image.shape[:2])
         assert found.granularity == pytest.approx(expected.granularity)
         assert (found.instance_id == expected.instance_id).all()
     with pytest.raises(IndexError):
@@ -186,3 +187,15 @@ def test_the_decoder_says_what_is_wrong(drawn_run: Path) -> None:
         decode_sample({**sample, "json": {}})
     with pytest.raises(InputError, match="with images"):
         decode_sample({name: value for name, value in sample.items() if name != image})
+
+
+def test_an_object_store_is_opened_again_in_a_new_process(drawn_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, stream = ShardDataset(drawn_run), stream_of(drawn_run)
+    expected, before = dataset[0].key, dataset._shards.index
+    monkeypatch.setattr(os, "getpid", lambda: 0)
+    assert dataset._shards.index is before
+    monkeypatch.setattr("model.data.torch_datasets.LocalStorage", type("Elsewhere", (), {}))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert dataset._shards.index is not before
+    assert dataset[0].key == expected
+    assert next(iter(stream)) == next(iter(stream_of(drawn_run)))
