@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .data.sampler import Order
 from .evaluation.flags import ScoreFlags
 from .evaluation.options import score_options
 from .evaluation.score import run
-from .network.adapters import Adapter
-from .network.load import SCRATCH, usable_device
-from .network.sam2_base import SCRATCH_WIDTH, Size
 from .training import train as training
-from .training.config import RunOptions, augmentation_named, loader_processes, make_config
+from .training.flags import TrainFlags
+from .training.options import train_options
 
 
 def train(
     data: str | os.PathLike[str] | Sequence[str],
     output: str | os.PathLike[str],
     *,
-    size: Size = "micro",
+    size: str = "micro",
     init: str | None = None,
-    adapter: Adapter | None = None,
-    resume: bool = False,
     workers: int | None = None,
     **flags: Any,
 ) -> dict[str, Any]:
@@ -41,12 +35,10 @@ def train(
         size: tiny, small, base_plus, large; micro and mini train from scratch.
         init: SAM 2.1's weights by path or name, or a checkpoint to train on from; None: scratch for micro and mini,
             else the official name.
-        adapter: paper, lite or full; None: full from scratch, else paper.
-        resume: go on from the newest checkpoint in `output`.
         workers: loader processes; None: none beside a processor, 4 beside a GPU. They begin by importing the script
             that calls this: with any, it does so under `if __name__ == "__main__":`.
-        flags: any other field of `TrainConfig` or `RunOptions`: `steps`, `image_size`, `global_batch_size`, `holdout`,
-            `augmentation` by its name, `device`.
+        flags: any other flag of `grainmill train`, with underscores: `adapter="paper"`, `steps=1000`, `resume=True`,
+            `holdout=0.05`, `device="cuda"`.
 
     Returns:
         What the command prints with `--json`: step, metrics, validation, checkpoint and more.
@@ -56,22 +48,9 @@ def train(
         ConfigMismatchError: `resume` with another configuration.
         TypeError: a flag that does not exist.
     """
-    running = {field.name for field in dataclasses.fields(RunOptions)}
-    how = {name: value for name, value in flags.items() if name in running}
-    what = {name: value for name, value in flags.items() if name not in running}
-    on_gpu = usable_device(how.get("device")).type == "cuda"
-    defaults = {"order": Order(), "seed": 0, "min_masks": 1, "holdout": 0.0, "precision": "bf16" if on_gpu else "fp32"}
-    what = {"trunk": None, **defaults, **what, "augmentation": augmentation_named(what.get("augmentation"))}
-    start = init or (SCRATCH if size in SCRATCH_WIDTH else f"sam2.1_hiera_{size}")
-    named = os.fspath(data) if isinstance(data, str | os.PathLike) else tuple(data)
-    options = RunOptions(
-        data=named,
-        output=os.fspath(output),
-        resume=resume,
-        workers=loader_processes(workers, on_gpu=on_gpu),
-        **how,
-    )
-    return training.train(make_config(size, start, adapter, **what), options)
+    named = [os.fspath(data)] if isinstance(data, str | os.PathLike) else list(data)
+    given = TrainFlags(data=named, output=os.fspath(output), size=size, init=init, workers=workers, **flags)
+    return training.train(*train_options(given))
 
 
 def score(

@@ -39,8 +39,6 @@ def run(flags: TrainCommandFlags) -> int | None:
     """
     from pipeline.errors import InputError
 
-    if flags.on_bad_sample not in ("stop", "skip"):
-        raise InputError(f"--on-bad-sample {flags.on_bad_sample}: expected stop or skip")
     if not flags.dry_run and (not flags.data or flags.output is None):
         raise InputError("expected --data and --output (only --dry-run goes without)")
 

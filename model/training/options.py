@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, cast
 
+from pipeline.errors import InputError
+
 from ..data.sampler import Order
 from ..network.load import sight_of, usable_device
 from ..network.sam2_base import SCRATCH_WIDTH
@@ -21,6 +23,8 @@ def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
     Raises:
         InputError: a value that does not exist, or flags that do not go together.
     """
+    if flags.on_bad_sample not in ("stop", "skip"):
+        raise InputError(f"--on-bad-sample {flags.on_bad_sample}: expected stop or skip")
     given: dict[str, Any] = {field.name: getattr(flags, field.name) for field in fields(TrainFlags)}
     on_gpu = usable_device(flags.device).type == "cuda"
     trunk, trunk_file = trunk_of_flags(flags.trunk, flags.trunk_rate)
