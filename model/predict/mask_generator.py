@@ -263,7 +263,7 @@ def distinct(found: Sequence[PredictedMask], max_iou: float) -> list[PredictedMa
 
 
 def as_tree(found: Sequence[PredictedMask]) -> list[PredictedMask]:
-    """Orders masks by tree and fills in `parent_id` and `instance_id`; see `find_everything`."""
+    """Orders masks by tree and fills in `parent_id` and `instance_id`; see `generate_masks`."""
     by_area = sorted(found, key=lambda each: (-each.area_px, -each.score, each.segmentation["counts"]))
     inside = contained_fraction(rle_codec.pairwise_intersection_px([each.segmentation for each in by_area]))
     parent: list[int | None] = []
