@@ -31,7 +31,7 @@ def run(flags: ScoreCommandFlags) -> None:
     from pipeline.console import print_json
 
     if flags.list_benchmarks:
-        from ..evaluation.benchmarks import list_json, list_text
+        from ..evaluation.benchmarks.all import list_json, list_text
 
         if flags.json:
             print_json(list_json())

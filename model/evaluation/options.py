@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 
-from .benchmarks import find_benchmark
+from .benchmarks.all import find_benchmark
 from .flags import PEERS, ScoreFlags
 from .results import ScoreOptions
 from .subjects.baselines import ucm_folder

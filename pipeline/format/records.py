@@ -567,7 +567,7 @@ def checked_record(record: object, kind: type[Record], *, where: str) -> Record:
     try:
         msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
-        raise SchemaError(f"{where}: {error}") from error
+        raise SchemaError(f"{where}: {error}; `grainmill verify` tells more") from error
     return cast(Record, record)
 
 

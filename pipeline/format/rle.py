@@ -135,19 +135,19 @@ def from_coco(segmentation: Any, height: int, width: int, *, where: str, clip: b
                 drawn = [each.ravel().tolist() for each in inside]
             merged = coco_mask.merge(coco_mask.frPyObjects(drawn, height, width))
             return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
-        if not isinstance(segmentation, dict):
+        if not isinstance(segmentation, dict) or "size" not in segmentation:
             raise SchemaError(f"found {segmentation!r:.60}")
-        size, counts = segmentation.get("size"), segmentation.get("counts")
+        size, counts = segmentation["size"], segmentation.get("counts")
         if not isinstance(size, list | tuple) or list(size) != [height, width]:
             raise SchemaError(f"found size {size!r:.40}")
         if isinstance(counts, list):
             if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**40 for each in counts):
-                raise SchemaError("uncompressed counts must be whole numbers from 0")
+                raise SchemaError("its uncompressed counts are no whole numbers from 0")
             if sum(counts) != height * width:
                 raise SchemaError(f"RLE counts sum to {sum(counts)}, expected {height} x {width}")
             return from_runs(np.asarray(counts, dtype=np.int64), height, width)
         if not isinstance(counts, str):
-            raise SchemaError(f"counts must be a string or a list, found {counts!r:.40}")
+            raise SchemaError(f"counts must be a string or a list, found counts {counts!r:.40}")
         rle: Rle = {"size": [height, width], "counts": counts}
         runs_of(rle)
         return rle

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from model.data.shards import ShardIndex
-from model.evaluation.benchmarks import find_benchmark
+from model.evaluation.benchmarks.all import find_benchmark
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
 from pipeline.errors import InputError

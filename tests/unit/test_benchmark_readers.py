@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.evaluation.benchmarks import BENCHMARKS, find_benchmark, list_text
+from model.evaluation.benchmarks.all import BENCHMARKS, find_benchmark, list_text
 from model.evaluation.benchmarks.files import read_map
 from pipeline.errors import InputError
 from pipeline.format import rle

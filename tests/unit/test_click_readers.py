@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from model.evaluation.benchmarks import BENCHMARKS, berkeley, davis, grabcut, paco, partimagenet, pascal_part, sbd
+from model.evaluation.benchmarks import berkeley, davis, grabcut, paco, partimagenet, pascal_part, sbd
+from model.evaluation.benchmarks.all import BENCHMARKS
 from model.evaluation.benchmarks.records import GroundTruth
 from pipeline.errors import InputError
 from pipeline.format import rle

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from model.evaluation.benchmarks import find_benchmark
+from model.evaluation.benchmarks.all import find_benchmark
 from model.evaluation.benchmarks.mined import match_mined, sample_path
 from model.evaluation.benchmarks.records import EvalImage, GroundTruth, Split
 from pipeline import cli
