@@ -143,24 +143,25 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
     coins = ("--benchmark", "folder", "--data", str(output / "coins"))
     yield Step("score: the mined masks of the coins against Otsu's threshold",
                ("score", *coins, "--masks", masks, "--output", f"{scores}/labels"))  # fmt: skip
-    yield Step(
-        "score: the student on eight of the coins, with its controls",
-        ("score", *coins, "--checkpoint", student, "--objects-per-image", "8", "--points-per-side", "8",
-         "--output", f"{scores}/student"),
-    )  # fmt: skip
+    answers = {"tree": ((), "the photograph's own tree"), "student": (("--checkpoint", student), "the student")}
+    for who, checkpoint in (("tree", "tree"), ("student", student)):
+        yield Step(
+            f"score: {answers[who][1]} on eight of the coins, with its controls",
+            ("score", *coins, "--checkpoint", checkpoint, "--objects-per-image", "8", "--points-per-side", "8",
+             "--output", f"{scores}/{who}"),
+        )  # fmt: skip
+    pictures: list[str] = []
     for name, point in CLICKS.items():
         photograph = next(path for path in (output / "photographs").glob(f"*/{name}"))
-        yield Step(
-            f"segment: one click on {name} at five granularities",
-            ("segment", str(photograph), "--checkpoint", student, "--point", point,
-             "--granularity", ",".join(DIALLED), "--output", str(output / "segments")),
-        )  # fmt: skip
-    pictures = [
-        flag
-        for name, point in CLICKS.items()
-        for flag in ("--picture", f"{name}: one click at {point}={output / 'segments' / Path(name).stem}.masks.png")
-    ]
-    shown = [flag for name in ("labels", "student") for flag in ("--scores", f"{scores}/{name}/scores.json")]
+        for who, (model, words) in answers.items():
+            yield Step(
+                f"segment: one click on {name} at five granularities, answered by {words}",
+                ("segment", str(photograph), *model, "--point", point,
+                 "--granularity", ",".join(DIALLED), "--output", str(output / "segments" / who)),
+            )  # fmt: skip
+            picture = output / "segments" / who / f"{photograph.stem}.masks.png"
+            pictures += ["--picture", f"{name}, one click at {point}, answered by {words}={picture}"]
+    shown = [flag for name in ("labels", *answers) for flag in ("--scores", f"{scores}/{name}/scores.json")]
     yield Step(
         "view: all of it on one page",
         ("view", masks, "--output", str(output / REPORT), "--title", "Grainmill demo", *pictures, *shown),

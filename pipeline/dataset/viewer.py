@@ -46,6 +46,31 @@ from .status import StatusRecord, run_status
 THUMBNAIL_SIDE_PX: Final = 640
 """Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
 JPEG_QUALITY: Final = 82
+CLICK_LIMIT: Final = 20
+"""Clicks after which the interactive protocol gives an object up; a mean of as many says that none was reached."""
+HEADLINES: Final[Mapping[str, str]] = {
+    "AR1000": "objects found, all masks (AR1000)",
+    "AR100": "objects found, the first 100 masks (AR100)",
+    "mean_best_iou": "IoU of an object's best mask",
+    **{
+        f"interactive.{way}.{metric}": f"{words}, {g}"
+        for metric, words in (
+            ("iou_1", "IoU of one click"),
+            ("noc_80", "clicks until IoU 0.80"),
+            ("noc_90", "clicks until IoU 0.90"),
+        )
+        for way, g in (
+            ("label", "at the label's g"),
+            ("shuffled", "at another object's g (control)"),
+            ("constant", "at the best single g (control)"),
+            ("oracle", "at its best g"),
+        )
+    },
+    "interactive.best_of_10_clicks.iou_1": "IoU of one click, best of ten near clicks at one g (control)",
+    "whole.all.pooled.ar_1000": "objects found, masks of ten g (AR1000)",
+    "whole.all.ten_grids.ar_1000": "objects found, ten grids of clicks at one g (AR1000, control)",
+}
+"""Metric of `scores.json` -> what it is in words, in the order in which the page begins with them."""
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -253,23 +278,32 @@ def picture_record(picture: Path, caption: str) -> dict[str, str]:
 def score_record(scores: Mapping[str, Any]) -> dict[str, object]:
     """What the page shows of one `scores.json`: what was scored, on which benchmark, each metric with its interval.
 
+    The metrics of `HEADLINES` come first, in words.
+
     Raises:
         InputError: it lacks a field that `grainmill score` writes.
     """
     try:
+        metrics = scores["metrics"]
+        first = [name for name in HEADLINES if name in metrics]
         return {
             "benchmark": str(scores["benchmark"]),
             "split": str(scores["split"]),
             "command": str(scores.get("command", "")),
-            "metrics": [
-                [str(name), *(None if each[end] is None else float(each[end]) for end in ("value", "low", "high"))]
-                for name, each in scores["metrics"].items()
-            ],
+            "metrics": [_metric_row(name, metrics[name]) for name in [*first, *(n for n in metrics if n not in first)]],
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"scores.json: expected benchmark, split and metrics with value, low, high ({error!r})"
         ) from error
+
+
+def _metric_row(name: str, metric: Mapping[str, float | None]) -> list[str | float | None]:
+    """Name or headline, value, low, high; clicks that never were enough say so."""
+    ends = [metric[end] for end in ("value", "low", "high")]
+    unreached = ".noc_" in name
+    shown = ["not reached" if unreached and end == CLICK_LIMIT else None if end is None else float(end) for end in ends]
+    return [HEADLINES.get(name, str(name)), *shown]
 
 
 def report_data(

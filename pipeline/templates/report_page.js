@@ -135,7 +135,7 @@ function makePictures() {
 
 function makeScores() {
   byId("scores-section").hidden = report.scores.length === 0;
-  const cell = (value) => (value === null ? "–" : value.toFixed(3));
+  const cell = (value) => (value === null ? "–" : typeof value === "string" ? value : value.toFixed(3));
   byId("scores").append(...report.scores.map(({ benchmark, split, command, metrics }) => {
     const rows = metrics.map(([metric, value, low, high]) => [metric, cell(value), low === null ? "–" : `${cell(low)} to ${cell(high)}`]);
     const box = node("div", { class: "table-box", role: "region", "aria-label": `Scores on ${benchmark}`, tabindex: "0" }, table(["metric", "value", "95 % interval"], rows));

@@ -56,8 +56,8 @@ def test_the_demo_runs_and_runs_again(tmp_path: Path) -> None:
     assert data["statistics"]["samples"] == sum(map(len, PHOTOGRAPHS.values()))
     assert data["statistics"]["failures"] == 0
     assert {image["license"] for image in data["images"]} == set(LICENSES.values())
-    assert len(data["pictures"]) == len(CLICKS)
-    assert len(data["scores"]) == 2
+    assert len(data["pictures"]) == 2 * len(CLICKS)
+    assert len(data["scores"]) == 3
     for name in ("README.md", "manifest.json", "gallery.html"):
         assert (output / "release" / name).is_file(), name
     again = grainmill_demo(output)

@@ -101,7 +101,7 @@ def test_the_demos_pictures_show_one_click_at_five_granularities(
     monkeypatch.setattr(GranularPredictor, "predict", predict)
     lay_out_photographs(tmp_path / "photographs")
     commands = [each.arguments for each in steps(tmp_path, train_steps=1, executor="inline", workers=1)]
-    segmented = [each for each in commands if each[0] == "segment"]
+    segmented = [each for each in commands if each[0] == "segment" and "--checkpoint" in each]
     assert len(segmented) == len(CLICKS)
     for _, photograph, *flags in segmented:
         flags[flags.index("--checkpoint") + 1] = str(checkpoint)
@@ -111,7 +111,7 @@ def test_the_demos_pictures_show_one_click_at_five_granularities(
         assert code == 0, err
         assert [each["granularity"] for each in found["annotations"]] == [0.1, 0.3, 0.5, 0.7, 1.0]
         assert [each["area"] for each in found["annotations"]] == [side(g) ** 2 for g in asked[-1]]
-        with Image.open(tmp_path / "segments" / f"{Path(photograph).stem}.masks.png") as sheet:
+        with Image.open(tmp_path / "segments" / "student" / f"{Path(photograph).stem}.masks.png") as sheet:
             panels = np.split(np.asarray(sheet), 6, axis=1)
         captions, pictures = ({panel[part].tobytes() for panel in panels} for part in (CAPTION, PICTURE))
         assert (len(captions), len(pictures)) == (6, 6)

@@ -111,9 +111,19 @@ def test_a_picture_must_be_a_png(tmp_path: Path) -> None:
         viewer.picture_record(bad, "a caption")
 
 
-def test_scores_keep_their_order_and_intervals() -> None:
-    metrics = {"AR1000": {"value": 0.4, "low": 0.3, "high": 0.5}, "AR100": {"value": None, "low": None, "high": None}}
+def test_scores_begin_with_what_is_asked_for_in_words_and_keep_their_intervals() -> None:
+    given: dict[str, tuple[float | None, float | None, float | None]] = {
+        "zeta": (0.4, 0.3, 0.5), "alpha": (None, None, None), "interactive.oracle.noc_80": (20.0, 19.5, 20.0),
+        "interactive.oracle.iou_1": (0.5, 0.4, 0.6), "interactive.own.noc_80": (20.0, 20.0, 20.0),
+    }  # fmt: skip
+    metrics = {name: dict(zip(("value", "low", "high"), ends, strict=True)) for name, ends in given.items()}
     record = viewer.score_record({"benchmark": "b", "split": "val", "metrics": metrics})
-    assert record["metrics"] == [["AR1000", 0.4, 0.3, 0.5], ["AR100", None, None, None]]
+    assert record["metrics"] == [
+        ["IoU of one click, at its best g", 0.5, 0.4, 0.6],
+        ["clicks until IoU 0.80, at its best g", "not reached", 19.5, "not reached"],
+        ["zeta", 0.4, 0.3, 0.5],
+        ["alpha", None, None, None],
+        ["interactive.own.noc_80", "not reached", "not reached", "not reached"],
+    ]
     with pytest.raises(InputError, match=r"scores\.json"):
         viewer.score_record({"benchmark": "b", "metrics": {}})
