@@ -10,6 +10,7 @@ from typing import Any
 from .evaluation.flags import ScoreFlags
 from .evaluation.options import score_options
 from .evaluation.score import run
+from .evaluation.score_records import Scores
 from .training import train as training
 from .training.flags import TrainFlags
 from .training.options import train_options
@@ -62,7 +63,7 @@ def score(
     checkpoint: str | os.PathLike[str] | None = None,
     workers: int = 1,
     **flags: Any,
-) -> dict[str, Any]:
+) -> Scores:
     """Measures mined masks, a model or peers on a benchmark, as `grainmill score` does; the same call again resumes.
 
     Examples:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class Interval:
 
 
 def bootstrap(
-    images: Sequence[str] | NDArray[Any],
+    images: Sequence[str] | NDArray[np.str_],
     columns: Mapping[str, FloatArray],
     *,
     resamples: int = RESAMPLES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import __version__
 from pipeline.errors import InputError
@@ -21,6 +21,9 @@ from .protocols.options import ModelOptions, ModelTask
 from .protocols.run import measure_model
 from .results import Scored, ScoreOptions, claim_output, summed
 from .tables import as_metric, notes_of, tables_of
+
+if TYPE_CHECKING:
+    from ..predict.tree import TreePredictor
 
 TREE: Final = "tree"
 """What `--checkpoint` says instead of a file: the mill's own tree of each image, without weights."""
@@ -43,7 +46,7 @@ def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
     return CheckpointModel(path=str(weights.path), base=options.base, device=str(usable_device(options.device)))
 
 
-def score_model(split: Split, predictor: Any, tasks: Sequence[Task], options: ScoreOptions, output: Path) -> Scored:
+def score_model(split: Split, predictor: object, tasks: Sequence[Task], options: ScoreOptions, output: Path) -> Scored:
     """Scores a model as the flags say.
 
     Args:
@@ -144,7 +147,7 @@ class CheckpointModel:
     device: str
     video: bool = False
 
-    def __call__(self) -> Any:
+    def __call__(self) -> object:
         """Our predictor, or sam2's own for weights without a dial."""
         if not is_checkpoint(Path(self.path)):
             model = load_sam2(self.path, video=self.video).to(self.device)
@@ -177,7 +180,7 @@ class TreeModel:
 
     video: bool = False
 
-    def __call__(self) -> Any:
+    def __call__(self) -> TreePredictor:
         """The predictor of images.
 
         Raises:

@@ -14,7 +14,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curve = Mapping[str, list[float]]
 
@@ -58,14 +61,14 @@ def draw(curves: Mapping[str, Curve], folder: Path, *, title: str) -> list[Path]
     return files
 
 
-def _recall_by_masks(axes: Any, curve: Curve) -> None:
+def _recall_by_masks(axes: Axes, curve: Curve) -> None:
     for name in [key.removesuffix(".recall") for key in curve if key.endswith(".recall")]:
         axes.plot(curve[f"{name}.masks"], curve[f"{name}.recall"], marker=".", label=name)
     axes.set(xscale="log", xlabel="masks per image", ylabel="average recall, IoU 0.50 to 0.95", ylim=(0, 1))
     axes.legend(fontsize=8)
 
 
-def _granularity(axes: Any, curve: Curve) -> None:
+def _granularity(axes: Axes, curve: Curve) -> None:
     edges = curve["edges"]
     names = [name for name in curve if name != "edges"]
     width = 0.8 * (edges[1] - edges[0]) / len(names)
@@ -76,7 +79,7 @@ def _granularity(axes: Any, curve: Curve) -> None:
     axes.legend(fontsize=8)
 
 
-def _iou_by_granularity(axes: Any, curve: Curve) -> None:
+def _iou_by_granularity(axes: Axes, curve: Curve) -> None:
     for name in curve:
         if name != "granularity":
             axes.plot(curve["granularity"], curve[name], marker=".", label=name)
@@ -84,14 +87,14 @@ def _iou_by_granularity(axes: Any, curve: Curve) -> None:
     axes.legend(fontsize=8)
 
 
-def _area_by_granularity(axes: Any, curve: Curve) -> None:
+def _area_by_granularity(axes: Axes, curve: Curve) -> None:
     axes.plot(curve["granularity"], curve["median"], marker=".", label="median")
     axes.fill_between(curve["granularity"], curve["low"], curve["high"], alpha=0.25, label="quartiles")
     axes.set(xlabel="granularity g", ylabel="mask area, share of the image", ylim=(0, None))
     axes.legend(fontsize=8)
 
 
-def _noc(axes: Any, curve: Curve) -> None:
+def _noc(axes: Axes, curve: Curve) -> None:
     for name in curve:
         if name != "clicks":
             axes.plot(curve["clicks"], curve[name], marker=".", label=name)
@@ -99,7 +102,7 @@ def _noc(axes: Any, curve: Curve) -> None:
     axes.legend(fontsize=8)
 
 
-_DRAWERS: Final[dict[str, Callable[[Any, Curve], None]]] = {
+_DRAWERS: Final[dict[str, Callable[[Axes, Curve], None]]] = {
     "recall_by_masks": _recall_by_masks,
     "granularity": _granularity,
     "iou_by_granularity": _iou_by_granularity,

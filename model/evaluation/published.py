@@ -7,11 +7,11 @@ try. Rows `ten passes` pool masks of ten granularities, `one pass` do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from .benchmarks.records import Task
 from .results import ScoreOptions
+from .score_records import Published, Row
 
 ONE, TEN, ORACLE = "one pass", "ten passes", "oracle of 10"
 
@@ -79,7 +79,7 @@ _INTERACTIVE: Final[dict[str, dict[tuple[str, str], tuple[float, float, float]]]
 """NoC80, NoC90 (NoC85 for the part sets), 1-IoU in percent."""
 
 
-def published_for(options: ScoreOptions) -> dict[str, Any] | None:
+def published_for(options: ScoreOptions) -> Published | None:
     """The papers' numbers for a benchmark; None where they have none.
 
     Returns:
@@ -88,7 +88,7 @@ def published_for(options: ScoreOptions) -> dict[str, Any] | None:
     key = options.benchmark.published
     if key is None:
         return None
-    rows: list[Mapping[str, Any]] = []
+    rows: list[Row] = []
     tasks: tuple[Task, ...] = ("whole",) if options.masks is not None else options.benchmark.tasks
     second = f"NoC{round(100 * options.benchmark.target_iou)}"
     columns = ("AR1000", "NoC80", second, "1-IoU")
@@ -97,7 +97,7 @@ def published_for(options: ScoreOptions) -> dict[str, Any] | None:
             rows.append({"method": method, "choice": how, **dict.fromkeys(columns), "AR1000": value / 100})
     if "interactive" in tasks:
         for (method, how), (noc_80, noc, first) in _INTERACTIVE.get(key, {}).items():
-            row = {"method": method, "choice": how, **dict.fromkeys(columns)}
+            row: Row = {"method": method, "choice": how, **dict.fromkeys(columns)}
             rows.append(row | {"NoC80": noc_80, second: noc, "1-IoU": first / 100})
     if not rows:
         return None

@@ -10,10 +10,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from pipeline import __version__
 from pipeline.bench.report import environment, table
 from pipeline.errors import ConfigMismatchError, InputError
+from pipeline.format.records import MetricRecord
 from pipeline.format.schema import load_json
 
 from .benchmarks.records import Benchmark, Split
+from .score_records import Details, Published, Row, Scores, Settings
 
 SCORES: Final = "scores.json"
 OBJECTS: Final = "objects.parquet"
@@ -62,10 +64,10 @@ class ScoreOptions:
     command: str
     """As typed, for the record."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What changes a number."""
         names = [field.name for field in fields(self) if field.name not in ("output", "device", "workers", "command")]
-        return {
+        settings = {
             **{name: getattr(self, name) for name in names},
             "benchmark": self.benchmark.name,
             "data": str(self.data),
@@ -73,6 +75,7 @@ class ScoreOptions:
             "peers": list(self.peers),
             "grainmill": __version__,
         }
+        return cast(Settings, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,9 @@ class Metric:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    def to_json(self) -> MetricRecord:
+        return {"value": self.value, "low": self.low, "high": self.high}
 
     def __str__(self) -> str:
         if self.value is None:
@@ -101,17 +107,17 @@ class Scored:
         tables: title -> rows for people, one mapping of column -> cell each.
         counts: of the data: images, objects, crowds.
         left_out: what was seen of the data and is in no number, reason -> how many.
-        details: anything else for `scores.json`, JSON values: histograms, curves, identities of masks or weights.
+        details: anything else for `scores.json`: histograms, the protocol, identities of masks or weights.
         curves: what is drawn, see `plots.py`; also in `scores.json`.
         notes: lines for people.
     """
 
     metrics: Mapping[str, Metric]
-    rows: Sequence[Mapping[str, Any]]
-    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    rows: Sequence[Row]
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
     curves: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
@@ -176,12 +182,12 @@ def claim_output(options: ScoreOptions, **identities: str) -> None:
     write_json(path, wanted)
 
 
-def write_scores(options: ScoreOptions, scored: Scored, published: Mapping[str, Any] | None) -> dict[str, Any]:
+def write_scores(options: ScoreOptions, scored: Scored, published: Published | None) -> Scores:
     """Writes `scores.json` and `objects.parquet`, and returns what `scores.json` holds."""
-    record = {
+    record: Scores = {
         "benchmark": options.benchmark.name,
         "split": options.split,
-        "metrics": {name: asdict(metric) for name, metric in scored.metrics.items()},
+        "metrics": {name: metric.to_json() for name, metric in scored.metrics.items()},
         "dataset": {"title": options.benchmark.title, "licence": options.benchmark.licence, **scored.counts},
         "left_out": dict(scored.left_out),
         "command": options.command,
@@ -189,17 +195,17 @@ def write_scores(options: ScoreOptions, scored: Scored, published: Mapping[str, 
         "seeds": {"bootstrap": options.seed, "sampling": options.seed},
         "versions": versions(),
         "published": published,
-        "details": dict(scored.details),
+        "details": scored.details,
         "curves": {name: dict(curve) for name, curve in scored.curves.items()},
         "notes": list(scored.notes),
     }
     write_objects(options.output / OBJECTS, scored.rows)
-    record = finite(record)
+    record = cast(Scores, finite(record))
     write_json(options.output / SCORES, record)
     return record
 
 
-def write_objects(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_objects(path: Path, rows: Sequence[Row]) -> None:
     """The per-object rows as parquet, atomically; columns are those of all rows, absent cells null."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     data = pa.table({name: [row.get(name) for row in rows] for name in columns})
@@ -208,7 +214,7 @@ def write_objects(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     os.replace(temporary, path)
 
 
-def write_json(path: Path, value: Any, *, sort: bool = True, indent: int | None = 2) -> None:
+def write_json(path: Path, value: object, *, sort: bool = True, indent: int | None = 2) -> None:
     """Two spaces (None: one line, much faster), no NaN; keys sorted unless their order means something. Atomic."""
     import json
 
@@ -219,7 +225,7 @@ def write_json(path: Path, value: Any, *, sort: bool = True, indent: int | None 
     os.replace(temporary, path)
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """The same JSON value with None for NaN and infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -230,7 +236,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, object]:
     """Of this program, of Python and of the packages that a number can depend on; cores and load."""
     found = environment()
     for package in ("faster-coco-eval", "scikit-image", "sam2"):
@@ -241,14 +247,13 @@ def versions() -> dict[str, Any]:
     return {"grainmill": __version__, **found}
 
 
-def scores_text(record: Mapping[str, Any], scored: Scored) -> str:
+def scores_text(record: Scores, scored: Scored) -> str:
     """What is printed: the tables, the published numbers beside them, the notes."""
     lines = [f"{record['benchmark']} {record['split']}: " + ", ".join(f"{v} {k}" for k, v in scored.counts.items())]
     lines += [told_left_out(scored.left_out)] if scored.left_out else []
     for title, rows in scored.tables.items():
         lines += ["", title, *table(rows)]
-    if record["published"]:
-        published = record["published"]
+    if published := record["published"]:
         lines += ["", f"published, not measured here: {published['about']}", *table(published["rows"])]
     lines += ["", *scored.notes] if scored.notes else []
     return "\n".join(lines)

@@ -24,13 +24,14 @@ class Named(Protocol):
 
 
 Item = TypeVar("Item", bound=Named)
+Answer = TypeVar("Answer")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def each_item(
-    items: Sequence[Item], work: Callable[[Item], dict[str, Any]], *, folder: Path, workers: int, title: str
-) -> list[dict[str, Any]]:
+    items: Sequence[Item], work: Callable[[Item], Answer], *, folder: Path, workers: int, title: str
+) -> list[Answer]:
     """Does `work` for each item, keeping each finished answer so that a later run goes on from it.
 
     Args:
@@ -50,7 +51,7 @@ def each_item(
     if twice:
         raise InputError(f"{twice[0]}: expected one item of a name, found several; their answers would be one")
     folder.mkdir(parents=True, exist_ok=True)
-    answers = {item.name: answer for item in items if (answer := _kept(folder, item)) is not None}
+    answers: dict[str, Answer] = {item.name: answer for item in items if (answer := _kept(folder, item)) is not None}
     missing = [item for item in items if item.name not in answers]
     workers = min(workers, len(missing))
     if workers > 1:
@@ -70,7 +71,8 @@ def _path(folder: Path, item: Named) -> Path:
     return folder / f"{sha256_of(item.name.encode())[:24]}.json"
 
 
-def _kept(folder: Path, item: Named) -> dict[str, Any] | None:
+def _kept(folder: Path, item: Named) -> Any:
+    """An answer of `work`, as its file has it; None if there is no such file."""
     path = _path(folder, item)
     if not path.is_file():
         return None
@@ -81,7 +83,7 @@ def _kept(folder: Path, item: Named) -> dict[str, Any] | None:
         return None  # cut by a crash of the machine: done again
 
 
-def _keep(folder: Path, item: Named, answer: dict[str, Any]) -> None:
+def _keep(folder: Path, item: Named, answer: object) -> None:
     from .results import finite, write_json
 
     write_json(_path(folder, item), finite({"name": item.name, "answer": answer}), sort=False, indent=None)

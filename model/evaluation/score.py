@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.console import note
 
 from .plots import MISSING, draw
 from .published import published_for
 from .results import OBJECTS, SCORES, ScoreOptions, limited, scores_text, told_left_out, write_scores
+from .score_records import Scores
 
 
-def run(options: ScoreOptions) -> tuple[dict[str, Any], str]:
+def run(options: ScoreOptions) -> tuple[Scores, str]:
     """Scores and writes.
 
     Returns:

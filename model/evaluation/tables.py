@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from .benchmarks.records import Benchmark
 from .bootstrap import Interval
@@ -11,6 +11,7 @@ from .protocols.controls import JITTER_RADIUS
 from .protocols.options import ModelOptions
 from .protocols.run import ModelScores
 from .results import Metric
+from .score_records import Cell, Row
 
 _CLICK_CELLS: Final = {
     "iou_1": "1-IoU", "noc_80": "NoC80", "noc_85": "NoC85", "noc_90": "NoC90", "nof_85": "NoF85", "nof_90": "NoF90",
@@ -61,11 +62,11 @@ def _place(column: str) -> tuple[float, str]:
     return place, column
 
 
-def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[dict[str, Any]]]:
+def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[Row]]:
     """Title -> rows: clicks, sweep, pairs, recall by view, video, and the paired differences."""
-    views = list(dict.fromkeys(row["view"] for row in found.rows if row["task"] == "whole"))
+    views = list(dict.fromkeys(str(row["view"]) for row in found.rows if row["task"] == "whole"))
     grid = f"{settings.points_per_side} x {settings.points_per_side} clicks a pass"
-    tables = {
+    tables: dict[str, list[Row]] = {
         f"clicks until IoU {settings.target_iou:.2f}, at most {settings.max_clicks}": _table(
             found, "interactive", _CLICK_CELLS
         ),
@@ -101,7 +102,7 @@ def _columns(found: ModelScores, prefix: str) -> dict[str, dict[str, Interval]]:
     return dict(sorted(columns.items(), key=lambda each: _place(each[0])))
 
 
-def _table(found: ModelScores, prefix: str, cells: Mapping[str, str]) -> list[dict[str, Any]]:
+def _table(found: ModelScores, prefix: str, cells: Mapping[str, str]) -> list[Row]:
     """One row for each column, the numbers named by `cells`."""
     columns = _columns(found, prefix)
     present = {metric: head for metric, head in cells.items() if any(metric in each for each in columns.values())}
@@ -117,9 +118,9 @@ def _table(found: ModelScores, prefix: str, cells: Mapping[str, str]) -> list[di
     ]
 
 
-def _whole_table(found: ModelScores, view: str) -> list[dict[str, Any]]:
+def _whole_table(found: ModelScores, view: str) -> list[Row]:
     columns = _columns(found, f"whole.{view}")
-    rows = []
+    rows: list[Row] = []
     for column, numbers in columns.items():
         if column.endswith("_raw"):
             continue
@@ -138,7 +139,7 @@ def _whole_table(found: ModelScores, view: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _view_table(found: ModelScores, views: Sequence[str]) -> list[dict[str, Any]]:
+def _view_table(found: ModelScores, views: Sequence[str]) -> list[Row]:
     return [
         {
             "column": column,
@@ -150,7 +151,7 @@ def _view_table(found: ModelScores, views: Sequence[str]) -> list[dict[str, Any]
     ]
 
 
-def _cell(interval: Interval | None, metric: str) -> Any:
+def _cell(interval: Interval | None, metric: str) -> Cell:
     if interval is None:
         return None
     return str(as_metric(interval)) if metric in _WITH_INTERVAL else interval.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -27,6 +27,8 @@ MAX_ID: Final = 65535
 
 Rgb = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Points = NDArray[np.float32 | np.float64]
+Labels = NDArray[np.int32 | np.int64]
 
 
 def overlay(image: Rgb, mask: Mask, *, colour: tuple[int, int, int] = MASK_RGB) -> Rgb:
@@ -39,7 +41,7 @@ def overlay(image: Rgb, mask: Mask, *, colour: tuple[int, int, int] = MASK_RGB) 
     return shown
 
 
-def mark_points(image: Rgb, points_xy: NDArray[Any], labels: NDArray[Any]) -> Rgb:
+def mark_points(image: Rgb, points_xy: Points, labels: Labels) -> Rgb:
     """Clicks as rings: green inside, red outside."""
     shown = image.copy()
     radius = max(3, round(min(image.shape[:2]) / 60))
@@ -72,8 +74,8 @@ def contact_sheet(
     masks: Sequence[Mask],
     captions: Sequence[str],
     *,
-    points_xy: NDArray[Any],
-    labels: NDArray[Any],
+    points_xy: Points,
+    labels: Labels,
     box: Sequence[float] | None = None,
     width_px: int = 320,
 ) -> Rgb:
@@ -102,7 +104,7 @@ def in_line(cells: Sequence[Rgb], image: Rgb) -> Rgb:
     return np.concatenate(cells, axis=0 if image.shape[1] > _WIDE * image.shape[0] else 1)
 
 
-def id_image(masks: Mapping[int, Mask], height: int, width: int, *, max_id: int) -> NDArray[Any]:
+def id_image(masks: Mapping[int, Mask], height: int, width: int, *, max_id: int) -> NDArray[np.uint8 | np.uint16]:
     """The number of the mask at each pixel, 0 where there is none, the smallest mask where several overlap.
 
     Args:
@@ -127,7 +129,7 @@ def segment_map(image: Rgb, masks: Sequence[Mask]) -> Rgb:
     return shown
 
 
-def png_bytes(image: NDArray[Any]) -> bytes:
+def png_bytes(image: NDArray[np.uint8 | np.uint16]) -> bytes:
     """A PNG file's content: of (H, W, 3) uint8 RGB, or of (H, W) uint8 or uint16 as it is."""
     done, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image)
     assert done
@@ -141,5 +143,5 @@ def write_png(path: Path, image: Rgb) -> None:
 
 def _resized(image: Rgb, width: int, height: int) -> Rgb:
     shrinks = width < image.shape[1]
-    resized: Any = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.uint8)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import GRANULARITIES
+from pipeline.format.rle import Rle
 from pipeline.format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION
 from pipeline.labeling.atoms import contained_fraction, suppress_duplicates
 
@@ -76,7 +77,7 @@ class AutomaticConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(f"{name} {getattr(self, name)}: expected a number in [0, 1]")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As the JSON of `segment --everything` has it."""
         return {_JSON_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
 
@@ -295,6 +296,32 @@ def depths(found: Sequence[PredictedMask]) -> list[int]:
 OUTPUT_MODES: Final = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 
+class UncompressedRle(TypedDict):
+    """As sam2 writes it: the numbers of pixels outside and inside in turn, column by column."""
+
+    size: list[int]
+    """[height, width]."""
+    counts: list[int]
+
+
+Segmentation = NDArray[np.bool_] | Rle | UncompressedRle
+
+
+class GeneratedMask(TypedDict):
+    """A mask of `GranularMaskGenerator.generate`, which says more: sam2's fields, and those of the tree."""
+
+    segmentation: Segmentation
+    area: int
+    bbox: list[float]
+    predicted_iou: float
+    point_coords: list[list[float]]
+    stability_score: float | None
+    crop_box: list[float]
+    granularity: float | None
+    parent_id: NotRequired[int | None]
+    instance_id: NotRequired[int | None]
+
+
 class GranularMaskGenerator:
     """`SAM2AutomaticMaskGenerator` with a granularity.
 
@@ -342,7 +369,7 @@ class GranularMaskGenerator:
         crop_nms_thresh: float = 0.7,
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
-        point_grids: Sequence[NDArray[Any]] | None = None,
+        point_grids: Sequence[NDArray[np.float32 | np.float64]] | None = None,
         min_mask_region_area: int = 0,
         output_mode: str = "binary_mask",
         use_m2m: bool = False,
@@ -398,7 +425,7 @@ class GranularMaskGenerator:
             stability_score_offset=stability_score_offset,
         )
 
-    def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    def generate(self, image: NDArray[np.uint8]) -> list[GeneratedMask]:
         """The masks of an image.
 
         Args:
@@ -414,9 +441,10 @@ class GranularMaskGenerator:
         """
         rgb = as_rgb(image, "generate")
         if self._own is not None:
+            own: list[GeneratedMask] = self._own.generate(rgb)
             return [
-                {**each, "segmentation": self._form(each["segmentation"]), "granularity": None}
-                for each in self._own.generate(rgb)
+                {**each, "segmentation": self._form(cast(UncompressedRle, each["segmentation"])), "granularity": None}
+                for each in own
             ]
         height, width = rgb.shape[:2]
         scale = np.array([width, height])
@@ -437,7 +465,7 @@ class GranularMaskGenerator:
             for each in generate_masks(self.predictor, rgb, self.config, points=points)
         ]
 
-    def _form(self, mask: dict[str, Any]) -> Any:
+    def _form(self, mask: UncompressedRle) -> Segmentation:
         """Uncompressed run lengths as `output_mode` wants them."""
         if self.output_mode == "uncompressed_rle":
             return mask
@@ -446,8 +474,7 @@ class GranularMaskGenerator:
         return compressed if self.output_mode == "coco_rle" else rle_codec.decode(compressed)
 
 
-def _uncompressed(mask: PredictedMask) -> dict[str, Any]:
-    """As sam2 writes it: the numbers of pixels outside and inside in turn, column by column."""
+def _uncompressed(mask: PredictedMask) -> UncompressedRle:
     return {"size": list(mask.segmentation["size"]), "counts": rle_codec.runs_of(mask.segmentation).tolist()}
 
 

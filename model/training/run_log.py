@@ -14,12 +14,15 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline.console import note
 from pipeline.errors import GrainmillError, InputError
 
 from ..predict.draw import Rgb, write_png
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS: Final = "metrics.jsonl"
 VALIDATION: Final = "validation.jsonl"
@@ -61,12 +64,12 @@ class RunLog:
             if self._writer is not None:
                 self._writer.close()
 
-    def metrics(self, values: Mapping[str, Any]) -> None:
+    def metrics(self, values: Mapping[str, object]) -> None:
         """One line of `metrics.jsonl`; `values` holds the step."""
         self._append(METRICS, values)
         self._scalars("train", values)
 
-    def validation(self, values: Mapping[str, Any]) -> None:
+    def validation(self, values: Mapping[str, object]) -> None:
         """One line of `validation.jsonl`; `values` holds the step."""
         self._append(VALIDATION, values)
         self._scalars("validation", values)
@@ -77,7 +80,7 @@ class RunLog:
             write_png(self.output / PICTURES / f"step-{step:08d}-{number}.png", image)
         self._tensorboard(lambda writer: writer.add_image(f"validation/{number}", image, step, dataformats="HWC"))
 
-    def _append(self, name: str, values: Mapping[str, Any]) -> None:
+    def _append(self, name: str, values: Mapping[str, object]) -> None:
         """A whole line or none."""
         line = (json.dumps(values, sort_keys=True) + "\n").encode()
         with self._unless_full(name), (self.output / name).open("ab", buffering=0) as stream:
@@ -89,8 +92,8 @@ class RunLog:
                 stream.truncate(size)
                 raise
 
-    def _scalars(self, group: str, values: Mapping[str, Any]) -> None:
-        def write(writer: Any) -> None:
+    def _scalars(self, group: str, values: Mapping[str, object]) -> None:
+        def write(writer: SummaryWriter) -> None:
             for name, value in values.items():
                 number = value.get("value") if isinstance(value, Mapping) else value
                 if name != "step" and isinstance(number, int | float) and not isinstance(number, bool):
@@ -98,7 +101,7 @@ class RunLog:
 
         self._tensorboard(write)
 
-    def _tensorboard(self, write: Callable[[Any], None]) -> None:
+    def _tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
         """Writes some events, if there is room: a writer whose disk is full dies loudly in a thread of its own."""
         if self._writer is None:
             return
@@ -152,7 +155,7 @@ def last_step(path: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def _tensorboard_writer(folder: Path, step: int) -> Any:
+def _tensorboard_writer(folder: Path, step: int) -> SummaryWriter | None:
     try:
         with warnings.catch_warnings():  # tensorboard's own imports warn of other packages
             warnings.simplefilter("ignore")

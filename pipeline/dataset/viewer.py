@@ -22,16 +22,17 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Final, TypedDict
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import InputError, SampleFailureError, SchemaError
 from ..format import rle
-from ..format.records import FailedRow, RunStatisticsRecord, SampleRow
+from ..format.records import FailedRow, MetricRecord, RunStatisticsRecord, SampleRow, ScoresRecord
 from ..format.rle import Rle
 from ..format.schema import FORMAT, Sample, sha256_of
 from ..sources import passed_over
@@ -99,7 +100,7 @@ def report_of_run(
     max_failures: int,
     title: str | None = None,
     pictures: Sequence[dict[str, str]] = (),
-    scores: Sequence[Mapping[str, Any]] = (),
+    scores: Sequence[object] = (),
     on_image: Callable[[int], None] | None = None,
 ) -> Report:
     """Gathers what the page of a run holds (see `report_data`): numbers of everything, some photographs and failures.
@@ -275,7 +276,7 @@ def picture_record(picture: Path, caption: str) -> dict[str, str]:
     return {"caption": caption, "png": base64.b64encode(data).decode("ascii")}
 
 
-def score_record(scores: Mapping[str, Any]) -> dict[str, object]:
+def score_record(scores: object) -> dict[str, object]:
     """What the page shows of one `scores.json`: what was scored, on which benchmark, each metric with its interval.
 
     The metrics of `HEADLINES` come first, in words.
@@ -284,26 +285,27 @@ def score_record(scores: Mapping[str, Any]) -> dict[str, object]:
         InputError: it lacks a field that `grainmill score` writes.
     """
     try:
-        metrics = scores["metrics"]
-        first = [name for name in HEADLINES if name in metrics]
-        return {
-            "benchmark": str(scores["benchmark"]),
-            "split": str(scores["split"]),
-            "command": str(scores.get("command", "")),
-            "metrics": [_metric_row(name, metrics[name]) for name in [*first, *(n for n in metrics if n not in first)]],
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        record = msgspec.convert(scores, ScoresRecord)
+    except msgspec.ValidationError as error:
         raise InputError(
             f"scores.json: expected benchmark, split and metrics with value, low, high ({error!r})"
         ) from error
+    metrics = record["metrics"]
+    first = [name for name in HEADLINES if name in metrics]
+    return {
+        "benchmark": record["benchmark"],
+        "split": record["split"],
+        "command": record.get("command", ""),
+        "metrics": [_metric_row(name, metrics[name]) for name in [*first, *(n for n in metrics if n not in first)]],
+    }
 
 
-def _metric_row(name: str, metric: Mapping[str, float | None]) -> list[str | float | None]:
+def _metric_row(name: str, metric: MetricRecord) -> list[str | float | None]:
     """Name or headline, value, low, high; clicks that never were enough say so."""
-    ends = [metric[end] for end in ("value", "low", "high")]
+    ends = [metric["value"], metric["low"], metric["high"]]
     unreached = ".noc_" in name
-    shown = ["not reached" if unreached and end == CLICK_LIMIT else None if end is None else float(end) for end in ends]
-    return [HEADLINES.get(name, str(name)), *shown]
+    shown = ["not reached" if unreached and end == CLICK_LIMIT else end for end in ends]
+    return [HEADLINES.get(name, name), *shown]
 
 
 def report_data(
@@ -315,7 +317,7 @@ def report_data(
     state: StatusRecord,
     seed: int,
     pictures: Sequence[dict[str, str]] = (),
-    scores: Sequence[Mapping[str, Any]] = (),
+    scores: Sequence[object] = (),
 ) -> Report:
     """The one object that the page's script reads.
 

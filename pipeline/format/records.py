@@ -449,6 +449,23 @@ class ReleaseStatistics(LabelStatistics):
     digest: str
 
 
+class MetricRecord(TypedDict):
+    """A number of scores.json with its 95 % interval over images; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class ScoresRecord(TypedDict):
+    """Of scores.json of `grainmill score`: what pages show; see `model.evaluation.score_records`."""
+
+    benchmark: str
+    split: str
+    metrics: dict[str, MetricRecord]
+    command: NotRequired[str]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows of the tables
 

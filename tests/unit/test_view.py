@@ -127,3 +127,5 @@ def test_scores_begin_with_what_is_asked_for_in_words_and_keep_their_intervals()
     ]
     with pytest.raises(InputError, match=r"scores\.json"):
         viewer.score_record({"benchmark": "b", "metrics": {}})
+    with pytest.raises(InputError, match=r"scores\.json.*metrics"):
+        viewer.score_record({"benchmark": "b", "split": "val", "metrics": {"zeta": {"value": 0.4, "low": 0.3}}})

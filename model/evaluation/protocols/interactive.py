@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,9 @@ def _rounded(granularity: float) -> float:
     return round(granularity, 6)
 
 
-def click_columns(columns: Mapping[str, tuple[Run, ...]], runs: Mapping[Run, Trajectory], options: ModelOptions) -> Any:
+def click_columns(
+    columns: Mapping[str, tuple[Run, ...]], runs: Mapping[Run, Trajectory], options: ModelOptions
+) -> dict[str, float | list[float]]:
     """The numbers of one object.
 
     Args:

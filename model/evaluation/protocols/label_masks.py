@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from pipeline.format.granularity import (
     PUBLISHED_GRANULARITY_PERCENT,
     granularity_bins,
 )
+from pipeline.format.rle import Rle
 
 from ..benchmarks.files import by_stem
 from ..benchmarks.mined import MaskSet, MinedRow, load_masks, match_mined
@@ -34,6 +35,7 @@ from ..benchmarks.records import EvalImage, EvalObject, GroundTruth, Split, for_
 from ..bootstrap import ratio_interval
 from ..results import Metric, Scored, ScoreOptions, claim_output, nothing_to_score, summed
 from ..resume import each_item
+from ..score_records import Cell, Curves, Details, MaskCounts, MasksAnswer, MasksByGranularity, Row
 from ..subjects.baselines import peer_masks, ucm_folder
 from .mask_pairs import pair_sums
 from .metrics import IOU_THRESHOLDS, MAX_DETECTIONS, match_detections, recall_best, recall_one_to_one
@@ -71,7 +73,7 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
     if not split.images:
         raise InputError(f"--benchmark {options.benchmark.name}: no images; masks are scored on whole-image benchmarks")
     items: list[LabelItem] = []
-    details: dict[str, Any] = {}
+    details: Details = {}
     notes = list(split.notes)
     left_out = dict(split.left_out)
     identities = {}
@@ -101,7 +103,7 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
     answers = each_item(
         items, work, folder=options.output / "parts", workers=options.workers, title=f"score {options.benchmark.name}"
     )
-    subjects: dict[str, list[dict[str, Any]]] = {}
+    subjects: dict[str, list[MasksAnswer]] = {}
     for item, answer in zip(items, answers, strict=True):
         subjects.setdefault(item.subject, []).append(answer)
     left_out = summed([left_out, *(answer["left_out"] for answer in next(iter(subjects.values())))])
@@ -114,14 +116,8 @@ def score_labels(split: Split, options: ScoreOptions) -> Scored:
 # One image
 
 
-def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> dict[str, Any]:
-    """What one image contributes: rows for its objects, and sums for everything that is a ratio of sums.
-
-    Returns:
-        `image`; `rows`: view -> columns, a list of values each; `sums`: name -> [numerator, denominator];
-        `masks_by_bin` and `hits_by_bin`: masks by granularity, and those that are some person's segment; `curve`: sums
-        of recall in the first view at `CURVE` masks; `objects`: how many are scored; `left_out`: reason -> how many.
-    """
+def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> MasksAnswer:
+    """What one image contributes: rows for its objects, and sums for everything that is a ratio of sums."""
     truth = item.image.load()
     masks = load_masks(item.row) if item.subject == LABELS else peer_masks(item.subject, item.image, truth, ucm)
     sizes = {tuple(rle["size"]) for rle in masks.rles} - {(truth.height, truth.width)}
@@ -136,19 +132,19 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> dict[str
         iou[np.array(masks.made_by, dtype=np.int64)[:, None] == drawn_by[None, :]] = 0.0
     views = [name for name in truth.views if name != WHOLES]
     first = views[0]
-    answer = {
+    return {
         "image": item.image.name,
         "objects": len(truth.scored),
         "left_out": dict(truth.left_out),
         "rows": {name: _columns(truth, np.array(truth.views[name], dtype=np.int64), iou, matching) for name in views},
         "curve": _curve(truth, np.array(truth.views[first], dtype=np.int64), iou, matching),
+        **_beside(masks, truth, iou),
     }
-    return answer | _beside(masks, truth, iou)
 
 
 def _columns(
     truth: GroundTruth, view: NDArray[np.int64], iou: NDArray[np.float64], matching: str
-) -> dict[str, list[Any]]:
+) -> dict[str, list[Cell]]:
     """Columns of one view: identity of each object, its best IoU, its recall; crowds have NaN."""
     objects = [truth.objects[index] for index in view]
     area_px = np.array([each.area_px for each in objects], dtype=np.float64)
@@ -178,7 +174,7 @@ def _curve(truth: GroundTruth, view: NDArray[np.int64], iou: NDArray[np.float64]
     return [float(((rank >= 0) & (rank < limit))[:, ~ignored].mean(axis=0).sum()) for limit in CURVE]
 
 
-def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> dict[str, Any]:
+def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> MaskCounts:
     """What recall does not say."""
     scored = np.array([not each.crowd for each in truth.objects], dtype=np.bool_)
     hit = np.asarray((iou[:, scored] >= HIT_IOU).any(axis=1), dtype=np.bool_)
@@ -188,11 +184,6 @@ def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> dic
         "mask_precision": (int(hit.sum()), len(hit)),
         "coverage": (_union_px(masks.rles), pixels),
     }
-    bins: dict[str, list[int]] = {}
-    if masks.granularity is not None:
-        which = granularity_bins(np.array(masks.granularity, dtype=np.float64))
-        bins["masks_by_bin"] = np.bincount(which, minlength=GRANULARITY_BINS).tolist()
-        bins["hits_by_bin"] = np.bincount(which[hit], minlength=GRANULARITY_BINS).tolist()
     if masks.instance is not None:
         instance = np.array(masks.instance, dtype=np.bool_)
         wholes = [index for index in truth.views.get(WHOLES, truth.scored) if not truth.objects[index].crowd]
@@ -202,10 +193,15 @@ def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> dic
         sums["instance_precision"] = (int(match.any(axis=1).sum()), int(instance.sum()))
     if truth.pairs:
         sums |= pair_sums(masks.rles[: MAX_DETECTIONS[-1]], iou[: MAX_DETECTIONS[-1]], truth)
-    return {"sums": {name: list(value) for name, value in sums.items()}, **bins}
+    found: MaskCounts = {"sums": {name: list(value) for name, value in sums.items()}}
+    if masks.granularity is not None:
+        which = granularity_bins(np.array(masks.granularity, dtype=np.float64))
+        found["masks_by_bin"] = np.bincount(which, minlength=GRANULARITY_BINS).tolist()
+        found["hits_by_bin"] = np.bincount(which[hit], minlength=GRANULARITY_BINS).tolist()
+    return found
 
 
-def _union_px(rles: Sequence[Any]) -> int:
+def _union_px(rles: Sequence[Rle]) -> int:
     return int(coco_mask.area(coco_mask.merge(for_coco(rles)))) if rles else 0
 
 
@@ -216,9 +212,7 @@ Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Numerator and denominator of each image, (I,) each; the metric is sum over sum."""
 
 
-def _assemble(
-    subjects: Mapping[str, list[dict[str, Any]]], seed: int, details: dict[str, Any], notes: list[str]
-) -> Scored:
+def _assemble(subjects: Mapping[str, list[MasksAnswer]], seed: int, details: Details, notes: list[str]) -> Scored:
     ratios = {subject: _ratios(answers) for subject, answers in subjects.items()}
     main = next(iter(subjects))
     metrics: dict[str, Metric] = {}
@@ -227,14 +221,14 @@ def _assemble(
         metrics |= {prefix + name: interval(ratio, seed) for name, ratio in found.items()}
         if subject != main:
             metrics[f"{main}_minus_{subject}.AR1000"] = interval(ratios[main]["AR1000"], seed, less=found["AR1000"])
-    histograms = {subject: _histograms(answers) for subject, answers in subjects.items()}
-    details["granularity"] = {subject: found for subject, found in histograms.items() if found}
+    histograms = {subject: _histogram(answers) for subject, answers in subjects.items() if "masks_by_bin" in answers[0]}
+    details["granularity"] = histograms
     first = subjects[main]
     counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum()), **_crowds(first)}
-    tables: dict[str, list[dict[str, Any]]] = {"recall": _recall_table(ratios, metrics, main)}
+    tables: dict[str, list[Row]] = {"recall": _recall_table(ratios, metrics, main)}
     tables |= _view_table(ratios)
     tables |= _pair_table(ratios, metrics, main)
-    if main == LABELS:
+    if LABELS in histograms:
         tables |= _label_tables(metrics, histograms[LABELS])
     return Scored(
         metrics=metrics,
@@ -247,7 +241,7 @@ def _assemble(
     )
 
 
-def _ratios(answers: list[dict[str, Any]]) -> dict[str, Ratio]:
+def _ratios(answers: list[MasksAnswer]) -> dict[str, Ratio]:
     """Every metric of one subject. The first view's recall is `AR…`, another's `VIEW.AR…`."""
     found: dict[str, Ratio] = {}
     for number, view in enumerate(answers[0]["rows"]):
@@ -262,14 +256,14 @@ def _ratios(answers: list[dict[str, Any]]) -> dict[str, Ratio]:
     return found
 
 
-def _crowds(answers: list[dict[str, Any]]) -> dict[str, int]:
+def _crowds(answers: list[MasksAnswer]) -> dict[str, int]:
     """Regions of the first view that are ignored, if there are any."""
     view = next(iter(answers[0]["rows"]))
     count = sum(each is None for answer in answers for each in answer["rows"][view]["best_iou"])
     return {"crowds": count} if count else {}
 
 
-def _column_ratio(answers: list[dict[str, Any]], view: str, column: str) -> Ratio:
+def _column_ratio(answers: list[MasksAnswer], view: str, column: str) -> Ratio:
     values = [np.array(answer["rows"][view][column], dtype=np.float64) for answer in answers]  # None becomes NaN
     return (
         np.array([np.nansum(each) for each in values]),
@@ -283,8 +277,8 @@ def interval(ratio: Ratio, seed: int, *, less: Ratio | None = None) -> Metric:
     return Metric(value=None) if found is None else Metric(value=found.value, low=found.low, high=found.high)
 
 
-def _rows(subject: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
+def _rows(subject: str, answer: MasksAnswer) -> list[Row]:
+    rows: list[Row] = []
     for view, columns in answer["rows"].items():
         names = list(columns)
         for values in zip(*columns.values(), strict=True):
@@ -294,9 +288,7 @@ def _rows(subject: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(
-    subjects: Mapping[str, list[dict[str, Any]]], histograms: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, list[float]]]:
+def _curves(subjects: Mapping[str, list[MasksAnswer]], histograms: Mapping[str, MasksByGranularity]) -> Curves:
     recall: dict[str, list[float]] = {}
     for subject, answers in subjects.items():
         masks = np.array([answer["sums"]["masks_per_image"][0] for answer in answers])
@@ -315,9 +307,7 @@ def _curves(
     return curves
 
 
-def _histograms(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    if "masks_by_bin" not in answers[0]:
-        return {}
+def _histogram(answers: list[MasksAnswer]) -> MasksByGranularity:
     masks = np.array([answer["masks_by_bin"] for answer in answers]).sum(axis=0)
     hits = np.array([answer["hits_by_bin"] for answer in answers]).sum(axis=0)
     return {
@@ -341,13 +331,11 @@ _RECALL_COLUMNS: Final = {
 }  # fmt: skip
 
 
-def _recall_table(
-    ratios: Mapping[str, Mapping[str, Ratio]], metrics: Mapping[str, Metric], main: str
-) -> list[dict[str, Any]]:
+def _recall_table(ratios: Mapping[str, Mapping[str, Ratio]], metrics: Mapping[str, Metric], main: str) -> list[Row]:
     rows = []
     for subject in ratios:
         prefix = "" if subject == main else f"{subject}."
-        cells: dict[str, Any] = {"masks": subject}
+        cells: Row = {"masks": subject}
         for name, title in _RECALL_COLUMNS.items():
             metric = metrics[prefix + name]
             cells[title] = str(metric) if name == "AR1000" else metric.value
@@ -355,11 +343,11 @@ def _recall_table(
     return rows
 
 
-def _view_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[dict[str, Any]]]:
+def _view_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[Row]]:
     views = [name for name in next(iter(ratios.values())) if name.endswith(".AR1000")]
     if not views:
         return {}
-    rows = []
+    rows: list[Row] = []
     for subject, found in ratios.items():
         cells = {name.removesuffix(".AR1000"): interval(found[name], 0).value for name in views}
         rows.append({"masks": subject, **cells})
@@ -368,9 +356,9 @@ def _view_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[dic
 
 def _pair_table(
     ratios: Mapping[str, Mapping[str, Ratio]], metrics: Mapping[str, Metric], main: str
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[Row]]:
     titles = {"pair_success_50": "success@0.5", "pair_success_70": "success@0.7"}
-    rows = []
+    rows: list[Row] = []
     for subject, found in ratios.items():
         prefix = "" if subject == main else f"{subject}."
         cells = {title: str(metrics[prefix + name]) for name, title in titles.items() if name in found}
@@ -379,9 +367,9 @@ def _pair_table(
     return {"part and whole under one click, the masks there as a dial": rows} if rows else {}
 
 
-def _label_tables(metrics: Mapping[str, Metric], found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _label_tables(metrics: Mapping[str, Metric], found: MasksByGranularity) -> dict[str, list[Row]]:
     edges = found["granularity_edges"]
-    histogram = [
+    histogram: list[Row] = [
         {
             "granularity": f"{edges[index]:.1f} to {edges[index + 1]:.1f}",
             "masks": found["masks_by_granularity"][index],
@@ -391,7 +379,7 @@ def _label_tables(metrics: Mapping[str, Metric], found: Mapping[str, Any]) -> di
         }
         for index in range(GRANULARITY_BINS)
     ]
-    instances = [
+    instances: list[Row] = [
         {"instances (g = 1.0) against the coarsest person's segments": name, "value": str(metrics[name])}
         for name in ("instances_per_image", "instance_recall", "instance_precision")
     ]

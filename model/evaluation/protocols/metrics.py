@@ -8,7 +8,7 @@ thresholds at which the object was found.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numba
@@ -306,7 +306,7 @@ def pair_order(iou_child: FloatArray, iou_parent: FloatArray) -> bool:
 
 def pair_columns(iou_child: FloatArray, iou_parent: FloatArray, area_ratio: float) -> dict[str, float]:
     """`pair_success_50`, `pair_success_70` (NaN where the ratio is too large for the threshold) and `pair_order`."""
-    columns: dict[str, Any] = {"pair_order": float(pair_order(iou_child, iou_parent))}
+    columns = {"pair_order": float(pair_order(iou_child, iou_parent))}
     for target_iou, max_ratio in PAIR_RULES:
         name = f"pair_success_{round(100 * target_iou)}"
         counts = area_ratio < max_ratio

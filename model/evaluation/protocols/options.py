@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from pipeline.errors import InputError
 from pipeline.format.granularity import GRANULARITIES
@@ -90,7 +90,7 @@ class ModelOptions:
         """Of the number of clicks: 0.80, 0.85, 0.90, as far as the clicks go on."""
         return tuple(each for each in (0.80, 0.85, 0.90) if each <= self.target_iou)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Everything that a number depends on, the constants of the controls included."""
         stated = {
             _JSON_NAMES.get(name, name): value

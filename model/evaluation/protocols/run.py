@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from ..benchmarks.records import EvalImage, EvalVideo, GroundTruth, Split
 from ..bootstrap import Interval, bootstrap
 from ..results import nothing_to_score, summed
 from ..resume import each_item
+from ..score_records import Cell, Curves, ModelAnswer, Row
 from ..subjects.predictors import ClickModel, as_click_model
 from .controls import SWEEP, seed_of, shuffled_labels
 from .interactive import ClickedObject, click_columns, interactive_seed, runs_of, simulate_objects
@@ -44,8 +45,7 @@ from .sweep import sweep_image
 from .video import as_video_model, video_row
 from .whole_image import variants, whole_image_rows
 
-Row = dict[str, Any]
-Maker = Callable[[], Any]
+Maker = Callable[[], object]
 """Makes a predictor; can be sent to another process, equal makers make equal predictors, and it can be a dict's key."""
 
 ROW_FORMAT: Final = "grainmill-model-rows/2"
@@ -70,20 +70,20 @@ class ModelScores:
 
     rows: list[Row]
     metrics: dict[str, Interval]
-    curves: dict[str, dict[str, list[float]]]
+    curves: Curves
     counts: dict[str, int]
     left_out: dict[str, int] = field(default_factory=dict)
 
 
 def measure_model(
     split: Split,
-    predictor: Any,
+    predictor: object,
     tasks: Sequence[ModelTask],
     options: ModelOptions,
     output: Path,
     *,
     identity: str = "",
-    video_predictor: Any = None,
+    video_predictor: object = None,
 ) -> ModelScores:
     """Measures a model on a split.
 
@@ -269,16 +269,16 @@ def _whole_rows(model: ClickModel, image: EvalImage, truth: GroundTruth, options
 class _Given:
     """A predictor that is there already, as a maker of itself."""
 
-    predictor: Any
+    predictor: object
 
-    def __call__(self) -> Any:
+    def __call__(self) -> object:
         return self.predictor
 
     def __hash__(self) -> int:
         return id(self.predictor)
 
 
-def _as_maker(predictor: Any) -> Maker:
+def _as_maker(predictor: object) -> Maker:
     if any(hasattr(predictor, name) for name in ("set_image", "propagate", "propagate_in_video")):
         return _Given(predictor)
     if not callable(predictor):
@@ -287,11 +287,11 @@ def _as_maker(predictor: Any) -> Maker:
     return made
 
 
-_made: dict[Maker, Any] = {}
+_made: dict[Maker, object] = {}
 """This process's models."""
 
 
-def _predictor(maker: Maker) -> Any:
+def _predictor(maker: Maker) -> object:
     if isinstance(maker, _Given):
         return maker()
     if maker not in _made:
@@ -300,8 +300,8 @@ def _predictor(maker: Maker) -> Any:
     return _made[maker]
 
 
-def unit_rows(unit: _Unit, *, stills: Maker, videos: Maker, options: ModelOptions) -> dict[str, Any]:
-    """`rows`, `objects` (how many are scored) and `left_out` of one image or video, in whichever process.
+def unit_rows(unit: _Unit, *, stills: Maker, videos: Maker, options: ModelOptions) -> ModelAnswer:
+    """The answer to one image or video, in whichever process.
 
     Sums of floats depend on how they are split, so torch and OpenCV compute with one thread meanwhile.
     """
@@ -362,9 +362,9 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
     `interactive.constant.*` and `pairs.constant.*` are the best of the ten constant g, chosen on these very objects.
     """
     metrics: dict[str, Interval] = {}
-    groups: dict[tuple[str, str | None], list[Row]] = {}
+    groups: dict[tuple[str, Cell], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["task"], row.get("view")), []).append(row)
+        groups.setdefault((str(row["task"]), row.get("view")), []).append(row)
     for (task, view), members in groups.items():
         columns = {name: values for name, values in _columns(members).items() if np.isfinite(values).any()}
         for metric in ("iou_1", "pair_success_50", "pair_success_70"):
@@ -373,7 +373,7 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
                 columns[f"constant.{metric}"] = columns[best]
         pairs = _difference_pairs(task, columns)
         found = bootstrap(
-            [row["image"] for row in members], columns, resamples=options.resamples, seed=options.seed, pairs=pairs
+            [str(row["image"]) for row in members], columns, resamples=options.resamples, seed=options.seed, pairs=pairs
         )
         prefix = task if view is None else f"{task}.{view}"
         for name, interval in found.items():
@@ -391,7 +391,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in names}
 
 
-def _difference_pairs(task: str, columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _difference_pairs(task: str, columns: Mapping[str, object]) -> list[tuple[str, str]]:
     return [
         (f"{a}.{metric}", f"{b}.{metric}")
         for a, b in DIFFERENCES.get(task, ())
@@ -417,7 +417,7 @@ def _metric_name(column: str) -> str:
     return column.replace(".recall_", ".ar_")
 
 
-def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+def curves_of(rows: Sequence[Row]) -> Curves:
     """Arrays for plots.
 
     Returns:
@@ -427,10 +427,10 @@ def curves_of(rows: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
         recall_by_masks: for some variants (`_DRAWN`) of the benchmark's own view `VARIANT.masks` and `VARIANT.recall`,
         at 1, 10, 100 and 1,000 masks.
     """
-    curves: dict[str, dict[str, list[float]]] = {}
+    curves: Curves = {}
     by_task: dict[str, list[Row]] = {}
     for row in rows:
-        by_task.setdefault(row["task"], []).append(row)
+        by_task.setdefault(str(row["task"]), []).append(row)
     clicked = by_task.get("interactive", [])
     names = dict.fromkeys(name for row in clicked for name in row if name.endswith(".ious"))
     if names:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ def _arrays(click: Click) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     return np.array([[click.x, click.y]], dtype=np.float32), np.array([1], dtype=np.int32)
 
 
-def as_video_model(predictor: Any) -> VideoModel:
+def as_video_model(predictor: object) -> VideoModel:
     """The face of a predictor.
 
     Raises:
@@ -118,8 +118,7 @@ def as_video_model(predictor: Any) -> VideoModel:
         return all(callable(getattr(predictor, name, None)) for name in names)
 
     if has("open", "propagate", "close"):
-        model: VideoModel = predictor
-        return model
+        return cast(VideoModel, predictor)
     if has("init_state", "add_new_points_or_box", "propagate_in_video", "reset_state"):
         return Sam2Video(predictor)
     raise InputError(
@@ -145,7 +144,7 @@ def video_row(model: VideoModel, video: EvalVideo, options: ModelOptions) -> dic
         )
     columns = _columns(model, video, truth[0], options)
     prompts = list(dict.fromkeys(prompt for several in columns.values() for prompt in several))
-    found: dict[Prompt, dict[str, Any]] = {}
+    found: dict[Prompt, _Track] = {}
     model.open(video.frames)
     try:
         for start in range(0, len(prompts), _OBJECTS_AT_ONCE):
@@ -154,21 +153,25 @@ def video_row(model: VideoModel, video: EvalVideo, options: ModelOptions) -> dic
             for number, masks in enumerate(model.propagate(together)):
                 for track, mask in zip(tracks, masks, strict=True):
                     track.add(number, mask)
-            found |= {prompt: track.numbers(video.name) for prompt, track in zip(together, tracks, strict=True)}
+            for track in tracks:
+                track.expect_every_frame(video.name)
+            found |= dict(zip(together, tracks, strict=True))
     finally:
         model.close()
     row: dict[str, float | list[float]] = {}
     for name, several in columns.items():
-        best = max(several, key=lambda prompt: found[prompt]["jf"])  # the first of equals
-        row |= {f"{name}.{key}": value for key, value in found[best].items() if key != "first"}
+        best = max(several, key=lambda prompt: found[prompt].jf)  # the first of equals
+        row |= found[best].columns(name)
         if name == "oracle":
             assert best.granularity is not None
             row["oracle.granularity"] = best.granularity
     if options.controls:
         held = _Track(truth)
+        first = found[columns["best_of_10_clicks"][0]].first
+        assert first is not None
         for number in range(len(truth)):
-            held.add(number, found[columns["best_of_10_clicks"][0]]["first"])
-        row |= {f"held.{key}": value for key, value in held.numbers(video.name).items() if key != "first"}
+            held.add(number, first)
+        row |= held.columns("held")
     return row
 
 
@@ -204,7 +207,7 @@ class _Track:
         self._j: list[float] = []
         self._f: list[float] = []
         self._growth: list[float] = []
-        self._first: BoolArray | None = None
+        self.first: BoolArray | None = None
         self._frames = 0
 
     def add(self, number: int, mask: BoolArray) -> None:
@@ -215,21 +218,32 @@ class _Track:
             )
         self._frames += 1
         truth = self._truth[number]
-        if self._first is None:
-            self._first = mask
+        if self.first is None:
+            self.first = mask
         elif number < len(self._truth) - 1:
             self._j.append(region_similarity(mask, truth))
             self._f.append(boundary_accuracy(mask, truth))
-            if mask.any() and self._first.any() and truth.any():
-                ours = np.log(mask.sum() / self._first.sum())
+            if mask.any() and self.first.any() and truth.any():
+                ours = np.log(mask.sum() / self.first.sum())
                 self._growth.append(abs(float(ours - np.log(truth.sum() / self._truth[0].sum()))))
 
-    def numbers(self, name: str) -> dict[str, Any]:
+    def expect_every_frame(self, name: str) -> None:
         if self._frames != len(self._truth):
             raise InputError(f"{name}: the model gave masks of {self._frames} of {len(self._truth)} frames")
-        j, f = float(np.mean(self._j)), float(np.mean(self._f))
+
+    @property
+    def jf(self) -> float:
+        return (float(np.mean(self._j)) + float(np.mean(self._f))) / 2
+
+    def columns(self, name: str) -> dict[str, float | list[float]]:
         drift = float(np.mean(self._growth)) if self._growth else float("nan")
-        return {"j": j, "f": f, "jf": (j + f) / 2, "drift": drift, "j_by_frame": self._j, "first": self._first}
+        return {
+            f"{name}.j": float(np.mean(self._j)),
+            f"{name}.f": float(np.mean(self._f)),
+            f"{name}.jf": self.jf,
+            f"{name}.drift": drift,
+            f"{name}.j_by_frame": self._j,
+        }
 
 
 def object_mask(path: Path) -> NDArray[np.bool_]:

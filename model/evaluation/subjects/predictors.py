@@ -9,7 +9,7 @@ mask grid (a quarter of its input for SAM-2; the image itself for a model that r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -113,7 +113,7 @@ class ClickModel(Protocol):
         """The model's own `multimask` masks of each prompt, prompt after prompt: N x C answers."""
 
 
-def as_click_model(predictor: Any) -> ClickModel:
+def as_click_model(predictor: object) -> ClickModel:
     """The face of a predictor.
 
     Raises:
@@ -162,7 +162,7 @@ class GranularClicks(_OnImage):
         granularity: FloatArray | None,
         mask_inputs: LogitArray | None = None,
     ) -> Predictions:
-        def decode(rows: slice) -> tuple[Any, Any]:
+        def decode(rows: slice) -> tuple[Tensor, Tensor]:
             logits, iou = self._predictor.predict_logits(
                 points[rows],
                 labels[rows],
@@ -174,13 +174,13 @@ class GranularClicks(_OnImage):
         return self._decoded(len(points), decode)
 
     def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
-        def decode(rows: slice) -> tuple[Any, Any]:
+        def decode(rows: slice) -> tuple[Tensor, Tensor]:
             logits, iou = self._predictor.predict_logits(points[rows], labels[rows], None, multimask=True)
             return logits.flatten(0, 1), iou.flatten(0, 1)
 
         return self._decoded(len(points), decode)
 
-    def _decoded(self, count: int, decode: Callable[[slice], tuple[Any, Any]]) -> Predictions:
+    def _decoded(self, count: int, decode: Callable[[slice], tuple[Tensor, Tensor]]) -> Predictions:
         predictor = self._predictor
         batches = _batches(count, int(predictor.model.image_size), predictor.device.type == "cpu")
         return _together([decode(rows) for rows in batches], self._size, 0.0)
@@ -250,7 +250,7 @@ class PlainClicks(_OnImage):
     ) -> Predictions:
         found = []
         for index in range(len(points)):
-            given: dict[str, Any] = {}
+            given: dict[str, object] = {}
             if granularity is not None:
                 given["granularity"] = float(granularity[index])
             if mask_inputs is not None and self._takes_mask:
@@ -269,7 +269,7 @@ class PlainClicks(_OnImage):
         return self._joined(found)
 
     def _one(
-        self, points: FloatArray, labels: NDArray[np.int32], given: dict[str, Any]
+        self, points: FloatArray, labels: NDArray[np.int32], given: Mapping[str, object]
     ) -> tuple[BoolArray, FloatArray, LogitArray | None]:
         answer = self._predictor.predict(point_coords=points, point_labels=labels, **given)
         try:
@@ -302,7 +302,7 @@ class PlainClicks(_OnImage):
         )
 
 
-def _together(decoded: list[tuple[Any, Any]], size: tuple[int, int], threshold: float) -> Predictions:
+def _together(decoded: list[tuple[Tensor, Tensor]], size: tuple[int, int], threshold: float) -> Predictions:
     """Tensors (n, h, w) and (n,) of all batches, as one answer."""
     if not decoded:
         return Predictions(size=size, iou=np.zeros(0), full=np.zeros((0, *size), dtype=np.bool_))
