@@ -156,7 +156,7 @@ def tests(setting: Setting) -> dict[str, Any]:
     root = Path(__file__).resolve().parents[1]
     # Only these files: others import packages that a card's machine may lack.
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    command += ["-o", "filterwarnings=default", "tests/unit/test_on_gpu.py", "tests/unit/test_features.py"]
+    command += ["-o", "filterwarnings=default", "tests/unit/test_on_gpu.py", "tests/unit/test_backbone_features.py"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "SKIPPED", "E  "))]
     return {"exit": done.returncode, "last_line": (done.stdout.splitlines() or [""])[-1], "lines": lines[:60]}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from ..errors import InputError
+from ..errors import InputError, SchemaError
 from ..format.records import (
     ConfigRecord,
     IndexRecord,
@@ -96,10 +96,16 @@ class RunReader(Dataset):
         tables, shards, units = [SAMPLES_SCHEMA.empty_table().select(columns)], [], 0
         for unit in self.units():
             units += 1
+            if unit.shard is None:
+                continue
             index = _index(unit)
-            if unit.shard is not None and index is not None:
-                shards.append([unit.number, unit.shard["sha256"], unit.samples, unit.masks])
-                tables.append(self._checked_samples(index["samples"], columns))
+            if index is None:
+                raise SchemaError(
+                    f"{self.location}: the commit of unit {unit.number} names a shard and no index; `grainmill verify` "
+                    "tells more"
+                )
+            shards.append([unit.number, unit.shard["sha256"], unit.samples, unit.masks])
+            tables.append(self._checked_samples(index["samples"], columns))
         if not units:
             raise InputError(
                 f"{self.location}: expected committed or released shards, found neither manifest.json nor a commit; "

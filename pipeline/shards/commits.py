@@ -161,8 +161,6 @@ def read_commit(data: bytes, *, where: str) -> Commit:
         SchemaError: not a commit of a format this version knows.
     """
     record = read_record(data, CommitRecord, where=where)
-    if (record["shard"] is None) != (record["index"] is None):
-        raise SchemaError(f"{where}: expected a shard and its index, or neither; `grainmill verify` tells more")
     return Commit(unit=record["unit"], record=record)
 
 

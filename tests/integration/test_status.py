@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
-from pipeline.shards.commits import Commit, CommitLog
+from pipeline.shards.commits import Commit, CommitWriter
 from pipeline.storage.open import open_storage
 
 
@@ -117,7 +117,7 @@ def test_status_is_quick_with_ten_thousand_commits(
     directory = tmp_path / "out"
     shutil.copytree(drawn_run, directory)
     record = next(open_dataset(directory).commits()).record
-    log = CommitLog(open_storage(directory))
+    log = CommitWriter(open_storage(directory))
     for unit in range(3, 10_000):
         data = Commit(unit=unit, record={**record, "unit": unit}).to_bytes()
         (directory / "commits" / f"{unit:08d}.json").write_bytes(data)

@@ -320,7 +320,7 @@ def test_two_ranks_agree_on_what_is_left_to_save(drawn_run: Path, tmp_path: Path
     [
         ({"format": "grainmill/2"}, "commits/00000001.json: format is 'grainmill/2', this version reads 'grainmill/1'"),
         ({"shard": {}}, "commits/00000001.json: .*missing required field `name`.*shard.*; `grainmill verify`"),
-        ({"index": None}, "commits/00000001.json: expected a shard and its index, or neither; `grainmill verify`"),
+        ({"index": None}, "the commit of unit 1 names a shard and no index; `grainmill verify`"),
     ],
 )
 def test_a_commit_of_another_kind_is_refused(
