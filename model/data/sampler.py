@@ -24,6 +24,12 @@ _ROUNDS: Final = 6
 _MASK64: Final = (1 << 64) - 1
 
 
+def generator_at(seed: int, position: int) -> np.random.Generator:
+    """Random numbers of one place in a sequence: Philox (Salmon et al., SC 2011) with (seed, position) as its key."""
+    key = np.array([seed % 2**64, position], dtype=np.uint64)  # a list of both would pass through float64
+    return np.random.Generator(np.random.Philox(key=key))
+
+
 class KeyedPermutation:
     """A permutation of 0..n-1 chosen by a key, one index at a time.
 

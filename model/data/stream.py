@@ -37,7 +37,7 @@ from .augmentation import (
     whole_view,
 )
 from .prompts import Prompts, draw_prompts, no_prompts, prompt_draws
-from .sampler import LoaderState, Order, Sampler
+from .sampler import LoaderState, Order, Sampler, generator_at
 from .shards import BadSampleError, LoadedSample, Locations, ShardIndex, filter_rows, filter_sha256, told_locations
 
 CACHE_BYTES: Final = 256 * 2**20
@@ -121,7 +121,7 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
         count * (settings.clicks - 1),
         prompt_draws(settings.dense_anchors, 1),
     )
-    numbers = np.random.Generator(np.random.Philox(key=[seed % 2**64, position])).random(sum(counts))
+    numbers = generator_at(seed, position).random(sum(counts))
     for_view, for_prompts, for_colours, for_corrections, for_anchors = (
         numbers[end - size : end] for size, end in zip(counts, itertools.accumulate(counts), strict=True)
     )

@@ -22,10 +22,11 @@ from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.sources.images import FORMATS
 from pipeline.storage.local import LocalStorage
 
-from .sampler import LoaderState, Order, Sampler, batch_positions
+from .sampler import LoaderState, Order, Sampler, batch_positions, generator_at
 from .shards import BadSampleError, LoadedSample, Locations, ShardIndex, decoded, filter_rows, told_locations
 
 IMAGE_EXTENSIONS: Final = tuple(dict.fromkeys(FORMATS.values()))
+_NOBODY: Final = -1
 
 
 def decode_sample(sample: Mapping[str, Any]) -> LoadedSample:
@@ -158,7 +159,8 @@ class ShardStream(IterableDataset[Any]):
     the same `batch_size` there, batches come out the same with any number of workers.
 
     `state_dict` is that of the batches which were taken out whole. What workers of a `DataLoader` have read ahead this
-    process cannot know: say then how many batches you took, `state_dict(taken=n)`.
+    process cannot know: say then how many batches you took, `state_dict(taken=n)`. For the same reason workers iterate
+    once: before another pass, `load_state_dict(state_dict(taken=n))` says where it begins.
 
     Examples:
         >>> stream = ShardStream("rel/", batch_size=4, transform=to_tensors)  # doctest: +SKIP
@@ -204,46 +206,58 @@ class ShardStream(IterableDataset[Any]):
         self.samples = len(self._shards.index)
         """Of one epoch."""
         self._sampler = Sampler(self.samples, seed=seed, order=order)
-        self._began = self._next = 0
-        self._read_by_workers = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self._began = 0
+        self._shared = torch.tensor([0, 0, _NOBODY]).share_memory_()
+        """Next position; how often a state was loaded; the pass of workers that began there. Workers see it too."""
+        self._iterated: int | None = None
+        """In a worker: the second of these when it began to iterate."""
 
     def __iter__(self) -> Iterator[Any]:
         """From where `load_state_dict` or the last iteration in this process left it.
 
         Raises:
             BadSampleError: bytes that are not what they should be.
+            InputError: workers have iterated since the stream was made or a state loaded, so where to go on is unknown.
         """
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        start, loads, seen = self._shared.tolist()
+        this_pass = _NOBODY if info is None else info.seed - info.id
+        if seen not in (_NOBODY, this_pass) or (info is not None and self._iterated == loads):
+            raise InputError(
+                "workers of a DataLoader have iterated this stream and read ahead: say where the next pass begins, "
+                "load_state_dict(state_dict(taken=n)) after n batches"
+            )
         if info is not None:
-            self._read_by_workers.fill_(1)
-        start, step = self._next, self.batch_size * self.ranks
+            self._shared[2], self._iterated = this_pass, loads
+        step = self.batch_size * self.ranks
         for batch in itertools.count(worker, workers):
             begin = start + batch * step
             for position in batch_positions(begin, global_batch_size=step, rank=self.rank, ranks=self.ranks):
                 sample = self._at(position)
                 if info is None and position == begin + (self.rank + 1) * self.batch_size - 1:
-                    self._next = begin + step  # before the last one goes out: who takes it asks for the state next
+                    self._shared[0] = begin + step  # before the last one goes out: who takes it asks for the state next
                 yield sample
 
     def _at(self, position: int) -> Any:
         sample = self._shards.index.load(self._sampler.sample(position))
         if self.transform is None:
             return sample
-        return self.transform(sample, np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position])))
+        return self.transform(sample, generator_at(self.seed, position))
 
     def state_dict(self, taken: int | None = None) -> dict[str, Any]:
         """What resumes after the batches that were taken; the same on every rank.
 
         Args:
-            taken: batches since the stream was made or `load_state_dict`; None: those that this process iterated.
+            taken: batches of `batch_size` samples since the stream was made or `load_state_dict`; None: those that this
+                process iterated.
 
         Raises:
             InputError: workers iterate, and `taken` is not given.
         """
-        if taken is None and bool(self._read_by_workers):
+        if taken is None and int(self._shared[2]) != _NOBODY:
             raise InputError("state_dict: workers of a DataLoader read ahead; say how many batches you took (taken=n)")
-        position = self._next if taken is None else self._began + taken * self.batch_size * self.ranks
+        position = int(self._shared[0]) if taken is None else self._began + taken * self.batch_size * self.ranks
         return self._state(position).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -255,7 +269,8 @@ class ShardStream(IterableDataset[Any]):
         """
         saved = LoaderState.from_json(state, where="load_state_dict")
         saved.expect_same_data(self._state(0), where="load_state_dict")
-        self._began = self._next = saved.next_position
+        self._began = saved.next_position
+        self._shared.copy_(torch.tensor([self._began, int(self._shared[1]) + 1, _NOBODY]))
 
     def _state(self, position: int) -> LoaderState:
         chosen = {"min_masks": self._shards.min_masks, "split": self._shards.split}

@@ -83,18 +83,15 @@ def granularity_values(value: Any) -> NDArray[np.float64]:
     """Checks a granularity, or several: (V,) float64. All that come from outside pass here once.
 
     Args:
-        value: a number, or an array, list or tensor of them.
+        value: a number, or an array, list or tensor of them, in any precision.
 
     Raises:
         InputError: values outside [0.1, 1.0], NaN, no numbers, or none at all.
     """
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        values = _in_double(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"granularity: expected numbers, found {value!r:.80}") from error
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"granularity: expected numbers, found {value!r:.80}")
-    values = array.astype(np.float64).reshape(-1)
     if not values.size:
         raise InputError("granularity: expected at least one number, found none")
     # A float32 that became a Python number is still a little off its decimal value; more is out of range.
@@ -103,6 +100,34 @@ def granularity_values(value: Any) -> NDArray[np.float64]:
     if wrong.size:
         raise InputError(f"granularity {wrong[0]:g}: expected a number in [{GRANULARITY_MIN}, {GRANULARITY_MAX}]")
     return np.clip(values, GRANULARITY_MIN, GRANULARITY_MAX)
+
+
+def _in_double(value: Any) -> NDArray[np.float64]:
+    """(V,) float64; what is 0.1 in a coarser type (0.09998 in half precision) is 0.1 here too.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: no numbers.
+    """
+    if isinstance(value, list | tuple):
+        if len({len(each) for each in value if isinstance(each, list | tuple)}) > 1:
+            raise ValueError("lists of several lengths")
+        return np.concatenate([_in_double(each) for each in value]) if value else np.empty(0)
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{value.dtype} is no type of real numbers")
+        values = value.detach().cpu().double().reshape(-1).numpy().copy()
+        lowest = torch.tensor(GRANULARITY_MIN, dtype=value.dtype).double().item()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind == "O" and array.ndim:
+            return _in_double(array.reshape(-1).tolist())
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"{array.dtype.name} is no type of real numbers")
+        values = array.astype(np.float64).reshape(-1)
+        lowest = float(np.float64(np.asarray(GRANULARITY_MIN).astype(array.dtype)))
+    if lowest:  # whole numbers have 0 for it, which stays 0
+        values[values == lowest] = GRANULARITY_MIN
+    return values
 
 
 class GranularityEncoder(nn.Module):

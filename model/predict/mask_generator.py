@@ -381,6 +381,10 @@ class GranularMaskGenerator:
             raise InputError(f"output_mode {output_mode}: expected one of {', '.join(OUTPUT_MODES)}")
         if (points_per_side is None) == (point_grids is None):
             raise InputError("expected points_per_side or point_grids, and the other one None")
+        if points_per_side is not None and points_per_side < 1:
+            raise InputError(f"points_per_side {points_per_side}: expected 1 or more")
+        if point_grids is not None and not (len(point_grids) and all(len(grid) for grid in point_grids)):
+            raise InputError("point_grids: expected grids of at least one point, found none")
         self.output_mode = output_mode
         self.predictor = GranularPredictor(model)
         self._point_grids = point_grids

@@ -286,19 +286,36 @@ def test_lite_is_at_most_two_hundredths_of_a_per_cent(size: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        0.5, np.float32(0.5), [0.5], (0.5, 0.5), np.array(0.5), np.array([0.5, 0.5, 0.5], dtype=np.float16),
-        torch.tensor(0.5), torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.5], requires_grad=True),
+        0.5, np.float32(0.5), np.float64(0.5), [0.5], np.array(0.5), np.array([0.5, 0.5, 0.5]), (0.5, 0.5, 0.5),
+        np.array([0.5, 0.5, 0.5], dtype=np.float16), torch.tensor(0.5), torch.tensor([0.5, 0.5], dtype=torch.float64),
+        torch.tensor([0.5], requires_grad=True), torch.tensor([0.5], dtype=torch.float16),
+        torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True), [torch.tensor(0.5, requires_grad=True)] * 3,
+        [torch.tensor([0.5]), 0.5, np.float16(0.5)], [np.array([0.5, 0.5]), torch.tensor([0.5], dtype=torch.bfloat16)],
+        np.array([0.5] * 3, dtype=object),
     ],
 )  # fmt: skip
 def test_numbers_of_every_kind_are_granularities(value: Any) -> None:
     values = granularity_values(value)
-    assert values.ndim == 1
+    assert (values.ndim, values.dtype) == (1, np.float64)
     assert set(values.tolist()) == {0.5}
 
 
-@pytest.mark.parametrize("value", [0.1, np.float32(0.1), float(np.float32(0.1)), torch.tensor(0.1), [0.1], 1, [1], 1.0])
-def test_the_ends_of_the_range_are_in_it(value: Any) -> None:
-    assert granularity_values(value).tolist() in ([pytest.approx(0.1, abs=1e-7)], [1.0])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.1, [0.1], np.float16(0.1), np.array(0.1, dtype=np.float16), np.float32(0.1), float(np.float32(0.1)),
+        torch.tensor(0.1, dtype=torch.float16), torch.tensor(0.1, dtype=torch.bfloat16), torch.tensor(0.1),
+        [np.float16(0.1)], [torch.tensor(0.1, dtype=torch.float16)],
+    ],
+)  # fmt: skip
+def test_a_tenth_is_in_the_range_in_every_type(value: Any) -> None:
+    """In half precision the nearest number to 0.1 is 0.09998, in bfloat16 0.10010."""
+    assert granularity_values(value).tolist() == [pytest.approx(0.1, abs=1e-7)]
+
+
+@pytest.mark.parametrize("value", [1, 1.0, np.int64(1), torch.tensor(1), [1], np.ones(1, dtype=np.uint8)])
+def test_whole_numbers_are_granularities(value: Any) -> None:
+    assert granularity_values(value).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -311,14 +328,26 @@ def test_the_ends_of_the_range_are_in_it(value: Any) -> None:
         ([0.5, 0.5, -1.0], "granularity -1: expected a number"),
         (torch.tensor([0.5, float("nan"), 0.5]), "granularity nan"),
         (0, "granularity 0: expected a number"),
+        (torch.tensor(0), "granularity 0: expected a number"),
+        (np.float16(0.0999), "granularity 0.0999"),
+        (torch.tensor([0.5, 0.099], dtype=torch.bfloat16), "granularity 0.09"),
+        (torch.tensor(1.01, dtype=torch.float16), "granularity 1.0"),
+        ([torch.tensor(0.05, requires_grad=True)], "granularity 0.05"),
         ("big", "expected numbers, found 'big'"),
         (["0.5"], "expected numbers"),
         ([0.1, None, 0.2], "expected numbers"),
+        (None, "expected numbers"),
         ([[0.1], [0.1, 0.2]], "expected numbers"),
         (True, "expected numbers, found True"),
+        ([True, 0.5], "expected numbers"),
+        (torch.tensor([True]), "expected numbers"),
         (0.5j, "expected numbers"),
+        (torch.tensor(0.5j), "expected numbers, found tensor"),
+        (np.array([0.5j]), "expected numbers"),
         ({0.5}, "expected numbers"),
+        (torch.empty(1, device="meta"), "expected numbers"),
         ([], "at least one number, found none"),
+        ((), "at least one number, found none"),
         (torch.zeros(0), "at least one number, found none"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.sampler import KeyedPermutation, LoaderState, Order, Sampler, batch_positions, mixing
+from model.data.sampler import KeyedPermutation, LoaderState, Order, Sampler, batch_positions, generator_at, mixing
 from pipeline.errors import InputError, SchemaError
 
 
@@ -113,3 +113,11 @@ def test_orders_that_make_no_sense_are_refused() -> None:
         Order(kind="random")
     with pytest.raises(InputError, match="at least 1"):
         Order(block=0)
+
+
+@pytest.mark.parametrize(
+    ("seed", "position"), [(0, 0), (7, 12345), (-1, 3), (-2, 3), (2**63 + 1, 3), (2**64 - 1, 2**64 - 1), (2**70 + 1, 4)]
+)
+def test_the_numbers_of_a_position_depend_on_every_bit_of_the_seed(seed: int, position: int) -> None:
+    key = generator_at(seed, position).bit_generator.state["state"]["key"]
+    assert [int(each) for each in key] == [seed % 2**64, position]

@@ -121,6 +121,24 @@ def test_a_stream_resumes_where_it_was(drawn_run: Path, taken: int) -> None:
     assert again.state_dict(taken=2) == stream_of(drawn_run).state_dict(taken=taken + 2)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_iterate_once_and_then_want_to_know_where_to_go_on(drawn_run: Path, persistent: bool) -> None:
+    whole = list(itertools.islice(batches(stream_of(drawn_run)), 9))
+    stream = stream_of(drawn_run)
+    loader = DataLoader(stream, batch_size=BATCH, num_workers=2, collate_fn=as_it_is, persistent_workers=persistent)
+    assert list(itertools.islice(loader, 3)) == whole[:3]
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(loader))
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(stream))
+    stream.load_state_dict(stream.state_dict(taken=3))
+    assert list(itertools.islice(loader, 2)) == whole[3:5]
+    stream.load_state_dict(stream.state_dict(taken=2))
+    assert list(itertools.islice(batches(stream), 2)) == whole[5:7]
+    assert stream.state_dict() == stream_of(drawn_run).state_dict(taken=7)
+    assert list(itertools.islice(batches(stream, workers=1), 2)) == whole[7:]
+
+
 def test_a_stream_resumes_with_other_ranks_and_batches(drawn_run: Path) -> None:
     order = list(itertools.islice(stream_of(drawn_run, batch_size=1), 16))
     state = stream_of(drawn_run, ranks=2, rank=1).state_dict(taken=2)
