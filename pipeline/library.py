@@ -70,10 +70,19 @@ def mine(
     return open_dataset(output)
 
 
-def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: Any) -> LabeledImage:
+def label_image(
+    image: NDArray[np.uint8],
+    *,
+    recipe: str = "default",
+    backbone: str | None = None,
+    refine: str | None = None,
+    granularity: str | None = None,
+    seed: int = MineFlags.seed,
+    device: str | None = None,
+) -> LabeledImage:
     """The masks of one image, as `grainmill mine` finds them.
 
-    The last recipe's weights stay loaded, so calling it for many images costs what mining them costs.
+    The weights of the last settings stay loaded, so many images at the same ones cost what mining them costs.
 
     Examples:
         >>> found = label_image(rgb)  # doctest: +SKIP
@@ -82,22 +91,24 @@ def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: A
     Args:
         image: (H, W, 3) uint8 RGB.
         recipe: as in `mine`.
-        flags: what else changes labels: `backbone`, `refine`, `granularity`, `seed`; and `device`, the torch device of
-            a backbone.
+        backbone: as of `grainmill mine`; None: the recipe's own. So for the next two.
+        refine: likewise.
+        granularity: likewise.
+        seed: likewise.
+        device: torch's, of a backbone; None: a GPU if there is one.
 
     Returns:
         The image with its masks; with none where no region stands out.
 
     Raises:
-        InputError: no RGB image, or flags that do not go together.
-        TypeError: a flag that does not exist.
+        InputError: no RGB image, or settings that do not go together.
     """
     from .labeling.miner import ImageInput
 
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"label_image: expected an array (H, W, 3) of uint8, RGB, found {found}")
-    miner = _miner(recipe, tuple(sorted(flags.items())))
+    miner = _miner(recipe, backbone, refine, granularity, seed, device)
     [mined] = miner.mine([ImageInput(rgb=image, source_uri="", member=None)])
     if isinstance(mined, SampleFailureError) and mined.reason != "no_masks":
         raise mined
@@ -106,12 +117,15 @@ def label_image(image: NDArray[np.uint8], *, recipe: str = "default", **flags: A
 
 
 @functools.lru_cache(maxsize=1)
-def _miner(recipe: str, flags: tuple[tuple[str, Any], ...]) -> ImageMiner:
+def _miner(
+    recipe: str, backbone: str | None, refine: str | None, granularity: str | None, seed: int, device: str | None
+) -> ImageMiner:
     from .labeling.miner import ImageMiner
 
-    named = dict(flags)
-    device = named.pop("device", None)
-    config, checkpoint = resolved(MineFlags(input=[], output="", recipe=recipe, **named))
+    flags = MineFlags(
+        input=[], output="", recipe=recipe, backbone=backbone, refine=refine, granularity=granularity, seed=seed
+    )
+    config, checkpoint = resolved(flags)
     return ImageMiner(config, device=device, checkpoint=checkpoint)
 
 

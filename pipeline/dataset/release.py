@@ -6,7 +6,6 @@ is read in row groups, so that a slice costs what it holds.
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -58,6 +57,7 @@ class ReleaseReader(Dataset):
             "masks": list(itertools.accumulate((each["masks"] for each in manifest["shards"]), initial=0)),
         }
         """Number of the first row of each shard in the merged index."""
+        self._opened: dict[str, SlicedTable] = {}
 
     @property
     def manifest(self) -> ReleaseManifest:
@@ -119,9 +119,10 @@ class ReleaseReader(Dataset):
             return schema.empty_table()
         return self._tables(table).rows(self._starts[table][unit.number], unit.shard[table])
 
-    @functools.cache  # noqa: B019  (lives as long as the reader)
     def _tables(self, table: Literal["samples", "masks"]) -> SlicedTable:
-        return SlicedTable(self.storage, self._manifest["index"][table]["name"])
+        if table not in self._opened:
+            self._opened[table] = SlicedTable(self.storage, self._manifest["index"][table]["name"])
+        return self._opened[table]
 
 
 class SlicedTable:

@@ -1,4 +1,4 @@
-"""Work on many items in several processes, in the order of the items, with a bounded number in flight."""
+"""Work on many items in several processes, with a bounded number of them in flight."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def process_map(
                 yield running.pop(future), future.result()
         pool.shutdown()
     except BaseException:
-        processes = list(pool._processes.values())
+        processes = list((pool._processes or {}).values())  # None once it has shut down
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from ..dataset.reader import ImagePlace
 from ..dataset.release import ReleaseReader
 from ..environment.process_map import process_map
-from ..format.records import ReleasedRow, ReleasedShardRecord, ReleasedSource, SampleRow
+from ..format.records import ReleasedRow, ReleasedShardRecord, ReleasedSource, SampleRow, ShardRecord
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from .checks import ReleaseRefusedError
 from .duplicates import Signature
 from .eligibility import ReleaseBuild
 from .shard_parts import ShardPart, copy_and_sign, cut_shard, parts_of_release, parts_of_run, sign
 from .tables import MergedTables
+
+_ToCopy = tuple[str, ShardRecord, list[ImagePlace]]
+"""Where a shard lies, the shard, and its images' places: what `copy_and_sign` begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +84,21 @@ def _signed_parts(build: ReleaseBuild) -> Iterator[tuple[ShardPart, list[Signatu
     if build.added is not None:
         fresh = (part for part in parts_of_run(build.added) if part.shard["sha256"] not in standing)
         copy = functools.partial(_copied, target=build.output.root, signed=build.options.duplicates)
-        yield from process_map(copy, fresh, workers=build.options.workers)
+        at_work: collections.deque[ShardPart] = collections.deque()
+        for _, signatures in process_map(copy, _to_copy(fresh, at_work), workers=build.options.workers):
+            yield at_work.popleft(), signatures
 
 
-def _copied(part: ShardPart, *, target: Path, signed: bool) -> list[Signature | None]:
-    columns = ["key", "shard", "image_offset", "image_size"]
-    return copy_and_sign(part.location, part.shard, part.samples.select(columns).to_pylist(), target, signed)
+def _to_copy(parts: Iterable[ShardPart], at_work: collections.deque[ShardPart]) -> Iterator[_ToCopy]:
+    """What a worker needs of each part; the part itself, with all its rows, waits here."""
+    for part in parts:
+        at_work.append(part)
+        rows = part.samples.select(["key", "shard", "image_offset", "image_size"]).to_pylist()
+        yield part.location, part.shard, rows
+
+
+def _copied(given: _ToCopy, *, target: Path, signed: bool) -> list[Signature | None]:
+    return copy_and_sign(*given, target, signed)
 
 
 def _standing_signatures(part: ShardPart, build: ReleaseBuild) -> list[Signature | None]:

@@ -236,7 +236,7 @@ class _RemoteRoot:
             parts = location.split("/")
             depth = len(before_magic(parts))
             base = "/".join(parts[:depth]) if depth > 2 else f"{self._scheme}://"
-            self._pattern = "/".join(parts[depth:])
+            self._pattern = "/".join(parts[depth:]).rstrip("/")
         self.reader = ObjectStorage(base)
 
     def walk(self, *, own: bool = False) -> Iterator[ListedFile]:

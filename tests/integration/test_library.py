@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,12 @@ def test_an_image_in_memory_gets_the_masks_of_a_run(run: Path) -> None:
         assert found.key == ""
         assert (found.image == sample.image).all()
     assert pipeline.label_image(sample.image, seed=1, granularity="instance-relative").annotations
+
+
+@pytest.mark.parametrize("flag", [{"proposals": "p.json"}, {"divide": "proposals"}, {"workers": 2}])
+def test_an_image_in_memory_takes_no_flag_that_it_would_pass_over(flag: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(flag))):
+        pipeline.label_image(np.zeros((40, 60, 3), dtype=np.uint8), **flag)
 
 
 def test_an_image_in_which_nothing_stands_out_has_no_masks() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ import yaml
 from pipeline.cli import main
 from pipeline.dataset.open import open_dataset
 from pipeline.format.schema import canonical_json, sealed
+from pipeline.release import copy as copy_module
 from pipeline.release.build import build_release
 from pipeline.release.flags import ReleaseFlags
 from pipeline.release.folder import open_output
 from pipeline.release.options import release_options
 from pipeline.release.records import ReleaseOptions
+from pipeline.release.shard_parts import ShardPart
 from pipeline.release.verify import verify_release
 from pipeline.storage.open import open_storage
 
@@ -158,3 +163,28 @@ def test_a_second_release_needs_a_new_place_or_a_flag(drawn_run: Path, tmp_path:
     )
     assert problems(tmp_path / "out") == []  # nothing of the former one is left
     assert not (tmp_path / "out" / "gallery.html").exists()
+
+
+def test_a_reader_of_a_release_goes_when_nobody_has_it(drawn_release: Path) -> None:
+    reader = open_dataset(drawn_release)
+    assert reader.masks(next(reader.units())).num_rows
+    gone = weakref.ref(reader)
+    del reader
+    gc.collect()
+    assert gone() is None
+
+
+def test_workers_get_the_places_of_images_and_no_masks(drawn_run: Path) -> None:
+    parts = [
+        ShardPart(
+            location=str(drawn_run), run="r", unit=unit.number, shard=unit.shard, samples=run.samples(unit),
+            masks=run.masks(unit), standing=False,
+        )
+        for run in [open_dataset(drawn_run)]
+        for unit in run.units()
+        if unit.shard is not None
+    ]  # fmt: skip
+    at_work: collections.deque[ShardPart] = collections.deque()
+    sent = list(copy_module._to_copy(iter(parts), at_work))
+    assert [*at_work] == parts
+    assert all(set(row) == {"key", "shard", "image_offset", "image_size"} for _, _, rows in sent for row in rows)

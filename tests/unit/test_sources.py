@@ -432,6 +432,10 @@ def test_a_url_is_read_as_a_folder_is(tmp_path: Path) -> None:
         assert sample == remote[name]
     assert check_unchanged(there, units_of(there)) == []
     assert [entry.path for entry in entries_of(specs_of("in=memory://sources-test/b/*.jpg"))] == ["a.jpg"]
+    slash = entries_of(specs_of("in=memory://sources-test/*/"))
+    assert [entry.path for entry in slash] == [
+        entry.path for entry in entries_of(specs_of("in=memory://sources-test/*"))
+    ]
 
 
 def test_a_huge_member_is_refused_before_it_is_read(tmp_path: Path) -> None:
