@@ -26,7 +26,8 @@ from .sampler import LoaderState, Order, Sampler, batch_positions, generator_at
 from .shards import BadSampleError, LoadedSample, Locations, ShardIndex, decoded, filter_rows, told_locations
 
 IMAGE_EXTENSIONS: Final = tuple(dict.fromkeys(FORMATS.values()))
-_NOBODY: Final = -1
+_LOADS: Final = 2**20
+"""Loaded states that are told apart; two that are so many loads apart do not meet."""
 
 
 def decode_sample(sample: Mapping[str, Any]) -> LoadedSample:
@@ -206,11 +207,13 @@ class ShardStream(IterableDataset[Any]):
         self.samples = len(self._shards.index)
         """Of one epoch."""
         self._sampler = Sampler(self.samples, seed=seed, order=order)
-        self._began = 0
-        self._shared = torch.tensor([0, 0, _NOBODY]).share_memory_()
-        """Next position; how often a state was loaded; the pass of workers that began there. Workers see it too."""
+        self._began = self._loads = 0
+        """The position at which the last state began, and how many were loaded, as this process knew it when a worker
+        was made."""
+        self._shared = torch.tensor([0, 0, -1]).share_memory_()
+        """Next position; how many states were loaded; the pass of workers that goes on from there (`_claim`)."""
         self._iterated: int | None = None
-        """In a worker: the second of these when it began to iterate."""
+        """In a worker: the number of loads when it last began to iterate."""
 
     def __iter__(self) -> Iterator[Any]:
         """From where `load_state_dict` or the last iteration in this process left it.
@@ -221,15 +224,20 @@ class ShardStream(IterableDataset[Any]):
         """
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        start, loads, seen = self._shared.tolist()
-        this_pass = _NOBODY if info is None else info.seed - info.id
-        if seen not in (_NOBODY, this_pass) or (info is not None and self._iterated == loads):
+        start, loads, claimed = self._shared.tolist()
+        ours = None if info is None else _claim(info.seed - info.id, loads)
+        refused = _is_claimed(claimed, loads) and claimed != ours
+        if info is not None:
+            late = self._iterated is None and self._loads != loads  # of a pass that was left before a state was loaded
+            refused |= late or self._iterated == loads
+            self._iterated = self._loads if late else loads
+        if refused:
             raise InputError(
                 "workers of a DataLoader have iterated this stream and read ahead: say where the next pass begins, "
                 "load_state_dict(state_dict(taken=n)) after n batches"
             )
-        if info is not None:
-            self._shared[2], self._iterated = this_pass, loads
+        if ours is not None:
+            self._shared[2] = ours
         step = self.batch_size * self.ranks
         for batch in itertools.count(worker, workers):
             begin = start + batch * step
@@ -255,7 +263,8 @@ class ShardStream(IterableDataset[Any]):
         Raises:
             InputError: workers iterate, and `taken` is not given.
         """
-        if taken is None and int(self._shared[2]) != _NOBODY:
+        _, loads, claimed = self._shared.tolist()
+        if taken is None and _is_claimed(claimed, loads):
             raise InputError("state_dict: workers of a DataLoader read ahead; say how many batches you took (taken=n)")
         position = int(self._shared[0]) if taken is None else self._began + taken * self.batch_size * self.ranks
         return self._state(position).to_json()
@@ -270,7 +279,8 @@ class ShardStream(IterableDataset[Any]):
         saved = LoaderState.from_json(state, where="load_state_dict")
         saved.expect_same_data(self._state(0), where="load_state_dict")
         self._began = saved.next_position
-        self._shared.copy_(torch.tensor([self._began, int(self._shared[1]) + 1, _NOBODY]))
+        self._loads += 1
+        self._shared[0], self._shared[1] = self._began, self._loads
 
     def _state(self, position: int) -> LoaderState:
         chosen = {"min_masks": self._shards.min_masks, "split": self._shards.split}
@@ -282,6 +292,16 @@ class ShardStream(IterableDataset[Any]):
             order=self._sampler.order,
             next_position=position,
         )
+
+
+def _claim(workers: int, loads: int) -> int:
+    """One number, written at once, for a pass by its workers' common seed and the loaded state that it goes on from."""
+    return workers % 2**40 * _LOADS + loads % _LOADS
+
+
+def _is_claimed(claim: int, loads: int) -> bool:
+    """Whether workers have gone on from this loaded state; a claim on an earlier one says nothing."""
+    return claim >= 0 and claim % _LOADS == loads % _LOADS
 
 
 def _ranks_around() -> tuple[int, int]:

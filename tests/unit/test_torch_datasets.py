@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,37 @@ def test_workers_iterate_once_and_then_want_to_know_where_to_go_on(drawn_run: Pa
     assert list(itertools.islice(batches(stream), 2)) == whole[5:7]
     assert stream.state_dict() == stream_of(drawn_run).state_dict(taken=7)
     assert list(itertools.islice(batches(stream, workers=1), 2)) == whole[7:]
+
+
+def test_a_worker_that_begins_late_does_not_hold_up_the_next_pass(
+    drawn_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a pass that was left may begin when a state is loaded already; it has its own copy of the stream."""
+    here: list[Any] = [None]
+    monkeypatch.setattr("model.data.torch_datasets.get_worker_info", lambda: here[0])
+    whole = list(itertools.islice(stream_of(drawn_run), 6))
+    stream = stream_of(drawn_run)
+    prompt, late = copy.copy(stream), copy.copy(stream)
+    here[0] = SimpleNamespace(id=0, num_workers=2, seed=100)
+    assert next(iter(prompt)) == whole[0]
+    stream.load_state_dict(stream.state_dict(taken=1))
+    here[0] = SimpleNamespace(id=1, num_workers=2, seed=101)
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(late))
+    fresh, another = copy.copy(stream), copy.copy(stream)
+    here[0] = SimpleNamespace(id=0, num_workers=1, seed=200)
+    assert list(itertools.islice(fresh, 2)) == whole[2:4]
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(fresh))  # a persistent worker again
+    here[0] = SimpleNamespace(id=0, num_workers=1, seed=300)
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(another))
+    here[0] = None
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        next(iter(stream))
+    stream.load_state_dict(stream.state_dict(taken=1))
+    here[0] = SimpleNamespace(id=0, num_workers=1, seed=200)
+    assert next(iter(fresh)) == whole[4]
 
 
 def test_a_stream_resumes_with_other_ranks_and_batches(drawn_run: Path) -> None:
