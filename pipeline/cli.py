@@ -30,7 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "view": (
         "pipeline.commands.view",
-        "one HTML page: photographs, masks, a granularity slider, the part tree",
+        "one HTML page: images, masks, a granularity slider, the part tree",
     ),
     "export": ("pipeline.commands.export", "whole files in the layout of COCO or SA-1B readers"),
     "release": ("pipeline.commands.release", "a published dataset: card, Croissant, checksums, index, gallery"),

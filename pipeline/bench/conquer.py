@@ -58,7 +58,7 @@ def drawn_features(kind: str, seed: int, side: int = SIDE, depth: int = DEPTH) -
 
 
 def mill_seconds(seed: int) -> dict[str, float]:
-    """Seconds by stage of one photograph, `unsamv2`, with a backbone of the paper's size and drawn weights."""
+    """Seconds by stage of one image, `unsamv2`, with a backbone of the paper's size and drawn weights."""
     import cv2
     import skimage
     import torch
@@ -79,13 +79,13 @@ def mill_seconds(seed: int) -> dict[str, float]:
         miner = ImageMiner(config, device="cpu", checkpoint=checkpoint)
     torch.set_num_threads(1)
     miner.warm_up()
-    photograph = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
-    if photograph is None:
+    bgr = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
+    if bgr is None:
         raise InputError("the scikit-image package has no data/coffee.png; install it anew")
-    rgb = photograph[:, :, ::-1].astype(np.uint8)
+    rgb = bgr[:, :, ::-1].astype(np.uint8)
     mined = miner.mine([ImageInput(rgb=rgb, source_uri="skimage/coffee.png", member=None)])[0]
     if not isinstance(mined, MinedImage):
-        raise InputError(f"nothing was mined from the photograph ({mined}); try another --seed")
+        raise InputError(f"nothing was mined from the image ({mined}); try another --seed")
     return mined.seconds
 
 

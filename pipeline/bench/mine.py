@@ -1,4 +1,4 @@
-"""`grainmill bench mine`: the whole mill on photographs of 481 x 321, images per second and seconds per stage.
+"""`grainmill bench mine`: all of `grainmill mine` on photographs of 481 x 321, images per second and seconds per stage.
 
 The real command in a process of its own, each time into a new output: what is counted is what `mine` itself counts,
 from the moment the first worker is ready to the last commit. There is no peer that does the same work, so there is no

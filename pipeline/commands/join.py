@@ -31,7 +31,7 @@ class JoinFlags:
         ),
     ] = False
     gallery_images: Annotated[
-        int, typer.Option(min=0, help="Photographs in the gallery at most [default: 10000, as `release`].")
+        int, typer.Option(min=0, help="Images in the gallery at most [default: 10000, as `release`].")
     ] = ReleaseFlags.gallery_images
     json: JsonFlag = False
 

@@ -20,7 +20,7 @@ class ViewFlags:
     limit: Annotated[
         int,
         typer.Option(
-            min=0, help="Photographs shown [default: 48: some 6 MB, opens at once]; the page says what it left out."
+            min=0, help="Images shown [default: 48: some 6 MB, opens at once]; the page says what it left out."
         ),
     ] = 48
     seed: Annotated[int, typer.Option(help="Chooses them from a larger run [default: 0, so that two calls agree].")] = 0
@@ -28,7 +28,7 @@ class ViewFlags:
         int,
         typer.Option(
             min=32,
-            help="Longer side of a photograph in the page, pixels [default: 640: parts stay visible, the page small].",
+            help="Longer side of an image in the page, pixels [default: 640: parts stay visible, the page small].",
         ),
     ] = 640
     failures: Annotated[
@@ -58,7 +58,7 @@ class ViewFlags:
 
 
 def run(flags: ViewFlags) -> None:
-    """One HTML page without outside references: photographs, masks, a granularity dial, the part tree, failures."""
+    """One HTML page without outside references: images, masks, a granularity dial, the part tree, failures."""
     from ..console import ProgressBar, print_json
     from ..dataset.open import open_dataset
     from ..dataset.viewer import picture_record, report_of_run, write_report
@@ -96,4 +96,4 @@ def run(flags: ViewFlags) -> None:
         )
     else:
         empty = "" if samples else f"; no sample is mined, {data['statistics']['failures']:,} failed"
-        print(f"{flags.output}: {shown:,} of {samples:,} photographs, {size / 1e6:.1f} MB{empty}")
+        print(f"{flags.output}: {shown:,} of {samples:,} images, {size / 1e6:.1f} MB{empty}")

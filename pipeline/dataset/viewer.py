@@ -1,4 +1,4 @@
-"""One self-contained page that shows what a run made: photographs, masks, the granularity dial, the part tree.
+"""One self-contained page that shows what a run made: images, masks, the granularity dial, the part tree.
 
 The page holds everything it shows: thumbnails as JPEG in data URIs, masks as run-length codes at the thumbnails' size,
 a few hundred lines of script and style of our own (`templates/`). It refers to nothing outside, and its content
@@ -45,7 +45,7 @@ from .stats import collect
 from .status import StatusRecord, run_status
 
 THUMBNAIL_SIDE_PX: Final = 640
-"""Longer side of a photograph in the page. Larger ones are reduced, smaller ones stay as they are."""
+"""Longer side of an image in the page. Larger ones are reduced, smaller ones stay as they are."""
 JPEG_QUALITY: Final = 82
 CLICK_LIMIT: Final = 20
 """Clicks after which the interactive protocol gives an object up; a mean of as many says that none was reached."""
@@ -103,18 +103,18 @@ def report_of_run(
     scores: Sequence[object] = (),
     on_image: Callable[[int], None] | None = None,
 ) -> Report:
-    """Gathers what the page of a run holds (see `report_data`): numbers of everything, some photographs and failures.
+    """Gathers what the page of a run holds (see `report_data`): numbers of everything, some images and failures.
 
     Args:
         dataset: complete or at work; only what is committed is shown.
-        limit: photographs at most.
+        limit: images at most.
         seed: chooses them.
-        side_px: longer side of a photograph in the page.
+        side_px: longer side of an image in the page.
         max_failures: rows of failed samples at most.
         title: shown at the top; None for the directory's name.
-        pictures: from `picture_record`, shown below the photographs.
+        pictures: from `picture_record`, shown below the images.
         scores: what `grainmill score` wrote as `scores.json`, shown as tables.
-        on_image: called with the number of photographs done.
+        on_image: called with the number of images done.
     """
     rows = chosen(sample_rows(dataset), limit=limit, seed=seed)
     images = []
@@ -200,8 +200,8 @@ def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
     return rle.encode(mask)
 
 
-def committed_photograph(image: bytes, key: str) -> NDArray[np.uint8]:
-    """The upright photograph of a committed sample, (H, W, 3) uint8.
+def committed_image(image: bytes, key: str) -> NDArray[np.uint8]:
+    """The upright image of a committed sample, (H, W, 3) uint8.
 
     Raises:
         SchemaError: it cannot be decoded.
@@ -210,17 +210,17 @@ def committed_photograph(image: bytes, key: str) -> NDArray[np.uint8]:
         return decode_rgb(image, max_pixels=MAX_STORED_PIXELS)
     except SampleFailureError as error:
         raise SchemaError(
-            f"{key}: its photograph cannot be decoded ({error}); `grainmill verify --deep` lists all such samples"
+            f"{key}: its image cannot be decoded ({error}); `grainmill verify --deep` lists all such samples"
         ) from error
 
 
 def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> bytes:
-    """The upright photograph of a committed sample, reduced to (width, height) and coded as JPEG.
+    """The upright image of a committed sample, reduced to (width, height) and coded as JPEG.
 
     Raises:
         SchemaError: it cannot be decoded.
     """
-    rgb = committed_photograph(image, key)
+    rgb = committed_image(image, key)
     if rgb.shape[:2] != (height, width):
         rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -361,7 +361,7 @@ def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], scr
 
     Args:
         template: in `templates/`, with `{{policy}}`, `{{style}}`, `{{script}}`, and places for what every page with
-            masks has: `{{dial}}` and `{{photograph}}` (with its part tree).
+            masks has: `{{dial}}` and `{{image}}` (with its part tree).
         styles: files in `templates/`, joined in this order.
         scripts: likewise.
         script_source: of further scripts, as the policy has it; "" for none.
@@ -375,7 +375,7 @@ def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], scr
     if script_source:
         policy += f" {script_source}"
     page = _template(template)
-    parts = {name: _template(f"{name}.html") for name in ("dial", "photograph")}
+    parts = {name: _template(f"{name}.html") for name in ("dial", "image")}
     for name, text in {**parts, "policy": policy, "style": style, "script": script}.items():
         page = _filled(page, name, text)
     return page

@@ -197,7 +197,7 @@ class MineFlags:
         typer.Option(
             min=0.001,
             help="A sample that takes longer, alone and twice, fails as timeout. Default 300: a hundred times a large "
-            "photograph's need.",
+            "image's need.",
             rich_help_panel=RUN,
         ),
     ] = 300.0
@@ -226,7 +226,7 @@ class MineFlags:
             min=0.01,
             help="A worker that outgrows it is stopped; a sample that does it alone and twice fails as out_of_memory. "
             "Default: 80 % of this machine's memory divided by the workers, at most 16. The default recipe took 1.1 "
-            "for a photograph of 60 megapixels (measured) and 0.4 for one of 480 x 320.",
+            "for an image of 60 megapixels (measured) and 0.4 for one of 480 x 320.",
             rich_help_panel=RUN,
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""The card's pictures: bar charts as SVG text, and photographs with their masks as JPEG.
+"""The card's pictures: bar charts as SVG text, and images with their masks as JPEG.
 
 Charts are text made from the statistics, so `verify` draws them again and compares.
 """
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dataset.viewer import committed_photograph, reduced_rle, thumbnail_size
+from ..dataset.viewer import committed_image, reduced_rle, thumbnail_size
 from ..format import rle
 from ..format.records import LabelledHistogram, ReleaseStatistics
 from ..format.schema import Annotation, Sample
@@ -99,16 +99,16 @@ def masks_per_image_histogram(counts: Counter[int]) -> LabelledHistogram:
 
 
 def example_jpeg(sample: Sample, image: bytes | None) -> bytes:
-    """Three panels: photograph, instances, parts (the smaller, the more on top). Without an image, on grey."""
+    """Three panels: image, instances, parts (the smaller, the more on top). Without an image, on grey."""
     width, height = thumbnail_size(sample.width, sample.height, EXAMPLE_SIDE_PX)
     if image is None:
-        photograph: NDArray[np.uint8] = np.full((height, width, 3), 225, dtype=np.uint8)
+        rgb: NDArray[np.uint8] = np.full((height, width, 3), 225, dtype=np.uint8)
     else:
-        photograph = committed_photograph(image, sample.key)
-        photograph = np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        rgb = committed_image(image, sample.key)
+        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     instances = [mask for mask in sample.annotations if mask.is_instance]
     parts = [mask for mask in sample.annotations if not mask.is_instance]
-    panels = [photograph, _overlaid(photograph, instances), _overlaid(photograph, parts)]
+    panels = [rgb, _overlaid(rgb, instances), _overlaid(rgb, parts)]
     gap = np.full((height, 8, 3), 255, dtype=np.uint8)
     joined = np.hstack([panels[0], gap, panels[1], gap, panels[2]])
     done, encoded = cv2.imencode(
@@ -118,15 +118,15 @@ def example_jpeg(sample: Sample, image: bytes | None) -> bytes:
     return encoded.tobytes()
 
 
-def _overlaid(photograph: NDArray[np.uint8], masks: Sequence[Annotation]) -> NDArray[np.uint8]:
+def _overlaid(rgb: NDArray[np.uint8], masks: Sequence[Annotation]) -> NDArray[np.uint8]:
     """Each mask in a colour of its own, larger ones first, with a light border."""
-    height, width = photograph.shape[:2]
-    canvas = photograph.astype(np.float32)
+    height, width = rgb.shape[:2]
+    canvas = rgb.astype(np.float32)
     for mask in sorted(masks, key=lambda each: (-each.area, each.id)):
         inside = rle.decode(reduced_rle(mask.segmentation, width=width, height=height))
         hue = (mask.id * 0.618034) % 1.0
         colour = np.array(colorsys.hls_to_rgb(hue, 0.55, 0.75), dtype=np.float32) * 255
-        canvas[inside] = 0.5 * photograph[inside] + 0.5 * colour
+        canvas[inside] = 0.5 * rgb[inside] + 0.5 * colour
         border = inside & ~cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         canvas[border] = 0.25 * canvas[border] + 0.75 * 255
     return np.clip(canvas, 0, 255).astype(np.uint8)

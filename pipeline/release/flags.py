@@ -154,7 +154,5 @@ class ReleaseFlags:
     ] = 1
     gallery_images: Annotated[
         int,
-        typer.Option(
-            min=0, help="Photographs in the gallery at most; 0 for no gallery [default: 10000, pages stay fast]."
-        ),
+        typer.Option(min=0, help="Images in the gallery at most; 0 for no gallery [default: 10000, pages stay fast]."),
     ] = 10_000

@@ -1,4 +1,4 @@
-"""The gallery of a release: search and sort its photographs, click a point, move the dial, see the mask mined there.
+"""The gallery of a release: search and sort its images, click a point, move the dial, see the mask mined there.
 
 Static files that open from disk as well as from a web server: `gallery.html`, and beside it `gallery/` with the data in
 chunks that the page loads when it needs them. Chunks are scripts that hand one JSON value to the page, because a page
@@ -7,11 +7,11 @@ content security policy allows the page's own script, its chunks and nothing els
 
 | file | holds |
 |---|---|
-| `gallery/index.js` | one row for each photograph (name, masks, instances, median granularity) and each failed sample |
-| `gallery/thumbs-NNNN.js` | the small pictures of 100 photographs |
-| `gallery/images-NNNNN.js` | 8 photographs with all their masks, on the shown picture's grid |
+| `gallery/index.js` | one row for each image (name, masks, instances, median granularity) and each failed sample |
+| `gallery/thumbs-NNNN.js` | the small pictures of 100 images |
+| `gallery/images-NNNNN.js` | 8 images with all their masks, on the shown picture's grid |
 
-So a page over 10,000 photographs loads one row for each (about 2 MB), 100 small pictures for each screen or two, and
+So a page over 10,000 images loads one row for each (about 2 MB), 100 small pictures for each screen or two, and
 the masks of what was opened.
 """
 
@@ -34,7 +34,7 @@ from ..format.schema import FORMAT, Sample
 from ..storage.local import explained
 
 SIDE_PX: Final = 480
-"""Longer side of an opened photograph, pixels; its masks are on the same grid."""
+"""Longer side of an opened image, pixels; its masks are on the same grid."""
 THUMB_SIDE_PX: Final = 160
 THUMBS_PER_CHUNK: Final = 100
 IMAGES_PER_CHUNK: Final = 8
@@ -60,10 +60,10 @@ def write_gallery(
         dataset: what is shown; a run without images shows masks over an empty ground.
         output: folder that will hold both; it must exist. Equal runs give equal bytes.
         title: shown at the top, as text.
-        limit: photographs at most; of more, a seeded choice, and the page says how many it left out.
+        limit: images at most; of more, a seeded choice, and the page says how many it left out.
         seed: of that choice.
-        side_px: longer side of an opened photograph.
-        on_image: called with the number of photographs done.
+        side_px: longer side of an opened image.
+        on_image: called with the number of images done.
 
     Raises:
         StorageError: the disk is full, for example.
@@ -134,7 +134,7 @@ def _index(
 
 
 INDEX_COLUMNS: Final = ("key", "source", "member", "width", "height", "masks", "instances", "granularity")
-"""Of a row of the index; `granularity` is the median over the photograph's masks."""
+"""Of a row of the index; `granularity` is the median over the image's masks."""
 
 
 def _index_row(sample: Sample) -> list[object]:
@@ -159,7 +159,7 @@ def _thumb(sample: Sample, image: bytes | None) -> str | None:
 
 
 def chunk_names(images: int) -> Iterator[str]:
-    """The data files of a gallery over so many photographs, ascending."""
+    """The data files of a gallery over so many images, ascending."""
     yield from (f"{FOLDER}/images-{n:05d}.js" for n in range(-(-images // IMAGES_PER_CHUNK)))
     yield f"{FOLDER}/index.js"
     yield from (f"{FOLDER}/thumbs-{n:04d}.js" for n in range(-(-images // THUMBS_PER_CHUNK)))

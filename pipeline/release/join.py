@@ -114,7 +114,7 @@ def join_images(
         finder: of the images.
         output: an empty folder.
         allow_missing: leave samples out whose image is missing, as failures `source_missing`; else that is an error.
-        gallery_images: photographs in the gallery at most.
+        gallery_images: images in the gallery at most.
         on_sample: called with the number of samples done.
 
     Returns:
@@ -171,7 +171,7 @@ def _joined(
                 try:
                     joined[row["key"]] = row, signature_of_bytes(image)
                 except SampleFailureError as error:
-                    raise InputError(f"{row['key']}: its photograph cannot be decoded ({error})") from error
+                    raise InputError(f"{row['key']}: its image cannot be decoded ({error})") from error
         outputs = writer.finish()
         file, samples, masks = outputs.shard, outputs.samples_index, outputs.masks_index
         if file is None or samples is None or masks is None:

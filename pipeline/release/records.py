@@ -55,7 +55,7 @@ class ReleaseOptions:
         description: Markdown for the card's first section.
         people: what is known of people in the images, for the card; None if nothing was said.
         workers: processes that copy and decode, at least 1.
-        gallery_images: photographs in the gallery at most; 0 for no gallery.
+        gallery_images: images in the gallery at most; 0 for no gallery.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 Formats are an allow-list (JPEG, PNG, WebP, TIFF, BMP) by content, whatever the file is called. The size is read from
 the header and checked before anything is decoded. Bytes that Pillow refuses are never pixels: a file that is cut, also
-by two bytes, or whose checksums do not hold, is a failure and no partly black photograph. Metadata is read from an
+by two bytes, or whose checksums do not hold, is a failure and no partly black picture. Metadata is read from an
 image object of its own, since Pillow decodes to find a PNG's and forgets that it could not. Every mode becomes RGB by
 one rule:
 
@@ -17,7 +17,7 @@ one rule:
 - several frames or pages: the first.
 
 The EXIF orientation (JPEG, PNG, WebP, TIFF) is applied, so that pixels, masks and sizes are upright everywhere. A
-photograph of P pixels needs about 10 P bytes while it is decoded (600 MB for 60 megapixels).
+image of P pixels needs about 10 P bytes while it is decoded (600 MB for 60 megapixels).
 
 Pillow reads all of them. Upright colour JPEGs, which is nearly all that is mined and trained on, are decoded by
 libjpeg-turbo straight into the array (simplejpeg): the same pixels in half the time.
@@ -260,7 +260,7 @@ def _orientation(image: Image.Image) -> int:
     """1..8; of an image object that decodes nothing afterwards."""
     try:
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # a PNG's own `getexif` decodes it
-    except _BROKEN:  # damaged metadata around whole pixels: such photographs are shown as they are stored
+    except _BROKEN:  # damaged metadata around whole pixels: such images are shown as they are stored
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -1,6 +1,6 @@
 """Parquet files with an image column: the Hub's struct of `bytes` and `path`, or plain bytes.
 
-Rows are read forwards in small batches, so that a row group of thousands of photographs is never held at once.
+Rows are read forwards in small batches, so that a row group of thousands of images is never held at once.
 """
 
 from __future__ import annotations

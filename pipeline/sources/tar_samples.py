@@ -43,7 +43,7 @@ LABEL_NAMES: Final = frozenset(
         "trimap",
     }
 )
-"""`a.NAME.png` beside `a.OTHER.png`: no photograph."""
+"""`a.NAME.png` beside `a.OTHER.png`: no image."""
 SNIFFED_SAMPLES: Final = 100
 """Samples without an image's ending whose members are opened; more of a tar without images is not looked at."""
 

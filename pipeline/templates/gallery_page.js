@@ -4,7 +4,7 @@
 
 const PAGE_CARDS = 60;
 const waiting = new Map(); // chunk -> {promise, resolve}
-const scenes = new Map(); // photograph -> Scene, the last few
+const scenes = new Map(); // image -> Scene, the last few
 const SCENES = 24;
 const gallery = { index: null, entries: [], order: [], drawn: 0 };
 
@@ -50,16 +50,16 @@ async function load(index) {
 
 // What the viewer asks of the page around it.
 const page = {
-  photographs: () => gallery.order.filter((entry) => entry.photograph !== null),
+  images: () => gallery.order.filter((entry) => entry.image !== null),
   position() {
-    const shown = this.photographs(), at = shown.findIndex((entry) => entry.photograph === state.image);
+    const shown = this.images(), at = shown.findIndex((entry) => entry.image === state.image);
     return at < 0 ? "not in this selection" : `${count(at + 1)} of ${count(shown.length)}`;
   },
   step(by) {
-    const shown = this.photographs();
+    const shown = this.images();
     if (!shown.length) return;
-    const at = shown.findIndex((entry) => entry.photograph === state.image);
-    open(shown[(Math.max(at, by > 0 ? -1 : 0) + by + shown.length) % shown.length].photograph);
+    const at = shown.findIndex((entry) => entry.image === state.image);
+    open(shown[(Math.max(at, by > 0 ? -1 : 0) + by + shown.length) % shown.length].image);
   },
   imageShown: markCurrent,
   dialMoved() {},
@@ -68,21 +68,21 @@ const page = {
 
 let wanted = null;
 
-async function open(photograph, { scroll = false } = {}) {
-  wanted = photograph;
+async function open(image, { scroll = false } = {}) {
+  wanted = image;
   byId("viewer").classList.add("loading");
   try {
-    await load(photograph);
+    await load(image);
   } catch (error) {
     problem(error);
     return;
   } finally {
     byId("viewer").classList.remove("loading");
   }
-  if (wanted !== photograph) return; // another one was opened meanwhile
+  if (wanted !== image) return; // another one was opened meanwhile
   for (const id of ["viewer", "dialbar", "dial-rule"]) byId(id).hidden = false;
-  showImage(photograph);
-  history.replaceState(null, "", `#${encodeURIComponent(gallery.entries[photograph].key)}`);
+  showImage(image);
+  history.replaceState(null, "", `#${encodeURIComponent(gallery.entries[image].key)}`);
   if (scroll) byId("viewer").scrollIntoView({ behavior: calm() ? "auto" : "smooth" });
 }
 
@@ -93,16 +93,16 @@ function markCurrent() {
 // ---- search and order -----------------------------------------------------------------------------------------------
 
 function makeEntries({ columns, rows, failures }) {
-  const photographs = rows.map((row, photograph) => {
+  const images = rows.map((row, image) => {
     const entry = Object.fromEntries(columns.map((column, at) => [column, row[at]]));
-    return { ...entry, photograph, reason: null, words: `${entry.key} ${entry.source} ${entry.member ?? ""}`.toLowerCase() };
+    return { ...entry, image, reason: null, words: `${entry.key} ${entry.source} ${entry.member ?? ""}`.toLowerCase() };
   });
   const failed = failures.map((row) => ({
-    key: row.key, source: row.source_uri, member: row.member, masks: -1, instances: -1, granularity: -1, photograph: null,
+    key: row.key, source: row.source_uri, member: row.member, masks: -1, instances: -1, granularity: -1, image: null,
     reason: row.reason, message: row.message, stage: row.stage,
     words: `${row.key} ${row.source_uri} ${row.member ?? ""} ${row.reason} ${row.message}`.toLowerCase(),
   }));
-  return [...photographs, ...failed];
+  return [...images, ...failed];
 }
 
 function choose() {
@@ -115,7 +115,7 @@ function choose() {
     failures: (one, two) => sign * ((two.reason !== null) - (one.reason !== null)) || byName(one, two),
   }[sort] ?? ((one, two) => sign * ((one[sort] ?? -1) - (two[sort] ?? -1)) || byName(one, two));
   gallery.order = gallery.entries
-    .filter((entry) => kind === "all" || (kind === "failures") === (entry.photograph === null))
+    .filter((entry) => kind === "all" || (kind === "failures") === (entry.image === null))
     .filter((entry) => words.every((word) => entry.words.includes(word)))
     .sort(compare);
   gallery.drawn = 0;
@@ -129,7 +129,7 @@ function note() {
   const { rows, failures, totals, seed } = gallery.index;
   const left = totals.samples - rows.length;
   const shown = `${count(gallery.order.length)} of ${count(rows.length + failures.length)} shown.`;
-  return left > 0 ? `${shown} ${count(left)} photographs are left out of this gallery; those here were chosen with seed ${seed}.` : shown;
+  return left > 0 ? `${shown} ${count(left)} images are left out of this gallery; those here were chosen with seed ${seed}.` : shown;
 }
 
 // ---- cards ----------------------------------------------------------------------------------------------------------
@@ -152,21 +152,21 @@ async function fillCard(card) {
 function drawMore() {
   const next = gallery.order.slice(gallery.drawn, gallery.drawn + PAGE_CARDS);
   gallery.drawn += next.length;
-  byId("gallery").append(...next.map((entry) => (entry.photograph === null ? failedCard(entry) : photographCard(entry))));
+  byId("gallery").append(...next.map((entry) => (entry.image === null ? failedCard(entry) : imageCard(entry))));
   byId("more").hidden = gallery.drawn >= gallery.order.length;
   markCurrent();
 }
 
-function photographCard(entry) {
+function imageCard(entry) {
   const frame = node("span", { class: "frame" }, node("img", { alt: "" }));
   frame.style.aspectRatio = entry.width / entry.height;
   const shownName = (entry.member ?? entry.source).split("/").pop();
   const card = node(
-    "button", { type: "button", class: "card", "data-index": entry.photograph, "aria-label": `Show ${entry.source}` },
+    "button", { type: "button", class: "card", "data-index": entry.image, "aria-label": `Show ${entry.source}` },
     frame, node("span", { class: "card-name", title: entry.source }, shownName), node("span", { class: "card-count" }, `${count(entry.masks)} masks`),
   );
   card.style.setProperty("--ratio", Math.min(3, Math.max(0.4, entry.width / entry.height)));
-  card.addEventListener("click", () => open(entry.photograph, { scroll: true }));
+  card.addEventListener("click", () => open(entry.image, { scroll: true }));
   fill.observe(card);
   return card;
 }
@@ -184,15 +184,15 @@ function drawHead() {
   const { title, totals, version, format, rows } = gallery.index;
   document.title = `${title} · Grainmill gallery`;
   byId("title").textContent = title;
-  byId("subtitle").textContent = "Click a photograph, click a point, move the dial.";
+  byId("subtitle").textContent = "Click an image, click a point, move the dial.";
   const tiles = [
-    ["photographs", count(totals.samples)],
+    ["images", count(totals.samples)],
     ["masks", count(totals.masks)],
-    ["masks per photograph", totals.samples ? (totals.masks / totals.samples).toFixed(1) : "–"],
+    ["masks per image", totals.samples ? (totals.masks / totals.samples).toFixed(1) : "–"],
     ["failures", count(totals.failures)],
   ];
   byId("tiles").append(...tiles.map(([term, value]) => node("div", {}, node("dt", {}, term), node("dd", {}, value))));
-  byId("footer").textContent = `Grainmill ${version}, format ${format}; ${count(rows.length)} photographs in this gallery.`;
+  byId("footer").textContent = `Grainmill ${version}, format ${format}; ${count(rows.length)} images in this gallery.`;
 }
 
 function listenGallery() {
@@ -228,9 +228,9 @@ async function start() {
   choose();
   byId("dial").value = state.g;
   const key = decodeURIComponent(location.hash.slice(1));
-  const named = key ? gallery.entries.find((entry) => entry.key === key && entry.photograph !== null) : null;
-  const first = named ?? page.photographs()[0];
-  if (first) await open(first.photograph);
+  const named = key ? gallery.entries.find((entry) => entry.key === key && entry.image !== null) : null;
+  const first = named ?? page.images()[0];
+  if (first) await open(first.image);
   document.body.dataset.ready = "true";
 }
 

@@ -1,5 +1,5 @@
 "use strict";
-// The report around the viewer: totals, photographs, pictures and scores, charts, failures.
+// The report around the viewer: totals, images, pictures and scores, charts, failures.
 
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const scenes = new Map();
@@ -35,14 +35,14 @@ function drawHead() {
   const pending = run.pending ? `, ${count(run.pending)} still to do` : ", all of the plan";
   byId("subtitle").textContent = `${count(run.committed)} units committed${pending}`;
   const tiles = [
-    ["photographs", count(statistics.samples)],
+    ["images", count(statistics.samples)],
     ["masks", count(statistics.masks)],
-    ["masks per photograph", statistics.masks_per_image?.toFixed(1) ?? "–"],
-    ["instances per photograph", statistics.instances_per_image?.toFixed(1) ?? "–"],
+    ["masks per image", statistics.masks_per_image?.toFixed(1) ?? "–"],
+    ["instances per image", statistics.instances_per_image?.toFixed(1) ?? "–"],
     ["without masks", count(statistics.failures)],
   ];
   byId("tiles").append(...tiles.map(([term, value]) => node("div", {}, node("dt", {}, term), node("dd", {}, value))));
-  byId("footer").textContent = `Grainmill ${report.version}, format ${report.format}. Photographs chosen with seed ${report.seed}.`;
+  byId("footer").textContent = `Grainmill ${report.version}, format ${report.format}. Images chosen with seed ${report.seed}.`;
 }
 
 // ---- gallery --------------------------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ function makeGallery() {
   });
   const left = report.statistics.samples - report.images.length;
   byId("gallery-note").textContent = left > 0
-    ? `${count(report.images.length)} of ${count(report.statistics.samples)} photographs, chosen at random with seed ${report.seed}; ${count(left)} are left out here. The numbers below are those of the whole run.`
-    : `All ${count(report.images.length)} photographs of the run.`;
+    ? `${count(report.images.length)} of ${count(report.statistics.samples)} images, chosen at random with seed ${report.seed}; ${count(left)} are left out here. The numbers below are those of the whole run.`
+    : `All ${count(report.images.length)} images of the run.`;
 }
 
 // ---- failures -------------------------------------------------------------------------------------------------------
@@ -159,6 +159,6 @@ if (report.images.length) {
   showImage(0);
   page.dialMoved();
 } else {
-  byId("viewer").replaceChildren(node("p", { class: "notice" }, "No photograph with masks is committed yet."));
+  byId("viewer").replaceChildren(node("p", { class: "notice" }, "No image with masks is committed yet."));
   byId("gallery-note").textContent = "";
 }

@@ -1,5 +1,5 @@
 "use strict";
-// The viewer: one photograph, its masks at the dial's granularity, its part tree. One state, drawn by the functions
+// The viewer: one image, its masks at the dial's granularity, its part tree. One state, drawn by the functions
 // below it. The page around it hands in scene(index) and the hooks of `page`.
 
 const byId = (id) => document.getElementById(id);
@@ -22,7 +22,7 @@ function showImage(index) {
   byId("stage-name").textContent = label(record);
   byId("stage-position").textContent = page.position();
   const picture = byId("stage-photo"), box = byId("canvas-box");
-  picture.alt = `Photograph ${label(record)}`;
+  picture.alt = `Image ${label(record)}`;
   picture.hidden = !record.thumbnail;
   if (record.thumbnail) picture.src = photo(record);
   box.style.aspectRatio = `${record.width} / ${record.height}`;
@@ -216,7 +216,7 @@ function setGranularity(g) {
   page.dialMoved();
 }
 
-// One stroke under the dial for each mask of the photograph.
+// One stroke under the dial for each mask of the image.
 function drawDialMarks() {
   const canvas = byId("dial-marks"), current = scene(state.image);
   const ratio = window.devicePixelRatio || 1, inset = 9;

@@ -90,7 +90,7 @@ def set_value(page: Any, name: str, value: Any, event: str = "input") -> None:
 
 
 def names(page: Any) -> list[str]:
-    """Of the cards, in their order: a photograph's source, a failure's reason."""
+    """Of the cards, in their order: an image's source, a failure's reason."""
     found: list[str] = page.execute_script(
         "return [...document.getElementById('gallery').children].map((card) =>"
         " card.querySelector('.card-name')?.title ?? card.querySelector('b').textContent);"
@@ -134,13 +134,13 @@ def test_search_and_order(page: Any, samples: dict[str, schema.Sample]) -> None:
     until(lambda: len(names(page)) == 8, "the search")
     set_value(page, "sort", "failures", "change")
     assert names(page)[0] == "unsupported_format"
-    set_value(page, "kind", "photographs", "change")
+    set_value(page, "kind", "images", "change")
     set_value(page, "sort", "masks", "change")
     assert sorted(names(page)) == sorted(samples)
 
 
 def test_order_by_each_column(browser: Any, folder: Path, tmp_path: Path) -> None:
-    """The same gallery with numbers that differ, since the drawn photographs are all alike."""
+    """The same gallery with numbers that differ, since the drawn images are all alike."""
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     index = copy / gallery.FOLDER / "index.js"
@@ -151,7 +151,7 @@ def test_order_by_each_column(browser: Any, folder: Path, tmp_path: Path) -> Non
             row[gallery.INDEX_COLUMNS.index(column)] = number
     index.write_text(f"grainmill.take({name}, {json.dumps(data)});\n", encoding="ascii")
     page = opened(browser, copy / gallery.PAGE)
-    set_value(page, "kind", "photographs", "change")
+    set_value(page, "kind", "images", "change")
     for column in ("masks", "instances", "granularity"):
         at = gallery.INDEX_COLUMNS.index(column)
         expected = [row[1] for row in sorted(data["rows"], key=lambda row: row[at])]
@@ -209,9 +209,9 @@ def test_the_keyboard_does_all(page: Any) -> None:
     body = page.find_element("tag name", "body")
     first = text(page, "stage-name")
     body.send_keys("n")
-    until(lambda: text(page, "stage-name") != first, "the next photograph")
+    until(lambda: text(page, "stage-name") != first, "the next image")
     body.send_keys("p")
-    until(lambda: text(page, "stage-name") == first, "the photograph before")
+    until(lambda: text(page, "stage-name") == first, "the image before")
     body.send_keys("[")
     assert float(text(page, "dial-value")) == pytest.approx(0.95)
     body.send_keys("/")
@@ -224,7 +224,7 @@ def test_the_keyboard_does_all(page: Any) -> None:
     until(lambda: names(page) == ["drawn/turned.jpg"], "the search")
 
 
-def test_a_link_opens_its_photograph(browser: Any, folder: Path, samples: dict[str, schema.Sample]) -> None:
+def test_a_link_opens_its_image(browser: Any, folder: Path, samples: dict[str, schema.Sample]) -> None:
     sample = samples["drawn/turned.jpg"]
     page = opened(browser, folder / gallery.PAGE, f"#{sample.key}")
     assert text(page, "stage-name") == "drawn/turned.jpg"
@@ -256,7 +256,7 @@ def test_a_missing_folder_is_said(browser: Any, folder: Path, tmp_path: Path) ->
     browser.get_log("browser")
 
 
-def test_of_ten_thousand_photographs_little_is_loaded(browser: Any, folder: Path, tmp_path: Path) -> None:
+def test_of_ten_thousand_images_little_is_loaded(browser: Any, folder: Path, tmp_path: Path) -> None:
     """Ready once the index and what is in sight are there: a handful of chunks, a screenful of cards."""
     copy = tmp_path / "large"
     shutil.copytree(folder, copy)

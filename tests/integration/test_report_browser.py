@@ -85,7 +85,7 @@ def pixels(page: Any, canvas: str) -> np.ndarray:
 
 
 def colours(page: Any) -> list[list[int]]:
-    """The colour of each mask of the photograph on the stage, from the tree's swatches, all of them unfolded."""
+    """The colour of each mask of the image on the stage, from the tree's swatches, all of them unfolded."""
     found: dict[int, list[int]] = page.execute_script("""
         const tree = document.getElementById('tree');
         for (let row; (row = tree.querySelector('[aria-expanded=false] .toggle')); ) row.click();
@@ -120,7 +120,7 @@ def test_the_dial_paints_the_masks_of_its_granularity(page: Any, samples: list[s
     assert np.array_equal(drawn[..., 3] > 0, owner >= 0)
 
 
-def test_every_photograph_can_be_stepped_through(page: Any, samples: list[schema.Sample]) -> None:
+def test_every_image_can_be_stepped_through(page: Any, samples: list[schema.Sample]) -> None:
     set_dial(page, 0.1)
     for sample in samples:
         assert sample.source_uri in page.find_element("id", "stage-name").text
@@ -161,7 +161,7 @@ def test_a_click_in_the_tree_lights_just_that_mask(page: Any, samples: list[sche
     assert "granularity 0.550" in page.find_element("id", "facts").text
 
 
-def test_a_click_on_the_photograph_follows_the_dial(page: Any, samples: list[schema.Sample]) -> None:
+def test_a_click_on_the_image_follows_the_dial(page: Any, samples: list[schema.Sample]) -> None:
     from selenium.webdriver import ActionChains
 
     sample, box = samples[0], page.find_element("id", "canvas-box")

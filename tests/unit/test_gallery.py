@@ -33,7 +33,7 @@ def test_two_galleries_of_one_run_are_equal(drawn_run: Path, tmp_path: Path) -> 
     assert found == written[0]
 
 
-def test_the_index_has_every_photograph_and_failure(drawn_run: Path, tmp_path: Path) -> None:
+def test_the_index_has_every_image_and_failure(drawn_run: Path, tmp_path: Path) -> None:
     gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="<script>")
     index = value_of(tmp_path / "gallery" / "index.js")
     assert isinstance(index, dict)
@@ -48,7 +48,7 @@ def test_the_index_has_every_photograph_and_failure(drawn_run: Path, tmp_path: P
     assert [record["key"] for record in images] == [row["key"] for row in rows]
 
 
-def test_a_limit_leaves_photographs_out_and_the_totals_stand(drawn_run: Path, tmp_path: Path) -> None:
+def test_a_limit_leaves_images_out_and_the_totals_stand(drawn_run: Path, tmp_path: Path) -> None:
     written = gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="t", limit=3)
     assert written == sorted([gallery.PAGE, *gallery.chunk_names(3)])
     index = value_of(tmp_path / "gallery" / "index.js")
