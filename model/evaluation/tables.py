@@ -31,7 +31,8 @@ _WITH_INTERVAL: Final = ("iou_1", "ar_1000", "spearman", "pair_success_50", "jf"
 
 _MEANING: Final = {
     "oracle": "g of ten by ground truth", "oracle_plain": "best of ten g, for each number",
-    "label": "g of the protocol", "dial": "the dial", "pooled": "ten g pooled", "own": "SAM-2's own mask, no g",
+    "label": "g of the protocol", "dial": "the dial", "everything": "all masks, no clicks",
+    "pooled": "ten g pooled", "own": "SAM-2's own mask, no g",
     "ignored": "control: one g for all", "shuffled": "control: g shuffled",
     "best_of_3": "control: best of its 3 masks", "best_of_10_clicks": "control: best of 10 near clicks",
     "ten_grids": "control: ten grids, one g", "shuffled_pass": "control: g at random",
@@ -65,7 +66,8 @@ def _place(column: str) -> tuple[float, str]:
 def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[Row]]:
     """Title -> rows: clicks, sweep, pairs, recall by view, video, and the paired differences."""
     views = list(dict.fromkeys(str(row["view"]) for row in found.rows if row["task"] == "whole"))
-    grid = f"{settings.points_per_side} x {settings.points_per_side} clicks a pass"
+    clicked = "everything" not in _columns(found, f"whole.{views[0]}") if views else True
+    grid = f"{settings.points_per_side} x {settings.points_per_side} clicks a pass" if clicked else "as mined"
     tables: dict[str, list[Row]] = {
         f"clicks until IoU {settings.target_iou:.2f}, at most {settings.max_clicks}": _table(
             found, "interactive", _CLICK_CELLS

@@ -68,6 +68,7 @@ HEADLINES: Final[Mapping[str, str]] = {
         )
     },
     "interactive.best_of_10_clicks.iou_1": "IoU of one click, best of ten near clicks at one g (control)",
+    "whole.all.everything.ar_1000": "objects found, all masks (AR1000)",
     "whole.all.pooled.ar_1000": "objects found, masks of ten g (AR1000)",
     "whole.all.ten_grids.ar_1000": "objects found, ten grids of clicks at one g (AR1000, control)",
 }

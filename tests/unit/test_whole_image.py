@@ -18,6 +18,7 @@ from model.evaluation.subjects.predictors import as_click_model
 from model.network.granular import GranularSam2
 from model.predict.image import GranularPredictor
 from model.predict.mask_generator import AutomaticConfig, generate_masks
+from model.predict.tree import TreePredictor
 from pipeline.format import rle
 from pipeline.format.granularity import GRANULARITIES
 
@@ -57,6 +58,26 @@ def test_it_measures_what_segment_everything_finds() -> None:
             overlaps = iou_with(encode_all([each.mask for each in masks]), objects)
             assert found[name].iou == pytest.approx(overlaps, abs=0.02)
         assert len(found[f"{name}_raw"].score) >= len(found[name].score)
+
+
+def test_of_the_tree_it_measures_all_its_masks() -> None:
+    """Not what clicks on a grid happen to choose among them."""
+    image = np.full((60, 80, 3), 40, dtype=np.uint8)
+    image[10:30, 10:40], image[35:55, 45:75], image[40:50, 50:60] = (200, 60, 60), (60, 200, 60), (60, 60, 220)
+    predictor = TreePredictor()
+    predictor.set_image(image)
+    masks = sorted(predictor.everything(), key=lambda each: -each.score)
+    assert len(masks) > 3
+    objects = (EvalObject(id="0", mask=rle.encode((image == (200, 60, 60)).all(axis=2)), area_px=600),)
+    truth = GroundTruth(height=60, width=80, objects=objects)
+    model = as_click_model(predictor)
+    found = variants(model, truth, ModelOptions(label_rule="none", max_masks=1000), image="one")
+    assert set(found) == {"everything"}
+    assert found["everything"].score == pytest.approx([each.score for each in masks])
+    assert found["everything"].iou == pytest.approx(iou_with(encode_all([each.mask for each in masks]), objects))
+    assert found["everything"].iou.max() > 0.9
+    few = variants(model, truth, ModelOptions(label_rule="none", max_masks=2), image="one")
+    assert few["everything"].score == pytest.approx([each.score for each in masks[:2]])
 
 
 def test_overlaps_from_atoms_are_cocos() -> None:

@@ -48,7 +48,7 @@ from .whole_image import variants, whole_image_rows
 Maker = Callable[[], object]
 """Makes a predictor; can be sent to another process, equal makers make equal predictors, and it can be a dict's key."""
 
-ROW_FORMAT: Final = "grainmill-model-rows/2"
+ROW_FORMAT: Final = "grainmill-model-rows/3"
 PARTS: Final = "parts"
 """Folder of the image files under the output."""
 
@@ -459,7 +459,7 @@ def _mean_list(rows: Sequence[Row], name: str) -> list[float]:
     return found
 
 
-_DRAWN: Final = ("pooled", "single:0.10", "single:0.50", "single:1.00", "own", "best_of_3", "ten_grids")
+_DRAWN: Final = ("everything", "pooled", "single:0.10", "single:0.50", "single:1.00", "own", "best_of_3", "ten_grids")
 """Variants in the plot of recall against masks."""
 
 

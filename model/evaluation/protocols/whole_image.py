@@ -10,6 +10,9 @@ only that it pools ten passes and drops masks of low confidence; every choice ab
 Variants, each by itself and with `_raw`, where nothing but the thresholds and the cap takes masks away: `single:G` (one
 pass), `pooled` (ten), and the controls of `controls.py`: `ten_grids`, `shuffled_pass`, `ignored` (the one pass at the
 constant g), `own` (one pass of SAM-2's single masks), `best_of_3` (one pass of SAM-2's three masks).
+
+A model that knows all its masks (the tree without weights) is not clicked: its one variant is `everything`, what
+`segment --everything` writes of it, the first 1,000 by predicted IoU.
 """
 
 from __future__ import annotations
@@ -195,6 +198,10 @@ class Search:
         rows = [self.objects.iou_with(mask[None]) for mask in masks]
         return Candidates(score=score, iou=np.concatenate(rows) if rows else np.zeros((0, len(self.objects.pixels))))
 
+    def all_of(self, masks: Sequence[PredictedMask]) -> Candidates:
+        """Masks as they are."""
+        return self._weighed(np.array([each.score for each in masks]), (each.mask for each in masks))
+
     def kept(self, passes: Sequence[Pass]) -> Candidates:
         """What the mask generator keeps of the masks of some passes."""
         overlaps = {id(mask): row for each in passes for mask, row in zip(each.masks, each.iou, strict=True)}
@@ -210,6 +217,9 @@ class Search:
 def variants(model: ClickModel, truth: GroundTruth, options: ModelOptions, *, image: str) -> dict[str, Candidates]:
     """Every way of taking an image apart, ranked and cut at the cap."""
     search = Search(model, truth, options)
+    known = model.everything()
+    if known is not None:
+        return {"everything": search.all_of(known).best(options.max_masks)}
     grid = click_grid(truth.height, truth.width, options.points_per_side)
     moved = moved_grids(
         truth.height, truth.width, options.points_per_side, GRID_PASSES, seed_of(options.seed, "grids", image)

@@ -21,6 +21,8 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...predict.coco_json import PredictedMask
+
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 LogitArray = NDArray[np.float32]
@@ -112,6 +114,9 @@ class ClickModel(Protocol):
     def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
         """The model's own `multimask` masks of each prompt, prompt after prompt: N x C answers."""
 
+    def everything(self) -> list[PredictedMask] | None:
+        """All masks of the image, of a model that knows them without being clicked; None: it is to be clicked."""
+
 
 def as_click_model(predictor: object) -> ClickModel:
     """The face of a predictor.
@@ -146,6 +151,9 @@ class _OnImage:
     def set_image(self, rgb: NDArray[np.uint8]) -> None:
         self._predictor.set_image(rgb)
         self._size = (rgb.shape[0], rgb.shape[1])
+
+    def everything(self) -> list[PredictedMask] | None:
+        return None
 
 
 class GranularClicks(_OnImage):
@@ -227,7 +235,8 @@ class PlainClicks(_OnImage):
 
     `predict` returns (masks, predicted IoU, logits) for one prompt: masks (H, W) or (C, H, W), the IoU a number or
     (C,), logits (h, w), (C, h, w) or None. Whether it takes a granularity, a mask input and sam2's `multimask_output`
-    is read from its signature. Prompts go one by one.
+    is read from its signature. Prompts go one by one. One with a method `everything()`, as `TreePredictor` has it, is
+    asked for all masks of an image instead of being clicked on a grid.
     """
 
     def __init__(self, predictor: Any) -> None:
@@ -267,6 +276,10 @@ class PlainClicks(_OnImage):
             if len(masks) != self.multimask:
                 raise InputError(f"predict(multimask_output=True): expected {self.multimask} masks, found {len(masks)}")
         return self._joined(found)
+
+    def everything(self) -> list[PredictedMask] | None:
+        known = getattr(self._predictor, "everything", None)
+        return known() if callable(known) else None
 
     def _one(
         self, points: FloatArray, labels: NDArray[np.int32], given: Mapping[str, object]
