@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from model.data.sampler import Order
 from model.network.granular import GranularSam2
 from model.network.sam2_base import build_base
-from model.training.config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.training.config import RunOptions, TrainConfig, images_per_pass, make_config
 from model.training.step import accumulate_gradients
 from model.training.train import dense_head, train
 from pipeline.bench.report import environment
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.init is None:
         torch.manual_seed(0)
         save_file(build_base(config.size, config.image_size).state_dict(), config.init)
-    micro = arguments.micro_batch_size or photographs_per_pass(
+    micro = arguments.micro_batch_size or images_per_pass(
         config, config.global_batch_size, on_gpu=device.type == "cuda"
     )
     options = RunOptions(

@@ -1,4 +1,4 @@
-"""Augmentation: which square view of a photograph is seen, and which masks stay true in it.
+"""Augmentation: which square view of an image is seen, and which masks stay true in it.
 
 A view is one map from its pixels to the source's pixels. Image, masks and clicks all go through that map, so a click on
 a mask in the source is on that mask in the view, whatever the augmentation. An instance of which a view keeps less than
@@ -29,21 +29,21 @@ VIEW_DRAWS: Final = 8
 """Numbers that `draw_view` takes, whatever they come to; `COLOUR_DRAWS` likewise."""
 COLOUR_DRAWS: Final = 4
 _BORDER_RGB: Final = (124, 116, 104)
-"""ImageNet's mean colour, where a turned view leaves the photograph."""
+"""ImageNet's mean colour, where a turned view leaves the image."""
 _GREY: Final = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How views are drawn. All zeros: the whole photograph as it is."""
+    """How views are drawn. All zeros: the whole image as it is."""
 
     flip_probability: float = 0.5
     """Left to right."""
     crop_probability: float = 0.5
-    """Of seeing a part of the photograph instead of the whole."""
+    """Of seeing a part of the image instead of the whole."""
     crop_min_scale: float = 0.5
-    """Smallest side of a crop over the photograph's."""
+    """Smallest side of a crop over the image's."""
     rotation_deg: float = 0.0
     """Largest turn to either side; 25 in arXiv 2511.13714's configuration."""
     shear_deg: float = 0.0
@@ -67,7 +67,7 @@ NO_AUGMENTATION: Final = Augmentation(
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A square view of R x R pixels of one photograph of H x W pixels. R is a multiple of 8."""
+    """A square view of R x R pixels of one image of H x W pixels. R is a multiple of 8."""
 
     size: int
     height: int
@@ -148,7 +148,7 @@ class View:
 
 
 def draw_view(draws: NDArray[np.float64], height: int, width: int, size: int, how: Augmentation) -> View:
-    """Draws a view of a photograph.
+    """Draws a view of an image.
 
     Args:
         draws: (`VIEW_DRAWS`,) in [0, 1), the only source of chance.
@@ -162,7 +162,7 @@ def draw_view(draws: NDArray[np.float64], height: int, width: int, size: int, ho
     if crops < how.crop_probability:
         low = how.crop_min_scale
         crop_w = max(1, round(width * (low + (1 - low) * scale)))
-        # The crop's own aspect differs from the photograph's by at most 4 : 3.
+        # The crop's own aspect differs from the image's by at most 4 : 3.
         stretch = (3 / 4) ** (1 - 2 * aspect)
         crop_h = min(height, max(1, round(height * crop_w / width * stretch)))
         x0, y0 = int(left * (width - crop_w + 1)), int(top * (height - crop_h + 1))
@@ -178,7 +178,7 @@ def draw_view(draws: NDArray[np.float64], height: int, width: int, size: int, ho
 
 
 def whole_view(height: int, width: int, size: int) -> View:
-    """The whole photograph, squeezed to the square as SAM-2 does."""
+    """The whole image, squeezed to the square as SAM-2 does."""
     turn = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     return View(size=size, height=height, width=width, box_xyxy=(0, 0, width, height), turn=turn)
 
@@ -226,7 +226,7 @@ def _source_at(u, v, height, size, x0, y0, x1, y1, turn):  # type: ignore[no-unt
 
 
 def view_image(image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-    """The photograph through a view: (H, W, 3) -> (R, R, 3) uint8, averaged where it shrinks to half or less.
+    """The image through a view: (H, W, 3) -> (R, R, 3) uint8, averaged where it shrinks to half or less.
 
     Averaging goes over whole pixels of an enlargement to a multiple of R, which costs an eighth of averaging over
     shares of pixels; of two pixels it is what linear interpolation gives between them, at a third of the cost.

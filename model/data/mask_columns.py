@@ -1,6 +1,6 @@
 """`KEY.json` as training reads it: the columns of its masks, in a tenth of the time of `schema.sample_from_json`.
 
-A photograph has some hundred masks, of which training needs shape, granularity, instance, area and origin. These fields
+An image has some hundred masks, of which training needs shape, granularity, instance, area and origin. These fields
 are checked as there, types and ranges; what else the record holds is not looked at. Readers that vouch for a whole
 record (`grainmill verify`, releases, scores) use `sample_from_json`.
 """
@@ -64,11 +64,11 @@ _DECODER: Final = msgspec.json.Decoder(_Record)
 
 @dataclass(frozen=True, kw_only=True)
 class MaskColumns:
-    """The masks of one photograph, n of them, in the order of the record."""
+    """The masks of one image, n of them, in the order of the record."""
 
     key: str
     source_sha256: str
-    """Of the photograph's bytes."""
+    """Of the image's bytes."""
     height: int
     """Pixels, upright."""
     width: int

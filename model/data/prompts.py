@@ -22,7 +22,7 @@ from .augmentation import View, unpacked, view_masks
 from .shards import LoadedSample
 
 _TRIES: Final = 8
-"""Pixels drawn for one click at first: instances cover most of a photograph."""
+"""Pixels drawn for one click at first: instances cover most of an image."""
 
 
 @dataclass(frozen=True, kw_only=True)

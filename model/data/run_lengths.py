@@ -1,7 +1,7 @@
 """Masks as run lengths, asked without decoding them: what a view keeps, how a mask looks in it.
 
-A photograph has some hundred masks and a view needs a dozen of them at a fraction of their size, so full-size boolean
-images would be most of the work. The runs of all masks of a photograph lie in one array; every question is one pass
+An image has some hundred masks and a view needs a dozen of them at a fraction of their size, so full-size boolean
+images would be most of the work. The runs of all masks of an image lie in one array; every question is one pass
 over the runs it concerns, also which masks hold a click (`prompts.py`). Column-major as COCO's encoding: pixel (x, y)
 of an image H pixels high has the number x H + y.
 """

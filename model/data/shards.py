@@ -256,11 +256,11 @@ class ShardIndex:
             raise BadSampleError(str(error) if key in str(error) else f"{where}: {error}") from error
 
 
-def decoded(photograph: bytes, record: bytes, *, where: str) -> LoadedSample:
+def decoded(image_bytes: bytes, record: bytes, *, where: str) -> LoadedSample:
     """The sample of an image's bytes and its masks' JSON, checked against each other.
 
     Args:
-        photograph: the image file.
+        image_bytes: the image file.
         record: KEY.json.
         where: shard and key, for messages.
 
@@ -269,10 +269,10 @@ def decoded(photograph: bytes, record: bytes, *, where: str) -> LoadedSample:
         SchemaError: JSON that is not of this format, or another image than the one that was mined.
     """
     sample = mask_columns_from_json(record, where=where)
-    if sha256_of(photograph) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
-        raise SchemaError(f"{where}: its photograph is not the one that was mined; `grainmill verify` tells more")
+    if sha256_of(image_bytes) != sample.source_sha256:  # a JPEG with a few wrong bytes decodes without complaint
+        raise SchemaError(f"{where}: its image is not the one that was mined; `grainmill verify` tells more")
     try:
-        image = decode_rgb(photograph, max_pixels=MAX_IMAGE_PIXELS)
+        image = decode_rgb(image_bytes, max_pixels=MAX_IMAGE_PIXELS)
     except SampleFailureError as error:
         raise BadSampleError(f"{where}: {error}") from error
     runs = Runs.of(sample.counts, sample.height, sample.width)

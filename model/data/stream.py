@@ -1,4 +1,4 @@
-"""Training examples, streamed: position -> photograph, view, clicks, targets.
+"""Training examples, streamed: position -> image, view, clicks, targets.
 
 An example is a function of (data, settings, seed, position) and of nothing else, so any number of ranks and loader
 processes gives the same ones. A sample that cannot be read keeps its position and carries the reason; who reads decides
@@ -132,7 +132,7 @@ def make_example(sample: LoadedSample, position: int, *, seed: int, settings: Ex
         min_parts=settings.min_parts, smallest_parts=settings.smallest_parts, wholes_only=settings.wholes_only
     )
     eligible = drawable if view.shows_all else true_masks(sample, view) & drawable
-    if not eligible.any():  # the crop broke every whole: see the photograph uncropped instead
+    if not eligible.any():  # the crop broke every whole: see the image uncropped instead
         view = whole_view(height, width, size)
         eligible = drawable
     prompts = draw_prompts(
@@ -266,8 +266,8 @@ class TrainingDataset(Dataset[Example]):
             return _example(position, key, blank, no_prompts(size), draws, str(error))
         return make_example(sample, position, seed=self.seed, settings=self.settings)
 
-    def photographs(self, count: int) -> list[NDArray[np.uint8]]:
-        """The first photographs of the order, whole, (R, R, 3) RGB each: at most `count`, unreadable ones left out.
+    def images(self, count: int) -> list[NDArray[np.uint8]]:
+        """The first images of the order, whole, (R, R, 3) RGB each: at most `count`, unreadable ones left out.
 
         Raises:
             InputError: none can be read.
@@ -280,7 +280,7 @@ class TrainingDataset(Dataset[Example]):
             if len(found) == count:
                 break
         if not found:
-            raise InputError(f"{self.index.location}: none of its {len(self)} photographs can be read")
+            raise InputError(f"{self.index.location}: none of its {len(self)} images can be read")
         return found
 
     def _load(self, row: int) -> LoadedSample:

@@ -1,4 +1,4 @@
-"""How the decoder hears the photograph exactly where it was clicked; SAM-2's own hears it in steps of 16 pixels.
+"""How the decoder hears the image exactly where it was clicked; SAM-2's own hears it in steps of 16 pixels.
 
 Both parts read the decoder's own maps (the embedding at stride 16, its finer levels at strides 8 and 4) and speak only
 where a granularity is asked for: `granularity=None` stays SAM-2's answer.
@@ -37,7 +37,7 @@ class Sight:
 
     click_features: bool = False
     similarity: Similarity = "off"
-    """`features`: by the features' distance; `place`: and by the distance in the photograph."""
+    """`features`: by the features' distance; `place`: and by the distance in the image."""
 
     def __post_init__(self) -> None:
         if self.similarity not in SIMILARITIES:
@@ -123,7 +123,7 @@ class SimilarityTerm(nn.Module):
     Args:
         width: C of the token.
         channels: E.
-        place: with the distance in the photograph.
+        place: with the distance in the image.
         silent: the gate starts at 0.
     """
 

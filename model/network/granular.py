@@ -180,7 +180,7 @@ class GranularSam2(nn.Module):
 
     @contextmanager
     def at_image_size(self, image_size: int) -> Iterator[None]:
-        """Inside, photographs of another size are taken: positions are relative, so the same weights serve."""
+        """Inside, images of another size are taken: positions are relative, so the same weights serve."""
         prompts = self.base.sam_prompt_encoder
         before = prompts.input_image_size, prompts.image_embedding_size
         prompts.input_image_size = (image_size, image_size)

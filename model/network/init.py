@@ -32,7 +32,7 @@ SHARPNESS: Final = 2.0
 SCALES: Final = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Of the heads' waves: cycles over half the image. 0.25: half a wave over the whole image."""
 IMAGE_SCALE: Final = 0.3
-"""Of the neck's weights against torch's default: at first the pixels hear more of the click than of the photograph."""
+"""Of the neck's weights against torch's default: at first the pixels hear more of the click than of the image."""
 
 
 @torch.no_grad()

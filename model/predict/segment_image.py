@@ -66,7 +66,7 @@ def write_masks(
 
 
 def click_picture(image: Rgb, prompt: Prompt, found: Sequence[PredictedMask]) -> Rgb:
-    """The mask over the photograph, with the clicks and the box; several granularities side by side."""
+    """The mask over the image, with the clicks and the box; several granularities side by side."""
     if len(found) == 1:
         return mark_prompt(overlay(image, found[0].mask), prompt)
     captions = ["SAM-2" if each.granularity is None else f"g = {each.granularity:g}" for each in found]
@@ -85,7 +85,7 @@ def _clicks(prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def everything_picture(image: Rgb, found: Sequence[PredictedMask]) -> Rgb:
-    """All masks over the photograph, and those of each of the tree's first levels; see `in_line`."""
+    """All masks over the image, and those of each of the tree's first levels; see `in_line`."""
     depth = depths(found)
     cells = [captioned(segment_map(image, [each.mask for each in found]), f"all {len(found)} masks")]
     for level in range(min(max(depth, default=-1) + 1, _LEVELS_SHOWN)):

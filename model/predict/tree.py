@@ -1,6 +1,6 @@
 """Clicks and a granularity in, masks out, without weights: `GranularPredictor`'s face on the mill's own tree.
 
-`set_image` mines the photograph once, as `grainmill mine` would; `predict` chooses among the masks of its tree. Nothing
+`set_image` mines the image once, as `grainmill mine` would; `predict` chooses among the masks of its tree. Nothing
 is learned but a few numbers of the predicted IoU. It is what a student has to beat, and what answers before there is
 one.
 
@@ -46,7 +46,7 @@ from pipeline.labeling.config import MineConfig
 
 from ..data.run_lengths import Runs
 from .coco_json import PredictedMask
-from .image import LOGIT_LIMIT, Photograph, Prompts, check_prompts
+from .image import LOGIT_LIMIT, ImageLike, Prompts, check_prompts
 from .image_files import as_rgb
 
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ GRID: Final = 256
 FINEST_SIDE_PX: Final = 1024
 """Longer side of the grid on which pixels that no mask divides are found; the mill's own."""
 DISC_SHARE: Final = 0.02
-"""Radius of the last resort's disc, of the photograph's shorter side; at least one pixel."""
+"""Radius of the last resort's disc, of the image's shorter side; at least one pixel."""
 MULTIMASKS: Final = 3
 
 SCORE_FEATURES: Final = (
     "1", "log share", "log share squared", "g", "whole", "log candidates", "rank", "mended",
 )  # fmt: skip
-"""Of an answer: its share of the photograph; the g of the mask that it is or began as, whether that mask's instance is
+"""Of an answer: its share of the image; the g of the mask that it is or began as, whether that mask's instance is
 none that joins wholes; how many masks were candidates, and the share of these that are smaller; whether corrections
 mended it."""
 SCORE_WEIGHTS: Final = (0.198, 0.384, 0.04, 0.994, 0.518, -0.22, -1.324, 0.477)
@@ -76,11 +76,11 @@ SCORE_WEIGHTS: Final = (0.198, 0.384, 0.04, 0.994, 0.518, -0.22, -1.324, 0.477)
 
 @dataclass(frozen=True)
 class Tree:
-    """The masks of one photograph, n of them, for looking up.
+    """The masks of one image, n of them, for looking up.
 
     Attributes:
         annotations: as mined.
-        height: of the photograph.
+        height: of the image.
         width: likewise.
     """
 
@@ -200,7 +200,7 @@ class TreeAnswer:
 
 
 class TreePredictor:
-    """A photograph's tree of masks, answering as a model does.
+    """An image's tree of masks, answering as a model does.
 
     Example:
         >>> predictor = TreePredictor()
@@ -218,22 +218,22 @@ class TreePredictor:
 
     @classmethod
     def of_annotations(cls, annotations: Sequence[Annotation], height: int, width: int) -> TreePredictor:
-        """With a photograph set that was mined already.
+        """With an image set that was mined already.
 
         Args:
-            annotations: of one photograph, as `grainmill mine` makes them.
-            height: of the photograph.
+            annotations: of one image, as `grainmill mine` makes them.
+            height: of the image.
             width: likewise.
         """
         predictor = cls()
         predictor._set(annotations, height, width)
         return predictor
 
-    def set_image(self, image: Photograph) -> None:
-        """Mines one photograph: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB.
+    def set_image(self, image: ImageLike) -> None:
+        """Mines one image: (H, W, 3) uint8 RGB, or Pillow's image of mode RGB.
 
         Raises:
-            InputError: no RGB photograph.
+            InputError: no RGB image.
         """
         from pipeline.labeling.miner import ImageInput, ImageMiner
 
@@ -241,7 +241,7 @@ class TreePredictor:
         if self._mill is None:
             self._mill = ImageMiner(self.config)
         mined = self._mill.mine([ImageInput(rgb=rgb, source_uri="", member=None)])[0]
-        # Where no region stands out, the photograph is the one thing in it.
+        # Where no region stands out, the image is the one thing in it.
         found = () if isinstance(mined, SampleFailureError) else mined.annotations
         self._set(found, rgb.shape[0], rgb.shape[1])
 
@@ -258,7 +258,7 @@ class TreePredictor:
 
     @property
     def tree(self) -> Tree:
-        """Of the photograph that is set.
+        """Of the image that is set.
 
         Raises:
             InputError: none is.
@@ -466,7 +466,7 @@ class TreePredictor:
     # -- how sure --------------------------------------------------------------------------------------------------
 
     def _features(self, place: int, candidates: BoolArray, share: float | None = None) -> NDArray[np.float64]:
-        """(8,) of an answer that is a mask, or (with the share of the photograph that it has now) began as one."""
+        """(8,) of an answer that is a mask, or (with the share of the image that it has now) began as one."""
         tree = self.tree
         area = tree.area_px[candidates]
         size = np.log(tree.area_px[place] / (tree.height * tree.width) if share is None else max(share, 1e-6))
@@ -525,7 +525,7 @@ def _box_iou(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np
 
 
 def _innermost(mask: BoolArray) -> IntArray:
-    """(2,) x, y of the pixel farthest from the border; the photograph's edge counts."""
+    """(2,) x, y of the pixel farthest from the border; the image's edge counts."""
     box = BoxMask.of(mask)
     distance = cv2.distanceTransform(np.pad(box.inside, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     y, x = np.unravel_index(int(np.argmax(distance)), distance.shape)

@@ -27,7 +27,7 @@ AUGMENTATIONS: Final[dict[str, Augmentation]] = {
     "crops": Augmentation(),
     "paper": Augmentation(rotation_deg=25.0, shear_deg=20.0),
 }
-"""The whole photograph as it is; flips, crops and colours; these with turns and shears, as arXiv 2511.13714's
+"""The whole image as it is; flips, crops and colours; these with turns and shears, as arXiv 2511.13714's
 configuration has them."""
 
 
@@ -41,10 +41,10 @@ class TrainConfig:
     """`scratch`, or where the base's weights come from."""
     image_size: int
     coarse_images: int
-    """So many photographs are seen at half the size first, which costs a quarter; where clicks lie and what g means is
+    """So many images are seen at half the size first, which costs a quarter; where clicks lie and what g means is
     learned there."""
     masks_per_image: int
-    """Prompts drawn in one view of one photograph."""
+    """Prompts drawn in one view of one image."""
     masks_per_click: int
     """Masks drawn under the same click, so that only g tells them apart."""
     min_parts: int
@@ -58,7 +58,7 @@ class TrainConfig:
     clicks: int
     """Decoder passes for each prompt: the first click and the corrections."""
     global_batch_size: int
-    """Photographs of one step, over all ranks."""
+    """Images of one step, over all ranks."""
     steps: int
     learning_rate: float
     final_learning_rate: float
@@ -148,7 +148,7 @@ class RunOptions:
     workers: int = 0
     """Loader processes of each rank."""
     micro_batch_size: int | None = TrainFlags.micro_batch_size
-    """Photographs in one forward pass of a rank; None: as many as the recipe says."""
+    """Images in one forward pass of a rank; None: as many as the recipe says."""
     device: str | None = TrainFlags.device
     save_every: int = TrainFlags.save_every
     keep: int = TrainFlags.keep
@@ -177,7 +177,7 @@ COARSE_SHARE: Final = 0.7
 
 
 def paper_recipe(size: Size) -> dict[str, Any]:
-    """Fine-tuning as in arXiv 2511.13714: 15,000 steps of 4 photographs, 30 masks each, 1 click and 3 corrections.
+    """Fine-tuning as in arXiv 2511.13714: 15,000 steps of 4 images, 30 masks each, 1 click and 3 corrections.
 
     Ours differ: a gradient norm limit, a short warm-up, prompts drawn click first, losses at half the resolution.
     """
@@ -238,7 +238,7 @@ def micro_recipe(size: Size) -> dict[str, Any]:
 def loader_processes(asked: int | None, *, on_gpu: bool) -> int:
     """Of each rank: as asked; else none beside a CPU, whose cores train, and enough beside a GPU.
 
-    An example of the paper's recipe takes a processor core 25 ms on small photographs (`grainmill bench load`).
+    An example of the paper's recipe takes a processor core 25 ms on small images (`grainmill bench load`).
     """
     if asked is not None:
         return asked
@@ -263,7 +263,7 @@ def expect_usable(config: TrainConfig, options: RunOptions) -> None:
         )
 
 
-def photographs_per_pass(config: TrainConfig, share: int, *, on_gpu: bool) -> int:
+def images_per_pass(config: TrainConfig, share: int, *, on_gpu: bool) -> int:
     """Of one forward pass by default: as many as the recipe says, or the next fewer that divide a rank's share.
 
     A micro or mini model takes 64 of 256 pixels at once on a GPU, which waits for the processor in smaller passes.
@@ -324,7 +324,7 @@ def resumed_config(saved: dict[str, Any], now: TrainConfig, *, where: str) -> Tr
     """Checks that a run goes on as it began. Only the batch size may change: the order of samples does not hang on it.
 
     Returns:
-        `now`; after a change of the batch size with the photographs at half size that the run began with.
+        `now`; after a change of the batch size with the images at half size that the run began with.
 
     Raises:
         ConfigMismatchError: with the values that differ.

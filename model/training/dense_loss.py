@@ -1,7 +1,7 @@
 """Similarity learned at many places at once: an auxiliary loss on the features at stride 4, for training from scratch.
 
 An anchor is a cell of the stride-4 grid with one of the mined masks over it. A small network reads the mask's g and the
-features at the anchor and says how far, in features and in the photograph, the mask may reach; every cell is answered
+features at the anchor and says how far, in features and in the image, the mask may reach; every cell is answered
 for. It costs a fifteenth of a decoder's prompt, so a step sees many more pairs of place and mask, and it presses the
 features, which the decoder's similarity term reads too, to tell regions apart. The network is thrown away afterwards.
 Legend: B views, K anchors of a view, E channels, h w cells, L = h w.

@@ -1,6 +1,6 @@
-"""Encoder features on disk, for training with a frozen encoder on photographs that are always seen alike.
+"""Encoder features on disk, for training with a frozen encoder on images that are always seen alike.
 
-One safetensors file for each photograph, named by the sha256 of the pixels that the encoder sees, in a folder for all
+One safetensors file for each image, named by the sha256 of the pixels that the encoder sees, in a folder for all
 else that features depend on: the base's weights, its size, the image size, the precision and the kind of device. A file
 says both, with the sha256 of its values, and is believed only if all of it is as expected; otherwise the features are
 computed again and the file is replaced. Files come whole or not at all (a temporary name, then a rename), so any number
@@ -51,7 +51,7 @@ Spec = tuple[tuple[int, int, int], torch.dtype]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureIdentity:
-    """What features depend on besides the photograph's pixels."""
+    """What features depend on besides the image's pixels."""
 
     base_sha256: str
     size: str
@@ -82,15 +82,15 @@ def expect_cacheable(config: TrainConfig) -> None:
             "--adapter paper or lite on --init CKPT"
         )
     if config.augmentation != NO_AUGMENTATION:
-        reasons.append("augmentation shows each photograph differently every time: add --augmentation none")
+        reasons.append("augmentation shows each image differently every time: add --augmentation none")
     if config.coarse_images:
-        reasons.append(f"the first {config.coarse_images} photographs are seen at half the size: add --coarse-images 0")
+        reasons.append(f"the first {config.coarse_images} images are seen at half the size: add --coarse-images 0")
     if reasons:
-        raise InputError(f"--cache-features keeps what the encoder says of a photograph; here {'; '.join(reasons)}")
+        raise InputError(f"--cache-features keeps what the encoder says of an image; here {'; '.join(reasons)}")
 
 
 def feature_specs(width: int, image_size: int, precision: str) -> dict[str, Spec]:
-    """Shape and type of each level of one photograph's features.
+    """Shape and type of each level of one image's features.
 
     Args:
         width: channels of the decoder; 256, and 64 for micro.
@@ -107,7 +107,7 @@ def feature_specs(width: int, image_size: int, precision: str) -> dict[str, Spec
 
 
 def feature_bytes(width: int, image_size: int, precision: str) -> int:
-    """Bytes of one photograph's features, the file's header (less than 1 KiB) left out."""
+    """Bytes of one image's features, the file's header (less than 1 KiB) left out."""
     return sum(
         math.prod(shape) * dtype.itemsize for shape, dtype in feature_specs(width, image_size, precision).values()
     )
@@ -126,7 +126,7 @@ def pixels_sha256(image: NDArray[np.uint8]) -> str:
 
 
 class FeatureCache:
-    """Features of photographs, read where a true file lies and computed and written where not.
+    """Features of images, read where a true file lies and computed and written where not.
 
     Args:
         directory: a local folder; made if it is missing. Several processes may use it at once.
@@ -141,7 +141,7 @@ class FeatureCache:
         self.folder = _local(directory) / identity.folder
         self.identity, self.specs = identity, dict(specs)
         self.read = self.computed = self.refused = 0
-        """Photographs whose features were read, and computed; files that were not what they should be."""
+        """Images whose features were read, and computed; files that were not what they should be."""
         self.full = False
         """Nothing more is written."""
         self._temporary = self.folder / _TEMPORARY
@@ -202,7 +202,7 @@ class FeatureCache:
         return ImageFeatures(embedding_BCHW=levels[-1], high_res=tuple(levels[:-1]))
 
     def counts(self) -> tuple[int, int, int]:
-        """Photographs whose features were read, and computed; files that did not match. Since this was opened."""
+        """Images whose features were read, and computed; files that did not match. Since this was opened."""
         return self.read, self.computed, self.refused
 
     def stored(self) -> int:
@@ -279,7 +279,7 @@ class FeatureCache:
 
 
 def space_needed(directory: str, model: GranularSam2, config: TrainConfig, images: int) -> dict[str, Any]:
-    """What the features of so many photographs take, and what is free where they go: bytes.
+    """What the features of so many images take, and what is free where they go: bytes.
 
     Returns:
         `features_bytes_per_image`, `features_bytes`, and `free_bytes` beyond what is left to others.

@@ -88,7 +88,7 @@ class TrainFlags:
         int | None,
         typer.Option(
             min=0,
-            help="So many photographs are seen at half the size first. Default 0; 2520 from scratch: 70 % of "
+            help="So many images are seen at half the size first. Default 0; 2520 from scratch: 70 % of "
             "the steps (and never more of them), at a quarter of the cost.",
             rich_help_panel=LEARNED,
         ),
@@ -142,7 +142,7 @@ class TrainFlags:
         bool | None,
         typer.Option(
             "--click-features/--no-click-features",
-            help="What the encoder's maps say at the click goes into the decoder's tokens, which hear the photograph "
+            help="What the encoder's maps say at the click goes into the decoder's tokens, which hear the image "
             "in steps of 16 pixels otherwise. Default: on from scratch, else off.",
             rich_help_panel=LEARNED,
         ),
@@ -152,7 +152,7 @@ class TrainFlags:
         typer.Option(
             metavar="off|features|place",
             help="A term in the mask's logits that falls with the distance to the clicked place, in the features at "
-            "stride 4 or also in the photograph, so that masks stop at edges. Beside a frozen base a few hundred "
+            "stride 4 or also in the image, so that masks stop at edges. Beside a frozen base a few hundred "
             "parameters, without effect at the start. Default: place from scratch, else off.",
             rich_help_panel=LEARNED,
         ),
@@ -198,8 +198,7 @@ class TrainFlags:
         int | None,
         typer.Option(
             min=1,
-            help="Photographs of a step over all ranks. Default 4, the paper's. The one value that may change on "
-            "--resume.",
+            help="Images of a step over all ranks. Default 4, the paper's. The one value that may change on --resume.",
             rich_help_panel=LEARNED,
         ),
     ] = None
@@ -227,7 +226,7 @@ class TrainFlags:
         str | None,
         typer.Option(
             metavar="none|crops|paper",
-            help="How photographs are shown. none: whole, as they are; crops: flipped, cropped, colours changed; "
+            help="How images are shown. none: whole, as they are; crops: flipped, cropped, colours changed; "
             "paper: also turned and sheared, as arXiv 2511.13714 does. Default paper; crops from scratch, whose "
             "figures were measured with it.",
             rich_help_panel=LEARNED,
@@ -286,7 +285,7 @@ class TrainFlags:
         int | None,
         typer.Option(
             min=1,
-            help="Photographs of one forward pass of a rank; the rest of a step is accumulated. Default: at most 2, 4 "
+            help="Images of one forward pass of a rank; the rest of a step is accumulated. Default: at most 2, 4 "
             "from scratch, 64 of a micro or mini model of 256 pixels on a GPU; less needs less memory.",
             rich_help_panel=RUN,
         ),
@@ -376,8 +375,8 @@ class TrainFlags:
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Keep what the frozen encoder says of each photograph in this local folder, and read it afterwards: "
-            "the same numbers, sooner. Wants an adapter and --augmentation none. Disk space for each photograph: "
+            help="Keep what the frozen encoder says of each image in this local folder, and read it afterwards: "
+            "the same numbers, sooner. Wants an adapter and --augmentation none. Disk space for each image: "
             "16 MiB at 1024 pixels (10 in bf16), 4 at 512 (2.5), 1 at 256 (0.63), alike for tiny, small, base_plus and "
             "large; micro a quarter of it. --dry-run tells the sum for --data. The last GiB that is free stays free. "
             "May be shared by runs. Default: off, for the space it takes.",

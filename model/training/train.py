@@ -41,9 +41,9 @@ from ..network.granular import GranularSam2
 from ..network.load import SCRATCH, checkpoint_record, install_trained, new_model, trained_state
 from ..network.pixels import normalised_batch
 from ..network.sam2_base import is_at_hand, parameter_count
-from ..network.trunks import STANDARD_PHOTOGRAPHS, STATE_PREFIX
+from ..network.trunks import STANDARD_IMAGES, STATE_PREFIX
 from ..predict.draw import Rgb
-from .config import RunOptions, TrainConfig, expect_usable, photographs_per_pass, resumed_config
+from .config import RunOptions, TrainConfig, expect_usable, images_per_pass, resumed_config
 from .dense_loss import DenseHead
 from .distributed import Distributed
 from .feature_cache import FeatureCache, expect_cacheable, space_needed, told_features
@@ -117,7 +117,7 @@ class Trainer:
         self.output = Path(options.output)
         expect_usable(config, options)
         share = len(batch_positions(0, global_batch_size=config.global_batch_size, rank=0, ranks=ranks.ranks))
-        self.micro = options.micro_batch_size or photographs_per_pass(config, share, on_gpu=ranks.device.type == "cuda")
+        self.micro = options.micro_batch_size or images_per_pass(config, share, on_gpu=ranks.device.type == "cuda")
         if share % self.micro:
             raise InputError(
                 f"--global-batch-size {config.global_batch_size} is {share} for each of {ranks.ranks} ranks, which "
@@ -163,12 +163,12 @@ class Trainer:
         self.started_s = time.monotonic()
 
     def _standardise_trunk(self) -> None:
-        """From some photographs as they are, the first of the run's order; every rank takes the first one's figures."""
+        """From some images as they are, the first of the run's order; every rank takes the first one's figures."""
         trunk = self.model.base.image_encoder.trunk
 
         def found() -> list[tuple[Tensor, Tensor]]:
-            photographs = self.examples.photographs(STANDARD_PHOTOGRAPHS)
-            images = (normalised_batch([each], self.ranks.device) for each in photographs)
+            pixels = self.examples.images(STANDARD_IMAGES)
+            images = (normalised_batch([each], self.ranks.device) for each in pixels)
             statistics: list[tuple[Tensor, Tensor]] = trunk.statistics(images)
             if self.config.coarse_images:
                 side = self.config.image_size // 2
@@ -431,7 +431,7 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, Any] | None:
-        """Measures the photographs that are not trained on, on the first rank, and keeps the best step."""
+        """Measures the images that are not trained on, on the first rank, and keeps the best step."""
         return self.ranks.on_first(self._validate_here)
 
     def _validate_here(self) -> dict[str, Any]:

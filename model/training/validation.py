@@ -1,6 +1,6 @@
-"""How a model does on photographs it does not train on, while it trains: does the dial work, is the label's g right.
+"""How a model does on images it does not train on, while it trains: does the dial work, is the label's g right.
 
-Every number that could flatter stands beside its control: the label's g beside the best single g (chosen on photographs
+Every number that could flatter stands beside its control: the label's g beside the best single g (chosen on images
 of the training data), beside the labels' g shuffled between objects, beside the best of ten (an oracle). One click
 each, drawn first, then one of the masks under it, all alike; everything at the resolution of the model's input.
 """
@@ -41,16 +41,16 @@ _SHUFFLE_SEED: Final = 11
 _SWEEP_MEANS: Final = ("end_iou", "violation_rate", "nesting", "distinct_masks", "components")
 
 Columns = dict[str, NDArray[np.float64]]
-"""Of one photograph: one value for each of its M clicks; `sweep_iou` is (M, 10)."""
+"""Of one image: one value for each of its M clicks; `sweep_iou` is (M, 10)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Photographs with fixed clicks, always the same for a data set."""
+    """Images with fixed clicks, always the same for a data set."""
 
     images: tuple[Example, ...]
     chosen_on: tuple[Example, ...] = ()
-    """Photographs of the training data, on which the best single g is chosen."""
+    """Images of the training data, on which the best single g is chosen."""
 
     @classmethod
     def open(
@@ -63,10 +63,10 @@ class Validation:
             config: of the run.
             images: at most.
             apart: other shards to validate on, instead of a held-out share.
-            skip_bad: take the next photograph for one that cannot be read, and say so.
+            skip_bad: take the next image for one that cannot be read, and say so.
 
         Raises:
-            BadSampleError: a photograph cannot be read, and none may be skipped.
+            BadSampleError: an image cannot be read, and none may be skipped.
             InputError: a share is held out, but no sample falls into it; or `apart` holds the training data.
         """
         if not images or not (config.holdout or apart):
@@ -108,7 +108,7 @@ def _fixed_examples(
 
 
 def fixed_example(sample: LoadedSample, image_size: int, *, clicks: int = CLICKS_PER_IMAGE) -> Example:
-    """The whole photograph with clicks that depend on its key alone."""
+    """The whole image with clicks that depend on its key alone."""
     settings = ExampleSettings(
         image_size=image_size,
         masks_per_image=clicks,
@@ -148,17 +148,17 @@ def best_fixed_g(images: Sequence[Columns]) -> float:
 
 
 def dial_figures(images: Sequence[Columns], *, fixed_g: float | None = None, seed: int = 0) -> dict[str, Any]:
-    """The figures of a set of photographs, from `measure_clicks`.
+    """The figures of a set of images, from `measure_clicks`.
 
     Args:
-        images: one entry for each photograph.
+        images: one entry for each image.
         fixed_g: the best single granularity, chosen elsewhere; None: chosen here, which flatters it.
         seed: of the intervals' resampling.
 
     Returns:
         1-IoU `iou_label_g`, `iou_best_fixed_g` (`best_fixed_g`, `fixed_g_chosen_elsewhere`), `iou_shuffled_g`,
         `iou_best_of_10`; `gain_over_fixed_g` and `gain_over_shuffled_g`, paired, each `{value, low, high}` with a 95 %
-        interval over photographs; `area_spearman` of mask area against g, median over clicks, and
+        interval over images; `area_spearman` of mask area against g, median over clicks, and
         `area_spearman_shuffled` with g permuted; `iou_low_high` of the masks at g 0.1 and 1.0, `area_violations`,
         `nesting`, `distinct_masks`, `components`, see `metrics.sweep_columns`; `iou_error`, predicted against true
         IoU at the label's g; `clicks`, `images`.
@@ -210,7 +210,7 @@ def measure_clicks(
 
     Args:
         model: in evaluation mode; None where `answering` is given.
-        examples: photographs with their clicks.
+        examples: images with their clicks.
         answering: what answers in a model's place.
 
     Raises:

@@ -21,7 +21,7 @@ from model.network.checkpoint import checkpoint_steps, read_checkpoint
 from model.network.load import load_granular, new_model, sight_of, trained_state
 from model.network.sam2_base import build_base
 from model.training import train as train_module
-from model.training.config import RunOptions, TrainConfig, make_config, photographs_per_pass
+from model.training.config import RunOptions, TrainConfig, images_per_pass, make_config
 from model.training.distributed import Distributed
 from model.training.run_log import RunLog
 from model.training.train import train
@@ -382,7 +382,7 @@ def test_a_forward_pass_takes_as_many_photographs_as_divide_the_batch(
 
 def test_on_a_gpu_a_micro_model_takes_many_at_once() -> None:
     for size, share, passes in ((256, 32, 32), (256, 96, 48), (512, 32, 16), (1024, 6, 3)):
-        assert photographs_per_pass(config(image_size=size, coarse_images=0), share, on_gpu=True) == passes
+        assert images_per_pass(config(image_size=size, coarse_images=0), share, on_gpu=True) == passes
 
 
 # -- before anything is trained ----------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def test_what_shrinks_to_half_or_less_is_averaged(shape: tuple[int, int], shrink
 
 @pytest.mark.parametrize("flip_probability", [0.0, 1.0])
 def test_a_view_is_an_image_of_its_own(flip_probability: float) -> None:
-    """Flips and colours go in place: never into the photograph, which loader processes keep."""
+    """Flips and colours go in place: never into the image, which loader processes keep."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     how = Augmentation(flip_probability=flip_probability, crop_probability=0.0)
     before = image.copy()

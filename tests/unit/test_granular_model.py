@@ -28,7 +28,7 @@ PARAMETERS = {"tiny": 38_962_498, "small": 46_060_354, "base_plus": 80_850_178, 
 """Of SAM 2.1 (Meta's table says 38.9, 46, 80.8 and 224.4 million)."""
 
 
-def photograph(height: int = 90, width: int = 120) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def noise_image(height: int = 90, width: int = 120) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -82,7 +82,7 @@ def make_loud(model: GranularSam2) -> GranularSam2:
     """Scales SAM's hypernetworks until each mask's logits reach 20, as trained ones' do; random ones stay below 1."""
     decoder, side = model.base.sam_mask_decoder, model.image_size
     predictor = GranularPredictor(model)
-    predictor.set_image(photograph())
+    predictor.set_image(noise_image())
     assert predictor._features is not None
     click = (torch.full((1, 1, 2), side / 2), torch.ones(1, 1, dtype=torch.int32))
     sparse, dense = model.base.sam_prompt_encoder(points=click, boxes=None, masks=None)
@@ -159,7 +159,7 @@ def assert_equal_to_sam2(ours: GranularPredictor, own: Any) -> None:
 
 def check_before_and_after_training(model: GranularSam2, *, steps: int) -> None:
     """Equal to sam2 as it is, after steps of training, and when it is loaded into another model."""
-    image = photograph()
+    image = noise_image()
     own, ours = own_predictor(make_loud(model)), GranularPredictor(model)
     own.set_image(image)
     ours.set_image(image)
@@ -210,11 +210,11 @@ def test_a_checkpoint_that_train_wrote_gives_its_bases_answer(drawn_run: Path, t
     ])  # fmt: skip
     assert code == 0
     own, ours = sam2_predictor(built_by_sam2("micro", 64, base)), GranularPredictor.load(tmp_path / "run")
-    own.set_image(photograph())
-    ours.set_image(photograph())
+    own.set_image(noise_image())
+    ours.set_image(noise_image())
     assert_equal_to_sam2(ours, own)
     fresh = GranularPredictor(new_model("micro", "paper", 64, init=str(base), seed=0).eval())
-    fresh.set_image(photograph())
+    fresh.set_image(noise_image())
     answers = [each.predict([[60, 40]], [1], granularity=0.3, return_logits=True)[0] for each in (ours, fresh)]
     assert np.abs(answers[0] - answers[1]).max() > 1e-2, "it was trained"
 
@@ -229,8 +229,8 @@ def test_the_fallback_to_a_stable_mask_is_sam2s() -> None:
                 hypernetwork.layers[-1].weight.mul_(scale)
                 hypernetwork.layers[-1].bias.mul_(scale)
         own, ours = own_predictor(model), GranularPredictor(model)
-        own.set_image(photograph())
-        ours.set_image(photograph())
+        own.set_image(noise_image())
+        ours.set_image(noise_image())
         expected = own.predict(np.array([[60, 40]]), np.array([1]), multimask_output=False, return_logits=True)
         found = ours.predict([[60, 40]], [1], multimask_output=False, return_logits=True)
         assert_same_sums(found[0], expected[0])
@@ -358,7 +358,7 @@ def test_other_values_are_refused_with_a_clear_message(value: Any, message: str)
 
 def test_the_predictor_refuses_the_same() -> None:
     predictor = GranularPredictor(micro("lite"))
-    predictor.set_image(photograph())
+    predictor.set_image(noise_image())
     for wrong in (0.0, 2, float("nan"), [0.5, 1.5], torch.tensor([0.05])):
         with pytest.raises(InputError, match=r"expected a number in \[0.1, 1.0\]"):
             predictor.predict([[5, 5]], [1], granularity=wrong)
@@ -403,7 +403,7 @@ def test_the_returned_iou_is_slot_0_of_the_head() -> None:
         head.layers[-1].weight.zero_()
         head.layers[-1].bias.copy_(torch.tensor([1.0, -9.0, -9.0, 9.0]))
     predictor = GranularPredictor(model)
-    predictor.set_image(photograph())
+    predictor.set_image(noise_image())
     assert predictor.predict([[5, 5]], [1], granularity=0.4)[1] == pytest.approx(1 / (1 + np.exp(-1.0)))
     assert predictor.predict([[5, 5]], [1], multimask_output=True)[1][2] == pytest.approx(1 / (1 + np.exp(-9.0)))
 
@@ -425,7 +425,7 @@ def test_attention_is_fused_everywhere(granularity: float | None) -> None:
     """No attention map is materialised by a softmax, in the encoder or the decoder, with LoRA or without."""
     predictor = GranularPredictor(micro("paper"))
     with Operations() as operations:
-        predictor.set_image(photograph())
+        predictor.set_image(noise_image())
     encoder = operations.names
     with Operations() as operations:
         predictor.predict([[5, 5]], [1], granularity=granularity)
@@ -457,7 +457,7 @@ def test_mini_is_micro_with_a_decoder_twice_as_wide() -> None:
     assert model.base.sam_mask_decoder.transformer_dim == 2 * narrow.base.sam_mask_decoder.transformer_dim == 128
     assert sum(each.numel() for each in model.state_dict().values()) * 2 < 8e6
     predictor = GranularPredictor(model)
-    predictor.set_image(photograph())
+    predictor.set_image(noise_image())
     masks, iou, _ = predictor.predict([[60, 40]], [1], granularity=[0.2, 0.9])
     assert (masks.shape, iou.shape) == ((2, 90, 120), (2,))
     assert [sam2_base.size_of_state(each.base_state()) for each in (model, narrow)] == ["mini", "micro"]

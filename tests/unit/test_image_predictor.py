@@ -137,7 +137,7 @@ def test_batches_of_images_of_different_sizes(predictor: GranularPredictor) -> N
         predictor.predict_batch(box_batch=[[0, 0, 5, 5]])
 
 
-def test_coordinates_are_pixels_of_the_photograph(predictor: GranularPredictor) -> None:
+def test_coordinates_are_pixels_of_the_image(predictor: GranularPredictor) -> None:
     """The same place in an empty picture of another size and shape is the same prompt; another place is not."""
     answers = []
     for (height, width), point in (((64, 96), (24, 16)), ((32, 192), (48, 8)), ((64, 96), (80, 50))):
@@ -224,7 +224,7 @@ def test_what_is_forgotten_must_be_set_anew(predictor: GranularPredictor) -> Non
         fresh.predict([[1, 1]], [1])
 
 
-def test_what_is_no_photograph_is_one_clear_message(predictor: GranularPredictor) -> None:
+def test_what_is_no_image_is_one_clear_message(predictor: GranularPredictor) -> None:
     predictor.set_image(photograph(50, 90))
     for image in (np.zeros((5, 5), dtype=np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), dtype=np.uint8)):
         with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8 RGB"):
@@ -237,9 +237,9 @@ def test_what_is_no_photograph_is_one_clear_message(predictor: GranularPredictor
             predictor.set_image(Image.new(mode, (9, 7)))
     with pytest.raises(InputError, match="mode RGB, found RGB, 0 x 7"):
         predictor.set_image(Image.new("RGB", (0, 7)))
-    with pytest.raises(InputError, match="at least one photograph, found none"):
+    with pytest.raises(InputError, match="at least one image, found none"):
         predictor.set_image_batch([])
-    assert predictor.sizes == [(50, 90)], "the photograph before is still there"
+    assert predictor.sizes == [(50, 90)], "the image before is still there"
     assert predictor.predict([[10, 20]], [1], granularity=0.5)[0].shape == (1, 50, 90)
     for call in (GranularPredictor(predictor.model).predict_batch, GranularPredictor(predictor.model).predict):
         with pytest.raises(InputError, match=r"set_image(_batch)? first"):

@@ -13,7 +13,7 @@ def peak(**changes: int) -> dict[str, float]:
     return peak_mib(argparse.Namespace(size="tiny", adapter="paper", **values))
 
 
-def test_peak_counts_weights_and_grows_with_masks_and_photographs() -> None:
+def test_peak_counts_weights_and_grows_with_masks_and_images() -> None:
     least = peak()
     weights = sum(each.numel() * 4 for each in GranularSam2("tiny", "paper", 128).parameters()) / 2**20
     assert abs(least["weights_and_moments_mib"] - weights) < 0.05 * weights

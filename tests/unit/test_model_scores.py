@@ -337,7 +337,7 @@ def test_wrong_models_and_tasks_are_told(split: Split, tmp_path: Path) -> None:
         ModelOptions(fixed=(0.05,))
 
 
-def test_a_photograph_of_another_size_is_told(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_told(tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "0.png")
     image = EvalImage(name="0", path=tmp_path / "0.png", load=partial(load, 0))
     with pytest.raises(InputError, match="96 x 65 pixels, its annotations are for 96 x 64"):

@@ -62,7 +62,7 @@ def test_onnxruntime_reads_them_without_a_word(
 
 
 def test_files_give_the_predictors_answer(exported: tuple[GranularSam2, Path, dict[str, Any]]) -> None:
-    """From a photograph to masks by numpy and onnxruntime alone, against the predictor without folded LoRA."""
+    """From an image to masks by numpy and onnxruntime alone, against the predictor without folded LoRA."""
     _, folder, about = exported
     assert about["largest_difference"] < 1e-4
     assert json.loads((folder / "about.json").read_text()) == about

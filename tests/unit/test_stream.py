@@ -257,7 +257,7 @@ def damaged(run: Path, target: Path, *, at: str) -> tuple[Path, str, str]:
 
 @pytest.mark.parametrize(
     ("at", "message"),
-    [("json", "do not match the index's sha256"), ("image", "its photograph is not the one that was mined")],
+    [("json", "do not match the index's sha256"), ("image", "its image is not the one that was mined")],
 )
 def test_bytes_that_do_not_match_name_shard_and_key(drawn_run: Path, tmp_path: Path, at: str, message: str) -> None:
     directory, key, shard = damaged(drawn_run, tmp_path / "copy", at=at)
@@ -327,7 +327,7 @@ def drawn_sample(run: Path) -> LoadedSample:
     ids=["turned", "flipped", "cropped"],
 )
 def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, how: Augmentation, seed: int) -> None:
-    """A mask painted into the photograph and then viewed is where the viewed mask is."""
+    """A mask painted into the image and then viewed is where the viewed mask is."""
     sample = drawn_sample(drawn_run)
     height, width = sample.image.shape[:2]
     painted = np.where(rle.decode(sample.rles[1])[:, :, None], 255, 0).astype(np.uint8).repeat(3, axis=2)
@@ -355,7 +355,7 @@ def test_a_crop_drops_instances_of_which_it_keeps_less_than_nine_tenths(drawn_ru
     assert kept
 
 
-def test_a_view_that_breaks_every_whole_shows_the_photograph_uncropped(drawn_run: Path) -> None:
+def test_a_view_that_breaks_every_whole_shows_the_image_uncropped(drawn_run: Path) -> None:
     sample = drawn_sample(drawn_run)
     how = Augmentation(crop_probability=1.0, crop_min_scale=0.05, brightness=0, contrast=0, saturation=0)
     settings = dataclasses.replace(SETTINGS, augmentation=how)
@@ -448,7 +448,7 @@ def test_the_bench_reads_the_same_bytes_on_both_sides(drawn_run: Path, monkeypat
         gc.collect()
     assert report.checks["all sides read the same bytes"]
     assert report.ratio is not None
-    assert report.ratio > 0  # how much it is depends on the photographs and on what else the machine does
+    assert report.ratio > 0  # how much it is depends on the images and on what else the machine does
     assert [row["side"] for row in report.rows] == [
         "ours",
         "webdataset",

@@ -255,7 +255,7 @@ def squares() -> NDArray[np.uint8]:
     return pixels
 
 
-def test_a_photograph_is_mined_once_and_flat_ones_answer_too() -> None:
+def test_an_image_is_mined_once_and_flat_ones_answer_too() -> None:
     predictor = TreePredictor()
     predictor.set_image(squares())
     tree = predictor.tree

@@ -117,7 +117,7 @@ def test_authors_names_are_taken_too(tmp_path: Path) -> None:
         assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
 
 
-def test_levels_are_standardised_per_channel_over_photographs(weights: Path) -> None:
+def test_levels_are_standardised_per_channel_over_images(weights: Path) -> None:
     trunk = loaded(SMALL, weights)
     with torch.no_grad():  # a channel that says nothing must not be blown up
         trunk.pyramid.get_submodule("blocks.1")[-1].bn2.weight[3] *= 1e-4
@@ -268,7 +268,7 @@ def test_a_whole_model_goes_on_with_its_own_trunk_alone(
             new_model("micro", "full", SIDE, init=str(frozen), seed=0, trunk=trunk, sight=sight)
 
 
-def test_bfloat16_autocast_and_a_pass_over_the_photographs_at_two_sizes(
+def test_bfloat16_autocast_and_a_pass_over_the_images_at_two_sizes(
     drawn_run: Path, weights: Path, tmp_path: Path
 ) -> None:
     found = trained(drawn_run, tmp_path / "run", weights, 0.5, steps=3, precision="bf16")

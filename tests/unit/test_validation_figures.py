@@ -82,7 +82,7 @@ class Squares:
         )
 
 
-def photograph(*labels: float, key: str = "photograph") -> Example:
+def image(*labels: float, key: str = "image") -> Example:
     """One click for each label, each at another corner."""
     corners = [(number % 8, number // 8) for number in range(len(labels))]
     masks = [square(x, y, int(sides(label))) for (x, y), label in zip(corners, labels, strict=True)]
@@ -108,7 +108,7 @@ LABELS = ((0.25, 0.5, 0.8), (1.0,))
 
 
 def test_each_click_is_measured_at_its_label_and_at_ten_granularities() -> None:
-    found = measured(Squares(), *(photograph(*labels) for labels in LABELS))
+    found = measured(Squares(), *(image(*labels) for labels in LABELS))
     assert [len(each["label_iou"]) for each in found] == [3, 1]
     for columns, labels in zip(found, LABELS, strict=True):
         assert columns["label_iou"].tolist() == [1.0] * len(labels)
@@ -123,7 +123,7 @@ def test_each_click_is_measured_at_its_label_and_at_ten_granularities() -> None:
 
 
 def test_a_model_that_does_not_hear_the_dial_is_found_out() -> None:
-    [found] = measured(Squares(deaf_at=0.5), photograph(0.25, 0.5))
+    [found] = measured(Squares(deaf_at=0.5), image(0.25, 0.5))
     assert found["label_iou"].tolist() == found["shuffled_iou"].tolist() == [0.25, 1.0]
     assert found["sweep_iou"].tolist() == [[0.25] * 10, [1.0] * 10]
     assert found["iou_error"] == pytest.approx([0.25 - 0.125, 1 - 0.25])  # the prediction at the label's g
@@ -132,30 +132,30 @@ def test_a_model_that_does_not_hear_the_dial_is_found_out() -> None:
     assert found["distinct_masks"].tolist() == [1.0, 1.0]
 
 
-def test_shuffled_labels_are_those_of_other_objects_over_all_photographs() -> None:
+def test_shuffled_labels_are_those_of_other_objects_over_all_images() -> None:
     labels = np.round(np.linspace(0.1, 1.0, 37), 3)
     model = Squares()
-    found = measured(model, photograph(*labels[:25]), photograph(*labels[25:]))
-    # twelve questions a photograph: the label, the shuffled one, the sweep
+    found = measured(model, image(*labels[:25]), image(*labels[25:]))
+    # twelve questions an image: the label, the shuffled one, the sweep
     own, other = (np.concatenate([model.asked[at], model.asked[at + 12]]) for at in (0, 1))
     assert own == pytest.approx(labels, rel=1e-6)
     assert np.sort(other) == pytest.approx(labels, rel=1e-6)
     assert np.count_nonzero(own != other) > 30
     first = set(np.round(model.asked[1], 3).tolist())
-    assert first - set(labels[:25].tolist()), "no label of the other photograph"
+    assert first - set(labels[:25].tolist()), "no label of the other image"
     shuffled = np.concatenate([each["shuffled_iou"] for each in found])
     assert shuffled == pytest.approx(expected_iou(other, labels))
     assert abs(np.median(np.concatenate([each["spearman_shuffled"] for each in found]))) < 0.3
 
 
-def test_photographs_without_a_click_are_passed_over() -> None:
+def test_images_without_a_click_are_passed_over() -> None:
     model = Squares()
-    [found] = measured(model, photograph(), photograph(0.5), photograph())
+    [found] = measured(model, image(), image(0.5), image())
     assert found["label_iou"].tolist() == [1.0]
     assert len(model.images) == 1
-    assert torch.equal(model.images[0], normalised_batch([photograph(0.5).image], torch.device("cpu")))
+    assert torch.equal(model.images[0], normalised_batch([image(0.5).image], torch.device("cpu")))
     with pytest.raises(InputError, match="no mask lies in its images"):
-        measured(model, photograph())
+        measured(model, image())
 
 
 # -- the figures of all clicks -----------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_photographs_without_a_click_are_passed_over() -> None:
 
 def test_figures_worked_out_by_hand() -> None:
     """Three clicks labelled 0.5 and one labelled 1.0: of the fixed g, 0.5 is right three times and 1/4 once."""
-    columns = measured(Squares(), photograph(0.5, 0.5, 0.5), photograph(1.0))
+    columns = measured(Squares(), image(0.5, 0.5, 0.5), image(1.0))
     found = dial_figures(columns)
     assert (found["clicks"], found["images"]) == (4, 2)
     assert found["iou_label_g"] == 1.0
@@ -182,7 +182,7 @@ def test_figures_worked_out_by_hand() -> None:
 
 
 def test_a_fixed_g_chosen_elsewhere_is_taken_as_it_is() -> None:
-    found = dial_figures(measured(Squares(), photograph(0.5, 0.5, 0.5), photograph(1.0)), fixed_g=0.8)
+    found = dial_figures(measured(Squares(), image(0.5, 0.5, 0.5), image(1.0)), fixed_g=0.8)
     assert (found["best_fixed_g"], found["fixed_g_chosen_elsewhere"]) == (0.8, True)
     at = expected_iou(0.8, [0.5, 0.5, 0.5, 1.0])
     assert found["iou_best_fixed_g"] == pytest.approx(at.mean())
@@ -190,24 +190,22 @@ def test_a_fixed_g_chosen_elsewhere_is_taken_as_it_is() -> None:
 
 
 def test_the_best_of_ten_is_no_average_and_hangs_on_no_label() -> None:
-    found = dial_figures(measured(Squares(), photograph(0.25, 0.5)))
+    found = dial_figures(measured(Squares(), image(0.25, 0.5)))
     assert found["iou_best_of_10"] == pytest.approx((expected_iou(0.3, 0.25) + 1) / 2)
     assert found["iou_best_of_10"] < found["iou_label_g"] == 1.0
     assert found["gain_over_fixed_g"]["value"] == pytest.approx(1.0 - found["iou_best_fixed_g"])
 
 
-def test_the_best_fixed_g_counts_clicks_not_photographs() -> None:
-    assert (
-        best_fixed_g(measured(Squares(), photograph(0.2, 0.2, 0.2, 0.2, 0.2), photograph(1.0), photograph(1.0))) == 0.2
-    )
-    assert best_fixed_g(measured(Squares(), photograph(0.2), photograph(1.0), photograph(1.0))) == 1.0
+def test_the_best_fixed_g_counts_clicks_not_images() -> None:
+    assert best_fixed_g(measured(Squares(), image(0.2, 0.2, 0.2, 0.2, 0.2), image(1.0), image(1.0))) == 0.2
+    assert best_fixed_g(measured(Squares(), image(0.2), image(1.0), image(1.0))) == 1.0
 
 
-def test_the_fixed_g_of_a_run_is_chosen_on_photographs_it_trains_on() -> None:
+def test_the_fixed_g_of_a_run_is_chosen_on_images_it_trains_on() -> None:
     shown: list[int] = []
     found = validate(
         Squares(),  # type: ignore[arg-type]
-        Validation(images=(photograph(1.0), photograph(), photograph(1.0)), chosen_on=(photograph(0.2),)),
+        Validation(images=(image(1.0), image(), image(1.0)), chosen_on=(image(0.2),)),
         show=lambda number, picture: shown.append(number),
     )
     assert (found["best_fixed_g"], found["fixed_g_chosen_elsewhere"]) == (0.2, True)
@@ -223,8 +221,8 @@ def test_a_gain_is_a_mean_over_clicks() -> None:
     assert paired_gain([np.array([0.25, -0.5])])["value"] == -0.125
 
 
-def test_intervals_come_from_photographs() -> None:
-    """Clicks that differ inside photographs alike say nothing new; one photograph or the other says all there is."""
+def test_intervals_come_from_images() -> None:
+    """Clicks that differ inside images alike say nothing new; one image or the other says all there is."""
     assert paired_gain([np.tile([1.0, -1.0], 50)] * 4) == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert paired_gain([np.ones(100), np.zeros(100)]) == {"value": 0.5, "low": 0.0, "high": 1.0}
     uneven = paired_gain([np.ones(1), np.zeros(3)] * 100)  # whose clicks count alike, drawn again or not
@@ -263,7 +261,7 @@ def test_the_pictured_masks_are_those_of_five_granularities(monkeypatch: pytest.
         return real(image, masks, captions, **more)
 
     monkeypatch.setattr(validation, "contact_sheet", contact_sheet)
-    example = photograph(0.5, 0.9)
+    example = image(0.5, 0.9)
     picture = five_granularities(Squares(), example, click=1)  # type: ignore[arg-type]
     [sheet] = sheets
     assert sheet["areas"] == [4**2, 12**2, 20**2, 28**2, 40**2]

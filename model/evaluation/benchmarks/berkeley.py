@@ -2,7 +2,7 @@
 
 Source: McGuinness and O'Connor, "A comparative evaluation of interactive segmentation algorithms", Pattern Recognition
 2010; in the form that RITM, SimpleClick and GraCo share (`Berkeley.zip`). Licence: research. One split of 96 images and
-100 objects; NoC@90. Layout: `images/NAME.jpg` and `masks/NAME.png`, 255 the object, 128 ignored; a photograph with
+100 objects; NoC@90. Layout: `images/NAME.jpg` and `masks/NAME.png`, 255 the object, 128 ignored; an image with
 several objects has several masks.
 
 Its photographs are BSDS's: leave them out of what a model is trained or tuned on.

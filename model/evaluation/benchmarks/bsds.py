@@ -63,14 +63,14 @@ def read_bsds_g(root: Path, split: str) -> Split:
 
 def _images(root: Path, split: str, load: Callable[[Path], GroundTruth]) -> list[EvalImage]:
     data = first_folder(root, ("", "data", "BSDS500/data", "BSR/BSDS500/data"), holding=f"groundTruth/{split}")
-    photographs = by_stem(matching_files(data / "images" / split, (".jpg",)))
+    images = by_stem(matching_files(data / "images" / split, (".jpg",)))
     return [
         EvalImage(
             name=path.name,
             path=path,
             load=partial(load, existing(data / "groundTruth" / split / f"{stem}.mat")),
         )
-        for stem, path in photographs.items()
+        for stem, path in images.items()
     ]
 
 

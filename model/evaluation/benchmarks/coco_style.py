@@ -29,7 +29,7 @@ Key = int | float | str
 def read_coco(root: Path, split: str) -> Split:
     """COCO 2017, instances; `val2017`: 5,000 images, 36,781 annotations with crowds.
 
-    Layout as downloaded from cocodataset.org: `annotations/instances_SPLIT.json`, and the photographs in `SPLIT/` (or
+    Layout as downloaded from cocodataset.org: `annotations/instances_SPLIT.json`, and the images in `SPLIT/` (or
     `images/SPLIT/`). Licence: annotations CC BY 4.0, images under Flickr's terms. Images without annotations count for
     nothing. Clicks end at IoU 0.90.
 
@@ -54,10 +54,10 @@ def read_lvis(root: Path, split: str) -> Split:
     """
     file = f"lvis_v1_{'val' if split == 'minival' else split}.json"
     annotations = first_folder(root, ("", "annotations", "lvis"), holding=file) / file
-    photographs = [each for each in (root, root / "images", root / "coco", root / "coco/images") if each.is_dir()]
+    folders = [each for each in (root, root / "images", root / "coco", root / "coco/images") if each.is_dir()]
     return read_style(
         annotations,
-        partial(_by_url, photographs),
+        partial(_by_url, folders),
         rule="containment",
         keep=_in_val2017 if split == "minival" else None,
     )
@@ -69,7 +69,7 @@ def read_entityseg(root: Path, split: str) -> Split:
 
     Layout: the annotation file of the release (`entityseg_SPLIT_lr.json`, `entityseg_insseg_SPLIT.json` or the
     project's `entityv2_01_entity_SPLIT.json`), in the folder or under `annotations/` or
-    `annotations/entity_segmentation/`; photographs anywhere under `images/` by the name that the annotations give (the
+    `annotations/entity_segmentation/`; images anywhere under `images/` by the name that the annotations give (the
     archives unpack to `entity_01_11580` and others).
     Licence: CC BY-NC 4.0 for the annotations. Clicks end at IoU 0.90.
 
@@ -92,7 +92,7 @@ def read_coco_json(root: Path, split: str) -> Split:
     """Any file in COCO's style: `PATH` is the file, or a folder that holds one where the usual tools put it
     (`_JSON_PLACES`), `grainmill export --to coco` among them.
 
-    Photographs are looked for by `file_name` beside the file, under `images/`, `data/` and `SPLIT/`. Licence and counts
+    Images are looked for by `file_name` beside the file, under `images/`, `data/` and `SPLIT/`. Licence and counts
     are the data's own. Label g by containment. Clicks end at IoU 0.90.
 
     Raises:
@@ -150,12 +150,12 @@ def read_style(
 
     Args:
         annotations: the file.
-        find: image record -> where its photograph should lie.
+        find: image record -> where its image should lie.
         rule: of label g.
         keep: which image records count; None: all.
 
     Raises:
-        InputError: the file is not in COCO's style, a photograph of it is missing, or no annotation is of an image.
+        InputError: the file is not in COCO's style, an image of it is missing, or no annotation is of an image.
     """
     record = load_record(annotations)
     images = images_by_id(record, annotations)
@@ -181,7 +181,7 @@ def read_style(
     missing = [image.path for image in made if not image.path.is_file()]
     if missing:
         raise InputError(
-            f"{missing[0]}: missing, as are {len(missing) - 1} more of the {len(made)} photographs that {annotations} "
+            f"{missing[0]}: missing, as are {len(missing) - 1} more of the {len(made)} images that {annotations} "
             "names; put them there"
         )
     return Split(images=tuple(sorted(made, key=lambda image: image.name)), notes=notes, left_out=left_out)
@@ -385,7 +385,7 @@ def _in_val2017(record: Record) -> bool:
 
 
 class _Anywhere:
-    """Photographs by name, wherever below a folder they lie; the folder is walked once."""
+    """Images by name, wherever below a folder they lie; the folder is walked once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -39,20 +39,20 @@ def pair_up(images: Path, maps: Path) -> list[EvalImage]:
     Raises:
         InputError: an image without a map, or a map without its image.
     """
-    photographs = by_stem(matching_files(images))
+    by_name = by_stem(matching_files(images))
     found: list[EvalImage] = []
     used = set()
     for path in matching_files(maps):
-        stem = path.stem if path.stem in photographs else path.stem.rstrip("0123456789")[:-1]
-        if stem not in photographs:
-            raise InputError(f"{images / path.stem}.jpg: missing; {path} has no photograph of its name")
+        stem = path.stem if path.stem in by_name else path.stem.rstrip("0123456789")[:-1]
+        if stem not in by_name:
+            raise InputError(f"{images / path.stem}.jpg: missing; {path} has no image of its name")
         used.add(stem)
         found.append(
-            EvalImage(name=path.name, path=photographs[stem], file=photographs[stem].name, load=partial(load_map, path))
+            EvalImage(name=path.name, path=by_name[stem], file=by_name[stem].name, load=partial(load_map, path))
         )
-    without = sorted(set(photographs) - used)
+    without = sorted(set(by_name) - used)
     if without:
-        raise InputError(f"{maps / without[0]}.png: missing; {photographs[without[0]]} has no map of its name")
+        raise InputError(f"{maps / without[0]}.png: missing; {by_name[without[0]]} has no map of its name")
     return found
 
 

@@ -149,7 +149,7 @@ def match_mined(directory: str, images: Sequence[EvalImage]) -> Matches:
 
 
 def sample_path(source_uri: str, member: str | None) -> str:
-    """Where a sample's photograph lay in its source, without the source's label."""
+    """Where a sample's image lay in its source, without the source's label."""
     return member or source_uri.partition("/")[2] or source_uri
 
 

@@ -3,7 +3,7 @@
 Source: Ramanathan et al., "PACO: parts and attributes of common objects", CVPR 2023 (`paco_lvis_v1.zip`). Licence:
 annotations CC BY 4.0 (MIT code), photographs under COCO's terms. Splits: val 2,410 images, train 45,790, test 9,443.
 Clicks until IoU 0.85. Layout: `annotations/paco_lvis_v1_SPLIT.json` (COCO's form; a part's `obj_ann_id` is its object's
-`id`, an object's its own), photographs as `train2017/…` and `val2017/…`, as `file_name` says.
+`id`, an object's its own), images as `train2017/…` and `val2017/…`, as `file_name` says.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_paco(root: Path, split: str) -> Split:
     """One sample for each image with annotations.
 
     Raises:
-        InputError: the annotations or a photograph is missing, or a part without its object.
+        InputError: the annotations or an image is missing, or a part without its object.
     """
     name = f"paco_lvis_v1_{split}.json"
     path = first_folder(root, ("annotations", "", "paco_lvis_v1"), holding=name) / name
@@ -44,7 +44,7 @@ def read_paco(root: Path, split: str) -> Split:
         where = f"{path}: image {key}"
         kept = tuple(_kept(annotation, names, where) for annotation in by_image[key])
         load = partial(load_objects, kept, each["height"], each["width"], where)
-        made.append(EvalImage(name=str(key), path=_photograph(root, str(each.get("file_name", ""))), load=load))
+        made.append(EvalImage(name=str(key), path=_image(root, str(each.get("file_name", ""))), load=load))
     if len(made) < len(images):
         left_out["images without annotations"] = len(images) - len(made)
     return Split(images=tuple(made), notes=notes, left_out=left_out)
@@ -74,9 +74,9 @@ def _kept(annotation: dict[str, Any], categories: dict[int, str], where: str) ->
     }
 
 
-def _photograph(root: Path, name: str) -> Path:
+def _image(root: Path, name: str) -> Path:
     if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise InputError(f"file_name {name!r}: expected a path below the photographs' folder")
+        raise InputError(f"file_name {name!r}: expected a path below the images' folder")
     folders = (root, root / "images", root / "coco", root / "coco" / "images")
     return existing(next((each / name for each in folders if (each / name).is_file()), root / name))
 

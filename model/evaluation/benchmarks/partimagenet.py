@@ -35,12 +35,12 @@ def read_partimagenet(root: Path, split: str) -> Split:
     folder = first_folder(root, ("", "PartImageNet"), holding=f"annotations/{split}")
     images = [
         EvalImage(
-            name=photograph.name,
-            path=photograph,
+            name=image.name,
+            path=image,
             load=partial(load_part_map, path),
         )
         for stem, path in by_stem(matching_files(folder / "annotations" / split, (".png",))).items()
-        for photograph in [with_stem(folder / "images" / split, stem, (".jpeg", ".jpg", ".png"))]
+        for image in [with_stem(folder / "images" / split, stem, (".jpeg", ".jpg", ".png"))]
     ]
     return Split(images=tuple(images))
 

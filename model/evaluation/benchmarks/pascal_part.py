@@ -26,10 +26,10 @@ from .records import EMPTY_MASKS, Benchmark, EvalImage, GroundTruth, Split
 
 
 def read_pascal_part(root: Path, split: str) -> Split:
-    """One sample for each photograph of the list that has part annotations.
+    """One sample for each image of the list that has part annotations.
 
     Raises:
-        InputError: the list, the annotations or a photograph is missing.
+        InputError: the list, the annotations or an image is missing.
     """
     annotations = first_folder(root, ("", "trainval"), holding="Annotations_Part") / "Annotations_Part"
     voc = first_folder(root, ("", "VOCdevkit/VOC2010", "VOC2010"), holding="JPEGImages")
@@ -53,7 +53,7 @@ def read_pascal_part(root: Path, split: str) -> Split:
 
 
 def load_parts(path: Path) -> GroundTruth:
-    """Every part of every object of one photograph, left and right ones apart, as annotated.
+    """Every part of every object of one image, left and right ones apart, as annotated.
 
     Raises:
         InputError: not the official structure.

@@ -103,7 +103,7 @@ class EvalImage:
     sha256: str | None = None
     """Of its bytes, if that is known without reading them."""
     file: str | None = None
-    """The photograph's path below its folder, by which mined masks are found when the bytes differ; None: the name."""
+    """The image's path below its folder, by which mined masks are found when the bytes differ; None: the name."""
 
     @property
     def draw(self) -> str:

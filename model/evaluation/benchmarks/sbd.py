@@ -24,7 +24,7 @@ from .records import Benchmark, EvalImage, EvalObject, GroundTruth, Split
 
 
 def read_sbd(root: Path, split: str) -> Split:
-    """One sample for each photograph of the split's list.
+    """One sample for each image of the split's list.
 
     Raises:
         InputError: the list, an image or a map is missing.
@@ -42,7 +42,7 @@ def read_sbd(root: Path, split: str) -> Split:
 
 
 def load_instances(path: Path) -> GroundTruth:
-    """Every instance of one photograph.
+    """Every instance of one image.
 
     Raises:
         InputError: no `GTinst.Segmentation` in the file.

@@ -156,13 +156,13 @@ def image_rows(
     """All rows of one image; the encoder runs once.
 
     Raises:
-        InputError: the photograph is not of the annotations' size.
+        InputError: the image is not of the annotations' size.
     """
     rgb = decoded_rgb(image.read_bytes(), where=str(image.path))
     if rgb.shape[:2] != (truth.height, truth.width):
         raise InputError(
             f"{image.path}: {rgb.shape[1]} x {rgb.shape[0]} pixels, its annotations are for {truth.width} x "
-            f"{truth.height}; put the photograph there that was annotated"
+            f"{truth.height}; put the image there that was annotated"
         )
     model.set_image(rgb)
     clicked = _clicked(image, truth, options)
