@@ -17,7 +17,7 @@ NUMERIC := $(addsuffix .py,$(addprefix tests/unit/test_,atoms backbone_features 
 	image_miner image_predictor losses maskcut mask_generator merge_patches merge_regions metrics metrics_recall model_files \
 	model_scores on_patches onnx_export predictors refine segment_answers step validation_figures video video_scores) \
 	$(addprefix tests/,integration/test_sam2_calls integration/test_training integration/test_training_numbers \
-	property/test_conquer_equals_definition property/test_runs))
+	property/test_conquer_equals_definition property/test_run_lengths))
 
 .PHONY: help install demo test test-variant test-slow test-all chaos lint docs clean
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.data.run_lengths import Runs
+from model.data.run_lengths import RunLengths
 from model.data.shards import LoadedSample, ShardIndex, filter_rows
 from model.data.stream import Example
 from model.evaluation.benchmarks.bsds import read_bsds500
@@ -80,7 +80,7 @@ def people_sample(image: EvalImage, truth: GroundTruth, *, people: str, whole: s
         where=str(image.path),
         image=read_rgb(image.path),
         counts=counts,
-        runs=Runs.of(counts, truth.height, truth.width),
+        run_lengths=RunLengths.of(counts, truth.height, truth.width),
         granularity=granularity.astype(np.float32),
         instance_id=np.arange(len(counts)),
         area_px=np.array([each.area_px for each in segments], dtype=np.int64),

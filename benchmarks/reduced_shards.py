@@ -84,9 +84,9 @@ def reduced_annotations(sample: Sample, height: int, width: int) -> tuple[Annota
 
 def _described(annotation: Annotation, mask: NDArray[np.bool_]) -> Annotation:
     segmentation = rle.encode(mask)
-    runs = rle.runs_of(segmentation)
+    lengths = rle.run_lengths_of(segmentation)
     return dataclasses.replace(
-        annotation, segmentation=segmentation, area=rle.area_px(runs), bbox=rle.bbox_xywh(runs, mask.shape[0])
+        annotation, segmentation=segmentation, area=rle.area_px(lengths), bbox=rle.bbox_xywh(lengths, mask.shape[0])
     )
 
 

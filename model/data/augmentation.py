@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-from .run_lengths import Runs
+from .run_lengths import RunLengths
 from .shards import LoadedSample
 
 KEPT_FRACTION: Final = 0.9
@@ -250,11 +250,11 @@ def view_image(image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
     return np.ascontiguousarray(turned)
 
 
-def view_masks(runs: Runs, masks: NDArray[np.int64], view: View) -> NDArray[np.uint8]:
+def view_masks(run_lengths: RunLengths, masks: NDArray[np.int64], view: View) -> NDArray[np.uint8]:
     """Masks through a view: (m, R, R / 8) uint8, eight pixels to a byte as `np.packbits` does."""
     if view.is_straight:
-        return runs.sampled(masks, *view.columns_rows)
-    return runs.gathered(masks, view.source, view.back)
+        return run_lengths.sampled(masks, *view.columns_rows)
+    return run_lengths.gathered(masks, view.source, view.back)
 
 
 def unpacked(packed: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -266,7 +266,7 @@ def true_masks(sample: LoadedSample, view: View) -> NDArray[np.bool_]:
     """Which masks stay in a view: (n,) bool; a mask stays if the view keeps 0.9 of its instance."""
     if view.shows_all:
         return np.ones(len(sample.instance_id), dtype=np.bool_)
-    return sample.runs.mostly_between(sample.instance_id, sample.area_px, *view.seen_rows(), KEPT_FRACTION)
+    return sample.run_lengths.mostly_between(sample.instance_id, sample.area_px, *view.seen_rows(), KEPT_FRACTION)
 
 
 def jitter_colours(draws: NDArray[np.float64], image: NDArray[np.uint8], how: Augmentation) -> NDArray[np.uint8]:

@@ -87,8 +87,8 @@ def draw_prompts(
     # Where the clicks fall is drawn first; only if too few fall on anything is there an image of what is covered.
     def drawn(pixels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
         found: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]] = _draw(
-            sample.runs.ends,
-            sample.runs.first,
+            sample.run_lengths.ends,
+            sample.run_lengths.first,
             sample.instance_id,
             sample.granularity,
             eligible,
@@ -108,7 +108,7 @@ def draw_prompts(
         covered, points, mask_id = drawn(pixels)
     return Prompts(
         points=points,
-        masks_packed=view_masks(sample.runs, mask_id, view),
+        masks_packed=view_masks(sample.run_lengths, mask_id, view),
         granularity=sample.granularity[mask_id],
         mask_id=mask_id,
     )
@@ -123,7 +123,7 @@ def _covered_pixels(
     may be: then the answer is empty.
     """
     instances = np.unique(sample.instance_id[eligible])
-    union = np.bitwise_or.reduce(view_masks(sample.runs, instances, view), axis=0)[None]
+    union = np.bitwise_or.reduce(view_masks(sample.run_lengths, instances, view), axis=0)[None]
     where = np.flatnonzero(unpacked(union))
     return where[(draws * where.size).astype(np.int64)] if where.size else where
 
@@ -137,7 +137,7 @@ def _draw(  # type: ignore[no-untyped-def]
     All in one call, for calling small functions from Python costs more than what they do.
 
     Args:
-        ends: of the masks' runs.
+        ends: of the masks' run lengths.
         first: likewise.
         instance_id: (n,).
         granularity: (n,).
@@ -204,7 +204,7 @@ def _held(ends, first, eligible, pixels):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _holds(ends, begin, stop, pixel):  # type: ignore[no-untyped-def]
-    """Whether a mask, whose runs are ends[begin:stop], holds a pixel."""
+    """Whether a mask, whose run lengths end at ends[begin:stop], holds a pixel."""
     if pixel < ends[begin] or pixel >= ends[stop - 1 - (stop - begin) % 2]:  # before or behind its foreground
         return False
     # The first run that ends behind the pixel. Unsigned, else each index would be asked whether it counts from the end.

@@ -1,8 +1,8 @@
 """Masks as run lengths, asked without decoding them: what a view keeps, how a mask looks in it.
 
 An image has some hundred masks and a view needs a dozen of them at a fraction of their size, so full-size boolean
-images would be most of the work. The runs of all masks of an image lie in one array; every question is one pass
-over the runs it concerns, also which masks hold a click (`prompts.py`). Column-major as COCO's encoding: pixel (x, y)
+images would be most of the work. The run lengths of all masks of an image lie in one array; every question is one
+pass over those it concerns, also which masks hold a click (`prompts.py`). Column-major as COCO's encoding: pixel (x, y)
 of an image H pixels high has the number x H + y.
 """
 
@@ -23,12 +23,13 @@ TILE: Final = 32
 
 
 @dataclass(frozen=True)
-class Runs:
+class RunLengths:
     """The run lengths of n masks of one image.
 
     Attributes:
-        ends: (T,) int32, where each run ends, mask after mask; each mask's runs begin with background and end at H W.
-        first: (n + 1,) int64, each mask's first run in `ends`, and T.
+        ends: (T,) int32, where each run length ends, mask after mask; each mask begins with background and
+            ends at H W.
+        first: (n + 1,) int64, each mask's first in `ends`, and T.
         height: H.
     """
 
@@ -37,14 +38,14 @@ class Runs:
     height: int
 
     @staticmethod
-    def of(counts: Sequence[str], height: int, width: int) -> Runs:
-        """From compressed runs of masks of one image, checked.
+    def of(counts: Sequence[str], height: int, width: int) -> RunLengths:
+        """From the compressed run lengths of masks of one image, checked.
 
         Raises:
-            SchemaError: as `rle.runs_of`, for the first mask that is wrong.
+            SchemaError: as `rle.run_lengths_of`, for the first mask that is wrong.
         """
         ends, first = ends_of(counts, height, width)
-        return Runs(ends, first, height)
+        return RunLengths(ends, first, height)
 
     @property
     def nbytes(self) -> int:
@@ -201,7 +202,7 @@ def _turn_edges(bits, ends, height, row_of, byte_of, bit_of):  # type: ignore[no
 
     Args:
         bits: (R + 1 rows,) uint8, one after the other.
-        ends: of the mask's runs, uint32.
+        ends: of the mask's run lengths, uint32.
         height: H, uint64.
         row_of: (H + 1,) uint32, where the first row of the view at each row of the image or behind it begins in `bits`.
         byte_of: (W,) uint32, the byte of each column of the image in a row of the view.

@@ -31,7 +31,7 @@ from pipeline.storage.base import Reader, StorageError
 from pipeline.storage.local import LocalStorage
 
 from .mask_columns import mask_columns_from_json
-from .run_lengths import Runs
+from .run_lengths import RunLengths
 
 COLUMNS: Final = (
     "key", "shard", "image_offset", "image_size", "json_offset", "json_size", "json_sha256", "num_masks",
@@ -70,7 +70,7 @@ class LoadedSample:
     """(H, W, 3) RGB, upright."""
     counts: tuple[str, ...]
     """COCO's compressed run lengths of each mask."""
-    runs: Runs
+    run_lengths: RunLengths
     """The same, parsed."""
     granularity: NDArray[np.float32]
     """(n,) in [0.1, 1.0]."""
@@ -130,7 +130,7 @@ class LoadedSample:
         rank = np.zeros(count, dtype=np.int64) if self.origin_rank is None else self.origin_rank
         height, width = self.image.shape[:2]
         rows, columns = ((2 * np.arange(ALONE_GRID) + 1) * side // (2 * ALONE_GRID) for side in (height, width))
-        held = dict(zip(instances.tolist(), self.runs.sampled(instances, columns, rows), strict=True))
+        held = dict(zip(instances.tolist(), self.run_lengths.sampled(instances, columns, rows), strict=True))
         taken = np.zeros((ALONE_GRID, ALONE_GRID // 8), dtype=np.uint8)
         kept = np.zeros(count, dtype=np.bool_)
         for instance in instances[np.lexsort((instances, -self.area_px[instances], rank[instances]))].tolist():
@@ -142,7 +142,7 @@ class LoadedSample:
 
     @property
     def nbytes(self) -> int:
-        return self.image.nbytes + self.runs.nbytes + sum(map(len, self.counts))
+        return self.image.nbytes + self.run_lengths.nbytes + sum(map(len, self.counts))
 
 
 class ShardIndex:
@@ -275,7 +275,7 @@ def decoded(image_bytes: bytes, record: bytes, *, where: str) -> LoadedSample:
         image = decode_rgb(image_bytes, max_pixels=MAX_IMAGE_PIXELS)
     except SampleFailureError as error:
         raise BadSampleError(f"{where}: {error}") from error
-    runs = Runs.of(sample.counts, sample.height, sample.width)
+    run_lengths = RunLengths.of(sample.counts, sample.height, sample.width)
     if image.shape[:2] != (sample.height, sample.width):
         raise BadSampleError(f"{where}: the image is {image.shape[:2]}, its masks {(sample.height, sample.width)}")
     return LoadedSample(
@@ -283,7 +283,7 @@ def decoded(image_bytes: bytes, record: bytes, *, where: str) -> LoadedSample:
         where=where,
         image=image,
         counts=sample.counts,
-        runs=runs,
+        run_lengths=run_lengths,
         granularity=sample.granularity,
         instance_id=sample.instance_id,
         area_px=sample.area_px,

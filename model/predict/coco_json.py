@@ -56,19 +56,19 @@ class PredictedMask:
 
     @property
     def area_px(self) -> int:
-        return rle_codec.area_px(rle_codec.runs_of(self.segmentation))
+        return rle_codec.area_px(rle_codec.run_lengths_of(self.segmentation))
 
     def to_json(self, place: int, *, image_id: int = FIRST_ID) -> dict[str, Any]:
         """An entry of `annotations`, of the mask at this place (0, 1, …) of its list."""
-        runs = rle_codec.runs_of(self.segmentation)
+        lengths = rle_codec.run_lengths_of(self.segmentation)
         return {
             "id": _id_of(place),
             "image_id": image_id,
             "category_id": 1,
             "iscrowd": 0,
             "segmentation": self.segmentation,
-            "bbox": list(rle_codec.bbox_xywh(runs, self.segmentation["size"][0])),
-            "area": rle_codec.area_px(runs),
+            "bbox": list(rle_codec.bbox_xywh(lengths, self.segmentation["size"][0])),
+            "area": rle_codec.area_px(lengths),
             "granularity": self.granularity,
             "score": round(self.score, SCORE_DECIMALS),
             "stability": None if self.stability is None else round(self.stability, SCORE_DECIMALS),

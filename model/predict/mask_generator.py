@@ -474,12 +474,12 @@ class GranularMaskGenerator:
         if self.output_mode == "uncompressed_rle":
             return mask
         height, width = mask["size"]
-        compressed = rle_codec.from_runs(np.array(mask["counts"], dtype=np.int64), height, width)
+        compressed = rle_codec.from_run_lengths(np.array(mask["counts"], dtype=np.int64), height, width)
         return compressed if self.output_mode == "coco_rle" else rle_codec.decode(compressed)
 
 
 def _uncompressed(mask: PredictedMask) -> UncompressedRle:
-    return {"size": list(mask.segmentation["size"]), "counts": rle_codec.runs_of(mask.segmentation).tolist()}
+    return {"size": list(mask.segmentation["size"]), "counts": rle_codec.run_lengths_of(mask.segmentation).tolist()}
 
 
 def _sam2_generator(model: GranularSam2, **options: Any) -> Any:

@@ -44,7 +44,7 @@ from pipeline.format.schema import CONTAINED_FRACTION, Annotation
 from pipeline.labeling.atoms import BoxMask, cut_atoms, enlargement, sampled
 from pipeline.labeling.config import MineConfig
 
-from ..data.run_lengths import Runs
+from ..data.run_lengths import RunLengths
 from .coco_json import PredictedMask
 from .image import LOGIT_LIMIT, ImageLike, Prompts, check_prompts
 from .image_files import as_rgb
@@ -89,8 +89,8 @@ class Tree:
     width: int
 
     @cached_property
-    def runs(self) -> Runs:
-        return Runs.of([each.segmentation["counts"] for each in self.annotations], self.height, self.width)
+    def run_lengths(self) -> RunLengths:
+        return RunLengths.of([each.segmentation["counts"] for each in self.annotations], self.height, self.width)
 
     @cached_property
     def granularity(self) -> NDArray[np.float64]:
@@ -124,22 +124,22 @@ class Tree:
     def grid_bits(self) -> NDArray[np.uint8]:
         """(n, GRID, GRID / 8) the masks at the cells' centres, packed."""
         columns, rows = enlargement(self.width, GRID), enlargement(self.height, GRID)
-        return self.runs.sampled(np.arange(len(self.annotations)), columns, rows)
+        return self.run_lengths.sampled(np.arange(len(self.annotations)), columns, rows)
 
     def holds(self, points: IntArray) -> BoolArray:
         """(n, K) which masks hold which of the pixels (K, 2) x, y."""
         asked = points[:, 0] * self.height + points[:, 1]
         begins = np.arange(len(self.annotations))[:, None] * (self.height * self.width)
         held: BoolArray = (
-            np.searchsorted(self._ends, begins + asked, side="right") - self.runs.first[:-1, None]
+            np.searchsorted(self._ends, begins + asked, side="right") - self.run_lengths.first[:-1, None]
         ) % 2 == 1
         return held
 
     @cached_property
     def _ends(self) -> IntArray:
-        """Where runs end, each mask's after the one before: ascending."""
-        of_run = np.repeat(np.arange(len(self.annotations)), np.diff(self.runs.first))
-        return self.runs.ends + of_run * (self.height * self.width)
+        """Where run lengths end, each mask's after the one before: ascending."""
+        mask_of_run = np.repeat(np.arange(len(self.annotations)), np.diff(self.run_lengths.first))
+        return self.run_lengths.ends + mask_of_run * (self.height * self.width)
 
     def mask(self, place: int) -> BoolArray:
         """(H, W)."""
@@ -151,7 +151,8 @@ class Tree:
         scale = min(1.0, FINEST_SIDE_PX / max(self.height, self.width))
         grid = max(1, round(self.height * scale)), max(1, round(self.width * scale))
         boxes = [
-            sampled(rle_codec.runs_of(each.segmentation), (self.height, self.width), grid) for each in self.annotations
+            sampled(rle_codec.run_lengths_of(each.segmentation), (self.height, self.width), grid)
+            for each in self.annotations
         ]
         return cut_atoms(np.zeros(grid, dtype=np.int32), boxes)[0].labels
 

@@ -246,7 +246,7 @@ def _segmentation(mask: Annotation, form: MaskForm) -> object:
     """A mask as COCO has it: compressed or plain run lengths, or polygons."""
     size, counts = mask.segmentation["size"], mask.segmentation["counts"]
     if form == "uncompressed":
-        return {"size": size, "counts": rle.runs_of(mask.segmentation).tolist()}
+        return {"size": size, "counts": rle.run_lengths_of(mask.segmentation).tolist()}
     if form == "polygons":
         from ..format.polygons import polygons_of
 
@@ -322,9 +322,9 @@ def sa1b_record(sample: Sample, *, image_id: int, extension: str | None) -> dict
 
 
 def inner_point(mask: Annotation) -> tuple[int, int]:
-    """(x, y) of one foreground pixel: the middle of the longest vertical run, pixels from the upper left corner."""
-    runs = rle.runs_of(mask.segmentation)
-    longest = 1 + 2 * int(np.argmax(runs[1::2]))
-    middle = int(runs[:longest].sum() + runs[longest] // 2)
+    """(x, y) of one foreground pixel: the middle of the longest vertical stretch, pixels from the upper left corner."""
+    lengths = rle.run_lengths_of(mask.segmentation)
+    longest = 1 + 2 * int(np.argmax(lengths[1::2]))
+    middle = int(lengths[:longest].sum() + lengths[longest] // 2)
     height = mask.segmentation["size"][0]
     return middle // height, middle % height

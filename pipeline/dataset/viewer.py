@@ -186,9 +186,9 @@ def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
     """
     full_height, full_width = segmentation["size"]
     if (height, width) == (full_height, full_width):
-        rle.runs_of(segmentation)
+        rle.run_lengths_of(segmentation)
         return segmentation
-    ends = np.cumsum(rle.runs_of(segmentation))
+    ends = np.cumsum(rle.run_lengths_of(segmentation))
     columns = ((np.arange(width) + 0.5) * full_width / width).astype(np.int64)
     rows = ((np.arange(height) + 0.5) * full_height / height).astype(np.int64)
     positions = (columns[:, None] * full_height + rows[None, :]).ravel()

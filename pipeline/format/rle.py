@@ -1,11 +1,11 @@
 """COCO compressed run-length encoding: the form in which every mask is stored.
 
-A mask of (height, width) is read column by column; the runs alternate between background and foreground and
-begin with background. The runs are written as a string of 6-bit characters, each run after the second as the
-difference to the run two places before (the scheme of the COCO API).
+A mask of (height, width) is read column by column; the run lengths alternate between background and foreground and
+begin with background. They are written as a string of 6-bit characters, each after the second as the difference to
+the one two places before (the scheme of the COCO API).
 
-pycocotools encodes fast but trusts its input when it decodes: runs that do not sum to height x width read or write
-outside the array. Everything here checks first, and decodes itself.
+pycocotools encodes fast but trusts its input when it decodes: run lengths that do not sum to height x width read or
+write outside the array. Everything here checks first, and decodes itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pycocotools import mask as coco_mask
 
 from ..errors import SchemaError
 
-MAX_RUNS = 50_000_000
-"""No honest mask has more runs than this; a longer string is refused before anything is allocated."""
+MAX_RUN_LENGTHS = 50_000_000
+"""No honest mask has more run lengths than this; a longer string is refused before anything is allocated."""
 
 MAX_COORDINATE = 2.0**20
 """Of a polygon, pixels."""
@@ -46,13 +46,13 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
     """Decodes to (H, W) bool.
 
     Raises:
-        SchemaError: the runs do not sum to height x width, or the string is malformed.
+        SchemaError: the run lengths do not sum to height x width, or the string is malformed.
     """
     height, width = rle["size"]
-    return _fill(runs_of(rle), height, width).T.copy()
+    return _fill(run_lengths_of(rle), height, width).T.copy()
 
 
-def runs_of(rle: Rle) -> NDArray[np.int64]:
+def run_lengths_of(rle: Rle) -> NDArray[np.int64]:
     """The run lengths, background first: (R,) int64, checked to sum to height x width.
 
     Raises:
@@ -63,35 +63,35 @@ def runs_of(rle: Rle) -> NDArray[np.int64]:
         text = rle["counts"].encode("ascii")
     except (UnicodeEncodeError, AttributeError) as error:
         raise SchemaError(f"RLE counts: expected an ASCII string, found {rle['counts']!r:.60}") from error
-    if len(text) > 7 * MAX_RUNS:
+    if len(text) > 7 * MAX_RUN_LENGTHS:
         raise SchemaError(f"RLE counts: {len(text)} characters are more than any mask needs")
-    runs, status = _parse(np.frombuffer(text, dtype=np.uint8))
+    lengths, status = _parse(np.frombuffer(text, dtype=np.uint8))
     if status == 1:
         raise SchemaError("RLE counts: a character outside the alphabet of COCO's compressed form")
     if status == 2:
         raise SchemaError("RLE counts: the string ends inside a number")
     if status == 3:
         raise SchemaError("RLE counts: a negative or too large run")
-    total = int(runs.sum())
+    total = int(lengths.sum())
     if total != height * width:
         raise SchemaError(f"RLE counts sum to {total}, expected height x width = {height} x {width} = {height * width}")
-    return runs
+    return lengths
 
 
 def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Where the runs of all masks of one image end, checked as by `runs_of`.
+    """Where the run lengths of all masks of one image end, checked as by `run_lengths_of`.
 
     Args:
-        counts: compressed runs of n masks.
+        counts: compressed run lengths of n masks.
         height: of every mask in pixels; height x width below 2**31.
         width: likewise.
 
     Returns:
-        ends, int32: the masks' runs one after the other, as the column-major pixel at which each ends; and first,
+        ends, int32: the masks' run lengths one after the other, as the column-major pixel at which each ends; and first,
         (n + 1,) int64: mask m has `ends[first[m]:first[m + 1]]`, of which every second one is foreground.
 
     Raises:
-        SchemaError: as `runs_of`, for the first mask that is wrong.
+        SchemaError: as `run_lengths_of`, for the first mask that is wrong.
     """
     if height * width >= 2**31:
         raise SchemaError(f"RLE: {height} x {width} pixels, expected fewer than 2**31")
@@ -102,15 +102,15 @@ def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.
         ends, first, good = _parse_ends(np.frombuffer(text.encode("ascii"), dtype=np.uint8), starts, height * width)
         if good:
             return ends, first
-    # Something is wrong, or written with more characters than it needs: `runs_of` knows.
-    runs = [runs_of({"size": [height, width], "counts": each}) for each in counts]
-    ends = np.concatenate([np.cumsum(each, dtype=np.int32) for each in runs])
-    return ends, np.cumsum([0, *map(len, runs)], dtype=np.int64)
+    # Something is wrong, or written with more characters than it needs: `run_lengths_of` knows.
+    lengths = [run_lengths_of({"size": [height, width], "counts": each}) for each in counts]
+    ends = np.concatenate([np.cumsum(each, dtype=np.int32) for each in lengths])
+    return ends, np.cumsum([0, *map(len, lengths)], dtype=np.int64)
 
 
-def from_runs(runs: NDArray[np.int64], height: int, width: int) -> Rle:
-    """The inverse of `runs_of`: (R,) int64, background first, summing to height x width."""
-    return {"size": [height, width], "counts": bytes(_format(runs.astype(np.int64))).decode("ascii")}
+def from_run_lengths(lengths: NDArray[np.int64], height: int, width: int) -> Rle:
+    """The inverse of `run_lengths_of`: (R,) int64, background first, summing to height x width."""
+    return {"size": [height, width], "counts": bytes(_format(lengths.astype(np.int64))).decode("ascii")}
 
 
 def from_coco(segmentation: Any, height: int, width: int, *, where: str, clip: bool = False) -> Rle:
@@ -145,11 +145,11 @@ def from_coco(segmentation: Any, height: int, width: int, *, where: str, clip: b
                 raise SchemaError("its uncompressed counts are no whole numbers from 0")
             if sum(counts) != height * width:
                 raise SchemaError(f"RLE counts sum to {sum(counts)}, expected {height} x {width}")
-            return from_runs(np.asarray(counts, dtype=np.int64), height, width)
+            return from_run_lengths(np.asarray(counts, dtype=np.int64), height, width)
         if not isinstance(counts, str):
             raise SchemaError(f"counts must be a string or a list, found counts {counts!r:.40}")
         rle: Rle = {"size": [height, width], "counts": counts}
-        runs_of(rle)
+        run_lengths_of(rle)
         return rle
     except SchemaError as error:
         raise SchemaError(f"{where}: expected polygons or run lengths of {height} x {width}; {error}") from error
@@ -176,14 +176,14 @@ def expect_polygons(polygons: Sequence[Any], *, limit: float = math.inf) -> None
             raise SchemaError("a polygon's coordinates are finite numbers of pixels, found others")
 
 
-def area_px(runs: NDArray[np.int64]) -> int:
-    """Foreground pixels of checked runs."""
-    return int(runs[1::2].sum())
+def area_px(lengths: NDArray[np.int64]) -> int:
+    """Foreground pixels of checked run lengths."""
+    return int(lengths[1::2].sum())
 
 
-def bbox_xywh(runs: NDArray[np.int64], height: int) -> tuple[int, int, int, int]:
+def bbox_xywh(lengths: NDArray[np.int64], height: int) -> tuple[int, int, int, int]:
     """Tight box (x, y, w, h) in whole pixels, w = max - min + 1; (0, 0, 0, 0) for an empty mask."""
-    x, y, w, h = _bbox(runs, height)
+    x, y, w, h = _bbox(lengths, height)
     return int(x), int(y), int(w), int(h)
 
 
@@ -216,11 +216,11 @@ def without_copies(rles: Sequence[Rle], *, max_iou: float) -> NDArray[np.int64]:
 
 
 def _intervals(rles: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Foreground of N masks, column by column: where runs start and end, (R,) int64 each, one mask after the other; and
-    where each mask's runs begin among them, (N + 1,) int64."""
+    """Foreground of N masks, column by column: where it starts and ends, (R,) int64 each, one mask after the other; and
+    where each mask begins among them, (N + 1,) int64."""
     if len({tuple(rle["size"]) for rle in rles}) > 1:
         raise ValueError("masks of one image have one size")
-    bounds = [np.cumsum(runs_of(rle)) for rle in rles]
+    bounds = [np.cumsum(run_lengths_of(rle)) for rle in rles]
     ends = [each[1::2] for each in bounds]
     starts = [each[0::2][: len(end)] for each, end in zip(bounds, ends, strict=True)]
     first = np.cumsum([0, *map(len, ends)], dtype=np.int64)
@@ -280,7 +280,7 @@ def _without_copies(starts, ends, first, max_iou):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True)
 def _number(text, position, stop):  # type: ignore[no-untyped-def]
-    """One number of the compressed form: (value, position behind it, 0), or a status as in `runs_of`."""
+    """One number of the compressed form: (value, position behind it, 0), or a status as in `run_lengths_of`."""
     value = np.int64(0)
     shift = 0
     more = True
@@ -303,20 +303,20 @@ def _number(text, position, stop):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _parse(text):  # type: ignore[no-untyped-def]
-    runs = np.empty(max(text.size, 1), dtype=np.int64)
+    lengths = np.empty(max(text.size, 1), dtype=np.int64)
     count = 0
     position = 0
     while position < text.size:
         value, position, status = _number(text, position, text.size)
         if status:
-            return runs[:count], status
+            return lengths[:count], status
         if count > 2:
-            value += runs[count - 2]
+            value += lengths[count - 2]
         if value < 0 or value > (1 << 48):
-            return runs[:count], 3
-        runs[count] = value
+            return lengths[:count], 3
+        lengths[count] = value
         count += 1
-    return runs[:count], 0
+    return lengths[:count], 0
 
 
 @numba.njit(cache=True)
@@ -367,24 +367,24 @@ def _parse_ends(text, starts, total):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _fill(runs, height, width):  # type: ignore[no-untyped-def]
+def _fill(lengths, height, width):  # type: ignore[no-untyped-def]
     columns = np.zeros(height * width, dtype=np.bool_)
     start = 0
-    for i in range(runs.size):
+    for i in range(lengths.size):
         if i % 2 == 1:
-            columns[start : start + runs[i]] = True
-        start += runs[i]
+            columns[start : start + lengths[i]] = True
+        start += lengths[i]
     return columns.reshape((width, height))
 
 
 @numba.njit(cache=True)
-def _format(runs):  # type: ignore[no-untyped-def]
-    text = np.empty(runs.size * 11, dtype=np.uint8)
+def _format(lengths):  # type: ignore[no-untyped-def]
+    text = np.empty(lengths.size * 11, dtype=np.uint8)
     length = 0
-    for i in range(runs.size):
-        value = runs[i]
+    for i in range(lengths.size):
+        value = lengths[i]
         if i > 2:
-            value -= runs[i - 2]
+            value -= lengths[i - 2]
         more = True
         while more:
             char = value & 0x1F
@@ -401,11 +401,11 @@ def _format(runs):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _bbox(runs, height):  # type: ignore[no-untyped-def]
+def _bbox(lengths, height):  # type: ignore[no-untyped-def]
     min_x, max_x, min_y, max_y = 1 << 60, -1, 1 << 60, -1
     start = 0
-    for i in range(runs.size):
-        length = runs[i]
+    for i in range(lengths.size):
+        length = lengths[i]
         if i % 2 == 1 and length > 0:
             end = start + length - 1
             first_column, last_column = start // height, end // height

@@ -408,11 +408,13 @@ def validate_sample(sample: Sample, *, where: str) -> None:
     decoded = {}
     for mask in sample.annotations:
         here = f"{where}: annotations[{mask.id}]"
-        runs = rle_codec.runs_of(mask.segmentation)
-        if rle_codec.area_px(runs) != mask.area:
-            raise SchemaError(f"{here}: area is {mask.area}, its RLE has {rle_codec.area_px(runs)}")
-        if rle_codec.bbox_xywh(runs, sample.height) != mask.bbox:
-            raise SchemaError(f"{here}: bbox is {mask.bbox}, its RLE gives {rle_codec.bbox_xywh(runs, sample.height)}")
+        lengths = rle_codec.run_lengths_of(mask.segmentation)
+        if rle_codec.area_px(lengths) != mask.area:
+            raise SchemaError(f"{here}: area is {mask.area}, its RLE has {rle_codec.area_px(lengths)}")
+        if rle_codec.bbox_xywh(lengths, sample.height) != mask.bbox:
+            raise SchemaError(
+                f"{here}: bbox is {mask.bbox}, its RLE gives {rle_codec.bbox_xywh(lengths, sample.height)}"
+            )
         if mask.granularity != round(mask.granularity, 6):
             raise SchemaError(f"{here}: granularity {mask.granularity!r} has more than six decimals")
         decoded[mask.id] = mask

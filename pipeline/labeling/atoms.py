@@ -61,7 +61,7 @@ def enlarged(grid: NDArray[Cell], height: int, width: int) -> NDArray[Cell]:
     return grid[np.ix_(enlargement(grid.shape[0], height), enlargement(grid.shape[1], width))]
 
 
-class RunWriter:
+class RunLengthWriter:
     """Run lengths of sets of atoms at full size, straight from the label map: no array of the full size is made."""
 
     def __init__(self, atoms: Atoms, height: int, width: int) -> None:
@@ -70,7 +70,7 @@ class RunWriter:
         self._columns = enlargement(atoms.labels.shape[1], width)
         self._boxes = _atom_boxes(atoms.labels, len(atoms))
 
-    def runs(self, members: BoolArray) -> IntArray:
+    def run_lengths(self, members: BoolArray) -> IntArray:
         """Of a set of atoms (L,) bool: (R,) int64, background first, column by column, summing to height x width."""
         boxes = self._boxes[members]
         if boxes.size == 0:
@@ -79,8 +79,8 @@ class RunWriter:
         bottom, right = boxes[:, 2].max(), boxes[:, 3].max()
         borders = _borders(self._labels, members, top, left, bottom, right, self._row_start, self._columns, self.height)
         ends = np.concatenate([np.zeros(1, np.int64), borders, [self.height * self.width]])
-        runs = np.diff(ends)
-        return runs[:-1] if runs[-1] == 0 else runs
+        lengths = np.diff(ends)
+        return lengths[:-1] if lengths[-1] == 0 else lengths
 
 
 @dataclass(frozen=True)
@@ -153,19 +153,19 @@ def cut_atoms(labels: NDArray[np.int32], boxes: Sequence[BoxMask]) -> tuple[Atom
     return Atoms.of(compact[found]), members, labels[y, x].astype(np.int64)
 
 
-def sampled(runs: IntArray, size: tuple[int, int], grid: tuple[int, int]) -> BoxMask:
+def sampled(lengths: IntArray, size: tuple[int, int], grid: tuple[int, int]) -> BoxMask:
     """A mask given by its run lengths, on a grid of at most its size: each cell shows the pixel at its centre.
 
     Args:
-        runs: (R,) int64, background first, column by column, summing to height x width.
+        lengths: (R,) int64, background first, column by column, summing to height x width.
         size: (height, width) of the mask.
         grid: (h, w).
     """
     rows, columns = enlargement(size[0], grid[0]), enlargement(size[1], grid[1])
-    ends = np.cumsum(runs)
-    if runs.size < 2:
+    ends = np.cumsum(lengths)
+    if lengths.size < 2:
         return BoxMask(0, 0, np.zeros((0, 0), dtype=np.bool_))
-    first, after = ends[0] // size[0], -(-ends[runs.size // 2 * 2 - 1] // size[0])  # columns of the first, last run
+    first, after = ends[0] // size[0], -(-ends[lengths.size // 2 * 2 - 1] // size[0])  # columns of the first, last run
     left, right = np.searchsorted(columns, [first, after])
     return BoxMask.of(_sample(ends, size[0], rows, columns[left:right]), left=int(left))
 

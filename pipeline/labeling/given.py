@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from ..format import rle as rle_codec
-from ..format.rle import Rle, runs_of
+from ..format.rle import Rle, run_lengths_of
 from ..format.schema import Origin
 from .atoms import BoxMask, cut_atoms, enlarged, sampled
 from .config import DivideConfig, RefineConfig
@@ -66,7 +66,7 @@ def join_given(
     labels = candidates.atoms.labels
     scale = min(divide.given_side_px / max(height, width), 1.0)
     rows, columns = (max(round(side * scale), small) for side, small in zip((height, width), labels.shape, strict=True))
-    boxes = [sampled(runs_of(each.rle), (height, width), (rows, columns)) for each in given]
+    boxes = [sampled(run_lengths_of(each.rle), (height, width), (rows, columns)) for each in given]
     atoms, members, base = cut_atoms(enlarged(labels, rows, columns), boxes)
     large = divide.min_given_fraction * atoms.area_px.sum()
     scores = np.array([np.nan if each.score is None else each.score for each in given])

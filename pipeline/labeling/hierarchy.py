@@ -32,7 +32,7 @@ from ..format import rle as rle_codec
 from ..format.granularity import GranularityMethod, granularity_of
 from ..format.rle import Rle
 from ..format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION, ORIGINS, Annotation, Origin
-from .atoms import Atoms, RunWriter, contained_fraction, intersection_px, iou, suppress_duplicates
+from .atoms import Atoms, RunLengthWriter, contained_fraction, intersection_px, iou, suppress_duplicates
 from .config import TreeConfig
 
 FREE_FRACTION: Final = 0.1
@@ -80,7 +80,7 @@ def build_hierarchy(
     """
     masks = _Masks.of(candidates)
     groups = _instances(masks, height * width, tree)
-    write = RunWriter(candidates.atoms, height, width)
+    write = RunLengthWriter(candidates.atoms, height, width)
     built = [_build_instance(masks, instance, parts, tree, write) for instance, parts in groups.items()]
     built.sort(key=lambda family: family[0].order)
     annotations: list[Annotation] = []
@@ -202,7 +202,7 @@ class _Member:
 
 
 def _build_instance(
-    masks: _Masks, instance: int, parts: Sequence[int], tree: TreeConfig, write: RunWriter
+    masks: _Masks, instance: int, parts: Sequence[int], tree: TreeConfig, write: RunLengthWriter
 ) -> list[_Member]:
     """Clips, removes duplicates and nests until nothing changes: the instance first, then its parts in order."""
     places = np.array([instance, *sorted(parts)], dtype=np.int64)
@@ -213,7 +213,7 @@ def _build_instance(
     def rle(row: NDArray[np.bool_]) -> Rle:
         members = np.zeros(len(masks.atoms), dtype=np.bool_)
         members[inside] = row
-        return rle_codec.from_runs(write.runs(members), write.height, write.width)
+        return rle_codec.from_run_lengths(write.run_lengths(members), write.height, write.width)
 
     while True:
         shared = intersection_px(rows, area_px)
@@ -278,7 +278,7 @@ def _annotations(family: Sequence[_Member], first_id: int, granularity: Granular
         Annotation(
             id=first_id + index,
             segmentation=each.rle,
-            bbox=rle_codec.bbox_xywh(rle_codec.runs_of(each.rle), each.rle["size"][0]),
+            bbox=rle_codec.bbox_xywh(rle_codec.run_lengths_of(each.rle), each.rle["size"][0]),
             area=each.area,
             granularity=float(value),
             instance_id=first_id,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment.stage_seconds import StageSeconds
-from ..format.rle import runs_of
+from ..format.rle import run_lengths_of
 from ..format.schema import CONTAINED_FRACTION, MAX_IMAGE_FRACTION, ORIGINS, Origin
 from .atoms import (
     BoxMask,
@@ -102,7 +102,7 @@ def patch_candidates(
             detected = [replace(each, mask=guide.refine(each.mask, config.refine).mask) for each in detected]
     with seconds.timed("divide"):
         outside = [
-            Detection(sampled(runs_of(each.rle), full.shape[:2], (height, width)), each.origin, each.score)
+            Detection(sampled(run_lengths_of(each.rle), full.shape[:2], (height, width)), each.origin, each.score)
             for each in given
         ]
         instances = _instances([*detected, *outside], height, width, config)

@@ -65,4 +65,4 @@ def _mask(entry: Any, height: int, width: int, where: str) -> Rle | None:
         found = segmentation.get("size") if isinstance(segmentation, dict) else type(segmentation).__name__
         raise SchemaError(f"{where}: expected an RLE of size [{height}, {width}], found {found!r:.80}")
     rle = rle_codec.from_coco(segmentation, height, width, where=where)
-    return rle if rle_codec.area_px(rle_codec.runs_of(rle)) > 0 else None
+    return rle if rle_codec.area_px(rle_codec.run_lengths_of(rle)) > 0 else None

@@ -238,7 +238,7 @@ class Proposals:
             rle: Any = entry.segmentation
             if not isinstance(rle, dict):
                 rle = rle_codec.from_coco(rle, height, width, where=entry.where, clip=True)
-            if rle_codec.area_px(rle_codec.runs_of(rle)) > 0:
+            if rle_codec.area_px(rle_codec.run_lengths_of(rle)) > 0:
                 found.append(Proposal(rle, entry.score))
             elif passed is not None:
                 passed.add("proposal_without_mask", f"{source_uri} {member or ''}".rstrip())

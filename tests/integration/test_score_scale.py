@@ -40,7 +40,7 @@ def blobs(random: np.random.Generator, count: int) -> list[schema.Annotation]:
         mask = distance < 1 + 0.8 * noise
         if mask.sum() >= 16:
             encoded = rle.encode(mask)
-            box = rle.bbox_xywh(rle.runs_of(encoded), HEIGHT)
+            box = rle.bbox_xywh(rle.run_lengths_of(encoded), HEIGHT)
             found[encoded["counts"]] = (int(mask.sum()), encoded, box)
     ordered = sorted(found.values(), key=lambda each: (-each[0], each[1]["counts"].encode("ascii")))
     return [

@@ -18,9 +18,9 @@ masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
 @given(masks)
 def test_round_trip(mask: np.ndarray) -> None:
     encoded = rle.encode(mask)
-    runs = rle.runs_of(encoded)
+    runs = rle.run_lengths_of(encoded)
     assert np.array_equal(rle.decode(encoded), mask)
-    assert rle.from_runs(runs, *mask.shape) == encoded
+    assert rle.from_run_lengths(runs, *mask.shape) == encoded
     assert rle.area_px(runs) == mask.sum()
     rows, columns = np.nonzero(mask)
     box = (0, 0, 0, 0)

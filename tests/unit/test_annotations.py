@@ -33,7 +33,7 @@ def with_segmentation(segmentation: Any) -> dict[str, Any]:
 
 def test_compressed_and_uncompressed_masks_are_read() -> None:
     first, second = mask(1, 2, 4, 3), mask(0, 0, 2, 2)
-    runs = rle.runs_of(rle.encode(second)).tolist()
+    runs = rle.run_lengths_of(rle.encode(second)).tolist()
     record = {
         "annotations": [
             {"segmentation": rle.encode(first), "area": 12, "predicted_iou": 0.9},
@@ -121,4 +121,4 @@ def test_random_text_never_raises_anything_else() -> None:
             (found,) = parsed(with_segmentation({"size": SIZE, "counts": text})) or (None,)
         except SampleFailureError:
             continue
-        assert found is None or rle.runs_of(found).sum() == TOTAL
+        assert found is None or rle.run_lengths_of(found).sum() == TOTAL

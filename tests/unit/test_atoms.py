@@ -103,7 +103,7 @@ def test_a_box_holds_its_mask_to_the_last_row_and_column() -> None:
 @settings(max_examples=100)
 def test_masks_are_sampled_at_the_centres_of_a_grid(mask: np.ndarray, scale: float) -> None:
     grid = tuple(max(round(side * scale), 1) for side in mask.shape)
-    found = masks.sampled(rle.runs_of(rle.encode(mask)), mask.shape, (grid[0], grid[1]))
+    found = masks.sampled(rle.run_lengths_of(rle.encode(mask)), mask.shape, (grid[0], grid[1]))
     rows, columns = (((2 * np.arange(g) + 1) * s) // (2 * g) for g, s in zip(grid, mask.shape, strict=True))
     assert np.array_equal(found.full(*grid), mask[np.ix_(rows, columns)])
 

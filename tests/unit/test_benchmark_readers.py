@@ -47,7 +47,7 @@ def annotation(number: int, image: int, segmentation: Any, **more: Any) -> dict[
 
 
 def uncompressed(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    return {"size": [HEIGHT, WIDTH], "counts": rle.runs_of(rle.encode(mask)).tolist()}
+    return {"size": [HEIGHT, WIDTH], "counts": rle.run_lengths_of(rle.encode(mask)).tolist()}
 
 
 def coco_record(names: list[str]) -> dict[str, Any]:

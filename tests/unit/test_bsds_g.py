@@ -50,7 +50,7 @@ def test_real_images_of_both_forms(shared_data: Path) -> None:
     truth = union[0].load()
     assert set(truth.views) == {"all", "coarse", "middle", "fine", "wholes"}
     assert sum(len(truth.views[name]) for name in ("coarse", "middle", "fine")) == len(truth.objects)
-    assert all(each.area_px == rle.area_px(rle.runs_of(each.mask)) >= 32 for each in truth.objects)
+    assert all(each.area_px == rle.area_px(rle.run_lengths_of(each.mask)) >= 32 for each in truth.objects)
     pool = bsds.read_bsds_g(root, "val").images[0].load()
     assert set(pool.views["core"]) <= set(pool.views["extended"])
     assert all(pair.part in pool.views["core"] and pair.whole in pool.views["core"] for pair in pool.pairs)

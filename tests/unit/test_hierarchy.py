@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.format import rle
 from pipeline.format.granularity import GranularityMethod
 from pipeline.format.schema import Annotation, Origin
-from pipeline.labeling.atoms import Atoms, BoxMask, RunWriter, cut_atoms, enlargement
+from pipeline.labeling.atoms import Atoms, BoxMask, RunLengthWriter, cut_atoms, enlargement
 from pipeline.labeling.config import TreeConfig
 from pipeline.labeling.hierarchy import Candidates, build_hierarchy
 from tests.annotations import check_annotations
@@ -134,9 +134,9 @@ def test_masks_are_enlarged_exactly() -> None:
     random = np.random.default_rng(0)
     for share in (0.0, 0.1, 0.5, 0.9, 1.0):
         members = random.random(35) < share
-        runs = RunWriter(atoms, 23, 41).runs(members)
-        assert np.array_equal(rle.decode(rle.from_runs(runs, 23, 41)), members[full])
-        assert rle.from_runs(runs, 23, 41) == rle.encode(members[full])
+        runs = RunLengthWriter(atoms, 23, 41).run_lengths(members)
+        assert np.array_equal(rle.decode(rle.from_run_lengths(runs, 23, 41)), members[full])
+        assert rle.from_run_lengths(runs, 23, 41) == rle.encode(members[full])
 
 
 @st.composite

@@ -23,7 +23,7 @@ def sample(masks: int = 40) -> Sample:
     for number in range(masks):
         mask = rng.random((30, 50)) < 0.2 if number else np.ones((30, 50), bool)
         encoded = rle.encode(mask)
-        runs = rle.runs_of(encoded)
+        runs = rle.run_lengths_of(encoded)
         annotations.append(
             Annotation(
                 id=number, segmentation=encoded, bbox=rle.bbox_xywh(runs, 30), area=rle.area_px(runs),

@@ -32,7 +32,7 @@ FORMS: dict[str, Any] = {
     "compressed": rle.encode(MASK),
     "uncompressed": {
         "size": [HEIGHT, WIDTH],
-        "counts": rle.runs_of(rle.encode(MASK)).tolist(),
+        "counts": rle.run_lengths_of(rle.encode(MASK)).tolist(),
     },
     "polygon": [POLYGON],
     "polygons that overlap": [POLYGON, [4.0, 3.0, 10.0, 3.0, 10.0, 9.0, 4.0, 9.0]],

@@ -27,7 +27,7 @@ def test_encodes_as_pycocotools_reads() -> None:
 
 
 def test_runs_area_and_box() -> None:
-    runs = rle.runs_of(rle.encode(drawn()))
+    runs = rle.run_lengths_of(rle.encode(drawn()))
     assert runs.tolist() == [9, 3, 4, 3, 4, 3, 9]
     assert rle.area_px(runs) == 9
     assert rle.bbox_xywh(runs, height=7) == (1, 2, 3, 3)
@@ -35,7 +35,7 @@ def test_runs_area_and_box() -> None:
 
 def test_box_of_a_run_across_columns_covers_the_last_row_and_column() -> None:
     mask = np.ones((3, 4), dtype=bool)
-    assert rle.bbox_xywh(rle.runs_of(rle.encode(mask)), height=3) == (0, 0, 4, 3)
+    assert rle.bbox_xywh(rle.run_lengths_of(rle.encode(mask)), height=3) == (0, 0, 4, 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
@@ -130,7 +130,7 @@ def test_cocos_three_forms_are_one_mask() -> None:
     mask[5:20, 10:30] = True
     expected = rle.encode(mask)
     polygon = [10, 5, 30, 5, 30, 20, 10, 20]
-    forms = (expected, {"size": [40, 60], "counts": rle.runs_of(expected).tolist()}, [polygon])
+    forms = (expected, {"size": [40, 60], "counts": rle.run_lengths_of(expected).tolist()}, [polygon])
     for form in forms:
         assert rle.from_coco(form, 40, 60, where="here") == expected
     outside = [[-500.0, -500.0, 2.0**21, -500.0, 2.0**21, 1000.0, -500.0, 1000.0]]

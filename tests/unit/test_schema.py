@@ -15,7 +15,7 @@ from pipeline.format.schema import Annotation, Sample
 
 def annotation(mask: np.ndarray, **changes: object) -> Annotation:
     encoded = rle.encode(mask)
-    runs = rle.runs_of(encoded)
+    runs = rle.run_lengths_of(encoded)
     fields: dict[str, object] = {
         "id": 0,
         "segmentation": encoded,

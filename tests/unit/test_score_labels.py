@@ -402,7 +402,11 @@ def test_equal_levels_of_a_ucm_are_one_merge(tmp_path: Path) -> None:
     ucm = np.zeros((2 * 10 + 1, 2 * 30 + 1))
     ucm[:, 20] = ucm[:, 40] = 0.5
     savemat(tmp_path / "1.mat", {"ucm2": ucm})
-    assert [rle.area_px(rle.runs_of(each)) for each in baselines.ucm_tree_masks(tmp_path / "1.mat")] == [100, 100, 100]
+    assert [rle.area_px(rle.run_lengths_of(each)) for each in baselines.ucm_tree_masks(tmp_path / "1.mat")] == [
+        100,
+        100,
+        100,
+    ]
 
 
 def test_superpixels_are_cut_by_mean_colour() -> None:

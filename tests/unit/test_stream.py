@@ -28,7 +28,7 @@ from model.data.augmentation import (
     whole_view,
 )
 from model.data.prompts import draw_prompts, prompt_draws
-from model.data.run_lengths import Runs
+from model.data.run_lengths import RunLengths
 from model.data.sampler import Order, batch_positions
 from model.data.shards import BadSampleError, LoadedSample, ShardIndex, filter_rows
 from model.data.stream import Example, ExampleSettings, TrainingDataset, make_example, stream
@@ -187,7 +187,7 @@ def sample_of_rectangles() -> LoadedSample:
         where="nowhere",
         image=np.zeros((40, 60, 3), dtype=np.uint8),
         counts=counts,
-        runs=Runs.of(counts, 40, 60),
+        run_lengths=RunLengths.of(counts, 40, 60),
         granularity=np.array([each[6] for each in RECTANGLES], dtype=np.float32),
         instance_id=np.array([each[4] for each in RECTANGLES]),
         area_px=masks.sum(axis=(1, 2)),
@@ -332,7 +332,10 @@ def test_a_view_shows_image_and_masks_through_one_map(drawn_run: Path, how: Augm
     height, width = sample.image.shape[:2]
     painted = np.where(rle.decode(sample.rles[1])[:, :, None], 255, 0).astype(np.uint8).repeat(3, axis=2)
     view = draw_view(np.random.default_rng(seed).random(VIEW_DRAWS), height, width, 128, how)
-    seen, mask = view_image(painted, view)[:, :, 0] > 127, unpacked(view_masks(sample.runs, np.array([1]), view))[0]
+    seen, mask = (
+        view_image(painted, view)[:, :, 0] > 127,
+        unpacked(view_masks(sample.run_lengths, np.array([1]), view))[0],
+    )
     outside = view.source < 0
     union = ((seen | mask) & ~outside).sum()
     assert union == 0 or ((seen & mask) & ~outside).sum() / union > 0.9

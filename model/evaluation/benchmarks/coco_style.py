@@ -277,7 +277,7 @@ def load_annotations(
         if segmentation is None:
             continue
         mask = rle_codec.from_coco(segmentation, height, width, where=at)
-        pixels = rle_codec.area_px(rle_codec.runs_of(mask))
+        pixels = rle_codec.area_px(rle_codec.run_lengths_of(mask))
         if pixels == 0:
             left_out[EMPTY_MASKS] += 1
             continue

@@ -97,7 +97,7 @@ def load_objects(annotations: Sequence[dict[str, Any]], height: int, width: int,
         if segmentation is None:
             continue
         mask = rle_codec.from_coco(segmentation, height, width, where=f"{where}, annotation {each['id']}")
-        if rle_codec.area_px(rle_codec.runs_of(mask)):
+        if rle_codec.area_px(rle_codec.run_lengths_of(mask)):
             masks[each["id"]] = mask
         else:
             left_out[EMPTY_MASKS] += 1

@@ -60,4 +60,4 @@ def parts_of_objects(
 
 
 def _area_px(mask: Rle) -> int:
-    return rle_codec.area_px(rle_codec.runs_of(mask))
+    return rle_codec.area_px(rle_codec.run_lengths_of(mask))

@@ -220,7 +220,7 @@ def label_map_masks(labels: NDArray[np.integer[Any]], *, background: int | None 
 def for_coco(rles: Sequence[Rle]) -> list[dict[str, Any]]:
     """The same masks as pycocotools wants them, after the check that it leaves out (runs sum to height x width)."""
     for rle in rles:
-        rle_codec.runs_of(rle)
+        rle_codec.run_lengths_of(rle)
     return [{"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in rles]
 
 

@@ -23,7 +23,7 @@ def contain(masks: Sequence[Rle], clicks: Sequence[Click]) -> NDArray[np.bool_]:
     """(D, C) bool: mask d holds click c. Read from the run lengths, column by column."""
     found = np.zeros((len(masks), len(clicks)), dtype=np.bool_)
     for row, mask in enumerate(masks):
-        ends = np.cumsum(rle_codec.runs_of(mask))
+        ends = np.cumsum(rle_codec.run_lengths_of(mask))
         places = np.array([click.x * mask["size"][0] + click.y for click in clicks], dtype=np.int64)
         found[row] = np.searchsorted(ends, places, side="right") % 2 == 1
     return found
@@ -51,7 +51,7 @@ def pair_sums(masks: Sequence[Rle], iou: NDArray[np.float64], truth: GroundTruth
             clicks[part] = click
     held = contain(masks, list(clicks.values()))
     column = {part: number for number, part in enumerate(clicks)}
-    area = np.array([rle_codec.area_px(rle_codec.runs_of(mask)) for mask in masks], dtype=np.int64)
+    area = np.array([rle_codec.area_px(rle_codec.run_lengths_of(mask)) for mask in masks], dtype=np.int64)
     for pair in truth.pairs:
         if pair.part not in clicks or not contain([truth.objects[pair.whole].mask], [clicks[pair.part]])[0, 0]:
             continue

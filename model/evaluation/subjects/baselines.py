@@ -235,4 +235,4 @@ def _regions(maps: Iterable[LabelMap], *, background: int | None = None) -> Iter
             lengths = np.diff(np.concatenate([[0], borders, [columns.size]]))
             if lengths[-1] == 0:
                 lengths = lengths[:-1]
-            yield int(area_px), rle_codec.from_runs(lengths.astype(np.int64), *labels.shape)
+            yield int(area_px), rle_codec.from_run_lengths(lengths.astype(np.int64), *labels.shape)

@@ -1,4 +1,4 @@
-"""Questions to masks as runs, against the plain definition: decode the mask, look at the pixels."""
+"""Questions to masks as run lengths, against the plain definition: decode the mask, look at the pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from model.data.augmentation import (
     whole_view,
 )
 from model.data.prompts import _choose, _draw, _held, draw_prompts, prompt_draws
-from model.data.run_lengths import Runs
+from model.data.run_lengths import RunLengths
 from model.data.shards import LoadedSample
 from pipeline.errors import SchemaError
 from pipeline.format import rle
@@ -53,8 +53,8 @@ def masks_of_one_image(draw: st.DrawFn) -> NDArray[np.bool_]:
     return np.concatenate([masks, boxes, np.zeros((1, height, width), bool), np.ones((1, height, width), bool)])
 
 
-def runs_of(masks: NDArray[np.bool_]) -> Runs:
-    return Runs.of([rle.encode(mask)["counts"] for mask in masks], *masks.shape[1:])
+def run_lengths_of(masks: NDArray[np.bool_]) -> RunLengths:
+    return RunLengths.of([rle.encode(mask)["counts"] for mask in masks], *masks.shape[1:])
 
 
 def sample_of(masks: NDArray[np.bool_]) -> LoadedSample:
@@ -66,7 +66,7 @@ def sample_of(masks: NDArray[np.bool_]) -> LoadedSample:
         where="test",
         image=np.zeros((*masks.shape[1:], 3), np.uint8),
         counts=tuple(rle.encode(mask)["counts"] for mask in masks),
-        runs=runs_of(masks),
+        run_lengths=run_lengths_of(masks),
         granularity=np.ones(len(masks), np.float32),
         instance_id=instance,
         area_px=masks.sum(axis=(1, 2)),
@@ -88,7 +88,7 @@ def plain_source(view: View) -> NDArray[np.int64]:
 
 @given(masks_of_one_image(), st.integers(0, 2**32))
 def test_what_holds_a_pixel(masks: NDArray[np.bool_], seed: int) -> None:
-    runs, (count, height, width) = runs_of(masks), masks.shape
+    runs, (count, height, width) = run_lengths_of(masks), masks.shape
     rng = np.random.default_rng(seed)
     pixels, eligible = rng.integers(-1, height * width, 30), rng.random(count) < 0.7
     expected = np.array([[p >= 0 and mask[p % height, p // height] for p in pixels] for mask in masks])
@@ -108,7 +108,7 @@ def test_clicks_are_the_first_pixels_on_something_and_have_different_masks_under
     source = np.where(rng.random(20) < 0.1, -1, pixels)
     choices, count = rng.random((clicks, most, 3)), clicks * most - 1
     covered, points, mask_id = _draw(
-        sample.runs.ends, sample.runs.first, sample.instance_id, sample.granularity, eligible, pixels, source, 8,
+        sample.run_lengths.ends, sample.run_lengths.first, sample.instance_id, sample.granularity, eligible, pixels, source, 8,
         choices, balance, count,
     )  # fmt: skip
     wholes = masks[np.unique(sample.instance_id[eligible])].any(axis=0)
@@ -135,7 +135,7 @@ def test_masks_through_a_view(masks: NDArray[np.bool_], seed: int, how: Augmenta
     flat = masks.transpose(0, 2, 1).reshape(len(masks), -1)
     expected = flat[:, source] & (source >= 0)
     which = np.array([len(masks) - 1, 0, 1, 0])
-    assert np.array_equal(unpacked(view_masks(runs_of(masks), which, view)), expected[which])
+    assert np.array_equal(unpacked(view_masks(run_lengths_of(masks), which, view)), expected[which])
     pixels = np.arange(size * size)
     assert np.array_equal(view.source_of(pixels), source.reshape(-1))
 
@@ -157,7 +157,7 @@ def test_what_a_view_keeps(masks: NDArray[np.bool_], seed: int, how: Augmentatio
     rows = np.arange(height)[:, None]
     seen = (rows >= low) & (rows < high)
     assert (seen != inside).mean() < 0.02  # a centre on the border itself
-    runs = runs_of(masks)
+    runs = run_lengths_of(masks)
     inside_px, areas_px = (masks & seen).sum(axis=(1, 2)), masks.sum(axis=(1, 2))
     which = np.array([0, 2, 0, len(masks) - 1, 1])
     for share in (0.0, 0.3, 0.9, 1.0):
@@ -257,12 +257,12 @@ def test_ends_are_the_sums_of_the_runs(masks: NDArray[np.bool_]) -> None:
     rles = [rle.encode(mask) for mask in masks]
     ends, first = rle.ends_of([each["counts"] for each in rles], *masks.shape[1:])
     for number, each in enumerate(rles):
-        assert ends[first[number] : first[number + 1]].tolist() == np.cumsum(rle.runs_of(each)).tolist()
+        assert ends[first[number] : first[number + 1]].tolist() == np.cumsum(rle.run_lengths_of(each)).tolist()
 
 
 def counts_of(*runs: int) -> str:
     """The compressed form of numbers that need not be runs."""
-    return rle.from_runs(np.array(runs), 4, 4)["counts"]
+    return rle.from_run_lengths(np.array(runs), 4, 4)["counts"]
 
 
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12))
@@ -290,4 +290,4 @@ def test_ends_refuse_what_runs_refuse_and_with_the_same_words(text: str) -> None
         ends, first = rle.ends_of([good["counts"], odd["counts"]], 4, 4)
         return ends[first[1] :].tolist()
 
-    assert outcome(ends_of_the_second) == outcome(lambda: np.cumsum(rle.runs_of(odd)).tolist())
+    assert outcome(ends_of_the_second) == outcome(lambda: np.cumsum(rle.run_lengths_of(odd)).tolist())
