@@ -2,7 +2,7 @@
 
     python -m benchmarks.cluster [--repeats 5] [--images 48] [--output FILE.json]
 
-Sides are run in turn, so that a neighbour's load falls on all of them, and compared by their medians: the mill in a
+Sides are run in turn, so that a neighbour's load falls on all of them, and compared by their medians: the miner in a
 plain loop (no shards, no commits), `grainmill mine` inline, with one and two local workers, and with one Ray actor. The
 images of one run are counted from the moment the first worker is ready, as `mine` itself reports them.
 """
@@ -49,7 +49,7 @@ print(len(paths) / (time.perf_counter() - began_s))
 
 
 def plain_loop(source: Path) -> float:
-    """Images per second of the mill alone."""
+    """Images per second of the miner alone."""
     variables = {**os.environ, **single_threaded()}
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, str(source)], capture_output=True, text=True, check=True, env=variables

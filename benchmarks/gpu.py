@@ -11,7 +11,7 @@ Each part writes its figures into `results.json` of the output before the next b
   over the card's own matrix rate, and the share of time that it waits for examples; a step alone on drawn examples: its
   kernels, and its memory (`benchmarks.memory_recipe` computes it without a card).
 - compiled: the step alone with `torch.compile` of the encoder, and of the decoder's transformer too.
-- mill: the mill with drawn weights, ViT-B/16 with crops of 768 px and ViT-B/8, against the backbone's own rate.
+- mill: `mine` with drawn weights, ViT-B/16 with crops of 768 px and ViT-B/8, against the backbone's own rate.
 - automatic: all masks at ten granularities from one encoding, against ten encodings.
 - nccl: one rank under torchrun, its losses beside those without.
 - student: `grainmill train` with the given flags for as long as `--seconds` says; its checkpoint and curves. Several of
@@ -328,7 +328,7 @@ def backbone_rates(name: str, checkpoint: Path, *, batch: int | None, repeats: i
 
 
 def milled(setting: Setting, name: str, *, images: int, batch: int | None) -> dict[str, Any]:
-    """One backbone: its own rate at the sizes that the recipe `unsamv2` asks of it, then the mill's."""
+    """One backbone: its own rate at the sizes that the recipe `unsamv2` asks of it, then that of `mine`."""
     folder = setting.output / "work-mill"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -509,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--photographs", required=True, help="Images at their own size, for the mill.")
+    parser.add_argument("--photographs", required=True, help="Images at their own size, to mine.")
     parser.add_argument("--data", required=True, help="Shards to train on.")
     parser.add_argument("--seconds", type=float, default=60.0, help="Of the part `student`.")
     parser.add_argument("--name", default="student", help="Of its files. Default student.")

@@ -1,4 +1,4 @@
-"""What a micro run learned: does the dial work on new photographs, on the mill's labels and on people's segments.
+"""What a micro run learned: does the dial work on new photographs, on mined labels and on people's segments.
 
     python -m benchmarks.micro_run --runs RUN [RUN ...] --train MINED --validation MINED --bsds500 DIR \\
         --output FILE.json [--images 100] [--people all|fewest] [--whole segments|photograph]
@@ -110,7 +110,7 @@ def iou_true_disc(examples: Sequence[Example]) -> float:
 
 
 def recall(model: GranularSam2, mined: str, images: Sequence[EvalImage]) -> dict[str, float]:
-    """AR of the student's masks and of the mill's, pooled over all people's segments of some photographs."""
+    """AR of the student's masks and of the mined ones, pooled over all people's segments of some photographs."""
     rows = match_mined(mined, images).rows
     predictor = GranularPredictor(model)
     columns: dict[str, list[np.ndarray]] = {"student": [], "labels": []}

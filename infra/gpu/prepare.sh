@@ -4,7 +4,7 @@
 #   infra/gpu/prepare.sh KIT PHOTOGRAPHS RUN [RUN ...]
 #
 # KIT          the folder that is made
-# PHOTOGRAPHS  a folder of images; the first 96 go along at their own size, for the mill
+# PHOTOGRAPHS  a folder of images; the first 96 go along at their own size, for mining
 # RUN          committed or released shards to train on; they go along reduced to 256 pixels, as many samples as fit
 #
 # MAX_MIB      what KIT may take, 60 by default

@@ -1,4 +1,4 @@
-"""What `ray submit` and `ray job submit` run on the head: the mill with this cluster's address and the given flags."""
+"""What `ray submit` and `ray job submit` run on the head: `mine` with this cluster's address and the given flags."""
 
 import subprocess
 import sys

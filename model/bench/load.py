@@ -5,8 +5,8 @@ one byte of every 4 KiB; webdataset reads the same tars from front to back, grou
 Megatron-Energon does the same beside them where the extra [bench] is installed.
 
 Decoding: a plain reader of the same bytes by the fastest decoders known to us: simplejpeg decodes the photograph,
-msgspec the JSON, pycocotools as many masks as an example has; and the same with the mill's own decoder of masks, twice
-as fast as pycocotools. Nothing is checked, nothing is made of it. The faster of the two is what decoding alone allows,
+msgspec the JSON, pycocotools as many masks as an example has; and the same with our own decoder of masks, twice as
+fast as pycocotools. Nothing is checked, nothing is made of it. The faster of the two is what decoding alone allows,
 and the second promise is that examples with augmentation come at least at 0.95 of its rate.
 
 Ours, decoding: reading, checking the sha256, decoding the photograph, parsing and checking the runs of all masks, which

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..predict.tree import TreePredictor
 
 TREE: Final = "tree"
-"""What `--checkpoint` says instead of a file: the mill's own tree of each image, without weights."""
+"""What `--checkpoint` says instead of a file: the tree that mining finds in each image, without weights."""
 
 
 def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
@@ -193,7 +193,7 @@ class TreeModel:
         return TreePredictor()
 
     def sha256(self) -> str:
-        """Of what the answers depend on: the mill's configuration and the predicted IoU's weights."""
+        """Of what the answers depend on: the recipe's configuration and the predicted IoU's weights."""
         from ..predict.tree import SCORE_WEIGHTS
 
         return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))

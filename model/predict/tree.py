@@ -1,4 +1,4 @@
-"""Clicks and a granularity in, masks out, without weights: `GranularPredictor`'s face on the mill's own tree.
+"""Clicks and a granularity in, masks out, without weights: `GranularPredictor`'s face on the mined tree.
 
 `set_image` mines the image once, as `grainmill mine` would; `predict` chooses among the masks of its tree. Nothing
 is learned but a few numbers of the predicted IoU. It is what a student has to beat, and what answers before there is
@@ -9,7 +9,7 @@ How an answer is chosen (C clicks, positive ones inside, negative ones outside o
 1. *Candidates* are the masks that agree with the most clicks and hold a positive one, if there is any.
 2. Which thing is meant? A `box` says it: the candidate whose own box has the best IoU with it is the whole, and g is
    measured anew (arXiv 2511.13714, eq. 3) among the masks of its tree that lie in it by 0.9. A `mask_input` says it:
-   the instance of the candidate with the best IoU. Else a whole of the mill (divided, given or left by those), and only
+   the instance of the candidate with the best IoU. Else a mined whole (divided, given or left by those), and only
    where no candidate is of one an instance that joins several; of several the smallest. (Of fourteen rules the best on
    BSDS500 train: `benchmarks/results/tree_clicks_cpu2_202611.md`.)
 3. Of this thing's candidates the mask nearest in g is the answer; of equally near ones the larger. With a box or mask
@@ -59,7 +59,7 @@ IntArray = NDArray[np.int64]
 GRID: Final = 256
 """Side of the logits: what SAM-2 has at its input of 1,024 pixels."""
 FINEST_SIDE_PX: Final = 1024
-"""Longer side of the grid on which pixels that no mask divides are found; the mill's own."""
+"""Longer side of the grid on which pixels that no mask divides are found; as in mining."""
 DISC_SHARE: Final = 0.02
 """Radius of the last resort's disc, of the image's shorter side; at least one pixel."""
 MULTIMASKS: Final = 3
@@ -209,7 +209,7 @@ class TreePredictor:
         >>> masks, iou, logits = predictor.predict([[120, 80]], [1], granularity=[0.2, 0.5, 1.0])  # doctest: +SKIP
 
     Args:
-        config: of the mill; None: the recipe `default`.
+        config: what is mined with; None: the recipe `default`.
     """
 
     def __init__(self, config: MineConfig | None = None) -> None:

@@ -3,7 +3,7 @@
 The driver runs in a fresh process for each number of units: it lists the files, plans them, comes back to the plan as a
 second call does, hands every unit to a pool, and ends with the merged index and the manifest. Only the workers are not
 real: they answer at once with commits that name a shard, because what is measured is the memory of what stands around
-them. A worker is real, with its child: the mill itself over a thousand photographs.
+them. A worker is real, with its child: it mines a thousand photographs.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def bench_images(
 def mined(
     sources: list[str], output: Path, *, executor: str, workers: int, limit: int | None, units: int | None = None
 ) -> dict[str, Any]:
-    """One run of the mill; units are small enough that all workers end at about the same time."""
+    """One run of `mine`; units are small enough that all workers end at about the same time."""
     from ..mining.job import dry_run
 
     flags = MineFlags(input=sources, output=str(output), executor=executor, workers=workers, limit=limit)

@@ -1,1 +1,1 @@
-"""Commands of the mill and the release, one module each, loaded when called."""
+"""Commands that mine, look at and release data, one module each, loaded when called."""

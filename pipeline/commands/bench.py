@@ -16,7 +16,7 @@ from ..bench.report import BenchOptions
 BENCHES: Final[dict[str, tuple[str, str]]] = {
     "conquer": ("pipeline.bench.conquer", "merging 48 x 48 patches against the plain definition"),
     "divide": ("pipeline.bench.divide", "one normalised cut of 3,600 patches against SciPy's dense eigensolver"),
-    "mine": ("pipeline.bench.mine", "the whole mill: images/s and seconds per stage"),
+    "mine": ("pipeline.bench.mine", "all of mining: images/s and seconds per stage"),
     "executors": ("pipeline.bench.executors", "Ray against local at equal workers"),
     "memory": ("pipeline.bench.memory", "the driver's memory against planned units, a worker's over many images"),
     "load": ("model.bench.load", "the training loader against webdataset's on the same shards"),
@@ -42,7 +42,7 @@ def run(flags: BenchFlags) -> int:
     """Measures one claim beside what it is claimed against. Exit code 1 if its bar is missed or a check fails."""
     from ..environment.numeric import single_threaded
 
-    os.environ.update(single_threaded())  # before numpy and numba are imported: a worker of the mill has one thread
+    os.environ.update(single_threaded())  # before numpy and numba are imported: a worker that mines has one thread
     from ..console import print_json
     from ..errors import InputError
 

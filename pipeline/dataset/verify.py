@@ -173,7 +173,7 @@ def seal_problem(record: Mapping[str, Any]) -> str | None:
 
 
 def stray_files(run: RunReader) -> list[str]:
-    """Files in the folders of results that no commit names: harmless, and swept by the next run."""
+    """Files in the folders of results that no commit names: harmless, and removed by the next run."""
     named = {file["name"] for commit in readable_commits(run.storage, []) for file in commit.files()}
     return [
         f"{folder}/{name}"

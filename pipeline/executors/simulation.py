@@ -91,7 +91,7 @@ class SimulationResult:
     """Of what the store bears, if nothing else limited; above 1 the run waits for the store."""
     breaks_first: str
     breaks_at_nodes: int
-    """Nodes at which the most loaded part would be full, all else equal."""
+    """Nodes at which the most loaded resource would be full, all else equal."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -143,7 +143,7 @@ def simulate_run(
     driver_s = time.process_time() - began_s - pool.own_s
     run_s = max(pool.now_s, 1e-9)
     busy_share = driver_s / run_s
-    # What the workers would ask for if nothing held them up: above 1, that part is what the run waits for.
+    # What the workers would ask for if nothing held them up: above 1, that one is what the run waits for.
     units_per_s = answer.workers * worker_images_per_s / samples
     loads = {
         "the driver's own time": units_per_s * driver_s / answer.units,

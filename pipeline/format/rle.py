@@ -87,8 +87,8 @@ def ends_of(counts: Sequence[str], height: int, width: int) -> tuple[NDArray[np.
         width: likewise.
 
     Returns:
-        ends, int32: the masks' run lengths one after the other, as the column-major pixel at which each ends; and first,
-        (n + 1,) int64: mask m has `ends[first[m]:first[m + 1]]`, of which every second one is foreground.
+        ends, int32: the masks' run lengths one after the other, as the column-major pixel at which each ends; and
+        first, (n + 1,) int64: mask m has `ends[first[m]:first[m + 1]]`, of which every second one is foreground.
 
     Raises:
         SchemaError: as `run_lengths_of`, for the first mask that is wrong.

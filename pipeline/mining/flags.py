@@ -188,7 +188,7 @@ class MineFlags:
         int | None,
         typer.Option(
             min=1,
-            help="Samples a worker mines at once. Default: the mill's own, 1 without a GPU, where more gains nothing.",
+            help="Samples a worker mines at once. Default: by the device, 1 without a GPU, where more gains nothing.",
             rich_help_panel=RUN,
         ),
     ] = None

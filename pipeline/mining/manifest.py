@@ -98,7 +98,7 @@ class _Folder:
         return self._path
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)  # swept at the next start if it stays
+        shutil.rmtree(self._path, ignore_errors=True)  # removed at the next start if it stays
 
 
 class _ShardList:
@@ -191,7 +191,7 @@ class _IndexMerger:
         self._storage = storage
         self._scratch = _Folder(storage, "index-all")
         self._folder = self._scratch.__enter__()
-        self._parts = {
+        self._tables = {
             "samples": MergedTable(self._folder / "samples.parquet", SAMPLES_SCHEMA),
             "masks": MergedTable(self._folder / "masks.parquet", MASKS_SCHEMA),
         }
@@ -203,22 +203,22 @@ class _IndexMerger:
         self._scratch.__exit__()
 
     def add(self, samples: pa.Table, masks: pa.Table) -> None:
-        self._parts["samples"].add(samples)
-        self._parts["masks"].add(masks)
+        self._tables["samples"].add(samples)
+        self._tables["masks"].add(masks)
 
     def finish(self) -> IndexRecord:
         """Publishes both tables and returns their records."""
         return {"samples": self._published("samples"), "masks": self._published("masks")}
 
     def _published(self, name: str) -> TableRecord:
-        part = self._parts[name]
-        rows = part.finish()
-        with part.path.open("rb") as stream:
+        table = self._tables[name]
+        rows = table.finish()
+        with table.path.open("rb") as stream:
             sync_file(stream.fileno())
-        sha256 = sha256_of_file(part.path)
+        sha256 = sha256_of_file(table.path)
         final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
-        size = part.path.stat().st_size
-        self._storage.publish(part.path, final)
+        size = table.path.stat().st_size
+        self._storage.publish(table.path, final)
         return {"name": final, "size": size, "sha256": sha256, "rows": rows}
 
 

@@ -18,7 +18,7 @@ from ..format.records import ReleaseManifest
 from ..format.schema import canonical_json, sealed
 from ..storage.local import LocalStorage
 from .checks import require_license
-from .commit import commit_release, retire, sweep, withdraw
+from .commit import commit_release, remove_unnamed, retire, withdraw
 from .copy import select_shards
 from .documents import describe
 from .draft import draft_manifest, machines_record
@@ -71,7 +71,7 @@ def build_release(
     manifest = describe(output, draft, gallery_images=options.gallery_images)
     retire(output, previous, manifest)
     commit_release(output, manifest, canonical_json(sealed(machines_record(build))))
-    sweep(output, manifest)
+    remove_unnamed(output, manifest)
     if purge:
         withdraw(output, manifest)
     for line in build.selection.exclusions.unmet:

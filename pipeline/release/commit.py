@@ -74,7 +74,7 @@ def copy_card(output: LocalStorage, manifest: ReleaseManifest, folder: str) -> N
 def retire(output: LocalStorage, previous: ReleaseManifest | None, manifest: ReleaseManifest) -> None:
     """Links or copies them to `versions/OLD/`, so that the old version stays whole while the new one takes its place.
 
-    The old names at the root are replaced, or removed by `sweep`, after the new version is committed.
+    The old names at the root are replaced, or removed (`remove_unnamed`), after the new version is committed.
     """
     if previous is None:
         return
@@ -92,7 +92,7 @@ def retire(output: LocalStorage, previous: ReleaseManifest | None, manifest: Rel
                 shutil.copyfile(source, target)
 
 
-def sweep(output: LocalStorage, manifest: ReleaseManifest) -> None:
+def remove_unnamed(output: LocalStorage, manifest: ReleaseManifest) -> None:
     """Removes what the new version does not name from folders that loaders read as a whole.
 
     That is what the version before had (it lies in `versions/OLD/` by now), what this very version had when it was made
@@ -116,7 +116,7 @@ def withdraw(output: LocalStorage, manifest: ReleaseManifest) -> list[str]:
     withdrawn = []
     for each in manifest["versions"][:-1]:
         folder = output.path(f"versions/{each['version']}")
-        held = [path for part in ("shards", "index", "examples", "gallery") for path in (folder / part).glob("**/*")]
+        held = [path for name in ("shards", "index", "examples", "gallery") for path in (folder / name).glob("**/*")]
         files = [path for path in held if path.is_file()]
         if not files:
             continue

@@ -19,7 +19,7 @@ from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from .checks import ReleaseRefusedError
 from .duplicates import Signature
 from .eligibility import ReleaseBuild
-from .shard_parts import ShardPart, copy_and_sign, cut_shard, parts_of_release, parts_of_run, sign
+from .indexed_shards import IndexedShard, copy_and_sign, cut_shard, shards_of_release, shards_of_run, sign
 from .tables import MergedTables
 
 _ToCopy = tuple[str, ShardRecord, list[ImagePlace]]
@@ -56,8 +56,8 @@ def select_shards(
     licenses = {label: source["license"] for label, source in build.sources.items()}
     samples: Counter[str] = Counter()
     shards: list[ReleasedShardRecord] = []
-    for done, (part, signatures) in enumerate(_signed_parts(build), start=1):
-        chosen = _chosen(build, part, signatures, licenses)
+    for done, (indexed, signatures) in enumerate(_signed_shards(build), start=1):
+        chosen = _chosen(build, indexed, signatures, licenses)
         if chosen is not None:
             kept, rows = chosen
             tables.add(pa.Table.from_pylist(rows, schema=RELEASED_SAMPLES_SCHEMA), kept.masks)
@@ -74,61 +74,61 @@ def select_shards(
     return CopiedShards(shards=shards, sources=sources)
 
 
-def _signed_parts(build: ReleaseBuild) -> Iterator[tuple[ShardPart, list[Signature | None]]]:
+def _signed_shards(build: ReleaseBuild) -> Iterator[tuple[IndexedShard, list[Signature | None]]]:
     """Every shard, those of the version before first, in the release's folder, with the signatures of its images."""
     standing: set[str] = set()
     if build.previous is not None:
         standing = {shard["sha256"] for shard in build.previous["shards"]}
-        for part in parts_of_release(ReleaseReader(build.output, build.previous)):
-            yield part, _standing_signatures(part, build)
+        for indexed in shards_of_release(ReleaseReader(build.output, build.previous)):
+            yield indexed, _standing_signatures(indexed, build)
     if build.added is not None:
-        fresh = (part for part in parts_of_run(build.added) if part.shard["sha256"] not in standing)
+        fresh = (indexed for indexed in shards_of_run(build.added) if indexed.shard["sha256"] not in standing)
         copy = functools.partial(_copied, target=build.output.root, signed=build.options.duplicates)
-        at_work: collections.deque[ShardPart] = collections.deque()
+        at_work: collections.deque[IndexedShard] = collections.deque()
         for _, signatures in process_map(copy, _to_copy(fresh, at_work), workers=build.options.workers):
             yield at_work.popleft(), signatures
 
 
-def _to_copy(parts: Iterable[ShardPart], at_work: collections.deque[ShardPart]) -> Iterator[_ToCopy]:
-    """What a worker needs of each part; the part itself, with all its rows, waits here."""
-    for part in parts:
-        at_work.append(part)
-        rows = part.samples.select(["key", "shard", "image_offset", "image_size"]).to_pylist()
-        yield part.location, part.shard, rows
+def _to_copy(shards: Iterable[IndexedShard], at_work: collections.deque[IndexedShard]) -> Iterator[_ToCopy]:
+    """What a worker needs of each shard; the rest of it, with all its rows, waits here."""
+    for indexed in shards:
+        at_work.append(indexed)
+        rows = indexed.samples.select(["key", "shard", "image_offset", "image_size"]).to_pylist()
+        yield indexed.location, indexed.shard, rows
 
 
 def _copied(given: _ToCopy, *, target: Path, signed: bool) -> list[Signature | None]:
     return copy_and_sign(*given, target, signed)
 
 
-def _standing_signatures(part: ShardPart, build: ReleaseBuild) -> list[Signature | None]:
+def _standing_signatures(indexed: IndexedShard, build: ReleaseBuild) -> list[Signature | None]:
     """From the index of the version before; from the images, if that version did not look for duplicates."""
     if not build.options.duplicates:
-        return [None] * part.samples.num_rows
-    rows: list[ReleasedRow] = part.samples.to_pylist()
+        return [None] * indexed.samples.num_rows
+    rows: list[ReleasedRow] = indexed.samples.to_pylist()
     pairs = [(row["perceptual_hash"], row["colour_grid"]) for row in rows]
     known = [Signature.from_hex(bits, grid) for bits, grid in pairs if bits is not None and grid is not None]
     return [*known] if len(known) == len(rows) else sign(build.output, rows)
 
 
 def _chosen(
-    build: ReleaseBuild, part: ShardPart, signatures: list[Signature | None], licenses: dict[str, str | None]
-) -> tuple[ShardPart, list[ReleasedRow]] | None:
+    build: ReleaseBuild, indexed: IndexedShard, signatures: list[Signature | None], licenses: dict[str, str | None]
+) -> tuple[IndexedShard, list[ReleasedRow]] | None:
     """Decides on each sample of a shard and cuts the shard if some go: what stays, with its rows; None if nothing does.
 
     `licenses` of the sources get those that samples alone declare.
     """
-    rows: list[SampleRow] = part.samples.to_pylist()
+    rows: list[SampleRow] = indexed.samples.to_pylist()
     decisions = [
-        build.selection.decide(row, signature, standing=part.standing)
+        build.selection.decide(row, signature, standing=indexed.standing)
         for row, signature in zip(rows, signatures, strict=True)
     ]
     keep = [decision.left is None for decision in decisions]
-    kept: ShardPart | None = part
+    kept: IndexedShard | None = indexed
     if not all(keep):
-        kept = cut_shard(build.output, part, keep, build.output)
-        if not part.standing and (kept is None or kept.shard["name"] != part.shard["name"]):
-            build.output.remove(part.shard["name"])
+        kept = cut_shard(build.output, indexed, keep, build.output)
+        if not indexed.standing and (kept is None or kept.shard["name"] != indexed.shard["name"]):
+            build.output.remove(indexed.shard["name"])
     if kept is None:
         return None
     stays = [each for each in zip(decisions, signatures, strict=True) if each[0].left is None]
@@ -138,7 +138,7 @@ def _chosen(
         label = _label(row)
         licenses[label] = licenses[label] or row["license"]
         released.append({
-            **row, "run": part.run, "split": decision.split,
+            **row, "run": indexed.run, "split": decision.split,
             "source_license": row["license"] or licenses[label], "source_terms": build.sources[label]["terms"],
             "perceptual_hash": None if signature is None else signature.perceptual_hash,
             "colour_grid": None if signature is None else signature.colour_grid,

@@ -57,10 +57,10 @@ def push_to_hub(
     fresh = [name for name in data if there.get(name) not in _identities(release.path(name))]
     report.standing += len(data) - len(fresh)
     for start in range(0, len(fresh), FILES_PER_COMMIT):
-        part = fresh[start : start + FILES_PER_COMMIT]
-        hub.commit(release, part, [], f"Data of {manifest['version']}, {start + len(part)} of {len(fresh)} files")
+        batch = fresh[start : start + FILES_PER_COMMIT]
+        hub.commit(release, batch, [], f"Data of {manifest['version']}, {start + len(batch)} of {len(fresh)} files")
         if on_file is not None:
-            on_file(start + len(part), len(names))
+            on_file(start + len(batch), len(names))
     gone = sorted(name for name in there if _ours(name) and name not in set(names))
     changed = [name for name in last if there.get(name) not in _identities(release.path(name))]
     report.standing += len(last) - len(changed)

@@ -38,27 +38,27 @@ class MergedTables:
         self._output = output
         self._folder = output.scratch(f"index.{os.urandom(6).hex()}")
         self._schemas = {"samples": RELEASED_SAMPLES_SCHEMA, "masks": MASKS_SCHEMA}
-        self._parts: dict[tuple[str | None, str], MergedTable] = {}
+        self._tables: dict[tuple[str | None, str], MergedTable] = {}
 
     def close(self) -> None:
         """Removes what is not published."""
-        shutil.rmtree(self._folder, ignore_errors=True)  # swept with tmp/ if it stays
+        shutil.rmtree(self._folder, ignore_errors=True)  # removed with tmp/ if it stays
 
     def add(self, samples: pa.Table, masks: pa.Table) -> None:
         """The rows of one shard, in the order of the release."""
-        self._part(None, "samples").add(samples)
-        self._part(None, "masks").add(masks)
+        self._table(None, "samples").add(samples)
+        self._table(None, "masks").add(masks)
         for split in sorted(set(samples.column("split").to_pylist()) - {None}):
             theirs = samples.filter(pc.equal(samples.column("split"), split))
             keys = theirs.column("key").combine_chunks()
-            self._part(split, "samples").add(theirs)
-            self._part(split, "masks").add(masks.filter(pc.is_in(masks.column("key"), value_set=keys)))
+            self._table(split, "samples").add(theirs)
+            self._table(split, "masks").add(masks.filter(pc.is_in(masks.column("key"), value_set=keys)))
 
-    def _part(self, split: str | None, table: str) -> MergedTable:
-        if (split, table) not in self._parts:
+    def _table(self, split: str | None, table: str) -> MergedTable:
+        if (split, table) not in self._tables:
             path = self._folder / f"{table}-{split or ''}.parquet"
-            self._parts[split, table] = MergedTable(path, self._schemas[table])
-        return self._parts[split, table]
+            self._tables[split, table] = MergedTable(path, self._schemas[table])
+        return self._tables[split, table]
 
     def finish(self, splits: Mapping[str, float]) -> ReleasedIndex:
         """Publishes everything."""
@@ -68,13 +68,13 @@ class MergedTables:
         return {"samples": self._publish(split, "samples"), "masks": self._publish(split, "masks")}
 
     def _publish(self, split: str | None, table: Literal["samples", "masks"]) -> TableRecord:
-        part = self._part(split, table)
-        rows = part.finish()
-        sha256 = sha256_of_file(part.path)
+        merged = self._table(split, table)
+        rows = merged.finish()
+        sha256 = sha256_of_file(merged.path)
         middle = "" if split is None else f"{split}-"
         name = f"index/{table}-{middle}{sha256[:HASH_DIGITS]}.parquet"
-        size = part.path.stat().st_size
-        place(self._output, part.path, name)
+        size = merged.path.stat().st_size
+        place(self._output, merged.path, name)
         return {"name": name, "size": size, "sha256": sha256, "rows": rows}
 
 

@@ -84,8 +84,8 @@ class Lease:
     def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_S):
             self._mine["beat"] += 1
-            # A disk that is full stops the run elsewhere, with its own message; a file that was swept from the scratch
-            # folder while it was written is written again with the next beat.
+            # A disk that is full stops the run elsewhere, with its own message; a file that was removed from the
+            # scratch folder while it was written is written again with the next beat.
             with contextlib.suppress(StorageError):
                 self._storage.put_atomic(LEASE, canonical_json(self._mine))
 

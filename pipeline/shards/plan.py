@@ -311,7 +311,7 @@ def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int
             })  # fmt: skip
             first_unit += count
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # swept at the next start if it stays
+        shutil.rmtree(scratch, ignore_errors=True)  # removed at the next start if it stays
     return tables, digest.hexdigest()
 
 

@@ -129,7 +129,7 @@ class ShardWriter:
         if self._stream is not None:
             with contextlib.suppress(OSError):  # what is still buffered is not wanted any more
                 self._stream.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # what is left of it is swept at the next start
+        shutil.rmtree(self._folder, ignore_errors=True)  # what is left of it goes at the next start
 
     @property
     def samples(self) -> int:

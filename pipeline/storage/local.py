@@ -1,4 +1,4 @@
-"""Local folders, and what every writer of local files needs: syncing, sweeping, hashing, errors that say what to do."""
+"""Local folders, and what every writer of local files needs: syncing, cleaning up, hashing, clear errors."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def main() -> None:
         except GrainmillError as error:
             answer = ("error", error)
         except MemoryError as error:
-            answer = ("crashed", "out_of_memory", f"out of memory in the mill ({error})")
+            answer = ("crashed", "out_of_memory", f"out of memory while mining ({error})")
         except Exception as error:  # whatever a library raises is evidence against the sample in hand
             reason = "gpu_memory" if type(error).__name__ == "OutOfMemoryError" else "worker_died"
             frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -114,9 +114,9 @@ class SupervisedMiner:
             except ChildLostError as error:
                 if error.reason is not None:
                     raise GrainmillError(
-                        f"the mill does not start: {error}; `--executor inline` shows the whole traceback"
+                        f"mining does not start: {error}; `--executor inline` shows the whole traceback"
                     ) from error
-        raise GrainmillError(f"the mill's process was killed from outside {MAX_OUTSIDE_KILLS} times while it started")
+        raise GrainmillError(f"the mining process was killed from outside {MAX_OUTSIDE_KILLS} times while it started")
 
     def _reopen(self) -> None:
         """Makes sure that there is a child and that it has the unit in hand."""

@@ -1,4 +1,4 @@
-"""The benches of the mill as a whole, on a few images: what they print, what they check, and that they can fail."""
+"""The benches of mining as a whole, on a few images: what they print, what they check, and that they can fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers on a real cluster: where they are, what of a GPU they hold, what they export; the mill as a Ray job."""
+"""Workers on a real cluster: where they are, what of a GPU they hold, what they export; `mine` as a Ray job."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_metrics_reach_the_agents(cluster: RayCluster, small_photographs: Path, 
     node.kill()
 
 
-def test_the_mill_as_a_ray_job(cluster: RayCluster, small_photographs: Path, tmp_path: Path, repository: Path) -> None:
+def test_mining_as_a_ray_job(cluster: RayCluster, small_photographs: Path, tmp_path: Path, repository: Path) -> None:
     """`infra/ray/mine_job.py` on the head, as `ray job submit` runs it."""
     script = "from ray.scripts.scripts import main; main()"
     bin_folder = Path(sys.executable).parent

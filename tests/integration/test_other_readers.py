@@ -190,7 +190,8 @@ def awkward(width: int, height: int) -> tuple[Annotation, ...]:
         encoded = rle.encode(mask)
         made.append(
             Annotation(
-                id=number, segmentation=encoded, bbox=rle.bbox_xywh(rle.run_lengths_of(encoded), height), area=int(mask.sum()),
+                id=number, segmentation=encoded, area=int(mask.sum()),
+                bbox=rle.bbox_xywh(rle.run_lengths_of(encoded), height),
                 granularity=1.0 if number == 0 else 0.5, instance_id=0, parent_id=None if number == 0 else 0,
                 level=None, origin="divide" if number == 0 else "conquer", score=None,
             )

@@ -22,9 +22,9 @@ from pipeline.release import copy as copy_module
 from pipeline.release.build import build_release
 from pipeline.release.flags import ReleaseFlags
 from pipeline.release.folder import open_output
+from pipeline.release.indexed_shards import IndexedShard
 from pipeline.release.options import release_options
 from pipeline.release.records import ReleaseOptions
-from pipeline.release.shard_parts import ShardPart
 from pipeline.release.verify import verify_release
 from pipeline.storage.open import open_storage
 
@@ -175,8 +175,8 @@ def test_a_reader_of_a_release_goes_when_nobody_has_it(drawn_release: Path) -> N
 
 
 def test_workers_get_the_places_of_images_and_no_masks(drawn_run: Path) -> None:
-    parts = [
-        ShardPart(
+    shards = [
+        IndexedShard(
             location=str(drawn_run), run="r", unit=unit.number, shard=unit.shard, samples=run.samples(unit),
             masks=run.masks(unit), standing=False,
         )
@@ -184,7 +184,7 @@ def test_workers_get_the_places_of_images_and_no_masks(drawn_run: Path) -> None:
         for unit in run.units()
         if unit.shard is not None
     ]  # fmt: skip
-    at_work: collections.deque[ShardPart] = collections.deque()
-    sent = list(copy_module._to_copy(iter(parts), at_work))
-    assert [*at_work] == parts
+    at_work: collections.deque[IndexedShard] = collections.deque()
+    sent = list(copy_module._to_copy(iter(shards), at_work))
+    assert [*at_work] == shards
     assert all(set(row) == {"key", "shard", "image_offset", "image_size"} for _, _, rows in sent for row in rows)

@@ -108,8 +108,8 @@ def test_clicks_are_the_first_pixels_on_something_and_have_different_masks_under
     source = np.where(rng.random(20) < 0.1, -1, pixels)
     choices, count = rng.random((clicks, most, 3)), clicks * most - 1
     covered, points, mask_id = _draw(
-        sample.run_lengths.ends, sample.run_lengths.first, sample.instance_id, sample.granularity, eligible, pixels, source, 8,
-        choices, balance, count,
+        sample.run_lengths.ends, sample.run_lengths.first, sample.instance_id, sample.granularity, eligible, pixels,
+        source, 8, choices, balance, count,
     )  # fmt: skip
     wholes = masks[np.unique(sample.instance_id[eligible])].any(axis=0)
     expected = [i for i, p in enumerate(source) if p >= 0 and wholes[p % height, p // height]][:clicks]

@@ -1,4 +1,4 @@
-"""The scratch folder is swept while others may still work in it: a worker that counts as dead, the driver's lease."""
+"""The scratch folder is cleaned while others may still work in it: a worker that counts as dead, the driver's lease."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_what_may_not_be_removed_is_still_a_message(storage: LocalStorage, monke
             storage.clean_scratch()
 
 
-def test_a_stale_worker_beside_the_sweep(storage: LocalStorage) -> None:
-    """It makes its folder, writes and removes it, over and over, while the folder is swept."""
+def test_a_stale_worker_beside_the_cleaning(storage: LocalStorage) -> None:
+    """It makes its folder, writes and removes it, over and over, while the folder is cleaned."""
     stop = threading.Event()
     rounds = 0
 
@@ -105,7 +105,7 @@ def test_a_stale_worker_beside_the_sweep(storage: LocalStorage) -> None:
                     (folder / f"{number}.part").write_bytes(b"half")
                 shutil.rmtree(folder)
             except (OSError, StorageError):
-                pass  # swept under its hands, as it should be
+                pass  # removed under its hands, as it should be
             rounds += 1
 
     worker = threading.Thread(target=work)
@@ -121,15 +121,15 @@ def test_a_stale_worker_beside_the_sweep(storage: LocalStorage) -> None:
     assert not storage.path("tmp").exists()
 
 
-def test_a_lease_beats_on_after_its_file_was_swept(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_beats_on_after_its_file_was_removed(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.001)
     beaten = threading.Event()
-    swept = []
+    refused = []
     really = LocalStorage.put_atomic
 
     def put(self: LocalStorage, name: str, data: bytes) -> None:
-        if not swept:
-            swept.append(name)
+        if not refused:
+            refused.append(name)
             raise StorageError(f"cannot write {name}: it is missing")
         really(self, name, data)
         beaten.set()
@@ -138,6 +138,6 @@ def test_a_lease_beats_on_after_its_file_was_swept(storage: LocalStorage, monkey
     with Lease(storage):
         assert beaten.wait(60)
         found = read_lease(storage)
-    assert swept == [LEASE]
+    assert refused == [LEASE]
     assert found is not None
     assert found["beat"] >= 2

@@ -179,7 +179,7 @@ def mined_row(location: str, row: Mapping[str, Any]) -> MinedRow:
 def ranked_masks(annotations: Sequence[Annotation]) -> MaskSet:
     """The masks of a sample, best first: those without a score (detections that are wholes) by area, then by score.
 
-    Scores are comparable within one origin, and the mill's wholes carry none: they come before what they hold, as the
+    Scores are comparable within one origin, and mined wholes carry none: they come before what they hold, as the
     regions that survived merging longest.
     """
     score = np.array([np.inf if each.score is None else each.score for each in annotations], dtype=np.float64)

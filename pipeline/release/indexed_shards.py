@@ -1,4 +1,4 @@
-"""Parts of a release: one shard each with its rows, from a run or from an earlier version; copied or cut down.
+"""Shards with their rows of the index, from a run or from an earlier version of the release; copied or cut down.
 
 A shard of which everything stays is copied as it is, hashed on the way. One of which samples go is written anew from
 the same members, in the same order, and gets the name that its new bytes give.
@@ -30,8 +30,8 @@ from .eligibility import AddedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPart:
-    """One shard with its rows.
+class IndexedShard:
+    """One shard with its rows of the index.
 
     Attributes:
         location: where the shard lies.
@@ -52,23 +52,23 @@ class ShardPart:
     standing: bool
 
 
-def parts_of_run(added: AddedRun) -> Iterator[ShardPart]:
+def shards_of_run(added: AddedRun) -> Iterator[IndexedShard]:
     """A run's units with a shard, in order."""
     run = added.run
     for unit in added.units:
         if unit.shard is not None:
-            yield ShardPart(
+            yield IndexedShard(
                 location=run.location, run=added.entry["id"], unit=unit.number, shard=unit.shard,
                 samples=run.samples(unit), masks=run.masks(unit), standing=False,
             )  # fmt: skip
 
 
-def parts_of_release(release: ReleaseReader) -> Iterator[ShardPart]:
+def shards_of_release(release: ReleaseReader) -> Iterator[IndexedShard]:
     """An earlier version's shards, in its order."""
     for unit in release.units():
         shard = release.shard(unit)
         if shard is not None:
-            yield ShardPart(
+            yield IndexedShard(
                 location=release.location, run=shard["run"], unit=shard["unit"], shard=shard,
                 samples=release.released_samples(unit), masks=release.masks(unit), standing=True,
             )  # fmt: skip
@@ -129,16 +129,16 @@ def copy_and_sign(
     return sign(storage, rows) if signed else [None] * len(rows)
 
 
-def cut_shard(storage: Reader, part: ShardPart, keep: list[bool], target: LocalStorage) -> ShardPart | None:
-    """The part without some of its samples, written to `target`; None if none is left.
+def cut_shard(storage: Reader, indexed: IndexedShard, keep: list[bool], target: LocalStorage) -> IndexedShard | None:
+    """The shard without some of its samples, written to `target`; None if none is left.
 
     Args:
         storage: where the whole shard lies.
-        part: to be cut.
+        indexed: the shard to be cut.
         keep: for each of its samples.
         target: the release's folder.
     """
-    rows: list[ReleasedRow] = [row for row, kept in zip(part.samples.to_pylist(), keep, strict=True) if kept]
+    rows: list[ReleasedRow] = [row for row, kept in zip(indexed.samples.to_pylist(), keep, strict=True) if kept]
     if not rows:
         return None
     with scratch_file(target) as path:
@@ -151,16 +151,18 @@ def cut_shard(storage: Reader, part: ShardPart, keep: list[bool], target: LocalS
                 record = storage.read_range(row["shard"], row["json_offset"], row["json_size"])
                 row["json_offset"] = tar.add(f"{row['key']}.json", record)
             sha256 = tar.finish()
-        name = f"shards/{part.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
+        name = f"shards/{indexed.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
         place(target, path, name)
     for row in rows:
         row["shard"] = name
-    samples = pa.Table.from_pylist(rows, schema=part.samples.schema)
-    masks = part.masks.filter(pc.is_in(part.masks.column("key"), value_set=samples.column("key").combine_chunks()))
+    samples = pa.Table.from_pylist(rows, schema=indexed.samples.schema)
+    masks = indexed.masks.filter(
+        pc.is_in(indexed.masks.column("key"), value_set=samples.column("key").combine_chunks())
+    )
     shard: ShardRecord = {
         "name": name, "size": tar.size, "sha256": sha256, "samples": samples.num_rows, "masks": masks.num_rows,
     }  # fmt: skip
-    return ShardPart(
-        location=target.location, run=part.run, unit=part.unit, shard=shard, samples=samples, masks=masks,
+    return IndexedShard(
+        location=target.location, run=indexed.run, unit=indexed.unit, shard=shard, samples=samples, masks=masks,
         standing=True,
     )  # fmt: skip
