@@ -9,10 +9,11 @@ msgspec the JSON, pycocotools as many masks as an example has; and the same with
 fast as pycocotools. Nothing is checked, nothing is made of it. The faster of the two is what decoding alone allows,
 and the second promise is that examples with augmentation come at least at 0.95 of its rate.
 
-Ours, decoding: reading, checking the sha256, decoding the photograph, parsing and checking the runs of all masks, which
-is all that examples need of them. Examples: that, and the photograph at the model's size, clicks and targets. With
-augmentation: that, and a crop, a flip and changed colours. All of these by the micro model's recipe; the paper's, at
-1024 px, turned and sheared, with 30 masks, stands below them, for it says how many loader processes a GPU needs.
+Ours, decoding: reading, checking the sha256, decoding the photograph, parsing and checking the run lengths of all
+masks, which is all that examples need of them. Examples: that, and the photograph at the model's size, clicks and
+targets. With augmentation: that, and a crop, a flip and changed colours. All of these by the micro model's recipe; the
+paper's, at 1024 px, turned and sheared, with 30 masks, stands below them, for it says how many loader processes a GPU
+needs.
 """
 
 from __future__ import annotations

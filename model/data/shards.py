@@ -45,7 +45,7 @@ MAX_IMAGE_PIXELS: Final = 400_000_000
 """Above the limit of mining, so that nothing mined is refused; headers are still checked before decoding."""
 
 
-PART: Final = "part"
+DATASET: Final = "dataset"
 Locations = str | Sequence[str]
 """One directory or URL, or several."""
 
@@ -151,7 +151,7 @@ class ShardIndex:
     def __init__(self, datasets: Sequence[Dataset], table: pa.Table, digest: str, *, complete: bool) -> None:
         self.datasets = tuple(datasets)
         self.table = table
-        """Of several directories with a column `PART`: which of `datasets` holds a sample."""
+        """Of several directories with a column `DATASET`: which of `datasets` holds a sample."""
         self.digest = digest
         """Of the data: the manifest's, or of what was committed when this was opened."""
         self.complete = complete
@@ -193,8 +193,8 @@ class ShardIndex:
         if twice:
             raise InputError(f"{told_locations(names)}: {twice[0]} holds data that was named before it; name it once")
         tables = [
-            index.table.append_column(PART, pa.array(np.full(len(index), part, dtype=np.int32)))
-            for part, index in enumerate(indexes)
+            index.table.append_column(DATASET, pa.array(np.full(len(index), place, dtype=np.int32)))
+            for place, index in enumerate(indexes)
         ]
         digest = sha256_of(canonical_json([index.digest for index in indexes]))
         datasets = [dataset for index in indexes for dataset in index.datasets]
@@ -217,17 +217,17 @@ class ShardIndex:
     def read_raw(self, number: int) -> tuple[memoryview, memoryview]:
         """One sample's bytes as they lie in the shard, in one ranged read: the image's, and its masks' JSON.
 
-        Both are views of the shard itself where it is a local file.
+        Both are the shard's own memory where it is a local file.
 
         Raises:
             StorageError: the shard is shorter than the index says.
         """
         if self._places is None:
             self._places, self._ranges = _Places(self.table), [_RangeReader(each.storage) for each in self.datasets]
-        part, shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
+        dataset, shard, image_offset, image_size, json_offset, json_size = self._places.of(number)
         start = min(image_offset, json_offset)
         end = max(image_offset + image_size, json_offset + json_size)
-        data = self._ranges[part].read(shard, start, end - start)
+        data = self._ranges[dataset].read(shard, start, end - start)
         image = data[image_offset - start : image_offset - start + image_size]
         return image, data[json_offset - start : json_offset - start + json_size]
 
@@ -242,8 +242,8 @@ class ShardIndex:
             InputError: the shards hold no images.
         """
         key, json_sha256 = (self.table.column(name)[number].as_py() for name in ("key", "json_sha256"))
-        part = self.table.column(PART)[number].as_py() if len(self.datasets) > 1 else 0
-        where = f"{self.datasets[part].location}/{self.table.column('shard')[number]}: {key}"
+        dataset = self.table.column(DATASET)[number].as_py() if len(self.datasets) > 1 else 0
+        where = f"{self.datasets[dataset].location}/{self.table.column('shard')[number]}: {key}"
         if not self.table.column("image_offset")[number].is_valid:
             raise InputError(f"{where}: mined with --no-images, so there is nothing to train on; mine with images")
         try:
@@ -330,8 +330,8 @@ class _Places:
         shards = table.column("shard").combine_chunks().dictionary_encode()
         self._names: list[str] = shards.dictionary.to_pylist()
         self._shard = shards.indices.to_numpy()
-        several = PART in table.column_names
-        self._part = table.column(PART).to_numpy() if several else np.zeros(table.num_rows, dtype=np.int32)
+        several = DATASET in table.column_names
+        self._dataset = table.column(DATASET).to_numpy() if several else np.zeros(table.num_rows, dtype=np.int32)
         self._numbers = [
             table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
             for name in ("image_offset", "image_size", "json_offset", "json_size")
@@ -340,7 +340,7 @@ class _Places:
     def of(self, number: int) -> tuple[int, str, int, int, int, int]:
         image_offset, image_size, json_offset, json_size = (int(column[number]) for column in self._numbers)
         return (
-            int(self._part[number]),
+            int(self._dataset[number]),
             self._names[self._shard[number]],
             image_offset,
             image_size,

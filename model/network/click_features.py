@@ -1,7 +1,7 @@
 """How the decoder hears the image exactly where it was clicked; SAM-2's own hears it in steps of 16 pixels.
 
-Both parts read the decoder's own maps (the embedding at stride 16, its finer levels at strides 8 and 4) and speak only
-where a granularity is asked for: `granularity=None` stays SAM-2's answer.
+Both additions read the decoder's own maps (the embedding at stride 16, its finer levels at strides 8 and 4) and speak
+only where a granularity is asked for: `granularity=None` stays SAM-2's answer.
 
 - `ClickFeatures`: what all three maps say at a click goes into that click's token and into the mask token.
 - `SimilarityTerm`: a pixel's logit rises with its likeness to the clicked place, on the features at stride 4.
@@ -33,7 +33,7 @@ _ABSENT: Final = -1e4
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """Which of the two parts a model has; neither: SAM-2's own way."""
+    """Which of the two additions a model has; neither: SAM-2's own way."""
 
     click_features: bool = False
     similarity: Similarity = "off"

@@ -47,7 +47,7 @@ class ImageFeatures:
     """Strides 4 and 8, already projected for the decoder."""
 
     def repeat(self, index: int, count: int) -> ImageFeatures:
-        """Features of one image for `count` prompts: views, not copies (16 MB a prompt at 1024 pixels)."""
+        """Features of one image for `count` prompts: expanded, not copied (16 MB a prompt at 1024 pixels)."""
         return ImageFeatures(
             embedding_BCHW=self.embedding_BCHW[index].expand(count, -1, -1, -1),
             high_res=tuple(level[index].expand(count, -1, -1, -1) for level in self.high_res),

@@ -32,7 +32,7 @@ def normalised_batch(images: Sequence[NDArray[np.uint8]], device: torch.device) 
 
 def resized_as_image(image: NDArray[np.uint8], side: int, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, 3, S, S), by torch's antialiased bilinear resize, as `SAM2ImagePredictor` does."""
-    # torch warns of arrays that cannot be written to, such as numpy's view of a Pillow image; they are copied.
+    # torch warns of arrays that cannot be written to, such as those over a Pillow image's memory; they are copied.
     pixels = (
         torch.from_numpy(np.require(image, requirements=("C", "W"))).to(device).permute(2, 0, 1)[None].float() / 255.0
     )

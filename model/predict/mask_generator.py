@@ -131,18 +131,18 @@ def generate_masks(
     candidates: list[PredictedMask] = []
     done = 0
     for granularity in config.granularities:
-        parts = []
+        batches = []
         for start in range(0, len(grid), config.points_per_batch):
             clicks = grid[start : start + config.points_per_batch]
             logits, score = predictor.predict_logits(clicks[:, None], None, granularity, multimask=granularity is None)
             each = logits.shape[1]
             dial = None if granularity is None else np.full(len(clicks) * each, granularity)
-            parts.append(
+            batches.append(
                 ConfidentMasks.of(logits.flatten(0, 1), score.flatten(), np.repeat(clicks, each, axis=0), dial, config)
             )
             done += len(clicks)
             on_prompts(done)
-        candidates += distinct_of_pass(ConfidentMasks.together(parts), (height, width), config)
+        candidates += distinct_of_pass(ConfidentMasks.together(batches), (height, width), config)
     return as_tree(ranked_masks(candidates, config, height * width))
 
 
@@ -180,16 +180,16 @@ class ConfidentMasks:
         return cls(logits.half(), score, stability, point, granularity).rows(chosen)
 
     @classmethod
-    def together(cls, parts: Sequence[ConfidentMasks]) -> ConfidentMasks:
+    def together(cls, batches: Sequence[ConfidentMasks]) -> ConfidentMasks:
         """Of all batches of a pass, which all have granularities or all none."""
         return cls(
-            torch.cat([each.logits for each in parts]),
-            torch.cat([each.score for each in parts]),
-            torch.cat([each.stability for each in parts]),
-            np.concatenate([each.point for each in parts]),
+            torch.cat([each.logits for each in batches]),
+            torch.cat([each.score for each in batches]),
+            torch.cat([each.stability for each in batches]),
+            np.concatenate([each.point for each in batches]),
             None
-            if parts[0].granularity is None
-            else np.concatenate([each.granularity for each in parts if each.granularity is not None]),
+            if batches[0].granularity is None
+            else np.concatenate([each.granularity for each in batches if each.granularity is not None]),
         )
 
     def rows(self, chosen: Tensor) -> ConfidentMasks:

@@ -162,8 +162,8 @@ class Tree:
             enlargement(small, full) for small, full in zip(self._atoms.shape, (self.height, self.width), strict=True)
         )
         y, x = rows[point[1]], columns[point[0]]
-        _, parts = cv2.connectedComponents((self._atoms == self._atoms[y, x]).astype(np.uint8), connectivity=4)
-        return np.asarray((parts == parts[y, x])[np.ix_(rows, columns)], dtype=np.bool_)
+        _, pieces = cv2.connectedComponents((self._atoms == self._atoms[y, x]).astype(np.uint8), connectivity=4)
+        return np.asarray((pieces == pieces[y, x])[np.ix_(rows, columns)], dtype=np.bool_)
 
 
 @dataclass(frozen=True)

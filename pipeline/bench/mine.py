@@ -113,8 +113,8 @@ def mined(
 
 def command_of(name: str, options: BenchOptions) -> str:
     """What was typed, with the defaults that a reader should see."""
-    parts = [f"grainmill bench {name} --repeats {options.repeats}"]
-    parts += [f"--input {value}" for value in options.input or ()]
-    parts += [f"--workers {options.workers}"] if options.workers else []
-    parts += [f"--limit {options.limit}"] if options.limit else []
-    return " ".join(parts)
+    words = [f"grainmill bench {name} --repeats {options.repeats}"]
+    words += [f"--input {value}" for value in options.input or ()]
+    words += [f"--workers {options.workers}"] if options.workers else []
+    words += [f"--limit {options.limit}"] if options.limit else []
+    return " ".join(words)

@@ -251,10 +251,10 @@ def _more_files(manifest: ReleaseManifest) -> str:
 
 
 def _numbers(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
-    parts = []
+    blocks = []
     for name in manifest["charts"]:
         title = name.replace("_", " ")
-        parts.append(f"![{title}](figures/{name}.svg)")
+        blocks.append(f"![{title}](figures/{name}.svg)")
     grain = statistics["granularity_histogram"]
     rows = [
         f"| {low:.1f} to {high:.1f} | {count:,} | {percent:.1f} % | {published:g} % |"
@@ -267,14 +267,14 @@ def _numbers(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
             strict=False,
         )
     ]
-    parts.append("\n".join(["| granularity | masks | share | UnSAMv2's own masks |", "|---|---|---|---|", *rows]))
-    parts.append(
+    blocks.append("\n".join(["| granularity | masks | share | UnSAMv2's own masks |", "|---|---|---|---|", *rows]))
+    blocks.append(
         "The last column is what the paper reports for its own masks (arXiv 2511.13714, Fig. 4), on other images than "
         "these."
     )
     origins = [f"| {name} | {count:,} |" for name in ORIGINS if (count := statistics["origins"][name])]
-    parts.append("\n".join(["| origin | masks |", "|---|---|", *origins]))
-    parts.append(
+    blocks.append("\n".join(["| origin | masks |", "|---|---|", *origins]))
+    blocks.append(
         "`divide`: found as a whole; `remainder`: a coherent region that no whole claimed; `conquer`: a part, by "
         "merging; "
         "`proposal`: from a file of masks; `annotation`: came with the image."
@@ -283,13 +283,13 @@ def _numbers(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
     if reasons:
         rows = [f"| {reason} | {count:,} |" for reason, count in reasons.items()]
         total = manifest["samples"] + manifest["failures"]
-        parts.append(
+        blocks.append(
             f"Of {total:,} input images {manifest['failures']:,} are in no shard:\n\n"
             + "\n".join(["| reason | images |", "|---|---|", *rows])
         )
     else:
-        parts.append("Every input image is in a shard.")
-    return "\n\n".join(parts)
+        blocks.append("Every input image is in a shard.")
+    return "\n\n".join(blocks)
 
 
 def _made(manifest: ReleaseManifest) -> str:

@@ -22,7 +22,7 @@ from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 
 MAX_BITS: Final = 7
 """Of 64. Measured on the 26 pictures inside scikit-image: saved at JPEG quality 50 or halved, they differ by up to
-4 bits (the two chessboards by 7); the two views of a stereo pair by 6; any other two by 20 or more."""
+4 bits (the two chessboards by 7); the two pictures of a stereo pair by 6; any other two by 20 or more."""
 MAX_COLOUR: Final = 12.0
 """Mean absolute difference of the colour grids, 0..255."""
 _GRID: Final = 4

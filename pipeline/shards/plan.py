@@ -55,7 +55,7 @@ class Plan:
     tables: tuple[UnitTableRecord, ...] = field(repr=False)
     """Unit tables in order."""
     passed_over: dict[str, PassedRecord] = field(default_factory=dict, repr=False)
-    """What planning saw and did not use (see `passed_over.py`), the last extension's view; empty in earlier plans."""
+    """What planning saw and did not use (see `passed_over.py`), as of the last extension; empty in earlier plans."""
 
     @property
     def config(self) -> ConfigRecord:

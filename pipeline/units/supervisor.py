@@ -203,12 +203,12 @@ class SupervisedMiner:
         raise self._killed_too_often(positions)
 
     def _one_by_one(self, positions: list[int]) -> BatchResult:
-        parts = [self._alone(position) for position in positions]
+        alone = [self._alone(position) for position in positions]
         seconds, passed = StageSeconds(), PassedOver()
-        for part in parts:
-            seconds.include(part.seconds)
-            passed.include(part.passed_over)
-        results = [part.results[0] for part in parts]
+        for each in alone:
+            seconds.include(each.seconds)
+            passed.include(each.passed_over)
+        results = [each.results[0] for each in alone]
         return BatchResult(results=results, seconds=seconds, passed_over=passed.to_json())
 
     def _alone(self, position: int) -> BatchResult:
