@@ -151,8 +151,8 @@ def measure(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     people = [each for each in people if each.count]
     found: dict[str, Any] = {
         "run": run.name,
-        "step": checkpoint.record["step"],
-        "config": checkpoint.record["config"],
+        "step": checkpoint.record.get("step"),  # a merged file does not say
+        "config": checkpoint.record.get("config"),
         "mined_labels": dial_figures(measure_clicks(model, labels), fixed_g=fixed),
         "people": dial_figures(measure_clicks(model, people)),
         "people_segments": {"people": arguments.people, "whole": arguments.whole},

@@ -42,8 +42,8 @@ class SegmentFlags:
         typer.Option(
             metavar="CKPT",
             help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is. Or SAM 2.1's own "
-            "weights, which know no granularity. Default: none, the masks that `grainmill mine` finds in an image "
-            "answer; of images only.",
+            "weights, which know no granularity; `kept` is the student that `benchmarks.keep_student` made. Default: "
+            "none, the masks that `grainmill mine` finds in an image answer; of images only.",
         ),
     ] = None
     base: Annotated[

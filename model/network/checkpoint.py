@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from pipeline.environment.kept_student import KEPT, VARIABLE, kept_student
 from pipeline.errors import GrainmillError, InputError, SchemaError
 
 CHECKPOINT_FORMAT: Final = "grainmill-checkpoint/1"
@@ -128,11 +129,18 @@ def _other_file(file: Path, error: Exception) -> str:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest checkpoint in a run's directory.
+    """The file itself, the newest checkpoint in a run's directory, or the kept student (`kept`).
 
     Raises:
         InputError: nothing there.
     """
+    if path == Path(KEPT) and not path.exists():
+        path = kept_student()
+        if not path.is_file():
+            raise InputError(
+                f"--checkpoint {KEPT}: expected a student at {path}, found none; `python -m benchmarks.keep_student` "
+                f"trains and keeps one, and {VARIABLE}=FILE names any other"
+            )
     if path.is_file():
         return path
     steps = checkpoint_steps(path)

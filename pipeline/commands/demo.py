@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..console import note
+from ..environment.kept_student import KEPT, kept_student
 from ..errors import GrainmillError, InputError, InterruptedRunError
 from ..storage.local import explained
 
@@ -143,17 +144,21 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
     coins = ("--benchmark", "folder", "--data", str(output / "coins"))
     yield Step("score: the mined masks of the coins against Otsu's threshold",
                ("score", *coins, "--masks", masks, "--output", f"{scores}/labels"))  # fmt: skip
-    answers = {"tree": ((), "the photograph's own tree"), "student": (("--checkpoint", student), "the student")}
-    for who, checkpoint in (("tree", "tree"), ("student", student)):
+    answers = {"tree": "the photograph's own tree", "student": "the student"}
+    checkpoints = {"tree": "tree", "student": student}
+    if kept_student().is_file():
+        answers["kept"], checkpoints["kept"] = "the kept student, which trained longer", KEPT
+    for who, checkpoint in checkpoints.items():
         yield Step(
-            f"score: {answers[who][1]} on eight of the coins, with its controls",
+            f"score: {answers[who]} on eight of the coins, with its controls",
             ("score", *coins, "--checkpoint", checkpoint, "--objects-per-image", "8", "--points-per-side", "8",
              "--output", f"{scores}/{who}"),
         )  # fmt: skip
     pictures: list[str] = []
     for name, point in CLICKS.items():
         photograph = next(path for path in (output / "photographs").glob(f"*/{name}"))
-        for who, (model, words) in answers.items():
+        for who, words in answers.items():
+            model = () if who == "tree" else ("--checkpoint", checkpoints[who])
             yield Step(
                 f"segment: one click on {name} at five granularities, answered by {words}",
                 ("segment", str(photograph), *model, "--point", point,
