@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import sam2_base
 from .adapters import (
     SPECS,
     Adapter,
@@ -354,11 +355,7 @@ def _upscale(decoder: Any, source_NCHW: Tensor, high_res: tuple[Tensor, ...]) ->
     return act_second(second(upscaled) + fine)
 
 
-MEMORY_NAMES = (
-    "base.memory_attention.", "base.memory_encoder.", "base.maskmem_tpos_enc", "base.no_mem_pos_enc",
-    "base.no_obj_ptr", "base.no_obj_embed_spatial", "base.mask_downsample.", "base.obj_ptr_proj.",
-    "base.obj_ptr_tpos_proj.",
-)  # fmt: skip
+MEMORY_NAMES = tuple(f"base.{name}" for name in sam2_base.MEMORY_NAMES)
 """How the names of what video alone uses begin."""
 _UNUSED_BY_IMAGES = (*MEMORY_NAMES, "base.sam_mask_decoder.output_hypernetworks_mlps.")
 

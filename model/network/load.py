@@ -28,11 +28,12 @@ from .sam2_base import (
     base_config,
     install_state,
     load_base_weights,
-    read_state,
     sam2_size,
+    sam2_state,
     state_sha256,
 )
 from .trunks import OWN, Trunk, in_checkpoint
+from .weight_files import weights_path
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
@@ -258,7 +259,7 @@ def load_for_prediction(
     """A trained model as `load_granular`, or SAM-2's own weights: a model that answers without a granularity alone.
 
     Args:
-        path: as `load_granular`; also a `.pt` file as Meta publishes it, or such a state dict as safetensors.
+        path: as `load_granular`; also SAM-2's own weights in any form that `sam2_state` reads.
         device: where it goes.
         base: the base's weights, for an adapter's checkpoint; None: where they were when it was trained.
         video: build it for video.
@@ -272,7 +273,8 @@ def load_for_prediction(
         return load_granular(weights.path, where, base=base, video=video)
     expect_base_is_needed(base, None, where=weights.path)
     model = GranularSam2(weights.size, "lite", DEFAULT_IMAGE_SIZE[weights.size], video=video)
-    install_state(model.base, read_state(weights.path), where=str(weights.path), size=weights.size)
+    state = sam2_state(weights.path)
+    install_state(model.base, state, where=str(weights.path), size=weights.size, images_only=not video)
     model.has_dial = False
     return _for_use(model, where)
 
@@ -371,21 +373,20 @@ class Weights:
     path: Path
     """The file; of a run's directory its newest checkpoint."""
     ours: bool
-    """Written by `train` or `merge` (read it with `load_granular`), or SAM 2.1's own (`load_sam2`)."""
+    """Written by `train` or `merge` (read it with `load_granular`), or SAM-2's own (`load_sam2`)."""
     size: Size
 
 
 def recognised(path: str | os.PathLike[str]) -> Weights:
-    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM 2.1's own weights as Meta publishes them.
+    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM-2's own weights (a file, a hub's folder).
 
     Raises:
-        InputError: nothing there, or something else; it says what: SAM 2.0's weights, SAM 1's, a pickle, a cut file, a
-            web page.
+        InputError: nothing there, or something else; it says what: SAM 1's weights, a pickle, a cut file, a web page.
         SchemaError: a checkpoint of ours in a format that this version does not know.
     """
-    file = find_checkpoint(Path(path))
+    file = find_checkpoint(weights_path(Path(path)))
     if not is_checkpoint(file):
-        return Weights(path=file, ours=False, size=sam2_size(read_state(file), where=str(file)))
+        return Weights(path=file, ours=False, size=sam2_size(sam2_state(file), where=str(file)))
     record = read_checkpoint(file).record
     if record.get("size") not in SIZES:
         raise SchemaError(f"{file}: size is {record.get('size')!r}, expected one of {', '.join(SIZES)}")
@@ -406,16 +407,16 @@ def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
     """The same with the weights of a file, of the size that they have, on the CPU and frozen.
 
     Raises:
-        InputError: other weights than SAM 2.1's.
+        InputError: other weights than SAM-2's, or for `video` weights without the memory.
     """
-    state = read_state(Path(path))
+    state = sam2_state(Path(path))
     size = sam2_size(state, where=str(path))
     model = build_sam2(size, DEFAULT_IMAGE_SIZE[size], video=video)
-    install_state(model, state, where=str(path), size=size)
+    install_state(model, state, where=str(path), size=size, images_only=not video)
     return model.requires_grad_(False)
 
 
 def _is_granular(init: str) -> bool:
     """Whether a file (or a run's directory) was written by `train`."""
     path = Path(init)
-    return path.is_dir() or (path.is_file() and is_checkpoint(path))
+    return (path.is_dir() and weights_path(path) == path) or (path.is_file() and is_checkpoint(path))

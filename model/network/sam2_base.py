@@ -7,13 +7,9 @@ safetensors; nothing is ever unpickled.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import logging
-import multiprocessing
-import pickle
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +20,14 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pipeline.console import note
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
 from pipeline.storage.local import sha256_of_file
 
 from .checkpoint import is_checkpoint
+from .transformers_layout import is_transformers_layout, meta_names
 from .trunks import build_encoder
+from .weight_files import FIRST_WEIGHTS, StateFile, misfit, read_state_file, taken_for, weights_path
 
 Size = Literal["tiny", "small", "base_plus", "large", "micro", "mini"]
 SIZES: Final[tuple[Size, ...]] = get_args(Size)
@@ -228,11 +225,11 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
-    """Loads official SAM 2.1 weights into a base model.
+    """Loads SAM-2's weights into a base model.
 
     Args:
         model: from `build_base`, of the size that the checkpoint has.
-        source: a path (`.pt` as published, or safetensors), or a name such as `sam2.1_hiera_small`, which is fetched
+        source: a path (see `sam2_state`), or a name such as `sam2.1_hiera_small`, which is fetched
             from the hub and compared with the sha256 of `PUBLISHED`.
         size: of `model`, for the message.
 
@@ -245,122 +242,86 @@ def load_base_weights(model: nn.Module, source: str, *, size: Size) -> str:
     path = Path(_fetch(source)) if source in PUBLISHED and not Path(source).exists() else Path(source)
     if path.is_file() and is_checkpoint(path):
         raise InputError(f"{path}: expected SAM 2.1's own weights, found a checkpoint that `grainmill train` wrote")
-    state = read_state(path)
-    sam2_size(state, where=str(path))
+    if not weights_path(path).is_file():
+        found = "a directory without weights" if path.is_dir() else "nothing"
+        raise InputError(
+            f"{path}: expected a checkpoint file, found {found}; give a path, or one of {', '.join(PUBLISHED)}"
+        )
+    state = sam2_state(path)
     install_state(model, state, where=str(path), size=size)
     return state_sha256(state)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict of a `.pt` or safetensors file, on the CPU, without unpickling code.
+def sam2_state(path: Path) -> dict[str, Tensor]:
+    """SAM-2's state dict out of a file of any form that holds it, under Meta's names of SAM 2.1, float32 on the CPU.
 
-    Names of weights that a wrapper has lengthened (`module.`, `_orig_mod.`) are taken without it, which is said.
+    Forms are those of `weight_files`, under Meta's names or those of `transformers`. SAM 2.0's weights get the three
+    tensors that they lack as zeros: SAM 2.1's configuration then computes what 2.0's does, for images and videos. What
+    was changed or left out is told in one line.
 
     Raises:
-        InputError: no such file, or a file that is neither.
+        InputError: no such file, pickled code, quantised or other weights; it says what they are taken for.
     """
-    if not path.is_file():
-        raise InputError(
-            f"{path}: expected a checkpoint file, found {'a directory' if path.is_dir() else 'nothing'}; give a path, "
-            f"or one of {', '.join(PUBLISHED)}"
-        )
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    with path.open("rb") as stream:
-        start = stream.read(9)
-        if start[8:9] == b"{":
-            try:
-                return _unwrapped(load_file(path), path)
-            except SafetensorError as error:
-                raise InputError(f"{path}: not a whole safetensors file ({error})") from error
-        stream.seek(0)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torch's, of the pickle's protocol
-                loaded = torch.load(stream, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle raises whatever its reader stumbles over; all of it is told
-            raise InputError(
-                f"{path}: expected a checkpoint with weights only (as Meta publishes SAM 2.1) or safetensors; found "
-                f"{_unreadable(error, start)}"
-            ) from error
-    inner = [loaded[name] for name in ("model", "state_dict") if name in loaded] if isinstance(loaded, dict) else []
-    state = inner[0] if inner else loaded
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a state dict, or one under 'model', as Meta's checkpoints hold")
-    return _unwrapped(state, path)
-
-
-_FIRST_WEIGHT: Final = "image_encoder.trunk.patch_embed.proj.weight"
-
-
-def _unwrapped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without what DistributedDataParallel (`module.`), torch.compile (`_orig_mod.`, anywhere) and the like put before
-    the names of SAM-2's weights."""
-    short = {name: name.replace("_orig_mod.", "") for name in state}
-    first = next((name for name in short.values() if name.endswith(f".{_FIRST_WEIGHT}")), _FIRST_WEIGHT)
-    prefix = first.removesuffix(_FIRST_WEIGHT)
-    if all(name.startswith(prefix) for name in short.values()):
-        short = {name: each.removeprefix(prefix) for name, each in short.items()}
-    if list(short) == list(short.values()) or len(set(short.values())) < len(short):
-        return dict(state)
-    _tell_once(f"{path}: its weights have longer names than SAM-2's ({next(iter(state))}); read without the wrapper's")
-    return {short[name]: value for name, value in state.items()}
-
-
-@functools.cache
-def _tell_once(text: str) -> None:
-    if multiprocessing.parent_process() is None:  # not again in each worker
-        note(text)
-
-
-def _unreadable(error: Exception, start: bytes) -> str:
-    """What a file is that torch would not read, and what to do. Torch's own words tell to read it unsafely."""
-    zipped = start.startswith(b"PK")
-    if code := _PICKLED_CODE.search(str(error)):
-        what = f"pickled code ({code[1]:.80})"
-    elif "TorchScript" in str(error):
-        what = "a TorchScript program"
-    elif start.startswith(b"\x80") or (zipped and isinstance(error, pickle.UnpicklingError)):
-        what = "a pickle that is cut or holds more than tensors"
-    elif start.startswith(b"version h"):
-        return "a pointer of Git LFS in place of the file; `git lfs pull` fetches it"
-    elif start.lower().startswith((b"<!doctype", b"<html")):
-        return "a web page (HTML) in place of the file; fetch it again, or have it sent by who may read it"
-    else:
-        return f"{'a cut or damaged file of torch.save' if zipped else 'something else or a cut file'}; fetch it again"
-    return (
-        f"{what}. Pickles can run code, so only tensors are read: have the state dict alone saved, by torch.save or as "
-        "safetensors"
+    file = read_state_file(path)
+    state, remarks = file.tensors, list(file.remarks)
+    if is_transformers_layout(state):
+        state, left_out = meta_names(state, where=str(file.path))
+        remarks.append(f"from transformers' layout, left out: {', '.join(left_out) or 'nothing'}")
+    size = sam2_size(state, where=str(file.path))
+    version, count = "2.1", len(state)
+    if not any(name.startswith(MEMORY_NAMES) for name in state):
+        version = "2"
+        remarks.append("it holds no memory: for images alone")
+    elif not any(name in state for name in _NEW_IN_2_1) and {"maskmem_tpos_enc", "no_obj_ptr"} <= set(state):
+        version = "2.0"
+        memory, width = state["maskmem_tpos_enc"].shape[-1], state["no_obj_ptr"].shape[-1]
+        state |= {
+            name: torch.zeros(shape)
+            for name, shape in zip(_NEW_IN_2_1, ((1, memory), (memory, width), (memory,)), strict=True)
+        }
+        remarks.append("what 2.1 added to the memory is zero, so it answers as 2.0")
+    StateFile(path=file.path, tensors=state, remarks=tuple(remarks)).tell(
+        f"SAM {version} size {size}, {count} weights read"
     )
+    return state
 
 
-_PICKLED_CODE: Final = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
-
-
-def install_state(model: nn.Module, state: Mapping[str, Tensor], *, where: str, size: str) -> None:
+def install_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, where: str, size: str, images_only: bool = False
+) -> None:
     """Copies weights into a model, all of them and no others (LoRA, which a base does not have, stays).
 
+    Args:
+        model: of sam2's classes.
+        state: from `sam2_state`.
+        where: for messages.
+        size: of the model.
+        images_only: the weights may lack the memory for videos (as Sam2Model's do), which is set to zero then.
+
     Raises:
-        InputError: what does not fit, and which size the weights seem to have.
+        InputError: what does not fit, and what the weights are taken for.
     """
     own = {name: value for name, value in model.state_dict().items() if ".lora_" not in name}
-    missing = sorted(set(own) - set(state))
-    foreign = sorted(set(state) - set(own))
-    shaped = sorted(name for name in set(own) & set(state) if own[name].shape != state[name].shape)
-    if missing or foreign or shaped:
+    if not any(name.startswith(MEMORY_NAMES) for name in state):
+        if not images_only:
+            raise InputError(
+                f"{where}: taken for SAM-2 for images alone (transformers' Sam2Model); the memory is missing, "
+                "which training and videos need. Give the whole model (Sam2VideoModel, or Meta's .pt file)"
+            )
+        state = {**{name: torch.zeros_like(own[name]) for name in own if name.startswith(MEMORY_NAMES)}, **state}
+    if differs := misfit(state, own):
         found = size_of_state(state)
-        guess = f"; its weights look like size {found}" if found and found != size else ""
-        raise InputError(
-            f"{where}: expected the weights of SAM 2.1 size {size}, found {len(missing)} missing {missing[:2]}, "
-            f"{len(foreign)} unknown {foreign[:2]}, {len(shaped)} of another shape {shaped[:2]}{guess}"
-        )
+        if found and found != size:
+            told = f"; its weights look like size {found}: give --size {found}, or the weights of size {size}"
+        else:
+            told = "; taken for a changed or incomplete copy: fetch it again, or save the model's whole state dict"
+        raise InputError(f"{where}: expected the weights of SAM 2.1 size {size}, found {differs}{told}")
     model.load_state_dict(dict(state), strict=False)
 
 
 def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
     """Which size weights of SAM-2 have, by the trunk's width and depth and the neck's width; None: none of ours."""
-    patch = state.get(_FIRST_WEIGHT)
+    patch = state.get(FIRST_WEIGHTS[0])
     if patch is None:
         return None
     prefix = "image_encoder.trunk.blocks."
@@ -369,6 +330,12 @@ def size_of_state(state: Mapping[str, Tensor]) -> Size | None:
     neck = state.get("image_encoder.neck.convs.0.conv.weight")
     return "mini" if found == "micro" and neck is not None and len(neck) == SCRATCH_WIDTH["mini"] else found
 
+
+MEMORY_NAMES: Final = (
+    "memory_attention.", "memory_encoder.", "maskmem_tpos_enc", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial",
+    "mask_downsample.", "obj_ptr_proj.", "obj_ptr_tpos_proj.",
+)  # fmt: skip
+"""How the names of what video alone uses begin."""
 
 _TRUNKS: Final[dict[tuple[int, int], Size]] = {
     (96, 12): "tiny",
@@ -383,25 +350,19 @@ _NEW_IN_2_1: Final = ("no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_p
 
 
 def sam2_size(state: Mapping[str, Tensor], *, where: str) -> Size:
-    """Which size of SAM 2.1 a state dict is.
+    """Which size of SAM-2 a state dict is.
 
     Raises:
-        InputError: SAM 2.0's weights, SAM 1's, or none of these; it says which.
+        InputError: SAM 1's weights, or others; it says which.
     """
     size = size_of_state(state)
-    if size is not None and any(name in state for name in _NEW_IN_2_1):
-        return size
     if size is not None:
-        found = f"SAM 2.0's weights of size {size} (sam2_hiera_*.pt), which lack {_NEW_IN_2_1[0]} and two more of 2.1"
-    elif any(name.startswith("image_encoder.blocks.") for name in state):
-        found = "SAM 1's weights"
-    else:
-        found = f"{len(state)} weights of something else{''.join(f', such as {name}' for name in sorted(state)[:1])}"
-    name = f"sam2.1_hiera_{size or 'small'}"
-    fetch = f"; fetch {_address(PUBLISHED[name])}" if name in PUBLISHED else ""
+        return size
+    found, advice = taken_for(state)
+    fetch = f"fetch {_address(PUBLISHED['sam2.1_hiera_small'])}"
     raise InputError(
-        f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 (tiny, small, base_plus, large), found "
-        f"{found}{fetch}"
+        f"{where}: expected a checkpoint of `grainmill train` or of SAM 2.1 or 2.0 (tiny, small, base_plus, large), "
+        f"found {found}; {advice or fetch}"
     )
 
 
