@@ -145,10 +145,6 @@ class GranularSam2(nn.Module):
         """The base's state dict under Meta's names, LoRA left out."""
         return {name: value for name, value in self.base.state_dict().items() if ".lora_" not in name}
 
-    def load_base_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `base_state`; the caller has checked that it fits."""
-        self.base.load_state_dict(state, strict=False)
-
     def adapter_names(self) -> list[str]:
         """Names of the added parameters."""
         return [

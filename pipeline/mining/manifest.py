@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -52,20 +52,25 @@ def write_manifest(storage: Writer, plan: Plan) -> RunSummary:
     samples = masks = 0
     passed = PassedOver(run.passed_over)
     with _Folder(storage, "manifest") as folder, _ShardList(folder / "shards") as shards:
-        with _IndexMerger(storage) as merger:
-            for commit in run.commits():
-                named.add(commit)
-                reasons.update(commit.reasons)
-                passed.include(commit.passed_over)
-                unit = committed_unit(commit)
-                if commit.shard is not None:
-                    digest.add_shard([commit.unit, commit.shard["sha256"], commit.samples, commit.masks])
-                    shards.add({**commit.shard, "unit": commit.unit})
-                    samples, masks = samples + commit.samples, masks + commit.masks
-                    merger.add(run.samples(unit), run.masks(unit))
-                for row in run.failures(unit).to_pylist():
-                    failures.append([row["key"], row["source_uri"], row["member"], row["stage"], row["reason"]])
-            index = merger.finish()
+        merged_samples = MergedTable(folder / "samples.parquet", SAMPLES_SCHEMA)
+        merged_masks = MergedTable(folder / "masks.parquet", MASKS_SCHEMA)
+        for commit in run.commits():
+            named.add(commit)
+            reasons.update(commit.reasons)
+            passed.include(commit.passed_over)
+            unit = committed_unit(commit)
+            if commit.shard is not None:
+                digest.add_shard([commit.unit, commit.shard["sha256"], commit.samples, commit.masks])
+                shards.add({**commit.shard, "unit": commit.unit})
+                samples, masks = samples + commit.samples, masks + commit.masks
+                merged_samples.add(run.samples(unit))
+                merged_masks.add(run.masks(unit))
+            for row in run.failures(unit).to_pylist():
+                failures.append([row["key"], row["source_uri"], row["member"], row["stage"], row["reason"]])
+        index: IndexRecord = {
+            "samples": merged_samples.published("index-all/samples", storage.publish),
+            "masks": merged_masks.published("index-all/masks", storage.publish),
+        }
         manifest: RunSummary = {
             "format": FORMAT,
             "complete": True,
@@ -184,44 +189,6 @@ def _remove_unnamed(storage: Writer, named: _NamedFiles, index: set[str]) -> Non
             storage.remove(f"index-all/{name}")
 
 
-class _IndexMerger:
-    """Streams the index of all units into `index-all/`, in units' order, in row groups of a fixed size."""
-
-    def __init__(self, storage: Writer) -> None:
-        self._storage = storage
-        self._scratch = _Folder(storage, "index-all")
-        self._folder = self._scratch.__enter__()
-        self._tables = {
-            "samples": MergedTable(self._folder / "samples.parquet", SAMPLES_SCHEMA),
-            "masks": MergedTable(self._folder / "masks.parquet", MASKS_SCHEMA),
-        }
-
-    def __enter__(self) -> _IndexMerger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._scratch.__exit__()
-
-    def add(self, samples: pa.Table, masks: pa.Table) -> None:
-        self._tables["samples"].add(samples)
-        self._tables["masks"].add(masks)
-
-    def finish(self) -> IndexRecord:
-        """Publishes both tables and returns their records."""
-        return {"samples": self._published("samples"), "masks": self._published("masks")}
-
-    def _published(self, name: str) -> TableRecord:
-        table = self._tables[name]
-        rows = table.finish()
-        with table.path.open("rb") as stream:
-            sync_file(stream.fileno())
-        sha256 = sha256_of_file(table.path)
-        final = f"index-all/{name}-{sha256[:HASH_DIGITS]}.parquet"
-        size = table.path.stat().st_size
-        self._storage.publish(table.path, final)
-        return {"name": final, "size": size, "sha256": sha256, "rows": rows}
-
-
 class MergedTable:
     """A parquet file made of many small tables, in row groups of a fixed size whatever the tables' sizes."""
 
@@ -251,9 +218,15 @@ class MergedTable:
         self._waiting, self._waiting_rows = ([rest] if rest.num_rows else []), rest.num_rows
         self._rows += min(rows, joined.num_rows)
 
-    def finish(self) -> int:
+    def published(self, stem: str, publish: Callable[[Path, str], None]) -> TableRecord:
+        """Ends the file and publishes it as `STEM-HASH.parquet`."""
         if self._waiting_rows:
             self._write(self._waiting_rows)
         with explained("write", self.path):
             self._writer.close()
-        return self._rows
+            with self.path.open("rb") as stream:
+                sync_file(stream.fileno())
+        sha256 = sha256_of_file(self.path)
+        size, name = self.path.stat().st_size, f"{stem}-{sha256[:HASH_DIGITS]}.parquet"
+        publish(self.path, name)
+        return {"name": name, "size": size, "sha256": sha256, "rows": self._rows}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -156,13 +156,6 @@ def _thumb(sample: Sample, image: bytes | None) -> str | None:
         return None
     width, height = thumbnail_size(sample.width, sample.height, THUMB_SIDE_PX)
     return base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
-
-
-def chunk_names(images: int) -> Iterator[str]:
-    """The data files of a gallery over so many images, ascending."""
-    yield from (f"{FOLDER}/images-{n:05d}.js" for n in range(-(-images // IMAGES_PER_CHUNK)))
-    yield f"{FOLDER}/index.js"
-    yield from (f"{FOLDER}/thumbs-{n:04d}.js" for n in range(-(-images // THUMBS_PER_CHUNK)))
 
 
 def _write(path: Path, text: str) -> None:

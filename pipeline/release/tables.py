@@ -6,7 +6,8 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ from ..format.schema import MASKS_SCHEMA
 from ..mining.manifest import MergedTable
 from ..shards.writer import HASH_DIGITS, parquet_bytes
 from ..storage.base import Reader
-from ..storage.local import LocalStorage, sha256_of_file
+from ..storage.local import LocalStorage
 from ..storage.parquet import parquet_table
 from .commit import place, put
 from .records import file_record
@@ -65,17 +66,11 @@ class MergedTables:
         return ReleasedIndex(whole=self._index(None), splits={split: self._index(split) for split in splits})
 
     def _index(self, split: str | None) -> IndexRecord:
-        return {"samples": self._publish(split, "samples"), "masks": self._publish(split, "masks")}
+        return {"samples": self._published(split, "samples"), "masks": self._published(split, "masks")}
 
-    def _publish(self, split: str | None, table: Literal["samples", "masks"]) -> TableRecord:
-        merged = self._table(split, table)
-        rows = merged.finish()
-        sha256 = sha256_of_file(merged.path)
-        middle = "" if split is None else f"{split}-"
-        name = f"index/{table}-{middle}{sha256[:HASH_DIGITS]}.parquet"
-        size = merged.path.stat().st_size
-        place(self._output, merged.path, name)
-        return {"name": name, "size": size, "sha256": sha256, "rows": rows}
+    def _published(self, split: str | None, table: str) -> TableRecord:
+        stem = f"index/{table}" if split is None else f"index/{table}-{split}"
+        return self._table(split, table).published(stem, partial(place, self._output))
 
 
 def put_table(

@@ -56,7 +56,7 @@ def model(weights: Path) -> GranularSam2:
     """With the same base, and a dial."""
     torch.manual_seed(6)
     made = GranularSam2("micro", "full", SIDE).eval()
-    made.load_base_state(load_sam2(str(weights)).state_dict())
+    made.base.load_state_dict(load_sam2(str(weights)).state_dict(), strict=False)
     made.adopt_base()
     return made
 
@@ -65,7 +65,7 @@ def model(weights: Path) -> GranularSam2:
 def video_model(weights: Path) -> GranularSam2:
     torch.manual_seed(6)
     made = GranularSam2("micro", "full", SIDE, video=True).eval()
-    made.load_base_state(load_sam2(str(weights)).state_dict())
+    made.base.load_state_dict(load_sam2(str(weights)).state_dict(), strict=False)
     made.adopt_base()
     return made
 

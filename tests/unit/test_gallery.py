@@ -10,6 +10,9 @@ import pytest
 from pipeline.dataset.open import open_dataset
 from pipeline.release import gallery
 
+FILES = ["gallery.html", "gallery/images-00000.js", "gallery/index.js", "gallery/thumbs-0000.js"]
+"""Of up to eight images."""
+
 
 def value_of(path: Path) -> object:
     """What a chunk hands to the page, after a check that it is one call and nothing else."""
@@ -26,7 +29,7 @@ def test_two_galleries_of_one_run_are_equal(drawn_run: Path, tmp_path: Path) -> 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         written.append(gallery.write_gallery(run, tmp_path / name, title="t"))
-    assert written[0] == written[1] == sorted([gallery.PAGE, *gallery.chunk_names(7)])
+    assert written[0] == written[1] == FILES
     for name in written[0]:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     found = sorted(str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*") if path.is_file())
@@ -50,15 +53,18 @@ def test_the_index_has_every_image_and_failure(drawn_run: Path, tmp_path: Path) 
 
 def test_a_limit_leaves_images_out_and_the_totals_stand(drawn_run: Path, tmp_path: Path) -> None:
     written = gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="t", limit=3)
-    assert written == sorted([gallery.PAGE, *gallery.chunk_names(3)])
+    assert written == FILES
     index = value_of(tmp_path / "gallery" / "index.js")
     assert isinstance(index, dict)
     assert (len(index["rows"]), index["totals"]["samples"]) == (3, 7)
 
 
-@pytest.mark.parametrize(("images", "chunks"), [(0, 1), (1, 3), (8, 3), (9, 4), (100, 15), (101, 16)])
-def test_names_of_chunks(images: int, chunks: int) -> None:
-    assert len(list(gallery.chunk_names(images))) == chunks
+def test_images_are_spread_over_chunks(drawn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery, "IMAGES_PER_CHUNK", 3)
+    monkeypatch.setattr(gallery, "THUMBS_PER_CHUNK", 7)
+    written = gallery.write_gallery(open_dataset(drawn_run), tmp_path, title="t")
+    assert written == sorted([*FILES, "gallery/images-00001.js", "gallery/images-00002.js"])
+    assert [len(value_of(tmp_path / "gallery" / f"images-{number:05d}.js")) for number in range(3)] == [3, 3, 1]  # type: ignore[arg-type]
 
 
 def test_a_run_without_images_has_no_pictures(tmp_path: Path, write_drawn_run) -> None:  # type: ignore[no-untyped-def]

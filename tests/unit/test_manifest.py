@@ -64,5 +64,6 @@ def test_many_small_tables_become_row_groups_of_one_size(tmp_path: Path) -> None
     merged.add(fields.empty_table())
     for number in range(3 * MAX_WAITING):
         merged.add(pa.table({"n": [2 * number, 2 * number + 1]}, schema=fields))
-    assert merged.finish() == 6 * MAX_WAITING
-    assert pq.read_table(tmp_path / "t.parquet")["n"].to_pylist() == list(range(6 * MAX_WAITING))
+    record = merged.published("t", lambda path, name: path.rename(tmp_path / name))
+    assert record["rows"] == 6 * MAX_WAITING
+    assert pq.read_table(tmp_path / record["name"])["n"].to_pylist() == list(range(6 * MAX_WAITING))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.evaluation.benchmarks.records import EvalObject, GroundTruth, PartOf, encode_all, iou_with
+from model.evaluation.benchmarks.records import EvalObject, GroundTruth, PartOf, iou_with
 from model.evaluation.protocols.controls import click_grid, moved_grids, shuffled_labels
 from model.evaluation.protocols.mask_pairs import contain, pair_sums
 from model.evaluation.protocols.options import ModelOptions
@@ -55,7 +55,7 @@ def test_it_measures_what_segment_everything_finds() -> None:
         assert len(masks) > 1
         assert found[name].score == pytest.approx(np.array([each.score for each in masks]), abs=1e-5)
         if len({round(each.score, 4) for each in masks}) == len(masks):
-            overlaps = iou_with(encode_all([each.mask for each in masks]), objects)
+            overlaps = iou_with([rle.encode(each.mask) for each in masks], objects)
             assert found[name].iou == pytest.approx(overlaps, abs=0.02)
         assert len(found[f"{name}_raw"].score) >= len(found[name].score)
 
@@ -74,7 +74,7 @@ def test_of_the_tree_it_measures_all_its_masks() -> None:
     found = variants(model, truth, ModelOptions(label_rule="none", max_masks=1000), image="one")
     assert set(found) == {"everything"}
     assert found["everything"].score == pytest.approx([each.score for each in masks])
-    assert found["everything"].iou == pytest.approx(iou_with(encode_all([each.mask for each in masks]), objects))
+    assert found["everything"].iou == pytest.approx(iou_with([rle.encode(each.mask) for each in masks], objects))
     assert found["everything"].iou.max() > 0.9
     few = variants(model, truth, ModelOptions(label_rule="none", max_masks=2), image="one")
     assert few["everything"].score == pytest.approx([each.score for each in masks[:2]])
@@ -92,7 +92,7 @@ def test_overlaps_from_atoms_are_cocos() -> None:
     masks = rectangles(random, 20)
     masks[7] = False
     found = Objects.of(truth).iou_with(masks)
-    assert found == pytest.approx(iou_with(encode_all(list(masks)), objects), abs=1e-12)
+    assert found == pytest.approx(iou_with([rle.encode(mask) for mask in masks], objects), abs=1e-12)
 
 
 def test_grids() -> None:
@@ -137,7 +137,7 @@ def test_masks_that_hold_a_click() -> None:
     masks = rectangles(random, 30)
     masks[3], masks[4] = True, False
     clicks = [Click(x=int(x), y=int(y), positive=True) for x, y in random.integers(0, 30, (40, 2))]
-    found = contain(encode_all(list(masks)), clicks)
+    found = contain([rle.encode(mask) for mask in masks], clicks)
     assert np.array_equal(found, [[mask[click.y, click.x] for click in clicks] for mask in masks])
 
 
@@ -154,7 +154,7 @@ def test_a_set_of_masks_passes_the_pair_test_with_a_smaller_and_a_larger_mask_un
     truth = GroundTruth(height=60, width=60, objects=objects, pairs=pairs)
 
     def sums(*masks: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
-        rles = encode_all(list(masks))
+        rles = [rle.encode(mask) for mask in masks]
         return pair_sums(rles, iou_with(rles, objects), truth)
 
     assert sums(whole, part, beside) == {"pair_success_50": (2, 2), "pair_success_70": (2, 2)}

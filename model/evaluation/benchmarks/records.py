@@ -207,11 +207,6 @@ def _times(items: Sequence[EvalImage | EvalVideo], name: str) -> int:
     return sum(item.name == name for item in items)
 
 
-def encode_all(masks: Sequence[NDArray[np.bool_]]) -> list[Rle]:
-    """(H, W) bool masks -> RLEs."""
-    return [rle_codec.encode(mask) for mask in masks]
-
-
 def label_map_masks(labels: NDArray[np.integer[Any]], *, background: int | None = None) -> list[NDArray[np.bool_]]:
     """(H, W) integer map -> one (H, W) bool mask for each value but `background`, ascending."""
     return [labels == value for value in np.unique(labels) if value != background]

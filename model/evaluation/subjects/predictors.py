@@ -30,7 +30,6 @@ LogitArray = NDArray[np.float32]
 _PIXELS_PER_BATCH: Final = 64 * 256 * 256
 """Prompts of a batch times pixels of the model's square input: what fits two processor cores' caches and memory."""
 _GPU_BATCH: Final = 64
-LOGIT_LIMIT: Final = 32.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,8 @@ class Predictions:
 
     def mask_inputs(self) -> LogitArray | None:
         """(N, h, w) what goes back into the model with the next click; clipped as SAM-2 does."""
+        from ...predict.image import LOGIT_LIMIT
+
         return self.carried if self.logits is None else np.clip(self.logits, -LOGIT_LIMIT, LOGIT_LIMIT)
 
 
