@@ -33,7 +33,7 @@ from pipeline.shards import plan as plans
 from pipeline.shards.commits import CommitWriter, make_commit
 from pipeline.shards.writer import ShardWriter
 from pipeline.sources.images import decode_rgb
-from pipeline.sources.listing import Entry, SourceSpec, UnitSpec
+from pipeline.sources.units import Entry, SourceSpec, UnitSpec
 from pipeline.storage.open import open_storage
 
 LABEL = "reduced"

@@ -109,8 +109,10 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
     from pipeline.mining import manifest
     from pipeline.shards import commits, plan
     from pipeline.shards.writer import ShardWriter
-    from pipeline.sources import listing
     from pipeline.sources.images import read_header
+    from pipeline.sources.listing import plan_units
+    from pipeline.sources.unit_reader import UnitReader
+    from pipeline.sources.units import parse_inputs
     from pipeline.storage.open import open_storage
 
     def annotations(width: int, height: int) -> tuple[schema.Annotation, ...]:
@@ -148,13 +150,13 @@ def write_drawn_run(drawn_folder: Path) -> Callable[..., Path]:
     ) -> Path:
         storage = open_storage(directory, create=True)
         config = MineConfig(samples_per_shard=samples_per_shard, images=images)
-        specs = listing.parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
-        planned = listing.plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
+        specs = parse_inputs([f"{label}={folder}"], licenses={} if license is None else {label: license})
+        planned = plan_units(specs, samples_per_shard=samples_per_shard, limit=None)
         made = plan.create_plan(storage, config, specs, environment={"python": "3"}, units=planned)
         log = commits.CommitWriter(storage)
         for unit in list(made.units(storage))[:units]:
             with ShardWriter(storage, unit=unit.unit, attempt="drawn") as writer:
-                with listing.UnitReader(unit, specs) as reader:
+                with UnitReader(unit, specs) as reader:
                     for index in range(len(reader)):
                         identity = reader.identity(index)
                         try:

@@ -27,7 +27,7 @@ from ..mining.manifest import write_manifest
 from ..shards import plan as plans
 from ..shards.commits import CommitWriter, make_commit
 from ..shards.writer import ShardWriter
-from ..sources.listing import Entry, SourceSpec, UnitSpec
+from ..sources.units import Entry, SourceSpec, UnitSpec
 from ..storage.local import LocalStorage
 from ..storage.open import open_storage
 from .report import BenchOptions, BenchReport, environment

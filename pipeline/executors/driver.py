@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from ..errors import GrainmillError
 from ..shards.commits import Commit, CommitWriter
-from ..sources.listing import UnitSpec
+from ..sources.units import UnitSpec
 from ..storage.base import Writer
 from ..units.attempt import InProcessMiner, mine_unit
 from ..units.batches import RunSpec

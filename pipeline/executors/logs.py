@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from ..format.schema import FailureRow
 from ..shards.commits import Commit
-from ..sources.listing import UnitSpec
+from ..sources.units import UnitSpec
 from ..units.attempt import UnitMiner
 from ..units.batches import BatchResult
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ray.util import metrics as ray_metrics
 
 from ..shards.commits import Commit
-from ..sources.listing import UnitSpec
+from ..sources.units import UnitSpec
 
 METRICS: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     "grainmill_images_total": ("counter", ("node",), "Images mined into committed shards."),

@@ -30,7 +30,7 @@ import ray.exceptions
 from ..environment.numeric import single_threaded
 from ..errors import GrainmillError, InputError
 from ..shards.writer import warm_up
-from ..sources.listing import UnitSpec
+from ..sources.units import UnitSpec
 from ..storage.open import open_storage
 from ..storage.session_folder import SessionFolder
 from ..units.attempt import UnitProgress, mine_unit

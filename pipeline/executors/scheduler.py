@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from ..sources.listing import UnitSpec
+    from ..sources.units import UnitSpec
 
 IN_FLIGHT: Final = 2
 """Units of one worker: one in its hands, one waiting, so that it never waits for the driver."""

@@ -22,7 +22,7 @@ import psutil
 
 from ..errors import GrainmillError
 from ..shards.commits import Commit
-from ..sources.listing import Entry, UnitSpec
+from ..sources.units import Entry, UnitSpec
 from ..units.attempt import UnitProgress
 from .driver import run_pool
 from .estimate import Cluster, Estimate, Profile

@@ -123,7 +123,7 @@ class ConfigRecord(TypedDict, total=False):
 
 
 class PlannedSource(TypedDict):
-    """One `--input`, see `sources.listing.SourceSpec`."""
+    """One `--input`, see `sources.units.SourceSpec`."""
 
     label: str
     location: str

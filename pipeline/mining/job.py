@@ -34,11 +34,13 @@ from ..shards.plan import (
     open_plan,
     require_equal_config,
 )
-from ..sources.listing import SourceSpec, UnitSpec, check_unchanged, plan_units
+from ..sources.changes import check_unchanged
+from ..sources.listing import plan_units
 from ..sources.own_outputs import require_apart
 from ..sources.passed_over import INSIDE_CONTAINERS, PassedOver, one_line
 from ..sources.proposals import Proposals
 from ..sources.roots import base_of
+from ..sources.units import SourceSpec, UnitSpec
 from ..storage.base import Writer
 from ..storage.object_store import offers_conditional_puts
 from ..storage.open import open_storage

@@ -17,7 +17,7 @@ from ..format.granularity import GranularityMethod
 from ..format.licenses import check_license
 from ..labeling.config import DivideName, FeaturesConfig, MineConfig, RecipeName, RefineName
 from ..labeling.recipes import recipe as recipe_config
-from ..sources.listing import parse_inputs
+from ..sources.units import parse_inputs
 from ..storage.local import sha256_of_file
 from .flags import MineFlags
 from .job import MineOptions

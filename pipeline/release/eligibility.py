@@ -222,7 +222,9 @@ def taken_down(output: LocalStorage, previous: ReleaseManifest | None) -> frozen
 
 def evaluation_set(text: str) -> EvaluationSet:
     """Reads every image of `[LABEL=]SRC`; images that cannot be read are noted."""
-    from ..sources.listing import UnitReader, parse_inputs, plan_units
+    from ..sources.listing import plan_units
+    from ..sources.unit_reader import UnitReader
+    from ..sources.units import parse_inputs
 
     specs = parse_inputs([text])
     index, images, bad = DuplicateIndex(), 0, 0

@@ -24,7 +24,9 @@ from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import FAILURES_SCHEMA, Sample, sha256_of
 from ..shards.writer import ShardWriter
 from ..sources.images import MAX_STORED_PIXELS, read_header
-from ..sources.listing import SourceSpec, UnitReader, UnitSpec, parse_inputs, plan_units
+from ..sources.listing import plan_units
+from ..sources.unit_reader import UnitReader
+from ..sources.units import SourceSpec, UnitSpec, parse_inputs
 from ..storage.local import LocalStorage
 from ..storage.parquet import parquet_table
 from .commit import commit_release

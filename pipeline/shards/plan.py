@@ -38,7 +38,7 @@ from ..storage.local import explained, sha256_of_file, sync_file
 from .writer import HASH_DIGITS, PARQUET_OPTIONS
 
 if TYPE_CHECKING:  # readers of a run need no sources
-    from ..sources.listing import SourceSpec, UnitSpec
+    from ..sources.units import SourceSpec, UnitSpec
 
 PLAN: Final = "plan.json"
 SAMPLES_PER_FILE: Final = 4_000_000
@@ -85,7 +85,7 @@ class Plan:
         Raises:
             SchemaError: a table is not the one that was planned.
         """
-        from ..sources.listing import UnitSpec
+        from ..sources.units import UnitSpec
 
         for table in self.tables:
             first, rows = table["first_unit"], table["rows"]
@@ -114,7 +114,7 @@ def config_record(config: MineConfig, sources: Sequence[SourceSpec]) -> ConfigRe
     """The configuration as it is hashed: what decides the shards' bytes, with labels and licences of the sources.
 
     Where a source lies is not in it: the same images give the same shards from any folder, so two people who mine them
-    get one hash, and a run goes on after its images were moved. `listing.check_unchanged` looks at every file.
+    get one hash, and a run goes on after its images were moved. `changes.check_unchanged` looks at every file.
     """
     return {**config.to_json(), "sources": [_hashed(each.label, each.license, each.image_column) for each in sources]}
 
@@ -289,7 +289,7 @@ def extension_names(storage: Reader) -> list[str]:
 
 def _write_tables(storage: Writer, units: Iterable[UnitSpec], *, first_unit: int) -> tuple[list[UnitTableRecord], str]:
     """Streams units into parquet files; returns their records and the digest of all rows."""
-    from ..sources.listing import UNITS_SCHEMA
+    from ..sources.units import UNITS_SCHEMA
 
     rows = (unit.to_row() for unit in units)
     digest = hashlib.sha256()

@@ -20,8 +20,8 @@ from ..environment.stage_seconds import StageSeconds
 from ..errors import GrainmillError
 from ..shards.commits import Commit, CommitWriter, make_commit
 from ..shards.writer import Outputs, ShardWriter
-from ..sources.listing import SampleIdentity, UnitSpec
 from ..sources.passed_over import PassedOver
+from ..sources.units import SampleIdentity, UnitSpec
 from ..storage.base import Writer
 from .batches import BatchMiner, BatchResult, MinedSample, RunSpec, UnitRepeatError, failure_row
 

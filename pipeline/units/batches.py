@@ -20,9 +20,10 @@ from ..labeling.config import MineConfig
 from ..labeling.miner import BatchFeatures, ImageInput, ImageMiner, MinedImage
 from ..sources.annotations import are_upright, parse_sa1b
 from ..sources.images import ImageHeader, decode_image
-from ..sources.listing import InputSample, SampleIdentity, SourceSpec, UnitReader, UnitSpec
 from ..sources.passed_over import PassedOver
 from ..sources.proposals import Proposals
+from ..sources.unit_reader import UnitReader
+from ..sources.units import InputSample, SampleIdentity, SourceSpec, UnitSpec
 
 PREFETCH_BYTES: Final = 64 * 2**20
 """Of source images that a worker holds before it needs them."""

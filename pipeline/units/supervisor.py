@@ -21,8 +21,9 @@ import psutil
 from ..environment.numeric import single_threaded
 from ..environment.stage_seconds import StageSeconds
 from ..errors import FailureReason, GrainmillError
-from ..sources.listing import SampleIdentity, UnitReader, UnitSpec
 from ..sources.passed_over import PassedOver
+from ..sources.unit_reader import UnitReader
+from ..sources.units import SampleIdentity, UnitSpec
 from .batches import BatchResult, RunSpec, UnitRepeatError, failure_row
 from .processes import ChildProcess
 

@@ -16,8 +16,10 @@ import numpy as np
 from pipeline.errors import SampleFailureError
 from pipeline.format import rle, schema
 from pipeline.shards.writer import Outputs, ShardWriter
-from pipeline.sources import listing
 from pipeline.sources.images import read_header
+from pipeline.sources.listing import plan_units
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import parse_inputs
 from pipeline.storage.open import open_storage
 
 GOLDEN = Path(__file__).resolve().parent
@@ -56,9 +58,9 @@ def annotations(width: int, height: int) -> tuple[schema.Annotation, ...]:
 def write_golden(output: Path) -> Outputs:
     """One unit of `images/`, written into `output` by today's code."""
     storage = open_storage(output, create=True)
-    specs = listing.parse_inputs([f"golden={GOLDEN / 'images'}"], licenses={"golden": LICENSE})
-    (unit,) = listing.plan_units(specs, samples_per_shard=16, limit=None)
-    with ShardWriter(storage, unit=unit.unit, attempt="golden") as writer, listing.UnitReader(unit, specs) as reader:
+    specs = parse_inputs([f"golden={GOLDEN / 'images'}"], licenses={"golden": LICENSE})
+    (unit,) = plan_units(specs, samples_per_shard=16, limit=None)
+    with ShardWriter(storage, unit=unit.unit, attempt="golden") as writer, UnitReader(unit, specs) as reader:
         for position in range(len(reader)):
             identity = reader.identity(position)
             try:

@@ -269,7 +269,9 @@ def test_conditional_puts_are_found_out_by_trying(s3: ObjectStorage, store: Faul
 
 
 def test_bytes_are_read_ahead_within_a_bound(store: FaultyStore, small_photographs: Path) -> None:
-    from pipeline.sources.listing import UnitReader, parse_inputs, plan_units
+    from pipeline.sources.listing import plan_units
+    from pipeline.sources.unit_reader import UnitReader
+    from pipeline.sources.units import parse_inputs
 
     upload(small_photographs, "photos")
     sources = parse_inputs([f"in=s3://{BUCKET}/photos"])

@@ -342,7 +342,9 @@ def test_the_sa1b_export_loads_in_a_reader_of_its_layout(drawn_run: Path, tmp_pa
 def test_the_sa1b_export_is_an_input_again(drawn_run: Path, tmp_path: Path) -> None:
     from pipeline.sources.annotations import parse_sa1b
     from pipeline.sources.images import read_header
-    from pipeline.sources.listing import UnitReader, parse_inputs, plan_units
+    from pipeline.sources.listing import plan_units
+    from pipeline.sources.unit_reader import UnitReader
+    from pipeline.sources.units import parse_inputs
 
     assert main(["export", str(drawn_run), "--to", "sa1b", "--output", str(tmp_path / "out")]) == 0
     specs = parse_inputs([f"again={tmp_path / 'out'}"])

@@ -16,8 +16,10 @@ from pipeline.errors import InputError
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.job import mine
 from pipeline.mining.options import mine_options
-from pipeline.sources.listing import check_unchanged, parse_inputs, plan_units
+from pipeline.sources.changes import check_unchanged
+from pipeline.sources.listing import plan_units
 from pipeline.sources.shards import open_source
+from pipeline.sources.units import parse_inputs
 from pipeline.storage.open import open_storage
 
 

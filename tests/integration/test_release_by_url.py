@@ -20,7 +20,10 @@ from pipeline.dataset.open import open_dataset
 from pipeline.errors import InputError
 from pipeline.format.schema import sha256_of
 from pipeline.release.push import push_release
-from pipeline.sources.listing import UnitReader, check_unchanged, parse_inputs, plan_units
+from pipeline.sources.changes import check_unchanged
+from pipeline.sources.listing import plan_units
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import parse_inputs
 from pipeline.storage.base import StorageError
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.object_store import ObjectStorage

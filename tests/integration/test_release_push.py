@@ -193,13 +193,15 @@ def test_s3_is_read_by_url_like_a_folder(pushed: str, drawn_release: Path, tmp_p
 
 def test_s3_shards_are_mined_from_by_url(pushed: str, tmp_path: Path) -> None:
     """The released tars are an input like any others: seven images, each with its bytes' sha256."""
-    from pipeline.sources import listing
+    from pipeline.sources.listing import plan_units
+    from pipeline.sources.unit_reader import UnitReader
+    from pipeline.sources.units import parse_inputs
 
-    specs = listing.parse_inputs([f"again={pushed}/shards"])
-    units = list(listing.plan_units(specs, samples_per_shard=4, limit=None))
+    specs = parse_inputs([f"again={pushed}/shards"])
+    units = list(plan_units(specs, samples_per_shard=4, limit=None))
     found = []
     for unit in units:
-        with listing.UnitReader(unit, specs) as reader:
+        with UnitReader(unit, specs) as reader:
             found += [reader.read(number).sha256 for number in range(len(reader))]
     run = open_dataset(pushed)
     assert sorted(found) == sorted(

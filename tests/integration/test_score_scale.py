@@ -22,7 +22,9 @@ from pipeline.labeling.config import MineConfig
 from pipeline.mining import manifest
 from pipeline.shards import commits, plan
 from pipeline.shards.writer import ShardWriter
-from pipeline.sources import listing
+from pipeline.sources.listing import plan_units
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import parse_inputs
 from pipeline.storage.open import open_storage
 
 HEIGHT, WIDTH = 321, 481
@@ -69,12 +71,12 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             truth["annotations"].append(entry | {"segmentation": dict(made.segmentation)})
     (root / "annotations.json").write_text(json.dumps(truth))
     storage = open_storage(root / "out", create=True)
-    specs = listing.parse_inputs([f"in={root / 'images'}"])
-    planned = listing.plan_units(specs, samples_per_shard=100, limit=None)
+    specs = parse_inputs([f"in={root / 'images'}"])
+    planned = plan_units(specs, samples_per_shard=100, limit=None)
     made_plan = plan.create_plan(storage, MineConfig(samples_per_shard=100), specs, environment={}, units=planned)
     (unit,) = made_plan.units(storage)
     with ShardWriter(storage, unit=0, attempt="drawn") as writer:
-        with listing.UnitReader(unit, specs) as reader:
+        with UnitReader(unit, specs) as reader:
             for index in range(len(reader)):
                 read = reader.read(index)
                 sample = schema.Sample(

@@ -37,9 +37,12 @@ from pipeline.dataset.viewer import image_record, report_of_run, thumbnail_jpeg
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.release.charts import example_jpeg
 from pipeline.release.duplicates import signature_of_bytes
+from pipeline.sources.changes import check_unchanged
 from pipeline.sources.images import decode_image
-from pipeline.sources.listing import UnitReader, check_unchanged, parse_inputs, plan_units
+from pipeline.sources.listing import plan_units
 from pipeline.sources.passed_over import PassedOver, rows
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import parse_inputs
 
 
 def outcomes(location: object, **options: Any) -> dict[str, str]:

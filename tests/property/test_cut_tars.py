@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.sources import listing
+from pipeline.sources.listing import plan_units
 from pipeline.sources.tars import TarEnd, TarMember, scan_tar
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import UnitSpec, parse_inputs
 
 KINDS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 LONG = "folder-" * 20 + "c"
@@ -71,13 +73,13 @@ def test_every_sample_of_a_cut_tar_is_a_sample_or_a_failure(
     cut = int(share * len(data))
     path = tmp_path_factory.mktemp("cut") / "cut.tar"
     path.write_bytes(data[:cut])
-    specs = listing.parse_inputs([f"in={path}"])
-    entries = [entry for unit in listing.plan_units(specs, samples_per_shard=2, limit=None) for entry in unit.entries]
+    specs = parse_inputs([f"in={path}"])
+    entries = [entry for unit in plan_units(specs, samples_per_shard=2, limit=None) for entry in unit.entries]
     told = [entry for entry in entries if entry.reason == "truncated_source"]
     assert len(told) == (0 if cut >= end_of_archive(data) else 1)
     good = [entry.member for entry in entries if entry.reason is None]
     assert good == ["a.jpg", "b.png", "c/d.jpg", "z.jpg", f"{LONG}.jpg"][: len(good)]
-    with listing.UnitReader(listing.UnitSpec(unit=0, source=0, entries=tuple(entries)), specs) as reader:
+    with UnitReader(UnitSpec(unit=0, source=0, entries=tuple(entries)), specs) as reader:
         for position, entry in enumerate(entries):
             if entry.reason is None:
                 assert len(reader.read(position).image) == entry.size

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.labeling.config import MineConfig
 from pipeline.labeling.miner import BatchFeatures, ImageInput, ImageMiner
-from pipeline.sources.listing import parse_inputs, plan_units
+from pipeline.sources.listing import plan_units
+from pipeline.sources.units import parse_inputs
 from pipeline.units.batches import BatchMiner, BatchResult, MinedSample, RunSpec
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.dataset.open import open_dataset
 from pipeline.executors.logs import LoggedMiner, UnitLog
 from pipeline.format.schema import FailureRow
-from pipeline.sources.listing import UnitSpec
+from pipeline.sources.units import UnitSpec
 from pipeline.units.attempt import InProcessMiner
 from pipeline.units.batches import BatchResult
 

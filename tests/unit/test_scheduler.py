@@ -13,7 +13,7 @@ from pipeline.executors.pool import STARTING, Event, PoolOptions
 from pipeline.executors.scheduler import STRAGGLER_FLOOR_S, Assignment, Scheduler, UnitLostTooOftenError
 from pipeline.executors.simulation import Conditions, SimulatedPool, SimulationResult, simulate_run
 from pipeline.shards.commits import Commit
-from pipeline.sources.listing import Entry, UnitSpec
+from pipeline.sources.units import Entry, UnitSpec
 from pipeline.units.attempt import UnitProgress
 
 

@@ -18,16 +18,10 @@ import pytest
 
 from pipeline.errors import InputError, SampleFailureError
 from pipeline.format.schema import make_key, sha256_of
-from pipeline.sources.listing import (
-    Entry,
-    InputSample,
-    SourceSpec,
-    UnitReader,
-    UnitSpec,
-    check_unchanged,
-    parse_inputs,
-    plan_units,
-)
+from pipeline.sources.changes import check_unchanged
+from pipeline.sources.listing import plan_units
+from pipeline.sources.unit_reader import UnitReader
+from pipeline.sources.units import Entry, InputSample, SourceSpec, UnitSpec, parse_inputs
 
 
 def specs_of(*values: object) -> tuple[SourceSpec, ...]:
