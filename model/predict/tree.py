@@ -529,7 +529,8 @@ def _innermost(mask: BoolArray) -> IntArray:
     """(2,) x, y of the pixel farthest from the border; the image's edge counts."""
     box = BoxMask.of(mask)
     distance = cv2.distanceTransform(np.pad(box.inside, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    y, x = np.unravel_index(int(np.argmax(distance)), distance.shape)
+    squared = np.rint(distance.astype(np.float64) ** 2)  # OpenCV's last bit is not the same in every call
+    y, x = np.unravel_index(int(np.argmax(squared)), squared.shape)
     return np.array([box.left + int(x) - 1, box.top + int(y) - 1], dtype=np.int64)
 
 
