@@ -218,7 +218,7 @@ def _soft_histogram(values, factor, low, high, bins):  # type: ignore[no-untyped
     height, width = values.shape
     rows, columns = (height + factor - 1) // factor, (width + factor - 1) // factor
     cells = np.zeros((rows, columns, bins), dtype=np.float32)
-    counts = np.zeros((rows, columns, 1), dtype=np.float32)
+    counts = np.zeros((rows, columns), dtype=np.float32)
     scale = (bins - 1) / (high - low)
     for y in range(height):
         for x in range(width):
@@ -228,8 +228,12 @@ def _soft_histogram(values, factor, low, high, bins):  # type: ignore[no-untyped
             share = np.float32(place - lower)
             cells[y // factor, x // factor, lower] += np.float32(1) - share
             cells[y // factor, x // factor, lower + 1] += share
-            counts[y // factor, x // factor, 0] += np.float32(1)
-    return cells / counts
+            counts[y // factor, x // factor] += np.float32(1)
+    for r in range(rows):
+        for c in range(columns):
+            for b in range(bins):
+                cells[r, c, b] /= counts[r, c]
+    return cells
 
 
 @numba.njit(cache=True)
@@ -237,12 +241,16 @@ def _word_histogram(words, factor, bins):  # type: ignore[no-untyped-def]
     height, width = words.shape
     rows, columns = (height + factor - 1) // factor, (width + factor - 1) // factor
     cells = np.zeros((rows, columns, bins), dtype=np.float32)
-    counts = np.zeros((rows, columns, 1), dtype=np.float32)
+    counts = np.zeros((rows, columns), dtype=np.float32)
     for y in range(height):
         for x in range(width):
             cells[y // factor, x // factor, words[y, x]] += np.float32(1)
-            counts[y // factor, x // factor, 0] += np.float32(1)
-    return cells / counts
+            counts[y // factor, x // factor] += np.float32(1)
+    for r in range(rows):
+        for c in range(columns):
+            for b in range(bins):
+                cells[r, c, b] /= counts[r, c]
+    return cells
 
 
 @numba.njit(cache=True)
