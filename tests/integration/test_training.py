@@ -17,15 +17,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.data.sampler import Order
 from model.data.shards import ShardIndex
 from model.network.checkpoint import CheckpointWriteError, checkpoint_steps, read_checkpoint
 from model.network.load import load_granular
 from model.network.merge import merge_checkpoint
 from model.training import train as train_module
-from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.config import TrainConfig
 from model.training.train import train
 from pipeline.errors import ConfigMismatchError, GrainmillError, InputError
+from tests.training import logged, small_config, small_options
 
 FLAGS = {
     "image-size": 64, "coarse-images": 4, "masks-per-image": 4, "global-batch-size": 2, "steps": 6, "min-masks": 1,
@@ -34,39 +34,13 @@ FLAGS = {
 
 def config(**changes: Any) -> TrainConfig:
     """Six steps of two small views; the first two at half the size."""
-    values: dict[str, Any] = {
-        **{name.replace("-", "_"): value for name, value in FLAGS.items()},
-        "order": Order(),
-        "seed": 0,
-        "holdout": 0.0,
-        "precision": "fp32",
-        "clicks": 2,
-    }
-    return make_config("micro", "scratch", None, **{**values, **changes})
-
-
-def options(data: Path, output: Path, **changes: Any) -> RunOptions:
-    return RunOptions(
-        **{
-            "data": str(data),
-            "output": str(output),
-            "threads": 1,
-            "log_every": 1,
-            "save_every": 2,
-            "keep": 9,
-            **changes,
-        }
-    )
-
-
-def lines(output: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+    return small_config(**{"coarse_images": 4, "clicks": 2, **changes})
 
 
 def numbers(output: Path) -> list[tuple[float, ...]]:
     """What each step computed."""
     return [
-        tuple(line[name] for name in ("step", "loss", "dense_loss", "iou", "gradient_norm")) for line in lines(output)
+        tuple(line[name] for name in ("step", "loss", "dense_loss", "iou", "gradient_norm")) for line in logged(output)
     ]
 
 
@@ -85,7 +59,7 @@ def go_back_to(output: Path, step: int) -> None:
 def undisturbed(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps that nothing disturbed."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"
-    summary = train(config(), options(drawn_run, output))
+    summary = train(config(), small_options(drawn_run, output))
     assert summary["step"] == 6
     assert summary["stopped"] is None
     return output
@@ -100,7 +74,7 @@ def test_a_resumed_run_gives_the_numbers_of_one_that_never_stopped(
     go_back_to(output, step)
     with (output / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 6, "loss": 1')  # a line that the crash cut
-    train(config(), options(drawn_run, output, resume=True))
+    train(config(), small_options(drawn_run, output, resume=True))
     assert numbers(output) == numbers(undisturbed)
     resumed = weights(output)
     for name, value in weights(undisturbed).items():
@@ -108,9 +82,9 @@ def test_a_resumed_run_gives_the_numbers_of_one_that_never_stopped(
 
 
 def test_a_run_leaves_metrics_and_tensorboard(undisturbed: Path) -> None:
-    assert [line["step"] for line in lines(undisturbed)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in logged(undisturbed)] == [1, 2, 3, 4, 5, 6]
     expected = {"loss", "iou", "images_per_second", "wait_share", "memory_mib", "learning_rate", "skipped", "position"}
-    assert expected <= set(lines(undisturbed)[0])
+    assert expected <= set(logged(undisturbed)[0])
     pytest.importorskip("tensorboard", reason="tensorboard is not installed (the extra `app`)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -118,7 +92,7 @@ def test_a_run_leaves_metrics_and_tensorboard(undisturbed: Path) -> None:
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
-    assert [value for _, value in found] == pytest.approx([line["loss"] for line in lines(undisturbed)])
+    assert [value for _, value in found] == pytest.approx([line["loss"] for line in logged(undisturbed)])
 
 
 def test_checkpoints_hold_all_that_resuming_needs(undisturbed: Path, tmp_path: Path) -> None:
@@ -141,8 +115,8 @@ def test_another_batch_size_goes_on_at_the_next_position(
     output = tmp_path / "run"
     shutil.copytree(undisturbed, output)
     go_back_to(output, 4)
-    train(config(global_batch_size=4), options(drawn_run, output, resume=True))
-    assert lines(output)[-1]["position"] == 8 + 2 * 4
+    train(config(global_batch_size=4), small_options(drawn_run, output, resume=True))
+    assert logged(output)[-1]["position"] == 8 + 2 * 4
     assert "going on at position 8" in capsys.readouterr().err
 
 
@@ -152,14 +126,14 @@ def test_other_data_another_configuration_and_nothing_to_resume_are_errors(
     output = tmp_path / "run"
     shutil.copytree(undisturbed, output)
     with pytest.raises(InputError, match="--resume goes on with it"):
-        train(config(), options(drawn_run, output))
+        train(config(), small_options(drawn_run, output))
     other = write_drawn_run(tmp_path / "other", units=2)
     with pytest.raises(InputError, match="of other data: dataset_digest"):
-        train(config(), options(other, output, resume=True))
+        train(config(), small_options(other, output, resume=True))
     with pytest.raises(ConfigMismatchError, match=r"learning_rate: 0\.001 there, 0\.002 now"):
-        train(config(learning_rate=2e-3), options(drawn_run, output, resume=True))
+        train(config(learning_rate=2e-3), small_options(drawn_run, output, resume=True))
     with pytest.raises(InputError, match="--resume needs a checkpoint, found none"):
-        train(config(), options(drawn_run, tmp_path / "nothing", resume=True))
+        train(config(), small_options(drawn_run, tmp_path / "nothing", resume=True))
 
 
 GENTLE = 1e-4
@@ -168,14 +142,14 @@ GENTLE = 1e-4
 
 def test_a_run_in_batches_of_parts_gives_nearly_the_same_numbers(drawn_run: Path, tmp_path: Path) -> None:
     for size in (1, 2):
-        train(config(learning_rate=GENTLE), options(drawn_run, tmp_path / str(size), micro_batch_size=size))
+        train(config(learning_rate=GENTLE), small_options(drawn_run, tmp_path / str(size), micro_batch_size=size))
     for ours, whole in zip(numbers(tmp_path / "1"), numbers(tmp_path / "2"), strict=True):
         assert ours == pytest.approx(whole, rel=2e-3, abs=2e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_keys(drawn_run: Path, tmp_path: Path) -> None:
     with pytest.raises(GrainmillError, match="the batch held ") as error:
-        train(config(learning_rate=1e30), options(drawn_run, tmp_path / "run"))
+        train(config(learning_rate=1e30), small_options(drawn_run, tmp_path / "run"))
     keys = set(ShardIndex.open(drawn_run).sample_keys())
     named = str(error.value).split("the batch held ")[1].split(". The last")[0].split(", ")
     assert len(named) == 2
@@ -188,9 +162,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_keys(drawn_run: Path, tmp_path
 def test_validation_draws_pictures_and_keeps_the_best(drawn_run: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     summary = train(
-        config(holdout=0.4), options(drawn_run, output, validate_every=2, save_every=6, keep=1, validation_images=2)
+        config(holdout=0.4),
+        small_options(drawn_run, output, validate_every=2, save_every=6, keep=1, validation_images=2),
     )
-    found = lines(output, "validation.jsonl")
+    found = logged(output, "validation.jsonl")
     assert [line["step"] for line in found] == [2, 4, 6]
     assert summary["validation"]["iou_label_g"] == found[-1]["iou_label_g"]
     assert found[-1]["fixed_g_chosen_elsewhere"]
@@ -209,14 +184,14 @@ def test_validation_draws_pictures_and_keeps_the_best(drawn_run: Path, tmp_path:
 
 def test_validating_on_what_is_trained_on_is_refused(drawn_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it holds samples of --data"):
-        train(config(), options(drawn_run, tmp_path / "run", validation_data=str(drawn_run)))
+        train(config(), small_options(drawn_run, tmp_path / "run", validation_data=str(drawn_run)))
 
 
 # -- checkpoints and disks ---------------------------------------------------------------------------------------------
 
 
 def test_only_the_newest_checkpoints_stay(drawn_run: Path, tmp_path: Path) -> None:
-    train(config(), options(drawn_run, tmp_path / "run", save_every=1, keep=2))
+    train(config(), small_options(drawn_run, tmp_path / "run", save_every=1, keep=2))
     assert sorted(checkpoint_steps(tmp_path / "run")) == [5, 6]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
@@ -242,7 +217,7 @@ def test_training_goes_on_without_space_for_a_checkpoint_and_says_so(
 
     monkeypatch.setattr(train_module, "write_checkpoint", write)
     output = tmp_path / "run"
-    train(config(), options(drawn_run, output))
+    train(config(), small_options(drawn_run, output))
     assert sorted(checkpoint_steps(output)) == [2, 6]
     assert not list((output / "checkpoints").glob(".*"))
     assert numbers(output) == numbers(undisturbed)
@@ -256,7 +231,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(drawn_run: Path, t
     output.mkdir()
     (output / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(CheckpointWriteError, match="could not be written"):
-        train(config(steps=1), options(drawn_run, output))
+        train(config(steps=1), small_options(drawn_run, output))
 
 
 # -- bad samples -------------------------------------------------------------------------------------------------------
@@ -265,13 +240,13 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(drawn_run: Path, t
 def test_a_bad_sample_stops_the_run_and_names_shard_and_key(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
     directory, key, shard = damaged_run
     with pytest.raises(GrainmillError, match="--on-bad-sample skip") as error:
-        train(config(), options(directory, tmp_path / "run"))
+        train(config(), small_options(directory, tmp_path / "run"))
     assert key in str(error.value)
     assert shard in str(error.value)
 
 
 def test_bad_samples_are_skipped_and_counted_if_asked(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
-    summary = train(config(steps=7), options(damaged_run[0], tmp_path / "run", on_bad_sample="skip"))
+    summary = train(config(steps=7), small_options(damaged_run[0], tmp_path / "run", on_bad_sample="skip"))
     assert summary["step"] == 7
     assert summary["skipped"] == 2  # seven samples, two epochs
 
@@ -314,21 +289,21 @@ def signalled(place: str, number: signal.Signals, arguments: Sequence[str]) -> s
 
 
 def validated(output: Path) -> list[int]:
-    return [line["step"] for line in lines(output, "validation.jsonl")]
+    return [line["step"] for line in logged(output, "validation.jsonl")]
 
 
 def test_kills_anywhere_and_resuming_give_the_undisturbed_numbers(drawn_run: Path, tmp_path: Path) -> None:
     """Killed between two steps, with a loader process, and in the middle of a validation."""
     undisturbed, output = tmp_path / "undisturbed", tmp_path / "run"
-    train(config(holdout=0.4), options(drawn_run, undisturbed, validate_every=2))
+    train(config(holdout=0.4), small_options(drawn_run, undisturbed, validate_every=2))
     arguments = flags(drawn_run, output, "--holdout", "0.4", "--validate-every", "2")
     for place, more, steps in (("after step 3", ["--workers", "1"], 3), ("in a validation", ["--resume"], 4)):
         killed = signalled(place, signal.SIGKILL, [*arguments, *more])
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert (len(lines(output)), validated(output)) == (steps, [2])
-    train(config(holdout=0.4), options(drawn_run, output, validate_every=2, resume=True))
+        assert (len(logged(output)), validated(output)) == (steps, [2])
+    train(config(holdout=0.4), small_options(drawn_run, output, validate_every=2, resume=True))
     assert numbers(output) == numbers(undisturbed)
-    assert lines(output, "validation.jsonl") == lines(undisturbed, "validation.jsonl")
+    assert logged(output, "validation.jsonl") == logged(undisturbed, "validation.jsonl")
 
 
 @pytest.mark.slow
@@ -337,7 +312,7 @@ def test_kills_anywhere_and_resuming_give_the_undisturbed_numbers(drawn_run: Pat
 def test_a_compiled_encoder_computes_the_same_and_leaves_the_same_names(
     drawn_run: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    train(config(), options(drawn_run, tmp_path / "run", compile_encoder=True, time_limit_s=0.0))
+    train(config(), small_options(drawn_run, tmp_path / "run", compile_encoder=True, time_limit_s=0.0))
     [(_, *found), *_], [(_, *expected), *_] = numbers(tmp_path / "run"), numbers(undisturbed)
     assert found == pytest.approx(expected, rel=1e-3)
     assert weights(tmp_path / "run").keys() == weights(undisturbed).keys()
@@ -363,7 +338,7 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_has_nothing(
 ) -> None:
     """Batches of two over two ranks: where the damaged sample is drawn, its rank joins with nothing."""
     one, two = tmp_path / "one", tmp_path / "two"
-    train(config(learning_rate=GENTLE), options(damaged_run[0], one, on_bad_sample="skip"))
+    train(config(learning_rate=GENTLE), small_options(damaged_run[0], one, on_bad_sample="skip"))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline",
         *flags(damaged_run[0], two, "--device", "cpu", "--on-bad-sample", "skip"),
@@ -374,7 +349,7 @@ def test_two_processes_give_the_numbers_of_one_even_when_one_has_nothing(
     assert json.loads(done.stdout)["skipped"] >= 1
     for ours, alone in zip(numbers(two), numbers(one), strict=True):
         assert ours == pytest.approx(alone, rel=5e-3, abs=5e-3)
-    resumed = dataclasses.replace(options(damaged_run[0], two, on_bad_sample="skip"), resume=True)
+    resumed = dataclasses.replace(small_options(damaged_run[0], two, on_bad_sample="skip"), resume=True)
     go_back_to(two, 4)
     train(config(learning_rate=GENTLE), resumed)  # what two ranks saved, one goes on with
     assert numbers(two)[-1] == pytest.approx(numbers(one)[-1], rel=5e-3, abs=5e-3)

@@ -24,6 +24,7 @@ from model.network.sam2_base import build_base
 from model.training.config import AUGMENTATIONS, RunOptions, TrainConfig, make_config
 from model.training.train import describe, train
 from pipeline.errors import InputError
+from tests.training import logged, small_config, small_options
 
 FLAGS = {"image-size": 64, "masks-per-image": 4, "global-batch-size": 2, "steps": 6, "clicks": 2}
 
@@ -39,29 +40,15 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def config(base: Path, adapter: Any = "paper", **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        **{name.replace("-", "_"): value for name, value in FLAGS.items()},
-        "augmentation": AUGMENTATIONS["none"],
-        "order": Order(),
-        "seed": 0,
-        "holdout": 0.0,
-        "min_masks": 1,
-        "precision": "fp32",
-    }
-    return make_config("micro", str(base), adapter, **{**values, **changes})
+    return small_config(str(base), adapter, **{"augmentation": AUGMENTATIONS["none"], "clicks": 2, **changes})
 
 
 def options(data: Path, output: Path, cache: Path | None, **changes: Any) -> RunOptions:
-    given = {"threads": 1, "log_every": 1, "save_every": 2, "keep": 9, **changes}
-    return RunOptions(data=str(data), output=str(output), cache_features=None if cache is None else str(cache), **given)
-
-
-def lines(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return small_options(data, output, cache_features=None if cache is None else str(cache), **changes)
 
 
 def numbers(output: Path) -> list[tuple[float, ...]]:
-    return [tuple(line[name] for name in ("step", "loss", "iou", "gradient_norm")) for line in lines(output)]
+    return [tuple(line[name] for name in ("step", "loss", "iou", "gradient_norm")) for line in logged(output)]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -74,7 +61,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def counts(output: Path) -> tuple[int, int, int]:
-    last = lines(output)[-1]
+    last = logged(output)[-1]
     return last["features_read"], last["features_computed"], last["features_refused"]
 
 
@@ -97,7 +84,7 @@ def plain(drawn_run: Path, bases: tuple[Path, Path], tmp_path_factory: pytest.Te
     """Six steps without a cache."""
     output = tmp_path_factory.mktemp("plain") / "run"
     train(config(bases[0]), options(drawn_run, output, None))
-    assert "features_read" not in lines(output)[-1]
+    assert "features_read" not in logged(output)[-1]
     return output
 
 
@@ -222,7 +209,7 @@ def test_kills_anywhere_leave_a_cache_that_is_true(
         )
         deadline_s = time.monotonic() + 240
         while time.monotonic() < deadline_s and process.poll() is None:
-            if (output / "metrics.jsonl").exists() and len(lines(output)) >= step:
+            if (output / "metrics.jsonl").exists() and len(logged(output)) >= step:
                 break
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)

@@ -6,7 +6,6 @@ What the loop does with a gradient is seen with gradients that are known; what i
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,36 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.data.sampler import Order
 from model.data.shards import ShardIndex
 from model.network.checkpoint import Checkpoint, checkpoint_steps, read_checkpoint
 from model.network.load import new_model
 from model.training import train as train_module
-from model.training.config import RunOptions, TrainConfig, make_config
+from model.training.config import TrainConfig
 from model.training.distributed import Distributed
 from model.training.step import SUMS
 from model.training.train import learning_rate, train
 from pipeline.errors import GrainmillError
+from tests.training import logged, small_config, small_options
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of AdamW, as its paper has them."""
 
 
 def config(**changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "image_size": 64, "coarse_images": 0, "masks_per_image": 4, "global_batch_size": 2, "steps": 4, "clicks": 1,
-        "min_masks": 1, "min_parts": 0, "order": Order(), "seed": 0, "holdout": 0.0, "precision": "fp32",
-    }  # fmt: skip
-    return make_config("micro", "scratch", None, **{**values, **changes})
-
-
-def options(data: Path, output: Path, **changes: Any) -> RunOptions:
-    values: dict[str, Any] = {"threads": 1, "log_every": 1, "save_every": 9, "keep": 9, **changes}
-    return RunOptions(data=str(data), output=str(output), **values)
-
-
-def lines(output: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+    return small_config(**{"steps": 4, "clicks": 1, "min_parts": 0, **changes})
 
 
 # -- what is done with a gradient --------------------------------------------------------------------------------------
@@ -76,7 +62,7 @@ def known_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_are_adamws_with_the_clipped_gradient(drawn_run: Path, tmp_path: Path) -> None:
     """Three steps in double precision by the formulas of Loshchilov and Hutter (arXiv 1711.05101)."""
     run = config(steps=3, weight_decay=0.3, learning_rate=0.02, gradient_norm_limit=0.7)
-    train(run, options(drawn_run, tmp_path / "run"))
+    train(run, small_options(drawn_run, tmp_path / "run"))
     model = new_model("micro", "full", 64, init="scratch", seed=0, sight=config().sight)
     names = model.set_trainable()
     weights = {name: value.detach().double() for name, value in model.named_parameters()}
@@ -100,7 +86,7 @@ def test_steps_are_adamws_with_the_clipped_gradient(drawn_run: Path, tmp_path: P
         torch.testing.assert_close(moments[f"exp_avg_sq.{name}"].double(), second[name], rtol=1e-3, atol=1e-12)
         torch.testing.assert_close(found[name].double(), weights[name], rtol=1e-4, atol=1e-5)
     assert min(norms) < 0.7 < sorted(norms)[1]
-    told = lines(tmp_path / "run")
+    told = logged(tmp_path / "run")
     assert [line["gradient_norm"] for line in told] == pytest.approx(norms, rel=1e-4)  # before it was clipped
     assert [line["learning_rate"] for line in told] == [learning_rate(run, step) for step in range(3)]
 
@@ -109,7 +95,7 @@ def test_the_whole_base_but_what_images_never_use_is_trained_and_the_rest_stays(
     drawn_run: Path, tmp_path: Path
 ) -> None:
     """Weight decay would move a parameter that the optimizer should not have."""
-    train(config(steps=1, weight_decay=0.5), options(drawn_run, tmp_path / "run"))
+    train(config(steps=1, weight_decay=0.5), small_options(drawn_run, tmp_path / "run"))
     saved = read_checkpoint(tmp_path / "run").group("model")
     model = new_model("micro", "full", 64, init="scratch", seed=0, sight=config().sight)
     names = set(model.set_trainable())
@@ -160,13 +146,13 @@ def test_the_best_step_survives_a_run_that_ends_and_goes_on(
     values = {"validate_every": 1, "save_every": 1, "keep": 1, "validation_images": 1}
     scored(dies_in=dies_in)
     with pytest.raises(KilledError):
-        train(run, options(drawn_run, output, **values))
+        train(run, small_options(drawn_run, output, **values))
     assert set(checkpoint_steps(output)) == {2, dies_in - 1}
     scored(begin=dies_in)
-    train(run, options(drawn_run, output, resume=True, **values))
+    train(run, small_options(drawn_run, output, resume=True, **values))
     assert set(checkpoint_steps(output)) == {2, 4}
     assert best(read_checkpoint(output)) == (2, 0.9)
-    found = lines(output, "validation.jsonl")
+    found = logged(output, "validation.jsonl")
     assert [(line["step"], line["iou_label_g"]) for line in found] == list(enumerate(SCORES, start=1))
 
 
@@ -175,7 +161,9 @@ def test_a_better_step_takes_the_place_of_the_best(
 ) -> None:
     scored()
     output = tmp_path / "run"
-    summary = train(config(steps=2, holdout=0.4), options(drawn_run, output, validate_every=1, keep=1, save_every=2))
+    summary = train(
+        config(steps=2, holdout=0.4), small_options(drawn_run, output, validate_every=1, keep=1, save_every=2)
+    )
     assert summary["validation"] == {"iou_label_g": 0.9}
     assert set(checkpoint_steps(output)) == {2}
     assert best(read_checkpoint(output)) == (2, 0.9)
@@ -197,7 +185,7 @@ def test_a_loss_that_is_not_finite_names_the_photographs_of_every_rank(
         train_module, "accumulate_gradients", lambda *_, **__: torch.full((len(SUMS),), math.nan).double()
     )
     with pytest.raises(GrainmillError, match="the loss is nan; the batch held ") as error:
-        train(config(), options(drawn_run, tmp_path / "run"))
+        train(config(), small_options(drawn_run, tmp_path / "run"))
     named = str(error.value).split("the batch held ")[1].split(". The last")[0].split(", ")
     assert named[2:] == ["theirs-1", "theirs-2"]
     assert set(named[:2]) <= set(ShardIndex.open(drawn_run).sample_keys())

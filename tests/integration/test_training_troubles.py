@@ -21,41 +21,24 @@ from model.network.checkpoint import checkpoint_steps, read_checkpoint
 from model.network.load import load_granular, new_model, sight_of, trained_state
 from model.network.sam2_base import build_base
 from model.training import train as train_module
-from model.training.config import RunOptions, TrainConfig, images_per_pass, make_config
+from model.training.config import RunOptions, images_per_pass
 from model.training.distributed import Distributed
 from model.training.run_log import RunLog
 from model.training.train import train
 from pipeline import cli
 from pipeline.errors import GrainmillError, InputError, SchemaError
-
-
-def config(**changes: Any) -> TrainConfig:
-    """Six steps of two small views."""
-    values = {
-        "image_size": 64, "coarse_images": 0, "masks_per_image": 4, "global_batch_size": 2, "steps": 6, "min_masks": 1,
-        "order": Order(), "seed": 0, "holdout": 0.0, "precision": "fp32",
-    }  # fmt: skip
-    return make_config("micro", "scratch", None, **{**values, **changes})
-
-
-def options(data: Path, output: Path, **changes: Any) -> RunOptions:
-    values = {"data": str(data), "output": str(output), "threads": 1, "log_every": 1, "save_every": 2, "keep": 9}
-    return RunOptions(**{**values, **changes})
-
-
-def lines(output: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+from tests.training import logged, small_config, small_options
 
 
 def losses(output: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in lines(output)]
+    return [(line["step"], line["loss"]) for line in logged(output)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps that is validated at its end, and that nothing disturbed."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(config(holdout=0.4), options(drawn_run, output, validation_images=2))
+    train(small_config(holdout=0.4), small_options(drawn_run, output, validation_images=2))
     return output
 
 
@@ -112,7 +95,7 @@ def test_a_disk_that_is_full_for_a_while_costs_log_and_checkpoints_but_not_the_r
     # A short line may still fit into a page that the file has; whatever is there is whole and true.
     assert {1, 2, 6} <= {step for step, _ in losses(run)}
     assert set(losses(run)) <= set(losses(undisturbed))
-    assert {2, 6} <= {line["step"] for line in lines(run, "validation.jsonl")}
+    assert {2, 6} <= {line["step"] for line in logged(run, "validation.jsonl")}
     assert sorted(checkpoint_steps(run)) == [2, 6]
     for name in ("pictures", "tensorboard"):
         assert done.stderr.count(f"{output}/run/{name}: could not be written") == 1, name
@@ -130,7 +113,7 @@ def test_without_any_checkpoint_nobody_is_told_that_one_stands(
 
     monkeypatch.setattr(train_module, "write_checkpoint", write)
     with pytest.raises(GrainmillError, match=r"step-00000003\.safetensors: could not be written"):
-        train(config(steps=3), options(drawn_run, tmp_path / "run"))
+        train(small_config(steps=3), small_options(drawn_run, tmp_path / "run"))
     assert "training goes on, there is no checkpoint yet" in capsys.readouterr().err
 
 
@@ -152,7 +135,10 @@ def test_a_best_that_could_not_be_saved_is_not_the_best(
     monkeypatch.setattr(train_module, "validate", validate)
     monkeypatch.setattr(train_module, "write_checkpoint", write)
     output = tmp_path / "run"
-    train(config(holdout=0.4), options(drawn_run, output, validate_every=2, save_every=6, keep=1, validation_images=1))
+    train(
+        small_config(holdout=0.4),
+        small_options(drawn_run, output, validate_every=2, save_every=6, keep=1, validation_images=1),
+    )
     progress = read_checkpoint(output).record["progress"]
     assert (progress["best_step"], progress["best_score"]) == (6, 0.6)
 
@@ -178,7 +164,7 @@ def test_a_line_that_does_not_fit_leaves_none_of_itself(
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert capsys.readouterr().err.count("metrics.jsonl: could not be written") == 1
     log.metrics({"step": 4, "loss": 0.2})
-    assert [line["step"] for line in lines(tmp_path)] == [1, 4]
+    assert [line["step"] for line in logged(tmp_path)] == [1, 4]
 
 
 # -- stops at awkward moments ------------------------------------------------------------------------------------------
@@ -191,23 +177,23 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_anew(
     output.mkdir()
     (output / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
     with pytest.raises(InputError, match="--resume needs a checkpoint, found none; leave --resume out"):
-        train(config(holdout=0.4), options(drawn_run, output, resume=True))
-    train(config(holdout=0.4), options(drawn_run, output))
+        train(small_config(holdout=0.4), small_options(drawn_run, output, resume=True))
+    train(small_config(holdout=0.4), small_options(drawn_run, output))
     assert "ended before its first checkpoint; starting anew" in capsys.readouterr().err
     assert losses(output) == losses(undisturbed)
     with pytest.raises(InputError, match="--resume goes on with it"):
-        train(config(holdout=0.4), options(drawn_run, output))
+        train(small_config(holdout=0.4), small_options(drawn_run, output))
 
 
 def test_a_bad_sample_costs_none_of_the_steps_before_it(damaged_run: tuple[Path, str, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    settings = config(global_batch_size=1, steps=9)
+    settings = small_config(global_batch_size=1, steps=9)
     with pytest.raises(GrainmillError, match="--on-bad-sample skip"):
-        train(settings, options(damaged_run[0], output, save_every=500))
-    done = lines(output)[-1]["step"]
+        train(settings, small_options(damaged_run[0], output, save_every=500))
+    done = logged(output)[-1]["step"]
     assert sorted(checkpoint_steps(output)) == [done] != [0]
-    summary = train(settings, options(damaged_run[0], output, save_every=500, resume=True, on_bad_sample="skip"))
-    assert [line["step"] for line in lines(output)] == list(range(1, 10))
+    summary = train(settings, small_options(damaged_run[0], output, save_every=500, resume=True, on_bad_sample="skip"))
+    assert [line["step"] for line in logged(output)] == list(range(1, 10))
     assert summary["skipped"] == 1
 
 
@@ -216,10 +202,10 @@ def test_a_validation_that_was_interrupted_is_done_on_resuming(
     every: int, drawn_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after the checkpoint and before the validation's line: that validation is still owed."""
-    output, settings = tmp_path / "run", config(holdout=0.4)
-    how = options(drawn_run, output, validate_every=every, validation_images=1, save_every=3)
+    output, settings = tmp_path / "run", small_config(holdout=0.4)
+    how = small_options(drawn_run, output, validate_every=every, validation_images=1, save_every=3)
     expected = tmp_path / "expected"
-    train(settings, options(drawn_run, expected, validate_every=every, validation_images=1, save_every=3))
+    train(settings, small_options(drawn_run, expected, validate_every=every, validation_images=1, save_every=3))
 
     class Killed(Exception):
         pass
@@ -232,13 +218,15 @@ def test_a_validation_that_was_interrupted_is_done_on_resuming(
         with pytest.raises(Killed):
             train(settings, how)
     assert not (output / "validation.jsonl").exists()
-    train(settings, options(drawn_run, output, validate_every=every, validation_images=1, save_every=3, resume=True))
-    assert lines(output, "validation.jsonl") == lines(expected, "validation.jsonl")
+    train(
+        settings, small_options(drawn_run, output, validate_every=every, validation_images=1, save_every=3, resume=True)
+    )
+    assert logged(output, "validation.jsonl") == logged(expected, "validation.jsonl")
     assert losses(output) == losses(expected)
     found, wanted = (read_checkpoint(each).record["progress"] for each in (output, expected))
     assert found == wanted
-    train(settings, options(drawn_run, output, validate_every=every, validation_images=1, resume=True))
-    assert lines(output, "validation.jsonl") == lines(expected, "validation.jsonl"), "validated twice"
+    train(settings, small_options(drawn_run, output, validate_every=every, validation_images=1, resume=True))
+    assert logged(output, "validation.jsonl") == logged(expected, "validation.jsonl"), "validated twice"
 
 
 def test_a_damaged_newest_checkpoint_names_the_one_before(undisturbed: Path, drawn_run: Path, tmp_path: Path) -> None:
@@ -247,9 +235,9 @@ def test_a_damaged_newest_checkpoint_names_the_one_before(undisturbed: Path, dra
     newest = checkpoint_steps(output)[6]
     newest.write_bytes(newest.read_bytes()[:1000])
     with pytest.raises(SchemaError, match="remove it, and --resume goes on from step 4"):
-        train(config(holdout=0.4), options(drawn_run, output, resume=True))
+        train(small_config(holdout=0.4), small_options(drawn_run, output, resume=True))
     newest.unlink()
-    train(config(holdout=0.4), options(drawn_run, output, resume=True, validation_images=2))
+    train(small_config(holdout=0.4), small_options(drawn_run, output, resume=True, validation_images=2))
     assert losses(output) == losses(undisturbed)
 
 
@@ -275,10 +263,10 @@ def test_an_interrupted_command_says_how_it_goes_on(
 def test_a_bad_sample_in_validation_stops_or_is_passed_over(
     damaged_run: tuple[Path, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = config(holdout=0.4, steps=1)
+    settings = small_config(holdout=0.4, steps=1)
     with pytest.raises(GrainmillError, match="`--on-bad-sample skip` validates on others"):
-        train(settings, options(damaged_run[0], tmp_path / "stops"))
-    summary = train(settings, options(damaged_run[0], tmp_path / "skips", on_bad_sample="skip"))
+        train(settings, small_options(damaged_run[0], tmp_path / "stops"))
+    summary = train(settings, small_options(damaged_run[0], tmp_path / "skips", on_bad_sample="skip"))
     assert capsys.readouterr().err.count("skipped in validation:") == 1
     assert summary["validation"]["images"] >= 1
 
@@ -348,7 +336,7 @@ def test_a_commit_of_another_kind_is_refused(
 def test_flags_are_refused_before_anything_is_read(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     values = {"data": "nowhere", "output": str(tmp_path), "device": "cpu", **change}
     with pytest.raises(InputError, match=message):
-        train(config(), RunOptions(**values))
+        train(small_config(), RunOptions(**values))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -356,12 +344,12 @@ def test_an_output_that_is_a_file_is_refused(drawn_run: Path, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="expected a folder, found a file there"):
-            train(config(steps=1), options(drawn_run, output))
+            train(small_config(steps=1), small_options(drawn_run, output))
 
 
 def test_an_image_size_is_judged_before_what_follows_from_it() -> None:
     with pytest.raises(InputError, match="--image-size 100: expected a multiple of 32"):
-        config(image_size=100, coarse_images=4)
+        small_config(image_size=100, coarse_images=4)
 
 
 @pytest.mark.parametrize(("batch", "passes"), [(6, 3), (5, 1), (4, 4), (7, 1)])
@@ -376,13 +364,13 @@ def test_a_forward_pass_takes_as_many_photographs_as_divide_the_batch(
         return real(model, examples, *arguments, **named)
 
     monkeypatch.setattr(train_module, "accumulate_gradients", counted)
-    train(config(global_batch_size=batch, steps=1), options(drawn_run, tmp_path / "run"))
+    train(small_config(global_batch_size=batch, steps=1), small_options(drawn_run, tmp_path / "run"))
     assert seen == [passes] * (batch // passes)
 
 
 def test_on_a_gpu_a_micro_model_takes_many_at_once() -> None:
     for size, share, passes in ((256, 32, 32), (256, 96, 48), (512, 32, 16), (1024, 6, 3)):
-        assert images_per_pass(config(image_size=size, coarse_images=0), share, on_gpu=True) == passes
+        assert images_per_pass(small_config(image_size=size, coarse_images=0), share, on_gpu=True) == passes
 
 
 # -- before anything is trained ----------------------------------------------------------------------------------------
@@ -444,12 +432,12 @@ def test_a_dry_run_of_a_resumption_reads_the_checkpoint(
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(undisturbed, output)
-    told = train_module.describe(config(holdout=0.4), options(drawn_run, output, resume=True))
+    told = train_module.describe(small_config(holdout=0.4), small_options(drawn_run, output, resume=True))
     assert told["opened"][-1] == f"--resume: {checkpoint_steps(output)[6]}"
     newest = checkpoint_steps(output)[6]
     newest.write_bytes(newest.read_bytes()[:-9])
     with pytest.raises(SchemaError, match="remove it, and --resume goes on from step 4"):
-        train_module.describe(config(holdout=0.4), options(drawn_run, output, resume=True))
+        train_module.describe(small_config(holdout=0.4), small_options(drawn_run, output, resume=True))
 
 
 # -- training on -------------------------------------------------------------------------------------------------------
