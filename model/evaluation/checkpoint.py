@@ -16,10 +16,13 @@ from pipeline.storage.local import sha256_of_file
 from ..network.checkpoint import is_checkpoint, read_checkpoint
 from ..network.load import expect_base_is_needed, load_sam2, recognised, usable_device
 from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
+from .annotator_tables import annotator_notes, annotator_tables
 from .benchmarks.records import Split, Task
-from .protocols.options import ModelOptions, ModelTask
+from .protocols.keystrokes import COST_VARIANTS
+from .protocols.options import AnnotatorOptions, ModelOptions, ModelTask
 from .protocols.run import measure_model
 from .results import Scored, ScoreOptions, claim_output, summed
+from .score_records import Details
 from .tables import as_metric, notes_of, tables_of
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ def score_model(split: Split, predictor: object, tasks: Sequence[Task], options:
     claim_output(options, weights_sha256=identity)
     settings = model_options(options)
     wanted = model_tasks(tasks, split)
+    if options.annotators:
+        own_masks = predictor.own_masks() if isinstance(predictor, CheckpointModel | TreeModel) else True
+        settings, wanted = replace(settings, annotators=AnnotatorOptions(own_masks=own_masks)), ("annotators",)
     videos = replace(predictor, video=True) if isinstance(predictor, CheckpointModel | TreeModel) else None
     found = measure_model(
         split,
@@ -74,23 +80,26 @@ def score_model(split: Split, predictor: object, tasks: Sequence[Task], options:
         identity=f"{__version__} {options.benchmark.name} {identity}",
         video_predictor=videos,
     )
+    details: Details = {
+        "protocol": settings.as_json(),
+        "weights_sha256": identity,
+        "objects_of_metrics": {name: interval.objects for name, interval in found.metrics.items()},
+    }
+    if options.annotators:
+        details["costs"] = {name: costs.as_json() for name, costs in COST_VARIANTS.items()}
+        tables, notes = annotator_tables(found, settings), annotator_notes(settings)
+    else:
+        tables, notes = tables_of(found, settings), notes_of(options.benchmark, settings, found)
+        notes += predictor.notes() if isinstance(predictor, CheckpointModel | TreeModel) else []
     return Scored(
         metrics={name: as_metric(interval) for name, interval in found.metrics.items()},
         rows=found.rows,
-        tables=tables_of(found, settings),
+        tables=tables,
         counts={name: count for name, count in found.counts.items() if count},
         left_out=summed([split.left_out, found.left_out]),
-        details={
-            "protocol": settings.as_json(),
-            "weights_sha256": identity,
-            "objects_of_metrics": {name: interval.objects for name, interval in found.metrics.items()},
-        },
+        details=details,
         curves=found.curves,
-        notes=[
-            *split.notes,
-            *notes_of(options.benchmark, settings, found),
-            *(predictor.notes() if isinstance(predictor, CheckpointModel | TreeModel) else ()),
-        ],
+        notes=[*split.notes, *notes],
     )
 
 
@@ -164,9 +173,13 @@ class CheckpointModel:
         """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
         return sha256_of_file(self.path)
 
+    def own_masks(self) -> bool:
+        """Whether SAM-2's own masks, of no g, were ever trained: not in a model from scratch."""
+        return not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full"
+
     def notes(self) -> list[str]:
         """What of this model a reader of its numbers must know."""
-        if not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full":
+        if self.own_masks():
             return []
         return [
             "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
@@ -197,6 +210,10 @@ class TreeModel:
         from ..predict.tree import SCORE_WEIGHTS
 
         return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))
+
+    def own_masks(self) -> bool:
+        """There is no SAM-2 in it."""
+        return False
 
     def notes(self) -> list[str]:
         """What of it a reader of its numbers must know."""

@@ -73,6 +73,18 @@ class ScoreFlags:
             rich_help_panel=WHAT,
         ),
     ] = None
+    annotators: Annotated[
+        bool,
+        typer.Option(
+            "--annotators",
+            help="With --checkpoint: simulate people at work, in the place of the benchmark's own protocol. They click "
+            "alone, or turn the dial by the size that they see, or take one of SAM-2's three masks, and correct by "
+            "clicks; told are actions and seconds (keystroke-level model) to IoU 0.80, 0.85 and 0.90, each policy "
+            "against clicks. `--granularity label` without oracle leaves out the bounds of ten g, two thirds of the "
+            "time; --objects-per-image and --limit cut it further. Default: off.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False
     objects_per_image: Annotated[
         int | None,
         typer.Option(

@@ -29,17 +29,25 @@ def score_options(flags: ScoreFlags) -> ScoreOptions:
     if flags.masks is None and flags.checkpoint is None and not flags.peer:
         raise InputError("expected something to score: --masks DIR, --checkpoint CKPT or --peer NAME")
     benchmark = find_benchmark(flags.benchmark)
+    if flags.annotators and flags.checkpoint is None:
+        raise InputError("--annotators: a model answers the clicks of simulated people; expected --checkpoint CKPT")
+    if flags.annotators and "interactive" not in benchmark.tasks:
+        raise InputError(f"--annotators: {benchmark.name} has no images to be clicked; `grainmill score --list`: tasks")
     split = flags.split or benchmark.splits[0]
     return ScoreOptions(
         benchmark=benchmark,
         data=flags.data,
         split=split,
-        output=flags.output or default_output(flags.benchmark, split, flags.masks, flags.checkpoint, flags.peer),
+        output=flags.output
+        or default_output(
+            flags.benchmark, split, flags.masks, flags.checkpoint, flags.peer, annotators=flags.annotators
+        ),
         masks=flags.masks,
         checkpoint=flags.checkpoint,
         base=flags.base,
         device=flags.device,
         granularity=checked_granularities(flags.granularity or ["oracle", "label", "fixed:0.5"]),
+        annotators=flags.annotators,
         objects_per_image=flags.objects_per_image,
         points_per_side=flags.points_per_side,
         pred_iou_threshold=flags.pred_iou_threshold,
@@ -53,12 +61,18 @@ def score_options(flags: ScoreFlags) -> ScoreOptions:
 
 
 def default_output(
-    benchmark: str, split: str, masks: str | None, checkpoint: str | None, peers: list[str] | None
+    benchmark: str,
+    split: str,
+    masks: str | None,
+    checkpoint: str | None,
+    peers: list[str] | None,
+    *,
+    annotators: bool = False,
 ) -> Path:
-    """`scores/BENCHMARK-SPLIT-WHAT`."""
+    """`scores/BENCHMARK-SPLIT-WHAT`, of simulated annotators with `-annotators` behind it."""
     what = masks or checkpoint or "-".join(peers or [])
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", what).strip("-.")[-60:]
-    return Path("scores") / f"{benchmark}-{split}-{slug}"
+    return Path("scores") / f"{benchmark}-{split}-{slug}{'-annotators' if annotators else ''}"
 
 
 def default_workers(checkpoint: str | None, device: str | None) -> int:
@@ -112,7 +126,8 @@ def command_line(flags: ScoreFlags) -> str:
     words = ["grainmill", "score"]
     for field in fields(ScoreFlags):
         value = getattr(flags, field.name)
+        flag = f"--{field.name.replace('_', '-')}"
         for each in value if isinstance(value, list) else [value]:
-            if each is not None:
-                words += [f"--{field.name.replace('_', '-')}", str(each)]
+            if each is not None and each is not False:
+                words += [flag] if each is True else [flag, str(each)]
     return shlex.join(words)

@@ -7,6 +7,7 @@
 | `iou_by_granularity` | `granularity`, `part`, `whole`, `object` | IoU with each at the same click |
 | `area_by_granularity` | `granularity`, `median`, `low`, `high` | the mask's share of the image, with quartiles |
 | `noc` | `clicks`, one list for each name | mean IoU after so many clicks |
+| `annotators_iou`, `annotators_reached` | `seconds`, one list for each policy | mean IoU; share at IoU 0.80 |
 """
 
 from __future__ import annotations
@@ -102,10 +103,29 @@ def _noc(axes: Axes, curve: Curve) -> None:
     axes.legend(fontsize=8)
 
 
+def _annotators_iou(axes: Axes, curve: Curve) -> None:
+    _by_seconds(axes, curve, "mean IoU")
+
+
+def _annotators_reached(axes: Axes, curve: Curve) -> None:
+    _by_seconds(axes, curve, "share of objects at IoU 0.80")
+
+
+def _by_seconds(axes: Axes, curve: Curve, what: str) -> None:
+    for name in curve:
+        if name != "seconds":
+            bound = name.startswith("oracle")
+            axes.step(curve["seconds"], curve[name], where="post", label=name, linestyle="--" if bound else "-")
+    axes.set(xlabel="seconds of a simulated annotator", ylabel=what, ylim=(0, 1))
+    axes.legend(fontsize=8)
+
+
 _DRAWERS: Final[dict[str, Callable[[Axes, Curve], None]]] = {
     "recall_by_masks": _recall_by_masks,
     "granularity": _granularity,
     "iou_by_granularity": _iou_by_granularity,
     "area_by_granularity": _area_by_granularity,
     "noc": _noc,
+    "annotators_iou": _annotators_iou,
+    "annotators_reached": _annotators_reached,
 }

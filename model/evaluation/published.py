@@ -80,13 +80,14 @@ _INTERACTIVE: Final[dict[str, dict[tuple[str, str], tuple[float, float, float]]]
 
 
 def published_for(options: ScoreOptions) -> Published | None:
-    """The papers' numbers for a benchmark; None where they have none.
+    """The papers' numbers for a benchmark; None where they have none; no paper has
+    simulated annotators.
 
     Returns:
         `about` and `rows`, as they are printed and written to `scores.json`.
     """
     key = options.benchmark.published
-    if key is None:
+    if key is None or options.annotators:
         return None
     rows: list[Row] = []
     tasks: tuple[Task, ...] = ("whole",) if options.masks is not None else options.benchmark.tasks

@@ -49,6 +49,8 @@ class ScoreOptions:
     """Weights of the base, for an adapter's checkpoint."""
     device: str | None
     granularity: tuple[str, ...]
+    annotators: bool = False
+    """Simulated annotators, in the place of the benchmark's own protocol."""
     objects_per_image: int | None
     """At most so many objects of an image get clicks."""
     points_per_side: int
@@ -75,6 +77,8 @@ class ScoreOptions:
             "peers": list(self.peers),
             "grainmill": __version__,
         }
+        if not self.annotators:
+            del settings["annotators"]
         return cast(Settings, settings)
 
 

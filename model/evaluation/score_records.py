@@ -26,6 +26,8 @@ class Settings(TypedDict):
     checkpoint: str | None
     base: str | None
     granularity: list[str]
+    annotators: NotRequired[bool]
+    """Present and true where people at work were simulated."""
     objects_per_image: int | None
     points_per_side: int
     pred_iou_threshold: float
@@ -70,6 +72,8 @@ class Details(TypedDict, total=False):
     """By subject."""
     protocol: dict[str, object]
     """See `protocols.options.ModelOptions`."""
+    costs: dict[str, dict[str, object]]
+    """Of simulated annotators: variant -> `protocols.keystrokes.Costs`."""
     weights_sha256: str
     objects_of_metrics: dict[str, int]
 

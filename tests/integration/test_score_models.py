@@ -112,6 +112,62 @@ def test_a_sam2_checkpoint_has_the_controls_alone(
     assert not any("say nothing" in note for note in record["notes"])
 
 
+ANNOTATORS = ("--annotators", "--benchmark", "grabcut", "--workers", "1")
+
+
+def test_simulated_annotators_from_files_to_scores(
+    fresh: Path, grabcut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    arguments = (*ANNOTATORS, "--checkpoint", fresh, "--data", grabcut, "--output", output, "--granularity", "label")
+    record = score(capsys, *arguments)
+    assert columns(record, "annotators.") >= {"clicks", "dial", "drag", "dial_label"}
+    assert not any(name.startswith(("interactive.", "whole.")) for name in record["metrics"])
+    assert {"annotators_iou", "annotators_reached"} == set(record["curves"])
+    assert (output / "plots" / "annotators_iou.png").is_file()
+    assert record["details"]["protocol"]["annotators"]["area_error"] == 0.2
+    assert record["details"]["costs"]["standard"]["point_s"] == 1.1
+    assert record["published"] is None  # no paper has such numbers
+    assert record["configuration"]["annotators"] is True
+    assert "--annotators" in record["command"].split()
+    assert "True" not in record["command"]
+    rows = pq.read_table(output / "objects.parquet").to_pylist()
+    options = ModelOptions(label_rule="whole", fixed=())
+    again = summarise([{k: v for k, v in row.items() if v is not None} for row in rows], options)
+    assert {name: each.value for name, each in again.items()} == {
+        name: pytest.approx(metric["value"]) for name, metric in record["metrics"].items()
+    }
+    assert main(["score", *map(str, arguments)]) == 0  # from the kept rows
+    text = capsys.readouterr().out
+    for words in ("the dial by size", "not available: nothing trained SAM-2's own masks", "keystroke-level", "n/a"):
+        assert words in text, words
+    assert main(["score", *map(str, arguments[1:])]) == 3  # the benchmark's own protocol is another score
+    assert "choose another --output" in capsys.readouterr().err
+
+
+def test_simulated_annotators_without_a_dial(
+    sam2_file: Path, grabcut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*ANNOTATORS, "--checkpoint", sam2_file, "--data", grabcut, "--limit", "1", "--output", tmp_path / "o")
+    assert columns(score(capsys, *arguments), "annotators.") >= {"clicks", "three_masks"}
+    assert main(["score", *map(str, arguments)]) == 0
+    assert "not available: the model has no dial" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--benchmark", "grabcut", "--masks", "out"), "expected --checkpoint CKPT"),
+        (("--benchmark", "davis2016", "--checkpoint", "tree"), "davis2016 has no images to be clicked"),
+    ],
+)
+def test_simulated_annotators_where_they_cannot_be(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", "--annotators", "--data", ".", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_benchmark_without_labels_says_so(
     fresh: Path, grabcut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -319,5 +319,6 @@ def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
     assert len(run.clicks) > 1
     assert run.ious[-1] > 0.95
     assert len(TreeModel().sha256()) == 64
+    assert not TreeModel().own_masks()  # simulated annotators are not offered its three
     with pytest.raises(InputError, match="a benchmark of videos needs a model"):
         TreeModel(video=True)()

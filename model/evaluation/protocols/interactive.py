@@ -24,7 +24,7 @@ from ..subjects.predictors import ClickModel, LogitArray, Predictions
 from .controls import JITTER_CLICKS, JITTER_RADIUS, seed_of
 from .metrics import BoolArray, mask_iou, number_of_clicks
 from .options import ModelOptions
-from .simulated_user import Click, Trajectory, jittered_first_clicks, next_click
+from .simulated_user import Aim, Click, Trajectory, jittered_first_clicks, next_click
 
 _PIXELS_AT_ONCE: Final = 64 * 1024 * 1024
 """Runs times pixels of the image that are in hand at once: objects of an image are taken in groups of this size."""
@@ -47,11 +47,13 @@ class ClickedObject:
         truth: (H, W) bool, not empty.
         ignore: (H, W) bool or None.
         columns: column -> its runs; the best of them where there are several.
+        aim: how exactly its clicks are set; None: exactly.
     """
 
     truth: BoolArray
     ignore: BoolArray | None
     columns: Mapping[str, tuple[Run, ...]]
+    aim: Aim | None = None
 
 
 def runs_of(
@@ -200,7 +202,7 @@ def _simulate_group(
 ) -> list[dict[Run, Trajectory]]:
     every: list[list[_State]] = []
     for number, each in enumerate(objects):
-        start = next_click(np.zeros_like(each.truth), each.truth, each.ignore)
+        start = next_click(np.zeros_like(each.truth), each.truth, each.ignore, aim=each.aim)
         runs = dict.fromkeys(run for runs in each.columns.values() for run in runs)
         every.append([_State(number, run, [], upcoming=run.first or start) for run in runs])
     active = [state for states in every for state in states if state.upcoming is not None]
@@ -216,7 +218,9 @@ def _simulate_group(
             state.ious.append(mask_iou(predicted, subject.truth, subject.ignore))
             state.previous = None if fed_back is None else fed_back[position]
             reached = state.ious[-1] >= options.target_iou
-            state.upcoming = None if reached else next_click(predicted, subject.truth, subject.ignore, state.clicks)
+            state.upcoming = (
+                None if reached else next_click(predicted, subject.truth, subject.ignore, state.clicks, subject.aim)
+            )
         given_up = {
             id(state) for each, states in zip(objects, every, strict=True) for state in _given_up(each, states, options)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, get_args
 
@@ -14,13 +15,34 @@ from ..flags import ScoreFlags
 from .controls import JITTER_CLICKS, JITTER_RADIUS, SWEEP, constant_granularity
 from .simulated_user import MAX_CLICKS
 
-ModelTask = Literal["whole", "interactive", "sweep", "pairs", "video"]
+ModelTask = Literal["whole", "interactive", "sweep", "pairs", "video", "annotators"]
 MODEL_TASKS: Final[tuple[ModelTask, ...]] = get_args(ModelTask)
 
 _JSON_NAMES: Final = {
     "pred_iou_thresh": "pred_iou_threshold", "stability_score_thresh": "stability_threshold", "max_iou": "nms_iou",
 }  # fmt: skip
 """In `scores.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatorOptions:
+    """What the simulated annotators can do, see `annotators.py`."""
+
+    area_error: float = 0.2
+    """Standard deviation of the log of a judged area: one of 20 %."""
+    max_turns: int = 3
+    """How often the dial is turned before the clicks that correct."""
+    click_radius: float = 0.5
+    """Clicks fall within this share of the distance from the middle of an error to its border."""
+    target_iou: float = 0.90
+    """A mask that is as good is right, and the person stops."""
+    own_masks: bool = True
+    """SAM-2's own masks may be asked for; False where nothing trained them."""
+
+    @property
+    def looks_right(self) -> float:
+        """Log of areas whose difference is not acted on: what the judgement's error would hide."""
+        return math.log1p(self.area_error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +79,8 @@ class ModelOptions:
     """Whole image: of two masks that overlap by more than this, the one with the higher score stays."""
     max_masks: int = 1000
     """Whole image: the cap of the protocol."""
+    annotators: AnnotatorOptions | None = None
+    """Of the task `annotators`."""
     seed: int = ScoreFlags.seed
     resamples: int = RESAMPLES
     limit: int | None = None
@@ -95,7 +119,7 @@ class ModelOptions:
         stated = {
             _JSON_NAMES.get(name, name): value
             for name, value in asdict(self).items()
-            if name not in ("workers", "limit")
+            if name not in ("workers", "limit") and not (name == "annotators" and value is None)
         }
         return {
             **stated,

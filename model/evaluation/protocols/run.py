@@ -12,6 +12,7 @@ gives the same numbers; nothing an image yields depends on another image, on the
 | `whole` | object and `view` | `VARIANT.recall_1000`, … (whole_image.py) |
 | `whole_image` | image | `VARIANT.masks` |
 | `video` | video | `COLUMN.jf`, … (video.py) |
+| `annotators` | object | `POLICY.seconds_80`, … (annotators.py) |
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from ..results import nothing_to_score, summed
 from ..resume import each_item
 from ..score_records import Cell, Curves, ModelAnswer, Row
 from ..subjects.predictors import ClickModel, as_click_model
+from .annotator_numbers import annotator_curves, annotator_metrics
+from .annotators import AnnotatedObject, annotate_objects
 from .controls import SWEEP, seed_of, shuffled_labels
 from .interactive import ClickedObject, click_columns, interactive_seed, runs_of, simulate_objects
 from .options import MODEL_TASKS, ModelOptions, ModelTask
@@ -173,6 +176,8 @@ def image_rows(
         rows += _sweep_rows(model, image, truth, clicked if "sweep" in tasks else [], options, pairs="pairs" in tasks)
     if "whole" in tasks:
         rows += _whole_rows(model, image, truth, options)
+    if "annotators" in tasks:
+        rows += _annotator_rows(model, image, truth, clicked, options)
     return rows
 
 
@@ -230,6 +235,24 @@ def _interactive_rows(
     return [
         {**_identity("interactive", image.name, truth, index), **click_columns(subject.columns, runs, options)}
         for index, subject, runs in zip(indices, subjects, found, strict=True)
+    ]
+
+
+def _annotator_rows(
+    model: ClickModel, image: EvalImage, truth: GroundTruth, clicked: Sequence[int], options: ModelOptions
+) -> list[Row]:
+    subjects, indices = [], []
+    for index in clicked:
+        each = truth.objects[index]
+        mask = rle_codec.decode(each.mask)
+        ignore = None if each.ignore is None else rle_codec.decode(each.ignore)
+        if (mask if ignore is None else mask & ~ignore).any():
+            names = (image.draw, each.id)
+            subjects.append(AnnotatedObject(truth=mask, ignore=ignore, label=each.granularity, names=names))
+            indices.append(index)
+    return [
+        {**_identity("annotators", image.name, truth, index), **cells}
+        for index, cells in zip(indices, annotate_objects(model, subjects, options), strict=True)
     ]
 
 
@@ -366,6 +389,9 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
     for row in rows:
         groups.setdefault((str(row["task"]), row.get("view")), []).append(row)
     for (task, view), members in groups.items():
+        if task == "annotators":
+            metrics |= annotator_metrics(members, resamples=options.resamples, seed=options.seed)
+            continue
         columns = {name: values for name, values in _columns(members).items() if np.isfinite(values).any()}
         for metric in ("iou_1", "pair_success_50", "pair_success_70"):
             best = best_constant(columns, metric)
@@ -425,7 +451,8 @@ def curves_of(rows: Sequence[Row]) -> Curves:
         iou_by_granularity: `granularity`, `part`, `whole` over the pairs that were clicked, and `object` of the sweep;
         area_by_granularity: `granularity`, `median`, `low`, `high` (quartiles of the area's share of the image);
         recall_by_masks: for some variants (`_DRAWN`) of the benchmark's own view `VARIANT.masks` and `VARIANT.recall`,
-        at 1, 10, 100 and 1,000 masks.
+        at 1, 10, 100 and 1,000 masks;
+        annotators_iou, annotators_reached: see `annotator_numbers.py`.
     """
     curves: Curves = {}
     by_task: dict[str, list[Row]] = {}
@@ -447,6 +474,7 @@ def curves_of(rows: Sequence[Row]) -> Curves:
     if areas:
         low, median, high = np.percentile(np.array(areas), [25, 50, 75], axis=0).tolist()
         curves["area_by_granularity"] = {"granularity": list(SWEEP), "median": median, "low": low, "high": high}
+    curves |= annotator_curves(by_task.get("annotators", []))
     recall = _recall_by_masks(by_task)
     if recall:
         curves["recall_by_masks"] = recall
@@ -485,7 +513,8 @@ def _recall_by_masks(by_task: Mapping[str, list[Row]]) -> dict[str, list[float]]
 
 
 def _counts(rows: Sequence[Row], units: Sequence[_Unit]) -> dict[str, int]:
-    clicked = [row for row in rows if row["task"] == "interactive"] or [row for row in rows if row["task"] == "sweep"]
+    by_task = ([row for row in rows if row["task"] == task] for task in ("interactive", "sweep", "annotators"))
+    clicked = next((members for members in by_task if members), [])
     views: dict[str, int] = {}
     for row in rows:
         if row["task"] == "whole":

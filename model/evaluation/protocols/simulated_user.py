@@ -29,6 +29,19 @@ class Click:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """How exactly somebody clicks: anywhere in a disk around the place that is meant, alike for every pixel of it.
+
+    Attributes:
+        radius: of the disk, as a share of the distance to the error's border (below 1: always inside the error).
+        seed: of the draw; click after click another, and the same for the same number of clicks so far.
+    """
+
+    radius: float
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """What happened to one object.
 
@@ -42,7 +55,11 @@ class Trajectory:
 
 
 def next_click(
-    predicted: BoolArray, truth: BoolArray, ignore: BoolArray | None = None, clicked: Sequence[Click] = ()
+    predicted: BoolArray,
+    truth: BoolArray,
+    ignore: BoolArray | None = None,
+    clicked: Sequence[Click] = (),
+    aim: Aim | None = None,
 ) -> Click | None:
     """Where the simulated user clicks next.
 
@@ -54,6 +71,7 @@ def next_click(
         truth: (H, W) bool.
         ignore: (H, W) bool, pixels that count for nothing.
         clicked: clicks so far.
+        aim: None: exactly where it is meant.
 
     Returns:
         The click, or None when no wrong pixel is left that was not clicked yet. (RITM then clicks at the upper left.)
@@ -67,8 +85,23 @@ def next_click(
     distance = missing if positive else surplus
     if distance.max() <= 0:
         return None
-    y, x = np.unravel_index(int(np.argmax(distance)), distance.shape)
-    return Click(x=int(x), y=int(y), positive=positive)
+    y, x = map(int, np.unravel_index(int(np.argmax(distance)), distance.shape))
+    if aim is not None:
+        y, x = _hit(distance, y, x, aim, len(clicked))
+    return Click(x=x, y=y, positive=positive)
+
+
+def _hit(squared_px: NDArray[np.float64], y: int, x: int, aim: Aim, clicks: int) -> tuple[int, int]:
+    """The pixel (y, x) that is met; one that was clicked before (distance 0) is not."""
+    reach = aim.radius * float(np.sqrt(squared_px[y, x]))
+    side = int(reach)
+    top, left = max(y - side, 0), max(x - side, 0)
+    window = squared_px[top : y + side + 1, left : x + side + 1]
+    ys, xs = np.nonzero(window)
+    near = (ys + top - y) ** 2 + (xs + left - x) ** 2 <= reach * reach
+    ys, xs = ys[near] + top, xs[near] + left
+    pick = np.random.default_rng([*aim.seed, clicks]).integers(len(ys))
+    return int(ys[pick]), int(xs[pick])
 
 
 def _squared_distance_px(mask: BoolArray) -> NDArray[np.float64]:
