@@ -41,6 +41,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "fine-tune SAM-2 with a granularity dial from committed or released shards",
     ),
     "segment": ("model.commands.segment", "masks of one image or video at a given granularity"),
+    "annotate": (
+        "model.commands.annotate",
+        "a page for people: click, turn the dial, accept masks; also to review labels",
+    ),
     "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
     "merge": ("model.commands.merge", "an adapter and its base in one checkpoint, without LoRA's cost"),
     "onnx-export": ("model.commands.onnx_export", "encoder.onnx, and decoder.onnx with the granularity as an input"),

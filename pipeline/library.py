@@ -174,6 +174,7 @@ def build_release(
         append=given.append,
         overwrite=given.overwrite,
         exclusions=None if given.exclude is None else read_exclusions(given.exclude),
+        kept=None if given.keep is None else read_exclusions(given.keep, flag="--keep"),
         purge=given.purge,
     )
 

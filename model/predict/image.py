@@ -321,11 +321,12 @@ class GranularPredictor:
         point_labels: ArrayLike | None,
         granularity: Any = None,
         *,
+        box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """As `predict`, without leaving the device: logits (N, C, h, w) and predicted IoU (N, C), float32."""
-        prompts = self._checked(point_coords, point_labels, None, mask_input, granularity)
+        prompts = self._checked(point_coords, point_labels, box, mask_input, granularity)
         return self._decoded(prompts, 0, multimask=multimask)
 
     def enlarge(self, logits: Tensor, image: int = 0) -> Tensor:

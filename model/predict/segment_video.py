@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,22 +88,64 @@ def track_objects(
             box=each.prompt.box,
             granularity=each.granularity,
         )
+    granularity = {number: each.granularity for number, each in objects.items()}
+    marked = {frame: [each.prompt for each in objects.values()]}
+    with ProgressBar("segment", len(frames), unit="frames") as progress:
+        content = follow_objects(
+            predictor, state, frames, granularity, start=frame, marked=marked, files=files, name=name, kinds=kinds,
+            on_frame=progress.update,
+        )  # fmt: skip
+    return {
+        **content,
+        "frame": frame,
+        "objects": {
+            str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
+        },
+    }
+
+
+def follow_objects(
+    predictor: GranularVideoPredictor,
+    state: dict[str, Any],
+    frames: Frames,
+    granularity: Mapping[int, float | None],
+    *,
+    start: int,
+    marked: Mapping[int, Sequence[Prompt]],
+    files: OutputFiles,
+    name: str,
+    kinds: Sequence[str] = (),
+    on_frame: Callable[[int], None],
+) -> dict[str, Any]:
+    """Propagates a state whose objects are prompted; what is written and returned is as `track_objects` tells.
+
+    Args:
+        predictor: for video.
+        state: of these frames.
+        frames: of the video.
+        granularity: of each object.
+        start: the first frame with a prompt.
+        marked: prompts to draw, by frame.
+        files: that are written.
+        name: of the pictures.
+        kinds: further pictures.
+        on_frame: hears how many frames are done, and may raise to stop.
+    """
     annotations: list[dict[str, Any]] = []
     done = 0
-    with ProgressBar("segment", len(frames), unit="frames") as progress:
-        for backwards in (False, True) if frame else (False,):
-            for place, ids, logits in predictor.propagate_in_video(state, frame, reverse=backwards):
-                if backwards and place == frame:
-                    continue
-                masks = dict(zip(ids, (logits[:, 0] > 0).cpu().numpy(), strict=True))
-                picture = segment_map(frames[place], list(masks.values()))
-                for each in objects.values() if place == frame else ():
-                    picture = mark_prompt(picture, each.prompt)
-                files.write(f"{name}.masks/{place:05d}.png", png_bytes(picture))
-                _write_masks(files, name, place, masks, kinds)
-                annotations += _annotations(place, masks, objects)
-                done += 1
-                progress.update(done)
+    for backwards in (False, True) if start else (False,):
+        for place, ids, logits in predictor.propagate_in_video(state, start, reverse=backwards):
+            if backwards and place == start:
+                continue
+            masks = dict(zip(ids, (logits[:, 0] > 0).cpu().numpy(), strict=True))
+            picture = segment_map(frames[place], list(masks.values()))
+            for prompt in marked.get(place, ()):
+                picture = mark_prompt(picture, prompt)
+            files.write(f"{name}.masks/{place:05d}.png", png_bytes(picture))
+            _write_masks(files, name, place, masks, kinds)
+            annotations += _annotations(place, masks, granularity)
+            done += 1
+            on_frame(done)
     annotations.sort(key=lambda each: (each["image_id"], each["object_id"]))
     return {
         "format": MASK_FORMAT,
@@ -119,10 +161,6 @@ def track_objects(
         ],
         "categories": [{"id": 1, "name": "mask"}],
         "annotations": [{**each, "id": number} for number, each in enumerate(annotations, FIRST_ID)],
-        "frame": frame,
-        "objects": {
-            str(number): {"granularity": each.granularity, **each.prompt.to_json()} for number, each in objects.items()
-        },
     }
 
 
@@ -135,11 +173,13 @@ def _write_masks(files: OutputFiles, name: str, frame: int, masks: Mapping[int, 
             files.write(f"{name}.masks.each/{number}/{frame:05d}.png", png_bytes(mask.astype(np.uint8) * 255))
 
 
-def _annotations(frame: int, masks: Mapping[int, Mask], objects: Mapping[int, VideoObject]) -> list[dict[str, Any]]:
+def _annotations(
+    frame: int, masks: Mapping[int, Mask], granularity: Mapping[int, float | None]
+) -> list[dict[str, Any]]:
     """Of the objects that are there; one that is hidden on a frame has no annotation on it."""
     return [
         {
-            **PredictedMask.of(mask, objects[number].granularity, 0.0).to_json(0, image_id=FIRST_ID + frame),
+            **PredictedMask.of(mask, granularity[number], 0.0).to_json(0, image_id=FIRST_ID + frame),
             "score": None,
             "object_id": number,
         }

@@ -113,6 +113,8 @@ def run_demo(output: Path, *, train_steps: int, executor: str, workers: int) -> 
             _run(step)
     report = output / REPORT
     note(f"\n{time.monotonic() - began_s:.0f} s in all. Open {report} and {output / GALLERY} in a browser.")
+    desk = ("annotate", f"{output}/photographs/*/*", "--checkpoint", f"{output}/student", "--output", f"{output}/desk")
+    note(f"To click and turn the dial yourself, open the desk:\n$ grainmill {shlex.join(desk)}")
     return report
 
 

@@ -47,6 +47,7 @@ def run(flags: ReleaseCommandFlags) -> int:
                 append=flags.append,
                 overwrite=flags.overwrite,
                 exclusions=None if flags.exclude is None else read_exclusions(flags.exclude),
+                kept=None if flags.keep is None else read_exclusions(flags.keep, flag="--keep"),
                 purge=flags.purge,
                 on_shard=progress.update,
             )

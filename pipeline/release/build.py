@@ -37,6 +37,7 @@ def build_release(
     append: bool = False,
     overwrite: bool = False,
     exclusions: Exclusions | None = None,
+    kept: Exclusions | None = None,
     purge: bool = False,
     on_shard: Callable[[int], None] | None = None,
 ) -> ReleaseManifest:
@@ -49,6 +50,7 @@ def build_release(
         append: `output` holds a release, of which this is the next version.
         overwrite: `output` may hold this very version; it is made again.
         exclusions: samples to be taken down.
+        kept: of the run's samples, these alone go in; None: all.
         purge: delete what older versions keep of them too.
         on_shard: called with the number of shards done.
 
@@ -62,7 +64,7 @@ def build_release(
         raise InputError(
             f"{run.location}: is a release already; give the run, or --append without DIR for a new version"
         )
-    build = prepared_build(run, output, options, previous, exclusions or Exclusions())
+    build = prepared_build(run, output, options, previous, exclusions or Exclusions(), kept)
     with contextlib.closing(MergedTables(output)) as tables:
         copied = select_shards(build, tables, on_shard=on_shard)
         index = tables.finish(build.options.splits)
@@ -76,4 +78,6 @@ def build_release(
         withdraw(output, manifest)
     for line in build.selection.exclusions.unmet:
         note(f"--exclude: nothing in this release is named by {line!r}")
+    for line in [] if kept is None else kept.unmet:
+        note(f"--keep: nothing new in this release is named by {line!r}")
     return manifest

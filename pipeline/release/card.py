@@ -444,7 +444,8 @@ def changelog_text(manifest: ReleaseManifest) -> str:
         if changes["present"]:
             lines.append(f"- not added again: {changes['present']:,} images that were here already")
         for why, text in (
-            ("excluded", "taken down"), ("exact", "left out as equal images"),
+            ("excluded", "taken down"), ("unlisted", "not in the list of what is kept"),
+            ("exact", "left out as equal images"),
             ("near", "left out as near-equal images"),
             ("evaluation", "left out because they are in an evaluation set"),
         ):  # fmt: skip

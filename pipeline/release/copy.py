@@ -66,7 +66,9 @@ def select_shards(
         if on_shard is not None:
             on_shard(done)
     if not shards:
-        raise ReleaseRefusedError("nothing is left: every image was excluded, a duplicate, or in the release already")
+        raise ReleaseRefusedError(
+            "nothing is left: every image was excluded or not listed, a duplicate, or in the release already"
+        )
     sources: list[ReleasedSource] = [
         {**build.sources[label], "license": licenses[label], "samples": samples[label]}
         for label in sorted(build.sources)

@@ -63,6 +63,7 @@ def prepared_build(
     options: ReleaseOptions,
     previous: ReleaseManifest | None,
     exclusions: Exclusions,
+    kept: Exclusions | None,
 ) -> ReleaseBuild:
     """Checks that all of it may be published together.
 
@@ -84,6 +85,7 @@ def prepared_build(
     selection = Selection(
         options=options,
         exclusions=exclusions,
+        kept=kept,
         taken_down=taken_down(output, previous),
         evaluation=tuple(evaluation_set(each) for each in options.against),
     )

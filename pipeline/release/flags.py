@@ -105,6 +105,14 @@ class ReleaseFlags:
         str | None,
         typer.Option(metavar="FILE", help="Take samples down: one key, sha256 or source uri a line [default: none]."),
     ] = None
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Of the samples of DIR only those that this list names go in: one key, sha256 or source uri a line, "
+            "as `grainmill annotate` writes it; what stands in the release already stays [default: all].",
+        ),
+    ] = None
     append: Annotated[
         bool, typer.Option("--append", help="--output is a release: add to it as a new version [default: off].")
     ] = False

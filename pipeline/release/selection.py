@@ -24,7 +24,7 @@ from .records import ReleaseOptions
 
 @dataclass(kw_only=True)
 class Exclusions:
-    """Lines of `--exclude FILE`; each names samples by key, by the image's sha256 or by its uri.
+    """Lines of `--exclude FILE` or `--keep FILE`; each names samples by key, by the image's sha256 or by its uri.
 
     Attributes:
         lines: as given, without comments.
@@ -35,7 +35,7 @@ class Exclusions:
     met: set[str] = field(default_factory=set)
 
     def names(self, row: SampleRow) -> bool:
-        """Whether a sample is to go."""
+        """Whether a line names a sample."""
         member = row["member"]
         uris = [row["source_uri"]] if member is None else [row["source_uri"], f"{row['source_uri']}/{member}"]
         hit = self.lines & {row["key"], row["source_sha256"], *uris}
@@ -47,8 +47,12 @@ class Exclusions:
         return sorted(self.lines - self.met)
 
 
-def read_exclusions(path: str) -> Exclusions:
+def read_exclusions(path: str, *, flag: str = "--exclude") -> Exclusions:
     """Reads one key, sha256 or uri a line; empty lines and lines that begin with `#` are skipped.
+
+    Args:
+        path: of the file.
+        flag: that gave it, for messages.
 
     Raises:
         InputError: the file cannot be read, or holds nothing.
@@ -56,12 +60,12 @@ def read_exclusions(path: str) -> Exclusions:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {path}: cannot be read ({error})") from error
+        raise InputError(f"{flag} {path}: cannot be read ({error})") from error
     lines = [line.strip() for line in text.splitlines()]
     kept = {line for line in lines if line and not line.startswith("#")}
     kept = {line.lower() if re.fullmatch(r"[0-9A-Fa-f]{64}", line) else line for line in kept}
     if not kept:
-        raise InputError(f"--exclude {path}: expected one key, sha256 or source uri a line, found none")
+        raise InputError(f"{flag} {path}: expected one key, sha256 or source uri a line, found none")
     return Exclusions(lines=frozenset(kept))
 
 
@@ -70,7 +74,7 @@ class Decision:
     """What becomes of a sample.
 
     Attributes:
-        left: why it is left out: excluded, present, exact, near or evaluation; None if it stays.
+        left: why it is left out: excluded, unlisted, present, exact, near or evaluation; None if it stays.
         split: None for none.
     """
 
@@ -97,12 +101,14 @@ class Selection:
     Attributes:
         options: of the release.
         exclusions: what was asked to be taken down, now.
+        kept: of what is new, these alone go in; None: all.
         taken_down: (key, sha256) of what earlier versions took down, which stays out.
         evaluation: sets to compare with.
     """
 
     options: ReleaseOptions
     exclusions: Exclusions
+    kept: Exclusions | None = None
     taken_down: frozenset[str] = frozenset()
     evaluation: tuple[EvaluationSet, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
@@ -148,6 +154,8 @@ class Selection:
     def _why_not(self, row: SampleRow, standing: bool) -> str | None:
         if self.exclusions.names(row) or row["key"] in self.taken_down or row["source_sha256"] in self.taken_down:
             return "excluded"
+        if not standing and self.kept is not None and not self.kept.names(row):
+            return "unlisted"
         return "present" if not standing and row["source_sha256"] in self._standing else None
 
     def _leave(self, row: SampleRow, why: str) -> Decision:

@@ -15,7 +15,7 @@ ORDER = [
     "pipeline.sources", "pipeline.labeling", "pipeline.shards", "pipeline.units", "pipeline.dataset",
     "pipeline.executors", "pipeline.mining", "pipeline.release", "pipeline.library", "pipeline.bench",
     "pipeline.commands", "pipeline.cli", "pipeline.__main__",
-    "model.network", "model.data", "model.predict", "model.evaluation", "model.training", "model.library",
+    "model.network", "model.data", "model.predict", "model.desk", "model.evaluation", "model.training", "model.library",
     "model.bench", "model.commands", "model.merge", "model.onnx_export",
 ]  # fmt: skip
 """A folder or module imports from those before it, at any depth of its code; every one of both packages is here."""

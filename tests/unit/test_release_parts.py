@@ -295,6 +295,23 @@ def test_exclusions_name_by_key_hash_and_uri(tmp_path: Path) -> None:
         read_exclusions(str(path))
 
 
+def test_of_what_is_new_the_list_of_kept_samples_alone_goes_in(tmp_path: Path) -> None:
+    path = tmp_path / "keep.txt"
+    path.write_text("k1\nk9\n", encoding="utf-8")
+    options = options_of(license="MIT", duplicates=False)
+    kept = read_exclusions(str(path), flag="--keep")
+    selection = Selection(options=options, exclusions=Exclusions(lines=frozenset({"k9"})), kept=kept)
+    rows = {
+        key: {"key": key, "source_sha256": key, "source_uri": f"a/{key}", "member": None} for key in ("k1", "k2", "k9")
+    }
+    left = {key: selection.decide(row, None, standing=False).left for key, row in rows.items()}
+    assert left == {"k1": None, "k2": "unlisted", "k9": "excluded"}
+    assert selection.decide({**rows["k2"], "split": None}, None, standing=True).left is None
+    assert [(row["key"], row["why"]) for row in selection.removed] == [("k2", "unlisted"), ("k9", "excluded")]
+    with pytest.raises(InputError, match="--keep"):
+        read_exclusions(str(tmp_path / "none"), flag="--keep")
+
+
 @pytest.mark.parametrize("name", ["a/b/c", "-a", "a b", "a--b", "../a", "", "a/"])
 def test_names_that_the_hub_refuses(name: str) -> None:
     with pytest.raises(InputError, match="--name"):

@@ -1,0 +1,196 @@
+"""`grainmill annotate`: people at work with the dial, on a page of their own machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    import socket
+
+    from model.predict.segment_inputs import Taken
+
+ANSWERS = "Who answers"
+PAGE = "The page"
+GOES_ON = "the same command goes on with what was accepted"
+TOKEN_VARIABLE = "GRAINMILL_DESK_TOKEN"
+MIN_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateFlags:
+    """What is annotated, with which predictor, and where the masks go."""
+
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGES]...",
+            help="A folder of images, images, or a pattern in quotes; a run or a release, whose mined masks are then "
+            "reviewed; or a video: a file that OpenCV reads, or with --as video a folder of frames. Default: the "
+            "photographs of demo/.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where what is accepted goes, at that moment: log.jsonl and annotations.json (COCO, with the "
+            "granularity). The same command goes on there. Needed, but with --read-only.",
+            show_default=False,
+        ),
+    ] = None
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Offered from the start; repeat it for several. Default: `object`."),
+    ] = None
+    taken: Annotated[
+        str | None,
+        typer.Option("--as", metavar="images|video", help="What a folder is. Default: images; files by their ending."),
+    ] = None
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CKPT",
+            help="Of `grainmill train`: a file, or a run's directory. Or SAM 2.1's own weights, which know no "
+            "granularity. `tree`: the masks that `grainmill mine` finds in a picture. Default: demo/student if it is "
+            "there, else tree.",
+            rich_help_panel=ANSWERS,
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CKPT",
+            help="SAM 2.1's weights under an adapter's checkpoint. Default: where they were when it was trained.",
+            rich_help_panel=ANSWERS,
+        ),
+    ] = None
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N. Default: a GPU if there is one.", rich_help_panel=ANSWERS)
+    ] = None
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Of the page, at the loopback address. Default: the last one of DIR, or any that is free.",
+            rich_help_panel=PAGE,
+        ),
+    ] = None
+    browser: Annotated[
+        bool,
+        typer.Option(help="Open the page in a browser. Default: yes, where there is a screen.", rich_help_panel=PAGE),
+    ] = True
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            help="A desk to look at: clicks are answered and nothing is accepted; it writes nothing. For a public "
+            "demonstration. Default: off.",
+            rich_help_panel=PAGE,
+        ),
+    ] = False
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="As in https://desk.example.org: where a proxy of yours shows the page; others are refused. "
+            f"Repeatable. The token of the URL is then best your own: the environment's {TOKEN_VARIABLE}. Default: "
+            "this machine alone.",
+            rich_help_panel=PAGE,
+        ),
+    ] = None
+
+
+def run(flags: AnnotateFlags) -> None:
+    """Opens a page on which people click, turn the dial and accept masks.
+
+    grainmill annotate photos/ --checkpoint RUN --output annotated/
+
+    grainmill annotate 'photos/*.jpg' --output annotated/ --category cat --category dog
+    """
+    from pipeline.console import note
+    from pipeline.errors import InputError
+
+    _expect_the_extra()
+    if (flags.output is None) != flags.read_only:
+        raise InputError("expected --output DIR, where what is accepted goes, or --read-only, and not both")
+    if flags.taken not in (None, "images", "video"):
+        raise InputError(f"--as {flags.taken}: expected images or video")
+
+    from model.desk.answers import open_predictor
+    from model.desk.desk import Desk
+    from model.desk.pictures import DEMO, VideoFrames, open_pictures
+    from model.desk.server import bound_socket, create_app, own_origins, serve
+    from model.desk.store import Address, Store, new_token
+    from model.desk.video import VideoTracker
+
+    pictures = open_pictures(flags.images or [], taken=cast("Taken | None", flags.taken))
+    store = None if flags.output is None else Store(flags.output, lists=pictures.kind == "mined")
+    predictor = open_predictor(flags.checkpoint, base=flags.base, device=flags.device, demo=DEMO)
+    last = Address(new_token(), 0) if store is None else store.address()
+    token = _own_token() or last.token
+    bound = bound_socket(flags.port or 0) if flags.port or not last.port else _last_or_free(last.port)
+    port = bound.getsockname()[1]
+    if store is not None:
+        store.keep_address(Address(token, port))
+    tracker = None
+    if isinstance(pictures, VideoFrames) and flags.output is not None:
+        tracker = VideoTracker(pictures, flags.output, predictor.checkpoint, base=flags.base, device=flags.device)
+    desk = Desk(pictures, predictor, store, categories=flags.category or ("object",), tracker=tracker)
+    origins = [*own_origins(port), *(_origin(each) for each in flags.origin or ())]
+    url = f"http://127.0.0.1:{port}/{token}/"
+    note(f"{len(pictures.names)} pictures of {pictures.title}, answered by {predictor.name}")
+    if store is not None:
+        done = sum(len(each.masks) for each in store.state.pictures.values())
+        note(f"{flags.output}: {done} masks accepted so far")
+    print(f"{url}\nOnly who has this whole address can open the page. Ctrl-C ends it.", flush=True)
+    if flags.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        import webbrowser
+
+        webbrowser.open(url)
+    serve(create_app(desk, token=token, origins=origins), bound)
+
+
+def _expect_the_extra() -> None:
+    from importlib.util import find_spec
+
+    from pipeline.errors import InputError
+
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise InputError("the desk needs Starlette and uvicorn: pip install 'grainmill[app]'")
+
+
+def _own_token() -> str | None:
+    from pipeline.errors import InputError
+
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is not None and (len(token) < MIN_TOKEN or not token.replace("-", "").replace("_", "").isalnum()):
+        raise InputError(f"{TOKEN_VARIABLE}: expected at least {MIN_TOKEN} letters, digits, - and _")
+    return token
+
+
+def _origin(url: str) -> str:
+    from urllib.parse import urlsplit
+
+    from pipeline.errors import InputError
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or "@" in parts.netloc:
+        raise InputError(f"--origin {url}: expected https://HOST or https://HOST:PORT")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _last_or_free(port: int) -> socket.socket:
+    from model.desk.server import bound_socket
+    from pipeline.errors import InputError
+
+    try:
+        return bound_socket(port)
+    except InputError:
+        return bound_socket(0)
