@@ -324,6 +324,11 @@ def _segment(
         )
         if dial and search is not None:
             config = dataclasses.replace(config, granularities=dial)
+        if search is not None and predictor.model.their_iou and config.granularities != (None,):
+            note(
+                "masks are kept and ranked by the predicted IoU as UnSAMv2's code returns it, `score`, which it "
+                "predicts for another mask; `own_score` is the mask's own"
+            )
     clicks = 1 if search is None or tree else len(config.granularities) * config.points_per_side**2
     answers: list[Answer] = []
     failed: list[str] = []

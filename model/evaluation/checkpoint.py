@@ -13,9 +13,9 @@ from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.labeling.config import MineConfig
 from pipeline.storage.local import sha256_of_file
 
-from ..network.checkpoint import is_checkpoint, read_checkpoint
-from ..network.load import expect_base_is_needed, load_sam2, recognised, usable_device
+from ..network.load import expect_base_is_needed, load_sam2, read_granular, recognised, usable_device
 from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
+from ..network.unsamv2 import UNSAMV2
 from .annotator_tables import annotator_notes, annotator_tables
 from .benchmarks.records import Split, Task
 from .protocols.keystrokes import COST_VARIANTS
@@ -44,7 +44,7 @@ def load_model(options: ScoreOptions) -> CheckpointModel | TreeModel:
     if options.checkpoint == TREE:
         return TreeModel()
     weights = recognised(options.checkpoint)
-    record = read_checkpoint(weights.path).record if weights.ours else None
+    record = read_granular(weights.path).record if weights.ours else None
     expect_base_is_needed(options.base, record, where=weights.path)
     return CheckpointModel(path=str(weights.path), base=options.base, device=str(usable_device(options.device)))
 
@@ -145,7 +145,7 @@ class CheckpointModel:
     """Makes the predictor of a checkpoint, in whichever process.
 
     Attributes:
-        path: a checkpoint file of `train`, or a SAM-2 checkpoint as Meta publishes it.
+        path: a checkpoint file of `train`, UnSAMv2's own, or a SAM-2 checkpoint as Meta publishes it.
         base: the base's weights for an adapter's checkpoint; None: where they were when it was trained.
         device: cpu, cuda, cuda:N.
         video: a predictor of videos.
@@ -158,7 +158,7 @@ class CheckpointModel:
 
     def __call__(self) -> object:
         """Our predictor, or sam2's own for weights without a dial."""
-        if not is_checkpoint(Path(self.path)):
+        if not recognised(self.path).ours:
             model = load_sam2(self.path, video=self.video).to(self.device)
             return model if self.video else sam2_predictor(model)
         if self.video:
@@ -174,17 +174,28 @@ class CheckpointModel:
         return sha256_of_file(self.path)
 
     def own_masks(self) -> bool:
-        """Whether SAM-2's own masks, of no g, were ever trained: not in a model from scratch."""
-        return not is_checkpoint(Path(self.path)) or read_checkpoint(self.path).record["adapter"] != "full"
+        """Whether SAM-2's own masks, of no g, are in it and were ever trained: not in a model from scratch."""
+        if not recognised(self.path).ours:
+            return True
+        record = read_granular(self.path).record
+        return record["adapter"] != "full" and record.get("has_base", True)
 
     def notes(self) -> list[str]:
         """What of this model a reader of its numbers must know."""
-        if self.own_masks():
+        if not recognised(self.path).ours:
             return []
-        return [
-            "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, SAM-2's "
-            "own masks and its memory for videos never were trained"
-        ]
+        record, notes = read_granular(self.path).record, []
+        if record["kind"] == UNSAMV2:
+            notes.append(
+                "where everything is found, masks are filtered and ranked by the predicted IoU that UnSAMv2's code "
+                "returns, which it predicts for another mask than the returned one"
+            )
+        if record["adapter"] == "full":
+            notes.append(
+                "own and best_of_3 say nothing here: a model trained from scratch has learned with the dial alone, "
+                "SAM-2's own masks and its memory for videos never were trained"
+            )
+        return notes
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 `decode(..., granularity=None)` is SAM-2's own decoder, untouched: both new tokens are left out and LoRA is off. With a
 granularity the new prompt token comes last among the prompts, and the granularity mask token takes the place of SAM's
 mask token 0, of which it starts as a copy. So the decoder sees as many output tokens as it was trained with, only one
-hypernetwork is run, and slot 0 of the IoU head speaks of the returned mask (the reference keeps all four SAM tokens and
-throws their masks away; arXiv 2511.13714's code, `gra_mask_decoder.py`).
+hypernetwork is run, and slot 0 of the IoU head speaks of the returned mask. The reference (arXiv 2511.13714's code,
+`gra_mask_decoder.py`) keeps all four SAM tokens and throws their masks away; a model with `beside` does as it does, so
+that its weights can be used here and ours there, see `unsamv2.py`.
 
 Legend: B images, N prompts, P points of a prompt, M masks of a prompt, C channels, H W pixels or cells.
 """
@@ -69,6 +70,8 @@ class Decoded:
     """Mask logits at stride 4; foreground above 0."""
     iou_NM: Tensor
     """Predicted IoU of each mask, in [0, 1]."""
+    own_iou_NM: Tensor | None = None
+    """Where `iou_NM` is as UnSAMv2's code returns it, predicted for another mask: that of the mask itself."""
     token_NMC: Tensor
     """Output token(s), from which video makes object pointers."""
     object_N1: Tensor
@@ -85,10 +88,16 @@ class GranularSam2(nn.Module):
         sight: what the decoder hears where it is clicked. Beside a frozen base it says nothing at the start.
         video: build the base as sam2's video predictor, see `video.py`.
         trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
+        beside: the granularity's mask token stands beside SAM's four, as in UnSAMv2's code, instead of in the place of
+            the first.
     """
 
     has_dial: bool = True
     """False: SAM-2's own weights alone, which know no granularity."""
+    has_base: bool = True
+    """False: SAM-2's own weights are not all there, so that nothing is answered without a granularity."""
+    their_iou: bool = False
+    """UnSAMv2's own weights: where several masks are asked for, the predicted IoU is as their code returns it."""
 
     def __init__(
         self,
@@ -99,8 +108,10 @@ class GranularSam2(nn.Module):
         sight: Sight | None = None,
         video: bool = False,
         trunk: Trunk | None = None,
+        beside: bool = False,
     ) -> None:
         super().__init__()
+        self.beside = beside
         self.size, self.adapter, self.image_size, self.trunk = size, adapter, image_size, trunk
         self.sight = sight or Sight()
         self.spec = SPECS[adapter]
@@ -219,7 +230,8 @@ class GranularSam2(nn.Module):
             labels_NP: 1 inside, 0 outside, 2 and 3 a box's corners, -1 padding.
             granularity_N: in [0.1, 1.0]; None: SAM-2's own answer.
             mask_input_N1HW: logits of an earlier pass, at stride 4.
-            multimask: three masks for each prompt; only without a granularity.
+            multimask: three masks for each prompt; with a granularity there is one, whatever this says, and of
+                UnSAMv2's own weights another IoU, see `decode_prompts`.
         """
         points = None if points_NP2 is None or labels_NP is None else (points_NP2, labels_NP)
         sparse, dense = self.base.sam_prompt_encoder(points=points, boxes=None, masks=mask_input_N1HW)
@@ -234,7 +246,7 @@ class GranularSam2(nn.Module):
                 high_res_features=list(features.high_res),
             )
             return Decoded(logits_NMHW=masks, iou_NM=iou, token_NMC=tokens, object_N1=objects)
-        return self.decode_prompts(features, sparse, dense, granularity_N, self.clicks(points))
+        return self.decode_prompts(features, sparse, dense, granularity_N, self.clicks(points), multimask=multimask)
 
     def clicks(self, points: tuple[Tensor, Tensor] | None) -> Clicks | None:
         """Points and labels as sam2's prompt encoder takes them, in an input of the size that it is set to."""
@@ -287,6 +299,8 @@ class GranularSam2(nn.Module):
         dense: Tensor,
         granularity_N: Tensor,
         clicks: Clicks | None = None,
+        *,
+        multimask: bool = False,
     ) -> Decoded:
         """The granular answer to N prompts that sam2's prompt encoder has encoded.
 
@@ -296,6 +310,8 @@ class GranularSam2(nn.Module):
             dense: (N, C, H, W), or one row for all.
             granularity_N: in [0.1, 1.0].
             clicks: what the first of the prompt tokens stand for, for a model that looks there; None: no points.
+            multimask: with `their_iou`, return the IoU that UnSAMv2's code returns where several masks are asked for:
+                the highest of those predicted for SAM's masks 1 to 3, and `own_iou_NM` beside it.
         """
         decoder = self.base.sam_mask_decoder
         heard: tuple[Tensor, Tensor] | None = None
@@ -303,24 +319,27 @@ class GranularSam2(nn.Module):
             heard = self.click_features((features.embedding_BCHW, *features.high_res), clicks)
             sparse = sparse + F.pad(heard[0], (0, 0, 0, sparse.shape[1] - heard[0].shape[1]))
         prompt = torch.cat([sparse, self.granularity_encoder(granularity_N).to(sparse.dtype)], dim=1)
-        output = torch.cat(
-            [decoder.obj_score_token.weight, decoder.iou_token.weight, self.mask_token, decoder.mask_tokens.weight[1:]]
-        )
+        own = decoder.mask_tokens.weight
+        masks = [own, self.mask_token] if self.beside else [self.mask_token, own[1:]]
+        output = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, *masks])
         tokens = torch.cat([output[None].expand(prompt.shape[0], -1, -1), prompt], dim=1)
         source = features.embedding_BCHW + dense
         position = self.base.sam_prompt_encoder.get_dense_pe().expand(prompt.shape[0], -1, -1, -1)
         with lora_active(self._lora):
             answer, source_flat = decoder.transformer(source, position, tokens)
         upscaled = _upscale(decoder, source_flat.transpose(1, 2).reshape(source.shape), features.high_res)
-        token = answer[:, 2] if heard is None else answer[:, 2] + heard[1]
+        place = 2 + len(own) if self.beside else 2
+        token = answer[:, place] if heard is None else answer[:, place] + heard[1]
         weights = self._mask_weights(token)
         logits = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]
         if self.similarity is not None and clicks is not None:
             logits = logits + self.similarity(token, features.high_res[0], clicks)[:, None]
-        iou = decoder.iou_prediction_head(answer[:, 1])[:, :1]
+        slots = decoder.iou_prediction_head(answer[:, 1])
+        iou = slots[:, :1]
         return Decoded(
             logits_NMHW=logits,
-            iou_NM=iou,
+            iou_NM=slots[:, 1:].amax(dim=1, keepdim=True) if self.their_iou and multimask else iou,
+            own_iou_NM=iou if self.their_iou and multimask else None,
             token_NMC=token[:, None],
             object_N1=decoder.pred_obj_score_head(answer[:, 0]),
         )

@@ -30,15 +30,17 @@ from .sam2_base import (
     load_base_weights,
     sam2_size,
     sam2_state,
+    size_of_state,
     state_sha256,
 )
 from .trunks import OWN, Trunk, in_checkpoint
-from .weight_files import weights_path
+from .unsamv2 import UNSAMV2, as_checkpoint, expect_whole, is_unsamv2
+from .weight_files import StateFile, read_state_file, weights_path
 
 SCRATCH: Final = "scratch"
 MERGED: Final = "merged"
-KINDS: Final = ("full", "adapter", MERGED)
-"""Of a checkpoint: the whole model, an adapter without its base, or both folded into one."""
+KINDS: Final = ("full", "adapter", MERGED, UNSAMV2)
+"""Of a checkpoint: the whole model, an adapter without its base, both folded into one, or UnSAMv2's own file."""
 
 
 def new_model(
@@ -51,6 +53,7 @@ def new_model(
     sight: Sight | None = None,
     trunk: Trunk | None = None,
     trunk_file: Path | None = None,
+    beside: bool = False,
 ) -> GranularSam2:
     """A model before training.
 
@@ -58,18 +61,19 @@ def new_model(
         size: of the base.
         adapter: what is added.
         image_size: pixels a side.
-        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` of the same size and adapter, to
-            train on from its weights (an adapter's base is looked for where it was).
+        init: `scratch`; a base checkpoint's path or name; or a checkpoint of `train` of the same size and adapter, or
+            UnSAMv2's own, to train on from its weights (an adapter's base is looked for where it was).
         seed: of the random weights.
         sight: what the decoder hears where it is clicked.
         trunk: the network in Hiera's place; None: Hiera.
         trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
+        beside: of `GranularSam2`.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk)
+    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk, beside=beside)
     if init == SCRATCH:
         if trunk is not None and trunk_file is not None:
             model.base.image_encoder.trunk.load(trunk_file, trunk)
@@ -84,13 +88,20 @@ def new_model(
             )
         install_base(model, init)
         return model
-    start = read_checkpoint(init)
-    kind = "full" if adapter == "full" else "adapter"
-    if (start.record["kind"], start.record["size"], start.record["adapter"]) != (kind, size, adapter):
+    start = read_granular(init)
+    kind = start.record["kind"]
+    kinds = ("full",) if adapter == "full" else ("adapter", UNSAMV2)
+    if kind not in kinds or (start.record["size"], start.record["adapter"]) != (size, adapter):
         raise InputError(
             f"--init {init}: expected SAM 2.1's weights, or a checkpoint of size {size} and adapter {adapter} (--size, "
-            f"--adapter) to train on from, found kind {start.record['kind']}, size {start.record['size']}, adapter "
+            f"--adapter) to train on from, found kind {kind}, size {start.record['size']}, adapter "
             f"{start.record['adapter']}"
+        )
+    if recorded_beside(start.record) != beside:
+        raise InputError(
+            f"--init {init}: its granularity's mask token stands {_place(not beside)}, and this run's "
+            f"{_place(beside)}; give {'--no-' if beside else '--'}unsamv2-tokens, or neither, which takes the "
+            "checkpoint's"
         )
     if recorded_sight(start.record) != model.sight:
         raise InputError(
@@ -103,6 +114,13 @@ def new_model(
             f"--init {init}: its trunk is {theirs.told if theirs else OWN}, expected --trunk to name the same one, "
             f"found {trunk.told if trunk else OWN}"
         )
+    if kind == UNSAMV2:
+        _install_unsamv2(model, start)
+        if not model.has_base:
+            raise InputError(
+                f"--init {init}: UnSAMv2's model without LoRA beside its decoder, nothing to train on from"
+            )
+        return model
     if kind == "adapter":
         _install_recorded_base(model, start, None)
     install_trained(model, start)
@@ -136,7 +154,7 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
     whole = model.adapter == "full"
     source = _lasting(init)
     if not whole and _is_granular(init):  # its base is the base of what it began with
-        start = read_checkpoint(init)
+        start = read_granular(init)
         source = _lasting(_find_base(start.path, str(start.record["base"]["source"])))
     return {
         "kind": "full" if whole else "adapter",
@@ -145,15 +163,25 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "image_size": model.image_size,
         "sight": dataclasses.asdict(model.sight),
         "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
+        "beside": model.beside,
         "base": None if whole else {"source": source, "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
     }
 
 
-def sight_of(init: str) -> Sight | None:
-    """What the decoder of a checkpoint of `train` hears where it is clicked; None: `init` is no such checkpoint."""
-    return recorded_sight(read_checkpoint(init).record) if _is_granular(init) else None
+def record_of(init: str) -> dict[str, Any] | None:
+    """What a checkpoint with a dial says of its model; None: `init` is no such checkpoint."""
+    return read_granular(init).record if _is_granular(init) else None
+
+
+def recorded_beside(record: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's mask token stands beside SAM's four; in those that do not say it takes token 0's place."""
+    return bool(record.get("beside", False))
+
+
+def _place(beside: bool) -> str:
+    return "beside SAM's four, as in UnSAMv2's code" if beside else "in the place of SAM's first"
 
 
 def recorded_sight(record: dict[str, Any]) -> Sight:
@@ -211,17 +239,18 @@ def load_granular(
     """A trained model, in evaluation mode.
 
     Args:
-        path: a checkpoint file, or a training run's directory (its newest checkpoint).
+        path: a checkpoint file, UnSAMv2's own, or a training run's directory (its newest checkpoint).
         device: where it goes.
         base: the base's weights, for an adapter's checkpoint; None: where they were when it was trained.
         video: build it for video.
 
     Raises:
-        InputError: no checkpoint, no base, or a base with other weights than it was trained on.
-        SchemaError: a file that is no checkpoint of ours.
+        InputError: no checkpoint, no base, a base with other weights than it was trained on, or a file of UnSAMv2's
+            that is not whole.
+        SchemaError: a file that is no checkpoint.
     """
     where = usable_device(device)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_granular(path)
     record = checkpoint.record
     for name, known in (("size", SIZES), ("adapter", ADAPTERS), ("kind", KINDS)):
         if record.get(name) not in known:
@@ -243,9 +272,12 @@ def load_granular(
         sight=recorded_sight(record),
         video=video,
         trunk=trunk,
+        beside=recorded_beside(record),
     )
     if record["kind"] == MERGED:
         _install_merged(model, checkpoint)
+    elif record["kind"] == UNSAMV2:
+        _install_unsamv2(model, checkpoint)
     else:
         if record["kind"] == "adapter":
             _install_recorded_base(model, checkpoint, base)
@@ -345,6 +377,12 @@ def _find_base(checkpoint: Path, source: str) -> str:
     return source
 
 
+def _install_unsamv2(model: GranularSam2, checkpoint: Checkpoint) -> None:
+    expect_whole(checkpoint, model.state_dict())
+    model.load_state_dict(checkpoint.group("model"), strict=False)
+    model.their_iou, model.has_base = True, checkpoint.record["has_base"]
+
+
 def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     found, folded = checkpoint.group("model"), checkpoint.group("folded")
     left_out = MEMORY_NAMES if checkpoint.record.get("images_only") else ()
@@ -373,12 +411,14 @@ class Weights:
     path: Path
     """The file; of a run's directory its newest checkpoint."""
     ours: bool
-    """Written by `train` or `merge` (read it with `load_granular`), or SAM-2's own (`load_sam2`)."""
+    """A model with a dial, of `train`, `merge` or UnSAMv2's authors (read it with `load_granular`), or SAM-2's own
+    (`load_sam2`)."""
     size: Size
 
 
 def recognised(path: str | os.PathLike[str]) -> Weights:
-    """What lies at a path: a checkpoint of `train`, a run's directory, or SAM-2's own weights (a file, a hub's folder).
+    """What lies at a path: a checkpoint of `train` or UnSAMv2's own, a run's directory, or SAM-2's own weights (a file,
+    a hub's folder).
 
     Raises:
         InputError: nothing there, or something else; it says what: SAM 1's weights, a pickle, a cut file, a web page.
@@ -386,11 +426,51 @@ def recognised(path: str | os.PathLike[str]) -> Weights:
     """
     file = find_checkpoint(weights_path(Path(path)))
     if not is_checkpoint(file):
+        theirs = _unsamv2_file(file)
+        if theirs is not None:
+            return Weights(path=file, ours=True, size=_unsamv2_size(theirs))
         return Weights(path=file, ours=False, size=sam2_size(sam2_state(file), where=str(file)))
     record = read_checkpoint(file).record
     if record.get("size") not in SIZES:
         raise SchemaError(f"{file}: size is {record.get('size')!r}, expected one of {', '.join(SIZES)}")
     return Weights(path=file, ours=True, size=record["size"])
+
+
+def read_granular(path: str | os.PathLike[str]) -> Checkpoint:
+    """A checkpoint of a model with a dial: as `read_checkpoint`, or UnSAMv2's own file as one of kind `unsamv2`.
+
+    Raises:
+        InputError: nothing there, or a part of UnSAMv2's model.
+        SchemaError: as `read_checkpoint`.
+    """
+    file = find_checkpoint(weights_path(Path(path)))
+    theirs = _unsamv2_file(file)
+    if theirs is None:
+        return read_checkpoint(file)
+    size = _unsamv2_size(theirs)
+    theirs.tell(f"UnSAMv2's model on SAM 2.1 size {size}, {len(theirs.tensors)} weights read")
+    return as_checkpoint(file, theirs.tensors, size=size, image_size=DEFAULT_IMAGE_SIZE[size])
+
+
+def _unsamv2_file(file: Path) -> StateFile | None:
+    """None: a file of something else, or one that cannot be read."""
+    if is_checkpoint(file):
+        return None
+    try:
+        found = read_state_file(file)
+    except InputError:
+        return None
+    return found if is_unsamv2(found.tensors) else None
+
+
+def _unsamv2_size(file: StateFile) -> Size:
+    size = size_of_state(file.tensors)
+    if size is None:
+        raise InputError(
+            f"{file.path}: taken for UnSAMv2's checkpoint, but no size of SAM-2's image encoder is in it, so it is a "
+            "part of the model; save all of model.state_dict() under 'model', as their trainer does"
+        )
+    return size
 
 
 def build_sam2(size: Size, image_size: int, *, video: bool = False) -> Any:
@@ -404,7 +484,7 @@ def build_sam2(size: Size, image_size: int, *, video: bool = False) -> Any:
 
 
 def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
-    """The same with the weights of a file, of the size that they have, on the CPU and frozen.
+    """The same with the weights of a file (of UnSAMv2's those of SAM-2 in it), of their size, on the CPU and frozen.
 
     Raises:
         InputError: other weights than SAM-2's, or for `video` weights without the memory.
@@ -417,6 +497,6 @@ def load_sam2(path: str | os.PathLike[str], *, video: bool = False) -> Any:
 
 
 def _is_granular(init: str) -> bool:
-    """Whether a file (or a run's directory) was written by `train`."""
-    path = Path(init)
-    return (path.is_dir() and weights_path(path) == path) or (path.is_file() and is_checkpoint(path))
+    """Whether a file (or a run's directory) is a model with a dial, of `train` or of UnSAMv2's authors."""
+    file = weights_path(Path(init))
+    return file.is_dir() or (file.is_file() and (is_checkpoint(file) or _unsamv2_file(file) is not None))

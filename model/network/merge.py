@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .adapters import lora_layers
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import write_checkpoint
 from .granular import MEMORY_NAMES
-from .load import MERGED, load_granular
+from .load import MERGED, load_granular, read_granular
 from .trunks import halved, in_checkpoint
 
 
@@ -46,7 +46,7 @@ def merge_checkpoint(
         SchemaError: a file that is no checkpoint of ours.
         CheckpointWriteError: a full disk or missing rights.
     """
-    record = read_checkpoint(path).record
+    record = read_granular(path).record
     model = load_granular(path, base=base)
     images_only = images_only or bool(record.get("images_only"))
     state = in_checkpoint(dict(model.state_dict()), model.trunk)

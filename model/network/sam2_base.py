@@ -27,6 +27,7 @@ from pipeline.storage.local import sha256_of_file
 from .checkpoint import is_checkpoint
 from .transformers_layout import is_transformers_layout, meta_names
 from .trunks import build_encoder
+from .unsamv2 import base_of, is_unsamv2
 from .weight_files import FIRST_WEIGHTS, StateFile, misfit, read_state_file, taken_for, weights_path
 
 Size = Literal["tiny", "small", "base_plus", "large", "micro", "mini"]
@@ -264,6 +265,9 @@ def sam2_state(path: Path) -> dict[str, Tensor]:
     """
     file = read_state_file(path)
     state, remarks = file.tensors, list(file.remarks)
+    if is_unsamv2(state):
+        state = base_of(state, where=str(file.path))
+        remarks.append("SAM-2's part of UnSAMv2's file")
     if is_transformers_layout(state):
         state, left_out = meta_names(state, where=str(file.path))
         remarks.append(f"from transformers' layout, left out: {', '.join(left_out) or 'nothing'}")

@@ -4,7 +4,8 @@ The file is COCO's layout for one image (`images`, `annotations` with `image_id`
 `score`), so that COCO readers take it as it is. Ids begin with 1: COCOeval takes a match with annotation 0 for none.
 `score` is the IoU that the model predicts for that very mask, `granularity` the dial's value that gave it, null where
 SAM-2's own answer was asked for. `parent_id` is the smallest mask that holds at least 0.9 of this one, `instance_id`
-the root of its tree, both by `id`; both are null where no tree was built.
+the root of its tree, both by `id`; both are null where no tree was built. Of UnSAMv2's own weights everything that is
+found has `score` as their code returns it, which was predicted for another mask, and `own_score` for that very mask.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class PredictedMask:
     """The dial's value; None: SAM-2's own answer."""
     score: float
     """Predicted IoU of this mask."""
+    own_score: float | None = None
+    """Predicted IoU of this mask, where `score` is UnSAMv2's, which was predicted for another one."""
     stability: float | None = None
     """IoU of the mask at a higher and a lower threshold; None if not measured."""
     point: tuple[float, float] | None = None
@@ -71,6 +74,7 @@ class PredictedMask:
             "area": rle_codec.area_px(lengths),
             "granularity": self.granularity,
             "score": round(self.score, SCORE_DECIMALS),
+            **({} if self.own_score is None else {"own_score": round(self.own_score, SCORE_DECIMALS)}),
             "stability": None if self.stability is None else round(self.stability, SCORE_DECIMALS),
             "point": None if self.point is None else list(self.point),
             "parent_id": _id_of(self.parent_id),

@@ -39,6 +39,10 @@ LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
 
 NO_DIAL: Final = "these are SAM-2's own weights, which know no granularity; leave it out, or load what was trained"
+NO_BASE: Final = (
+    "this file has no LoRA beside its decoder, which may have it folded in, so SAM-2's own answer is not in it; give a "
+    "granularity, or load SAM 2.1's own weights"
+)
 
 LABELS: Final = (-1, 0, 1, 2, 3)
 """Of a point: padding, outside, inside, a box's first and second corner."""
@@ -154,11 +158,17 @@ class GranularPredictor:
     Args:
         model: in evaluation mode, on its device.
         mask_threshold: logits above it are foreground.
+
+    Attributes:
+        own_iou: of the last answer (N, C) float32, where it was UnSAMv2's with `multimask_output`: the IoU predicted
+            for the mask itself. The one returned is as their code returns it, which was predicted for another mask.
+            Else None: the one returned is the mask's own.
     """
 
     def __init__(self, model: GranularSam2, mask_threshold: float = 0.0) -> None:
         self.model = model
         self.mask_threshold = mask_threshold
+        self.own_iou: Tensor | None = None
         self._features: ImageFeatures | None = None
         self._sizes: list[tuple[int, int]] = []
 
@@ -166,7 +176,7 @@ class GranularPredictor:
     def load(
         cls, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, base: str | None = None
     ) -> GranularPredictor:
-        """Loads a checkpoint, the newest one of a training run, or SAM-2's own weights, which know no granularity.
+        """Loads a checkpoint, the newest one of a training run, UnSAMv2's own, or SAM-2's, which knows no granularity.
 
         Args:
             path: file or directory.
@@ -249,7 +259,8 @@ class GranularPredictor:
             mask_input: (1, h, w) or (h, w) logits of an earlier answer, to refine it; (N, 1, h, w) for N prompts; with
                 C granularities also (C, h, w).
             multimask_output: SAM-2's three masks a prompt instead of one. With a granularity there is one, whatever
-                this says: the dial answers in advance which of three sizes is meant.
+                this says: the dial answers in advance which of three sizes is meant. Of UnSAMv2's own weights the IoU
+                is as their code returns it, see `own_iou`.
             return_logits: masks as float32 logits instead of bool.
             normalize_coords: False: points and boxes are in [0, 1] instead of pixels.
             granularity: in [0.1, 1.0], one number, one for each of N prompts, or C for one prompt; None: SAM-2's own
@@ -348,6 +359,8 @@ class GranularPredictor:
             raise InputError("predict: set_image first")
         if granularity is not None and not self.model.has_dial:
             raise InputError(f"predict: {NO_DIAL}")
+        if granularity is None and not self.model.has_base:
+            raise InputError(f"predict: {NO_BASE}")
         side = self.model.image_size // 4
         return check_prompts(point_coords, point_labels, box, mask_input, granularity, side=side)
 
@@ -366,8 +379,9 @@ class GranularPredictor:
             labels,
             None if prompts.granularity is None else self._sent(prompts.granularity.astype(np.float32)),
             mask_input_N1HW=None if prompts.mask_inputs is None else self._sent(prompts.mask_inputs[:, None]),
-            multimask=multimask and prompts.granularity is None,
+            multimask=multimask,
         )
+        self.own_iou = None if decoded.own_iou_NM is None else decoded.own_iou_NM.float()
         return decoded.logits_NMHW.float(), decoded.iou_NM.float()
 
     def _in_model_pixels(self, prompts: Prompts, size: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:

@@ -35,7 +35,7 @@ from ..network.adapters import granularity_values
 from ..network.granular import GranularSam2
 from ..network.sam2_base import SCRATCH_WIDTH, Size, sam2_feature_sizes, scripted_transforms
 from .coco_json import PredictedMask
-from .image import NO_DIAL, GranularPredictor
+from .image import NO_BASE, NO_DIAL, GranularPredictor
 from .image_files import as_rgb
 
 _ENLARGED_PIXELS: Final = 2**25
@@ -134,11 +134,18 @@ def generate_masks(
         batches = []
         for start in range(0, len(grid), config.points_per_batch):
             clicks = grid[start : start + config.points_per_batch]
-            logits, score = predictor.predict_logits(clicks[:, None], None, granularity, multimask=granularity is None)
-            each = logits.shape[1]
+            logits, score = predictor.predict_logits(clicks[:, None], None, granularity, multimask=True)
+            each, own = logits.shape[1], predictor.own_iou
             dial = None if granularity is None else np.full(len(clicks) * each, granularity)
             batches.append(
-                ConfidentMasks.of(logits.flatten(0, 1), score.flatten(), np.repeat(clicks, each, axis=0), dial, config)
+                ConfidentMasks.of(
+                    logits.flatten(0, 1),
+                    score.flatten(),
+                    np.repeat(clicks, each, axis=0),
+                    dial,
+                    config,
+                    own=None if own is None else own.flatten(),
+                )
             )
             done += len(clicks)
             on_prompts(done)
@@ -156,6 +163,7 @@ class ConfidentMasks:
         stability: (M,).
         point: (M, 2) the click of each.
         granularity: (M,); None: SAM-2's own masks.
+        own: (M,) the IoU predicted for the mask itself, where `score` is UnSAMv2's, which is not; else None.
     """
 
     logits: Tensor
@@ -163,6 +171,7 @@ class ConfidentMasks:
     stability: Tensor
     point: NDArray[np.float32]
     granularity: NDArray[np.float64] | None
+    own: Tensor | None = None
 
     @classmethod
     def of(
@@ -172,12 +181,14 @@ class ConfidentMasks:
         point: NDArray[np.float32],
         granularity: NDArray[np.float64] | None,
         config: AutomaticConfig,
+        *,
+        own: Tensor | None = None,
     ) -> ConfidentMasks:
         """Of some masks, those that are not empty and meet both thresholds, in their order."""
         stability = stability_score(logits, config.stability_score_offset)
         sure = (score >= config.pred_iou_thresh) & (stability >= config.stability_score_thresh)
         chosen = torch.nonzero(sure & (logits > 0).flatten(1).any(dim=1))[:, 0]
-        return cls(logits.half(), score, stability, point, granularity).rows(chosen)
+        return cls(logits.half(), score, stability, point, granularity, own).rows(chosen)
 
     @classmethod
     def together(cls, batches: Sequence[ConfidentMasks]) -> ConfidentMasks:
@@ -190,6 +201,7 @@ class ConfidentMasks:
             None
             if batches[0].granularity is None
             else np.concatenate([each.granularity for each in batches if each.granularity is not None]),
+            None if batches[0].own is None else torch.cat([each.own for each in batches if each.own is not None]),
         )
 
     def rows(self, chosen: Tensor) -> ConfidentMasks:
@@ -198,6 +210,7 @@ class ConfidentMasks:
         return ConfidentMasks(
             self.logits[chosen], self.score[chosen], self.stability[chosen], self.point[places],
             None if self.granularity is None else self.granularity[places],
+            None if self.own is None else self.own[chosen],
         )  # fmt: skip
 
     def best(self, count: int | None = None) -> ConfidentMasks:
@@ -235,6 +248,7 @@ def distinct_of_pass(confident: ConfidentMasks, size: tuple[int, int], config: A
                     granularity=None if kept.granularity is None else float(kept.granularity[place]),
                     score=float(kept.score[place]),
                     stability=float(kept.stability[place]),
+                    own_score=None if kept.own is None else float(kept.own[place]),
                     point=(x, y),
                 )
             )
@@ -320,6 +334,7 @@ class GeneratedMask(TypedDict):
     granularity: float | None
     parent_id: NotRequired[int | None]
     instance_id: NotRequired[int | None]
+    own_predicted_iou: NotRequired[float]
 
 
 class GranularMaskGenerator:
@@ -385,6 +400,8 @@ class GranularMaskGenerator:
             raise InputError(f"points_per_side {points_per_side}: expected 1 or more")
         if point_grids is not None and not (len(point_grids) and all(len(grid) for grid in point_grids)):
             raise InputError("point_grids: expected grids of at least one point, found none")
+        if granularity is None and not model.has_base:
+            raise InputError(f"granularity: {NO_BASE}")
         self.output_mode = output_mode
         self.predictor = GranularPredictor(model)
         self._point_grids = point_grids
@@ -438,7 +455,9 @@ class GranularMaskGenerator:
         Returns:
             For each mask `segmentation` ((H, W) bool, or run lengths as `output_mode` says), `area` in pixels, `bbox`
             and `crop_box` (x, y, width, height), `predicted_iou`, `stability_score`, `point_coords` [[x, y]] and
-            `granularity`; with a granularity also `parent_id` and `instance_id`, places in the list (None: no parent).
+            `granularity`; with a granularity also `parent_id` and `instance_id`, places in the list (None: no parent);
+            of UnSAMv2's own weights also `own_predicted_iou`, the IoU predicted for the mask itself, while
+            `predicted_iou`, by which masks are kept and ranked, is as their code returns it.
 
         Raises:
             InputError: no RGB image.
@@ -453,21 +472,25 @@ class GranularMaskGenerator:
         height, width = rgb.shape[:2]
         scale = np.array([width, height])
         points = None if self._point_grids is None else (self._point_grids[0] * scale).astype(np.float32)
-        return [
-            {
-                "segmentation": self._form(_uncompressed(each)),
-                "area": each.area_px,
-                "bbox": [float(value) for value in each.to_json(0)["bbox"]],
-                "predicted_iou": each.score,
-                "point_coords": [list(each.point or ())],
-                "stability_score": each.stability,
-                "crop_box": [0.0, 0.0, float(width), float(height)],
-                "granularity": each.granularity,
-                "parent_id": each.parent_id,
-                "instance_id": each.instance_id,
-            }
-            for each in generate_masks(self.predictor, rgb, self.config, points=points)
-        ]
+        made: list[GeneratedMask] = []
+        for each in generate_masks(self.predictor, rgb, self.config, points=points):
+            made.append(
+                {
+                    "segmentation": self._form(_uncompressed(each)),
+                    "area": each.area_px,
+                    "bbox": [float(value) for value in each.to_json(0)["bbox"]],
+                    "predicted_iou": each.score,
+                    "point_coords": [list(each.point or ())],
+                    "stability_score": each.stability,
+                    "crop_box": [0.0, 0.0, float(width), float(height)],
+                    "granularity": each.granularity,
+                    "parent_id": each.parent_id,
+                    "instance_id": each.instance_id,
+                }
+            )
+            if each.own_score is not None:
+                made[-1]["own_predicted_iou"] = each.own_score
+        return made
 
     def _form(self, mask: UncompressedRle) -> Segmentation:
         """Uncompressed run lengths as `output_mode` wants them."""

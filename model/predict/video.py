@@ -34,7 +34,7 @@ from ..network.adapters import granularity_values
 from ..network.granular import GranularSam2
 from ..network.load import load_for_prediction
 from ..network.pixels import resized_as_frame
-from .image import NO_DIAL
+from .image import NO_BASE, NO_DIAL
 from .image_files import (
     Rgb,
     as_rgb,
@@ -351,9 +351,10 @@ class GranularVideoPredictor:
         if isinstance(granularity, str):
             if granularity != KEEP:
                 raise InputError(f"granularity {granularity!r}: expected a number, None or {KEEP!r}")
-            state["granularity"].setdefault(object_id, None)
-            return
+            granularity = state["granularity"].get(object_id)
         if granularity is None:
+            if not self.model.has_base:
+                raise InputError(f"video: {NO_BASE}")
             state["granularity"][object_id] = None
             return
         if not self.model.has_dial:

@@ -84,6 +84,8 @@ class TrainConfig:
     """fp32 or bf16 (autocast)."""
     trunk: Trunk | None = None
     """The network in Hiera's place; None: Hiera."""
+    unsamv2_tokens: bool = False
+    """The granularity's mask token stands beside SAM's four; see `GranularSam2`."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("size", SIZES), ("adapter", ADAPTERS), ("precision", ("fp32", "bf16"))):
@@ -93,6 +95,8 @@ class TrainConfig:
             raise InputError("--init scratch trains the whole model: leave --adapter out (or say full)")
         if self.trunk is not None and self.adapter != "full":
             raise InputError(f"--trunk is trained with --adapter full, found {self.adapter}; add it")
+        if self.unsamv2_tokens and self.adapter == "lite":
+            raise InputError("--unsamv2-tokens goes with --adapter paper or full, which UnSAMv2's code has; found lite")
         for name in ("masks_per_image", "masks_per_click", "clicks", "global_batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
@@ -316,6 +320,7 @@ _BEFORE_THEY_WERE_THERE: Final = {
     "sight": dataclasses.asdict(Sight()),
     "dense_anchors": 0,
     "dense_weight": 1.0,
+    "unsamv2_tokens": False,
 }
 """What runs did whose checkpoints do not say it."""
 

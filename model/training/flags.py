@@ -157,6 +157,16 @@ class TrainFlags:
             rich_help_panel=LEARNED,
         ),
     ] = None
+    unsamv2_tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--unsamv2-tokens/--no-unsamv2-tokens",
+            help="The granularity's mask token stands beside SAM's four, as in UnSAMv2's code, instead of in the place "
+            "of the first; `merge --to unsamv2` writes such models for that code. Default: as in --init's checkpoint, "
+            "else off.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None
     dense_anchors: Annotated[
         int | None,
         typer.Option(

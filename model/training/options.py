@@ -8,7 +8,7 @@ from typing import Any, cast
 from pipeline.errors import InputError
 
 from ..data.sampler import Order
-from ..network.load import sight_of, usable_device
+from ..network.load import record_of, recorded_beside, recorded_sight, usable_device
 from ..network.sam2_base import SCRATCH_WIDTH
 from ..network.trunks import trunk_of_flags
 from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, make_config
@@ -29,8 +29,12 @@ def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
     on_gpu = usable_device(flags.device).type == "cuda"
     trunk, trunk_file = trunk_of_flags(flags.trunk, flags.trunk_rate)
     sight = {"click_features": flags.click_features, "similarity": flags.similarity}
-    if flags.init is not None and set(sight.values()) == {None} and (theirs := sight_of(flags.init)) is not None:
+    start = None if flags.init is None else record_of(flags.init)
+    if start is not None and set(sight.values()) == {None}:
+        theirs = recorded_sight(start)
         sight = {"click_features": theirs.click_features, "similarity": theirs.similarity}
+    if start is not None and flags.unsamv2_tokens is None:
+        given["unsamv2_tokens"] = recorded_beside(start)
     learned = {field.name for field in fields(TrainConfig)} - {"size", "init", "adapter"}
     config = make_config(
         cast(Any, flags.size),  # checked there

@@ -18,7 +18,7 @@ import torch
 from model.data.sampler import Order, Sampler
 from model.data.shards import ShardIndex
 from model.network.checkpoint import checkpoint_steps, read_checkpoint
-from model.network.load import load_granular, new_model, sight_of, trained_state
+from model.network.load import load_granular, new_model, recorded_sight, trained_state
 from model.network.sam2_base import build_base
 from model.training import train as train_module
 from model.training.config import RunOptions, images_per_pass
@@ -470,7 +470,7 @@ def test_more_steps_are_another_run_that_begins_with_the_weights_of_this_one(
     old, new = read_checkpoint(first), read_checkpoint(then)
     moved = [name for name, value in new.group("model").items() if not torch.equal(value, old.group("model")[name])]
     assert moved
-    sight = sight_of(str(first))
+    sight = recorded_sight(old.record)
     fresh = new_model("micro", adapter, 64, init=str(first), seed=5, sight=sight)  # type: ignore[arg-type]
     assert all(torch.equal(value, old.group("model")[name]) for name, value in trained_state(fresh).items())
     if adapter == "lite":

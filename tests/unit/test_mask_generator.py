@@ -169,6 +169,8 @@ def test_a_part_and_a_whole_with_the_same_box_both_stay_within_a_granularity() -
     class Drawn:
         """As much of a predictor as the search asks for."""
 
+        own_iou = None
+
         def set_image(self, image: Any) -> None:
             pass
 

@@ -161,8 +161,11 @@ class GranularClicks(_OnImage):
     """`model.predict.image.GranularPredictor`, or whatever else has its `predict_logits`."""
 
     takes_granularity = True
-    answers_without = True
-    multimask = 3
+
+    def __init__(self, predictor: Any) -> None:
+        super().__init__(predictor)
+        self.answers_without = bool(getattr(predictor.model, "has_base", True))
+        self.multimask = 3 if self.answers_without else 0
 
     def answer(
         self,
@@ -177,6 +180,7 @@ class GranularClicks(_OnImage):
                 labels[rows],
                 None if granularity is None else granularity[rows].astype(np.float32),
                 mask_input=None if mask_inputs is None else mask_inputs[rows][:, None],
+                multimask=granularity is not None,  # one mask all the same; UnSAMv2's IoU is then as its code has it
             )
             return logits[:, 0], iou[:, 0]
 
