@@ -2,14 +2,14 @@
 
 The masks of one image cut it into **atoms**: the largest regions that no mask's border crosses. With the atoms'
 sizes known, a mask is a row of booleans over the atoms, and area, intersection, IoU and containment of all pairs are
-one matrix product with exact integers. Superpixels are atoms as they are; other masks cut them further (`cut_atoms`).
+counts of exact integers. Superpixels are atoms as they are; other masks cut them further (`cut_atoms`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numba
 import numpy as np
@@ -65,22 +65,19 @@ class RunLengthWriter:
     """Run lengths of sets of atoms at full size, straight from the label map: no array of the full size is made."""
 
     def __init__(self, atoms: Atoms, height: int, width: int) -> None:
-        self._labels, self.height, self.width = atoms.labels, height, width
+        self._columns_first = np.ascontiguousarray(atoms.labels.T)
+        self.height, self.width = height, width
         self._row_start = np.searchsorted(enlargement(atoms.labels.shape[0], height), np.arange(len(atoms.labels) + 1))
         self._columns = enlargement(atoms.labels.shape[1], width)
         self._boxes = _atom_boxes(atoms.labels, len(atoms))
 
     def run_lengths(self, members: BoolArray) -> IntArray:
         """Of a set of atoms (L,) bool: (R,) int64, background first, column by column, summing to height x width."""
-        boxes = self._boxes[members]
-        if boxes.size == 0:
-            return np.array([self.height * self.width], dtype=np.int64)
-        top, left = boxes[:, 0].min(), boxes[:, 1].min()
-        bottom, right = boxes[:, 2].max(), boxes[:, 3].max()
-        borders = _borders(self._labels, members, top, left, bottom, right, self._row_start, self._columns, self.height)
-        ends = np.concatenate([np.zeros(1, np.int64), borders, [self.height * self.width]])
-        lengths = np.diff(ends)
-        return lengths[:-1] if lengths[-1] == 0 else lengths
+        borders = _borders(
+            self._columns_first, members, self._boxes, self._row_start, self._columns, self.height, self.width
+        )
+        lengths = np.diff(borders)
+        return lengths[:-1] if lengths.size > 1 and lengths[-1] == 0 else lengths
 
 
 @dataclass(frozen=True)
@@ -199,18 +196,46 @@ def _cut(labels, count, top, left, inside):  # type: ignore[no-untyped-def]
     return count
 
 
+DENSE: Final = 16
+"""Pairs of a dense product that take as long as one count: which of the two ways `intersection_px` goes."""
+
+
 def intersection_px(members: BoolArray, area_px: IntArray) -> IntArray:
     """Pixels shared by each pair: (N, N) int64, areas on the diagonal. Exact below 2^53 pixels.
 
-    Atoms that no mask separates are added up first; below 2^24 pixels single precision is exact and twice as fast.
+    Few masks hold an atom, so the pairs of those that do are counted, atom by atom. Where many do, it is a matrix
+    product; below 2^24 pixels single precision is exact and twice as fast.
     """
+    count = len(members)
     if members.size == 0:
-        return np.zeros((len(members), len(members)), dtype=np.int64)
-    _, first, group = np.unique(np.packbits(members, axis=0).T, axis=0, return_index=True, return_inverse=True)
-    area = np.bincount(group.ravel(), weights=area_px, minlength=first.size)
-    number = np.float32 if area.sum() < 2**24 else np.float64
-    rows = members[:, first].astype(number)
-    return np.rint((rows * area.astype(number)) @ rows.T).astype(np.int64)
+        return np.zeros((count, count), dtype=np.int64)
+    by_atom = np.ascontiguousarray(members.T)
+    holders = by_atom.sum(axis=1)
+    if DENSE * (holders * holders).sum() <= members.size * count:
+        return np.asarray(_shared(by_atom, np.asarray(area_px, dtype=np.int64)), dtype=np.int64)
+    number = np.float32 if area_px.sum() < 2**24 else np.float64
+    rows = members.astype(number)
+    return np.rint((rows * area_px.astype(number)) @ rows.T).astype(np.int64)
+
+
+@numba.njit(cache=True)
+def _shared(by_atom, area_px):  # type: ignore[no-untyped-def]
+    """(N, N) int64 from (A, N) bool: the areas of the atoms that both of a pair hold."""
+    count = by_atom.shape[1]
+    shared = np.zeros((count, count), dtype=np.int64)
+    holders = np.empty(count, dtype=np.int64)
+    for atom in range(by_atom.shape[0]):
+        held = 0
+        for mask in range(count):
+            holders[held] = mask
+            held += by_atom[atom, mask]
+        for i in range(held):
+            for j in range(i, held):
+                shared[holders[i], holders[j]] += area_px[atom]
+    for i in range(count):
+        for j in range(i):
+            shared[i, j] = shared[j, i]
+    return shared
 
 
 def iou(intersections: IntArray) -> NDArray[np.float64]:
@@ -269,14 +294,20 @@ def _atom_boxes(labels, count):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _borders(labels, members, top, left, bottom, right, row_start, columns, height):  # type: ignore[no-untyped-def]
-    """Positions in column-major order where the mask begins or ends."""
+def _borders(columns_first, members, boxes, row_start, columns, height, width):  # type: ignore[no-untyped-def]
+    """Positions in column-major order where the mask begins or ends, between 0 and the number of pixels."""
+    top, left, bottom, right = 1 << 60, 1 << 60, -1, -1
+    for atom in range(members.size):
+        if members[atom]:
+            top, left = min(top, boxes[atom, 0]), min(left, boxes[atom, 1])
+            bottom, right = max(bottom, boxes[atom, 2]), max(right, boxes[atom, 3])
     borders = np.empty(1024, dtype=np.int64)
-    count = 0
+    borders[0] = 0
+    count = 1
     first, after = np.searchsorted(columns, left), np.searchsorted(columns, right + 1)
     inside = False
     for column in range(first, after):
-        x = columns[column]
+        labels = columns_first[columns[column]]
         if count + 2 * (bottom - top) + 8 > borders.size:
             grown = np.empty(2 * borders.size + 2 * (bottom - top) + 8, dtype=np.int64)
             grown[:count] = borders[:count]
@@ -288,7 +319,7 @@ def _borders(labels, members, top, left, bottom, right, row_start, columns, heig
         for y in range(top, bottom + 1):
             if row_start[y] == row_start[y + 1]:
                 continue
-            if members[labels[y, x]] != inside:
+            if members[labels[y]] != inside:
                 borders[count] = column * height + row_start[y]
                 count += 1
                 inside = not inside
@@ -299,4 +330,5 @@ def _borders(labels, members, top, left, bottom, right, row_start, columns, heig
     if inside:
         borders[count] = after * height
         count += 1
-    return borders[:count]
+    borders[count] = height * width
+    return borders[: count + 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,18 +72,7 @@ class MergeTree:
     @cached_property
     def _span(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Leaves in an order in which each node's leaves stand together, and each node's first place and count."""
-        count = np.ones(len(self), dtype=np.int64)
-        for merge, (left, right) in enumerate(self.children):
-            count[self.leaves + merge] = count[left] + count[right]
-        first = np.zeros(len(self), dtype=np.int64)
-        place = 0
-        for root in np.flatnonzero(self.parent < 0)[::-1]:
-            first[root] = place
-            place += count[root]
-        for merge in range(len(self.children) - 1, -1, -1):
-            left, right = self.children[merge]
-            first[left] = first[self.leaves + merge]
-            first[right] = first[left] + count[left]
+        first, count = _places(self.children, self.parent, self.leaves)
         order = np.empty(self.leaves, dtype=np.int64)
         order[first[: self.leaves]] = np.arange(self.leaves)
         return order, first, count
@@ -99,8 +89,7 @@ class MergeTree:
         """Sums of a leaf quantity (L,) over every node: (nodes,)."""
         totals = np.zeros(len(self), dtype=np.float64)
         totals[: self.leaves] = values
-        for merge, (left, right) in enumerate(self.children):
-            totals[self.leaves + merge] = totals[left] + totals[right]
+        _add_up(self.children, totals, self.leaves)
         return totals
 
     @cached_property
@@ -119,8 +108,7 @@ class MergeTree:
     def height(self) -> NDArray[np.float64]:
         """(nodes,) float64, made monotone: the highest cost at or below a node; 0 for leaves."""
         height = np.zeros(len(self), dtype=np.float64)
-        for merge, (left, right) in enumerate(self.children):
-            height[self.leaves + merge] = max(self.cost[merge], height[left], height[right])
+        _raise_up(self.children, self.cost, height, self.leaves)
         return height
 
     @cached_property
@@ -128,3 +116,36 @@ class MergeTree:
         """(nodes,) int64: how often the number of regions had halved when the node appeared; 0 for leaves."""
         made = np.maximum(np.arange(len(self)) - self.leaves + 1, 0)
         return np.floor(np.log2(self.leaves / (self.leaves - made).clip(1))).astype(np.int64)
+
+
+@numba.njit(cache=True)
+def _places(children, parent, leaves):  # type: ignore[no-untyped-def]
+    """Each node's first place and count, see `MergeTree._span`."""
+    count = np.ones(parent.size, dtype=np.int64)
+    for merge in range(children.shape[0]):
+        count[leaves + merge] = count[children[merge, 0]] + count[children[merge, 1]]
+    first = np.zeros(parent.size, dtype=np.int64)
+    place = 0
+    for node in range(parent.size - 1, -1, -1):
+        if parent[node] < 0:
+            first[node] = place
+            place += count[node]
+    for merge in range(children.shape[0] - 1, -1, -1):
+        left, right = children[merge, 0], children[merge, 1]
+        first[left] = first[leaves + merge]
+        first[right] = first[left] + count[left]
+    return first, count
+
+
+@numba.njit(cache=True)
+def _add_up(children, totals, leaves):  # type: ignore[no-untyped-def]
+    """Fills in the merged nodes' sums."""
+    for merge in range(children.shape[0]):
+        totals[leaves + merge] = totals[children[merge, 0]] + totals[children[merge, 1]]
+
+
+@numba.njit(cache=True)
+def _raise_up(children, cost, height, leaves):  # type: ignore[no-untyped-def]
+    """Fills in the merged nodes' heights."""
+    for merge in range(children.shape[0]):
+        height[leaves + merge] = max(cost[merge], height[children[merge, 0]], height[children[merge, 1]])

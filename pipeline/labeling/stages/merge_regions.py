@@ -44,13 +44,16 @@ def merge_regions(graph: RegionAdjacencyGraph, cost: MergeCost) -> MergeTree:
     return MergeTree(len(graph), children, costs)
 
 
-@numba.njit(cache=True)
-def _pair_cost(u, v, edge_sum, length, total, areas, perimeters, histograms, weights, features, norms, powers):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, error_model="numpy")
+def _pair_cost(u, v, edge_sum, length, total, areas, perimeters, shares, weights, features, norms, powers, terms):  # type: ignore[no-untyped-def]
+    """`shares` are the histograms over the areas. Divisions go in a loop of their own, which has no order to keep."""
+    for b in range(weights.size):
+        p, q = shares[u, b], shares[v, b]
+        both = p + q
+        terms[b] = weights[b] * (p - q) * (p - q) / (both if both > 0.0 else 1.0)
     chi = 0.0
     for b in range(weights.size):
-        p, q = histograms[u, b] / areas[u], histograms[v, b] / areas[v]
-        if p + q > 0.0:
-            chi += weights[b] * (p - q) * (p - q) / (p + q)
+        chi += terms[b]
     value = edge_sum / length + 0.5 * chi
     if features.shape[1] > 0:
         dot = 0.0
@@ -69,6 +72,7 @@ def _merge(region_area, region_histograms, weights, region_features, pairs, edge
     count, bins, depth = region_area.size, region_histograms.shape[1], region_features.shape[1]
     nodes = max(2 * count - 1, 1)
     areas, perimeters, norms = np.zeros(nodes), np.zeros(nodes), np.zeros(nodes)
+    shares, terms = np.zeros((nodes, bins)), np.empty(bins)
     histograms, features = np.zeros((nodes, bins)), np.zeros((nodes, depth))
     lowest = np.zeros(nodes, dtype=np.int64)
     alive = np.zeros(nodes, dtype=np.bool_)
@@ -76,6 +80,7 @@ def _merge(region_area, region_histograms, weights, region_features, pairs, edge
     for region in range(count):
         areas[region], lowest[region], alive[region] = region_area[region], region, True
         histograms[region] = region_histograms[region]
+        shares[region] = histograms[region] / areas[region]
         features[region] = region_features[region]
         norms[region] = np.sqrt((features[region] * features[region]).sum())
     # Half-edges in linked lists: `head` of a node, `follow` to the next, `other` end, `of` which edge.
@@ -99,8 +104,9 @@ def _merge(region_area, region_histograms, weights, region_features, pairs, edge
             other[half], of[half], follow[half] = far, edges, head[near]
             head[near] = half
         value = _pair_cost(
-            u, v, edge[pair], length[pair], total, areas, perimeters, histograms, weights, features, norms, powers
-        )
+            u, v, edge[pair], length[pair], total,
+            areas, perimeters, shares, weights, features, norms, powers, terms,
+        )  # fmt: skip
         heapq.heappush(heap, (value, u, v, np.int64(edges)))
         edges += 1
     children = np.empty((max(count - 1, 0), 2), dtype=np.int64)
@@ -120,6 +126,7 @@ def _merge(region_area, region_histograms, weights, region_features, pairs, edge
         perimeters[new] = perimeters[a] + perimeters[b] - 2.0 * lengths[best]
         lowest[new] = min(lowest[a], lowest[b])
         histograms[new] = histograms[a] + histograms[b]
+        shares[new] = histograms[new] / areas[new]
         features[new] = features[a] + features[b]
         norms[new] = np.sqrt((features[new] * features[new]).sum())
         start = edges
@@ -151,7 +158,7 @@ def _merge(region_area, region_histograms, weights, region_features, pairs, edge
                 head[near] = half
             cost = _pair_cost(
                 new, neighbour, sums[each], lengths[each], total,
-                areas, perimeters, histograms, weights, features, norms, powers,
+                areas, perimeters, shares, weights, features, norms, powers, terms,
             )  # fmt: skip
             low, high = min(lowest[new], lowest[neighbour]), max(lowest[new], lowest[neighbour])
             heapq.heappush(heap, (cost, low, high, np.int64(each)))

@@ -38,7 +38,7 @@ def build_graph(
         features: (L, D) sums or None.
     """
     first, second, y, x, vertical = _cracks(superpixels.labels)
-    order = np.lexsort((x, y, vertical, second, first))
+    order = np.argsort(first * len(superpixels) + second, kind="stable")
     first, second, y, x, vertical = first[order], second[order], y[order], x[order], vertical[order]
     new = np.ones(first.size, dtype=np.bool_)
     if first.size:
@@ -59,7 +59,10 @@ def build_graph(
 
 
 def _cracks(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], ...]:
-    """Pixel sides between two superpixels: lower and higher, row and column of the upper or left pixel, direction."""
+    """Pixel sides between two superpixels: lower and higher, row and column of the upper or left pixel, direction.
+
+    In the order of direction, row and column.
+    """
     parts = []
     for vertical, a, b in ((0, labels[:, :-1], labels[:, 1:]), (1, labels[:-1], labels[1:])):
         y, x = np.nonzero(a != b)
