@@ -26,6 +26,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.rle import Rle
 
+from ..network.granular import GranularSam2
 from ..network.load import load_for_prediction, usable_device
 from ..predict.coco_json import PredictedMask
 from ..predict.image import LOGIT_LIMIT, GranularPredictor
@@ -165,22 +166,35 @@ class TurnPredictor(GranularPredictor):
 
 
 class ModelPredictor:
-    """A checkpoint.
+    """A model.
 
     Args:
-        checkpoint: file or training run.
-        base: of an adapter; None: where it was.
-        device: None: a GPU if there is one.
+        model: in evaluation mode, on its device.
+        name: for people.
+        checkpoint: where it was loaded from.
     """
 
-    def __init__(self, checkpoint: str, *, base: str | None = None, device: str | None = None) -> None:
-        self.model = load_for_prediction(checkpoint, usable_device(device), base=base)
-        self.name = str(checkpoint_name(checkpoint))
-        self.checkpoint: str | None = checkpoint
-        self.has_dial = self.model.has_dial
+    def __init__(self, model: GranularSam2, name: str, checkpoint: str | None) -> None:
+        self.model, self.name, self.checkpoint = model, name, checkpoint
+        self.has_dial = model.has_dial
         # A model from scratch has no answer of SAM-2's to give: its base was never trained without a granularity.
-        self.own_name = None if self.model.adapter == "full" and self.has_dial else "SAM-2"
+        self.own_name = None if model.adapter == "full" and self.has_dial else "SAM-2"
         self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, checkpoint: str, *, base: str | None = None, device: str | None = None) -> ModelPredictor:
+        """From a file or a training run.
+
+        Args:
+            checkpoint: the path.
+            base: of an adapter; None: where it was.
+            device: None: a GPU if there is one.
+
+        Raises:
+            InputError: no checkpoint, or no fitting base.
+        """
+        model = load_for_prediction(checkpoint, usable_device(device), base=base)
+        return cls(model, str(checkpoint_name(checkpoint)), checkpoint)
 
     def encode(self, rgb: Rgb) -> Encoded:
         return EncodedByModel(TurnPredictor(self.model, self._turn), rgb)
@@ -328,7 +342,7 @@ def open_predictor(checkpoint: str | None, *, base: str | None, device: str | No
             if value is not None:
                 raise InputError(f"{flag} is for a model; without --checkpoint there is none")
         return TreePredictors()
-    return ModelPredictor(checkpoint, base=base, device=device)
+    return ModelPredictor.load(checkpoint, base=base, device=device)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -154,6 +154,7 @@ def bound_socket(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((LOOPBACK, port))
+        bound.listen()  # who opens the page while the server still begins waits, and is not refused
     except OSError as error:
         bound.close()
         raise InputError(f"--port {port}: {(error.strerror or str(error)).lower()}; choose another") from error

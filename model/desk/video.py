@@ -98,7 +98,8 @@ class VideoTracker:
             }
             files.write(f"{self.name}.masks.json", json_bytes(content))
         forget_older(self._folder, self.name, files.names)
-        return f"{len(objects)} objects on {len(frames)} frames: {self.name}.masks.json and {self.name}.masks/"
+        many = "1 object" if len(objects) == 1 else f"{len(objects)} objects"
+        return f"{many} on {len(frames)} frames: {self.name}.masks.json and {self.name}.masks/"
 
     def _granularity(self, masks: Sequence[Accepted]) -> float | None:
         """The newest mask's that has one; else SAM-2's own answer, where the model has it, or the whole."""

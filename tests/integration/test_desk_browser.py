@@ -183,16 +183,24 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
     assert again.url == server.url  # so the open page goes on by itself
     until(page, "!desk.gone && !desk.busy && desk.answer !== null && desk.mine")
     assert page.execute_script("return desk.picture.masks.map((mask) => mask.id)") == [1]
-    click(page, 80, 40)
-    page.execute_script("setTool('outside')")
-    click(page, 20, 60)
+    # Weights that nobody trained answer some prompts with nothing; a correction is sought that leaves a mask.
+    spots = [(x, y, label) for label in (0, 1) for x in (20, 50, 80) for y in (15, 35, 60)]
+    [first_click] = answered(page)
+    _, _, logits = predictor.predict([first_click], [1], granularity=DIAL)
+    x, y, label = max(
+        spots,
+        key=lambda spot: predictor.predict(
+            [first_click, spot[:2]], [1, spot[2]], mask_input=logits, granularity=DIAL
+        )[0].sum(),
+    )  # fmt: skip
+    page.execute_script("setTool(arguments[0])", "inside" if label else "outside")
+    click(page, x, y)
+    until(page, "prompt().points.length === 2")
     points = answered(page)
-    assert len(points) == 3
-    assert page.execute_script("return prompt().labels") == [1, 1, 0]
-    logits = None
-    for count in (1, 2, 3):
-        masks, _, logits = predictor.predict(points[:count], [1, 1, 0][:count], mask_input=logits, granularity=DIAL)
+    assert page.execute_script("return prompt().labels") == [1, label]
+    masks, _, _ = predictor.predict(points, [1, label], mask_input=logits, granularity=DIAL)
     place = max(range(len(DIAL)), key=lambda each: masks[each].sum())
+    assert masks[place].any()
     page.execute_script("setDial(Math.max(0, arguments[0] - 3))", place)
     press(page, "]" * min(3, place))
     press(page, "2")  # no such category: nothing happens
@@ -248,6 +256,88 @@ def test_all_of_it_by_keyboard(browser: Any, serve: Callable[..., Server], check
     assert page.find_element("id", "keys").is_displayed()
     press(page, Keys.ESCAPE)
     assert not page.find_element("id", "keys").is_displayed()
+
+
+def test_everything_at_the_dial_and_many_at_once(browser: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "in", 1)
+    page = opened(browser, serve(pictures, "--output", tmp_path / "out", "--checkpoint", "tree").url)
+    press(page, "e")
+    until(page, "desk.scene !== null")
+    page.execute_script("setDial(18)")
+    found = page.execute_script("return desk.scene.record")
+    shown = page.execute_script("return [...shownAt(desk.scene, 1)]")
+    assert page.find_element("id", "accept").text == f"Accept all {len(shown)} shown"
+    press(page, "a")
+    until(page, "desk.picture.masks.length > 0")
+    assert [each["area"] for each in annotations(tmp_path / "out")] == [found["area"][each] for each in shown]
+    click(page, 30, 30)
+    assert page.execute_script("return desk.chosen.size") == 1
+    assert page.find_element("id", "accept").text == "Accept 1 chosen"
+    press(page, "c")
+    click(page, 30, 30)
+    answered(page)
+    press(page, "ooo")
+    assert page.execute_script("return desk.own") == 2
+    press(page, "o")
+    assert page.execute_script("return desk.own") is None
+
+
+def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
+    browser: Any, serve: Callable[..., Server], drawn_run: Path, tmp_path: Path
+) -> None:
+    page = opened(browser, serve(drawn_run, "--output", tmp_path / "out", "--checkpoint", "tree").url)
+    assert page.execute_script("return desk.mode") == "mined"
+    page.execute_script("setDial(18); choose(0)")
+    press(page, "k")
+    until(page, "desk.picture.verdicts[0] === 'keep'")
+    page.execute_script("choose(3)")
+    press(page, "d")
+    until(page, "desk.picture.verdicts[3] === 'drop'")
+    page.execute_script("choose(3); choose(4)")
+    press(page, "g")
+    until(page, "desk.picture.masks.length === 2")
+    click(page, 10, 10)
+    assert page.execute_script("return [...desk.chosen]") == [0]
+    press(page, "s")
+    assert "Cutting a mask in two" in page.find_element("id", "banner").text
+    click(page, 10, 10)
+    answered(page)
+    page.execute_script(
+        "for (let place = 0; place < 19; place++) { setDial(place); if (answerBits().some(Boolean)) break; }"
+    )
+    assert page.find_element("id", "accept").text == "Cut in two"
+    press(page, "a")
+    until(page, "!desk.busy && (desk.picture.masks.length === 4 || desk.message)")
+    page.find_element("id", "mode-mined").click()
+    page.find_element("id", "photograph-drop").click()
+    until(page, "desk.picture.photograph === 'drop'")
+    key = page.execute_script("return desk.picture.name")
+    assert (tmp_path / "out" / "exclude.txt").read_text() == f"{key}\n"
+
+
+def test_a_video_is_scrubbed_and_its_objects_are_followed(
+    browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
+) -> None:
+    clip = write_pictures(tmp_path / "clip", 1)
+    for number in (2, 3):
+        (clip / f"{number}.png").write_bytes((clip / "1.png").read_bytes())
+    flags = ("--as", "video", "--checkpoint", checkpoint, "--device", "cpu")
+    page = opened(browser, serve(clip, "--output", tmp_path / "out", *flags).url)
+    page.execute_script("const f = byId('frame'); f.value = 1; f.dispatchEvent(new Event('change'));")
+    until(page, "desk.number === 1 && desk.picture !== null && desk.mine")
+    click(page, 30, 30)
+    answered(page)
+    page.execute_script("byId('object').value = 4")
+    press(page, "a")
+    until(page, "desk.picture.masks.length === 1")
+    assert annotations(tmp_path / "out")[0]["object_id"] == 4
+    press(page, "t")
+    until(page, "byId('track-note').textContent.includes('1 object on 3 frames')")
+    content = json.loads((tmp_path / "out" / "clip.masks.json").read_text())
+    assert {each["object_id"] for each in content["annotations"]} <= {4}
+    assert len(list((tmp_path / "out" / "clip.masks").iterdir())) == 3
+    shown = {each["object_id"] for each in page.execute_script("return desk.picture.tracked")}
+    assert shown == {each["object_id"] for each in content["annotations"] if each["image_id"] == 2}
 
 
 def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from model.desk.answers import DIAL, EncodedPictures, ModelPredictor, TreePredic
 from model.desk.desk import Desk
 from model.desk.guard import MAX_BODY_BYTES
 from model.desk.pictures import open_pictures
+from model.desk.records import PromptRecord
 from model.desk.server import PAGE_FILES, SHARED_FILES, create_app
 from model.desk.store import Store
 from model.predict.image import GranularPredictor
@@ -38,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def micro(checkpoint: Path) -> ModelPredictor:
-    return ModelPredictor(str(checkpoint), device="cpu")
+    return ModelPredictor.load(str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,28 @@ def test_one_click_brings_the_whole_dial_as_the_predictor_answers_it(
     told = accept(page, (30, 30), (70, 40), prompt=prompt((30, 30), (70, 40), labels=[1, 0]), place=7)
     assert told["masks"][0]["granularity"] == DIAL[7]
     assert np.array_equal(rle.decode(coco(tmp_path)["annotations"][0]["segmentation"]), again[7])
+
+
+def test_sam2s_own_three_masks_stand_beside_the_dials(open_page: Callable[..., Page], folder: Path) -> None:
+    from model.network.granular import GranularSam2
+
+    model = GranularSam2("micro", "lite", 128).eval()
+    page = open_page(predictor=ModelPredictor(model, "lite", None))
+    assert page.get("api/desk")["own"] == "SAM-2"
+    answer = page.post("api/pictures/0/answer", {"prompt": prompt((30, 30))})
+    predictor = GranularPredictor(model)
+    predictor.set_image(read_rgb(folder / "1.png"))
+    for name, granularity in (("own", None), ("dial", DIAL)):
+        masks, _, _ = predictor.predict([[30, 30]], [1], granularity=granularity)
+        assert len(masks) == len(answer[name]["rle"]) == {"own": 3, "dial": len(DIAL)}[name]
+        assert all(np.array_equal(pixels(a, 104, 72), b) for a, b in zip(answer[name]["rle"], masks, strict=True))
+    model.has_dial = False  # as SAM-2's own weights, which know no granularity
+    plain = ModelPredictor(model, "SAM 2.1", None)
+    desk = Desk(open_pictures([str(folder)], taken=None), plain, None)
+    assert desk.overview()["dial"] == ()
+    alone = desk.answer(0, PromptRecord(points=((30, 30),), labels=(1,)))
+    assert (alone["dial"], len(alone["own"]["rle"])) == (None, 3)
+    desk.close()
 
 
 def test_a_box_is_answered_as_the_predictor_answers_it(
@@ -460,12 +483,12 @@ def test_a_checkpoint_that_vanishes_goes_on_answering(
 ) -> None:
     copy = tmp_path / "gone.safetensors"
     copy.write_bytes(checkpoint.read_bytes())
-    page = open_page(predictor=ModelPredictor(str(copy), device="cpu"))
+    page = open_page(predictor=ModelPredictor.load(str(copy), device="cpu"))
     copy.unlink()
     page.post("api/pictures/0/answer", {"prompt": prompt((30, 30))})
     assert accept(page, (30, 30))["ids"] == [1]
     with pytest.raises(InputError, match="gone"):
-        ModelPredictor(str(copy), device="cpu")
+        ModelPredictor.load(str(copy), device="cpu")
 
 
 def test_images_are_what_was_given(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,13 +547,12 @@ def test_objects_of_a_video_are_followed_and_written_as_segment_writes_them(
     state = predictor.init_state(str(clip))
     predictor.add_new_mask(state, 1, 1, accepted[1], granularity=DIAL[4])
     predictor.add_new_mask(state, 2, 7, accepted[7], granularity=DIAL[18])
-    expected = {
-        (frame, number): mask
-        for reverse in (False, True)
-        for frame, ids, logits in predictor.propagate_in_video(state, 1, reverse=reverse)
-        for number, mask in zip(ids, (logits[:, 0] > 0).numpy(), strict=True)
-        if mask.any()
-    }
+    expected: dict[tuple[int, int], np.ndarray] = {}
+    for reverse in (False, True):  # the first frame is answered in both directions; it is kept as it was first
+        for frame, ids, logits in predictor.propagate_in_video(state, 1, reverse=reverse):
+            for number, mask in zip(ids, (logits[:, 0] > 0).numpy(), strict=True):
+                if mask.any():
+                    expected.setdefault((frame, number), mask)
     found = {(each["image_id"] - 1, each["object_id"]): each for each in content["annotations"]}
     assert {each: rle.decode(entry["segmentation"]).sum() for each, entry in found.items()} == {
         each: mask.sum() for each, mask in expected.items()

@@ -90,11 +90,13 @@ function drawAnswer() {
 // Draws the chosen masks of a scene brightly over what is there.
 function outline(canvas, ids) {
   const [width, height] = desk.picture.shown, context = canvas.getContext("2d");
-  const dropped = desk.mode === "mined" ? Object.keys(desk.picture.verdicts).filter((id) => desk.picture.verdicts[id] === "drop").map(Number) : [];
-  if (!ids.length && !dropped.length) return;
+  const { verdicts } = desk.picture, judged = (verdict) => (desk.mode === "mined" ? Object.keys(verdicts).filter((id) => verdicts[id] === verdict).map(Number) : []);
+  const dropped = judged("drop"), kept = judged("keep");
+  if (!ids.length && !dropped.length && !kept.length) return;
   const layer = document.createElement("canvas");
   paintMasks(layer, width, height, [
     ...dropped.map((id) => ({ bits: shownBitmap(desk.scene.record.rle[id]), colour: [10, 10, 10], fill: 190, rim: 190 })),
+    ...kept.map((id) => ({ bits: shownBitmap(desk.scene.record.rle[id]), colour: [40, 220, 120], fill: 60, rim: 254 })),
     ...ids.map((id) => ({ bits: shownBitmap(desk.scene.record.rle[id]), colour: [255, 255, 255], fill: 110, rim: 255 })),
   ]);
   context.drawImage(layer, 0, 0);
