@@ -8,7 +8,6 @@ are not errors: they are what an attempt left that was overtaken or is still at 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..environment.process_map import process_map
 from ..errors import GrainmillError, SchemaError
-from ..format.records import ExtensionRecord, FileRecord, RunManifest, read_record
+from ..format.records import ExtensionRecord, RunManifest, read_record
 from ..format.release_tables import MANIFEST
 from ..format.schema import FORMAT, SEAL, canonical_json, dataset_digest, sealed
 from ..labeling.config import config_hash
@@ -29,7 +28,7 @@ from ..storage.base import Reader
 from ..storage.open import open_storage
 from .open import open_dataset
 from .run import RunReader
-from .verify_unit import CHUNK_BYTES, Problem, UnitReport, key_numbers, verify_unit
+from .verify_unit import Problem, UnitReport, file_problems, key_numbers, verify_unit
 
 
 @dataclass(kw_only=True)
@@ -213,25 +212,6 @@ def _plan_against_itself(run: RunReader) -> Iterator[Problem]:
                 yield Problem(kind="plan", file=file, message=message)
             first += table["rows"]
             yield from file_problems(run.storage, table)
-
-
-def file_problems(storage: Reader, file: FileRecord) -> Iterator[Problem]:
-    """Presence, size and sha256 of one file."""
-    name = file["name"]
-    size = storage.size(name)
-    if size is None:
-        yield Problem(kind="missing", file=name, message=f"missing, expected {file['size']} bytes")
-        return
-    if size != file["size"]:
-        low, high = sorted((size, file["size"]))
-        message = f"expected {file['size']} bytes, found {size}"
-        yield Problem(kind="size", file=name, start=low, end=high, message=message)
-    digest = hashlib.sha256()
-    for start in range(0, size, CHUNK_BYTES):
-        digest.update(storage.read_range(name, start, min(CHUNK_BYTES, size - start)))
-    if digest.hexdigest() != file["sha256"]:
-        message = f"sha256 is {digest.hexdigest()}, expected {file['sha256']}"
-        yield Problem(kind="sha256", file=name, start=0, end=size, message=message)
 
 
 def manifest_problems(run: RunReader, totals: VerifyTotals) -> Iterator[Problem]:

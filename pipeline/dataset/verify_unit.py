@@ -160,31 +160,36 @@ def _commit_problems(commit: Commit, config_hash: str) -> Iterator[Problem]:
             yield Problem(kind="commit", file=file, message=f"gives {name} the size {size!r:.40}")
 
 
-def _check_file(storage: Reader, file: FileRecord, report: UnitReport) -> bool | None:
-    """Size and sha256 of one file: True if both hold, False if not, None if it cannot be read."""
+def file_problems(storage: Reader, file: FileRecord) -> Iterator[Problem]:
+    """Presence, size and sha256 of one file."""
     name, expected = file["name"], file["size"]
     size = storage.size(name)
     if size is None:
-        report.problems.append(Problem(kind="missing", file=name, message=f"missing, expected {expected} bytes"))
-        return None
+        yield Problem(kind="missing", file=name, message=f"missing, expected {expected} bytes")
+        return
     if size != expected:
         low, high = sorted((size, expected))
-        report.problems.append(
-            Problem(kind="size", file=name, start=low, end=high, message=f"expected {expected} bytes, found {size}")
-        )
+        yield Problem(kind="size", file=name, start=low, end=high, message=f"expected {expected} bytes, found {size}")
     digest = hashlib.sha256()
     try:
         for start in range(0, size, CHUNK_BYTES):
             digest.update(storage.read_range(name, start, min(CHUNK_BYTES, size - start)))
     except GrainmillError as error:
-        report.problems.append(Problem(kind="missing", file=name, message=f"cannot be read: {error}"))
-        return None
-    report.checked_bytes += size
+        yield Problem(kind="missing", file=name, message=f"cannot be read: {error}")
+        return
     if digest.hexdigest() != file["sha256"]:
         message = f"sha256 is {digest.hexdigest()}, expected {file['sha256']}"
-        report.problems.append(Problem(kind="sha256", file=name, start=0, end=size, message=message))
-        return False
-    return True
+        yield Problem(kind="sha256", file=name, start=0, end=size, message=message)
+
+
+def _check_file(storage: Reader, file: FileRecord, report: UnitReport) -> bool | None:
+    """Size and sha256 of one file: True if both hold, False if not, None if it cannot be read."""
+    found = list(file_problems(storage, file))
+    report.problems += found
+    if any(each.kind == "missing" for each in found):
+        return None
+    report.checked_bytes += file["size"]
+    return not found
 
 
 def _read_table(storage: Reader, file: TableRecord, schema: pa.Schema, report: UnitReport) -> pa.Table | None:

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from ..dataset.failures import failure_rows
 from ..dataset.release import ReleaseReader
-from ..dataset.verify import VerifyTotals, file_problems, seal_problem
-from ..dataset.verify_unit import Problem, sample_problems, shard_problems
+from ..dataset.verify import VerifyTotals, seal_problem
+from ..dataset.verify_unit import Problem, file_problems, sample_problems, shard_problems
 from ..errors import GrainmillError
 from ..format.records import (
     ReleaseManifest,
@@ -79,12 +79,9 @@ def verify_release(
 def _problems(
     storage: Reader, deep: bool, totals: VerifyTotals, on_unit: Callable[[VerifyTotals], None] | None
 ) -> Iterator[Problem]:
-    manifest = None
-    for problem, found in _manifest(storage):
-        if problem is not None:
-            yield problem
-        manifest = found
-    if manifest is None:
+    manifest = _manifest(storage)
+    if isinstance(manifest, Problem):
+        yield manifest
         return
     try:
         yield from _against_manifest(storage, manifest, deep, totals, on_unit)
@@ -126,27 +123,21 @@ def _against_manifest(
 # Manifest and files
 
 
-def _manifest(storage: Reader) -> Iterator[tuple[Problem | None, ReleaseManifest | None]]:
-    """Problems of the manifest, with the manifest if it can be used."""
-
-    def problem(message: str) -> Problem:
-        return Problem(kind="manifest", file=MANIFEST, message=message)
-
+def _manifest(storage: Reader) -> ReleaseManifest | Problem:
+    """The manifest, or why it cannot be used."""
+    reason: str | None
     try:
         data = storage.read_bytes(MANIFEST)
         manifest = read_release_manifest(data, where=MANIFEST)
         if manifest is None:
-            yield problem(f"expected a release of {FORMAT}"), None
-            return
-        if (reason := seal_problem(manifest)) is not None:
-            yield problem(reason), None
-            return
-        if data != canonical_json(manifest):
-            yield problem("is not the canonical JSON that was written"), None
-            return
-        yield None, manifest
+            reason = f"expected a release of {FORMAT}"
+        elif (reason := seal_problem(manifest)) is None:
+            if data == canonical_json(manifest):
+                return manifest
+            reason = "is not the canonical JSON that was written"
     except GrainmillError as error:
-        yield problem(f"not a manifest: {error}"), None
+        reason = f"not a manifest: {error}"
+    return Problem(kind="manifest", file=MANIFEST, message=reason)
 
 
 def _sums(storage: Reader, manifest: ReleaseManifest) -> Iterator[Problem]:
@@ -362,10 +353,6 @@ def _difference(found: bytes, expected: bytes) -> str:
     ours, theirs = expected.decode(errors="replace").splitlines(), found.decode(errors="replace").splitlines()
     for line in difflib.unified_diff(ours, theirs, lineterm="", n=0):
         if line[:1] in "+-" and line[:3] not in ("+++", "---"):
-            what = "says" if line[0] == "+" else "lacks"
-            return (
-                f"{what} {line[1:]!r:.160}, which recomputing does not give"
-                if what == "says"
-                else f"lacks {line[1:]!r:.160}"
-            )
+            added = f"says {line[1:]!r:.160}, which recomputing does not give"
+            return added if line[0] == "+" else f"lacks {line[1:]!r:.160}"
     return "its line ends differ from what was written"
