@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pipeline.errors import InputError
@@ -57,9 +56,7 @@ class OutputFiles:
             self._scratch = Path(tempfile.mkdtemp(prefix=".grainmill.", dir=self.folder))
         return self._scratch
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and self._scratch is not None:
                 self._publish()

@@ -51,7 +51,7 @@ def write_manifest(storage: Writer, plan: Plan) -> RunSummary:
     named = _NamedFiles(run.units_total)
     samples = masks = 0
     passed = PassedOver(run.passed_over)
-    with _Folder(storage, "manifest") as folder, _ShardList(folder / "shards") as shards:
+    with _scratch_folder(storage) as folder, _ShardList(folder / "shards") as shards:
         merged_samples = MergedTable(folder / "samples.parquet", SAMPLES_SCHEMA)
         merged_masks = MergedTable(folder / "masks.parquet", MASKS_SCHEMA)
         for commit in run.commits():
@@ -93,17 +93,13 @@ def write_manifest(storage: Writer, plan: Plan) -> RunSummary:
     return manifest
 
 
-class _Folder:
-    """A scratch folder that goes at the end."""
-
-    def __init__(self, storage: Writer, name: str) -> None:
-        self._path = storage.scratch(f"{name}.{os.urandom(6).hex()}")
-
-    def __enter__(self) -> Path:
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)  # removed at the next start if it stays
+@contextlib.contextmanager
+def _scratch_folder(storage: Writer) -> Iterator[Path]:
+    path = storage.scratch(f"manifest.{os.urandom(6).hex()}")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)  # removed at the next start if it stays
 
 
 class _ShardList:
