@@ -137,11 +137,6 @@ def as_click_model(predictor: object) -> ClickModel:
     return PlainClicks(predictor)
 
 
-def _batches(count: int, image_size: int, on_cpu: bool) -> list[slice]:
-    size = max(1, min(64, _PIXELS_PER_BATCH // image_size**2)) if on_cpu else _GPU_BATCH
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
 class _OnImage:
     """A predictor and the size of the image that it has."""
 
@@ -155,6 +150,20 @@ class _OnImage:
 
     def everything(self) -> list[PredictedMask] | None:
         return None
+
+    def _decoded(
+        self, count: int, decode: Callable[[slice], tuple[Tensor, Tensor]], threshold: float = 0.0
+    ) -> Predictions:
+        """Batches of `count` prompts, decoded to logits (n, h, w) and predicted IoU (n,), as one answer."""
+        model = self._predictor.model
+        on_cpu = self._predictor.device.type == "cpu"
+        size = max(1, min(64, _PIXELS_PER_BATCH // int(model.image_size) ** 2)) if on_cpu else _GPU_BATCH
+        decoded = [decode(slice(start, start + size)) for start in range(0, count, size)]
+        if not decoded:
+            return Predictions(size=self._size, iou=np.zeros(0), full=np.zeros((0, *self._size), dtype=np.bool_))
+        logits = [each.detach().cpu().numpy().astype(np.float32) for each, _ in decoded]
+        iou = [each.detach().cpu().numpy().astype(np.float64) for _, each in decoded]
+        return Predictions(size=self._size, iou=np.concatenate(iou), logits=np.concatenate(logits), threshold=threshold)
 
 
 class GranularClicks(_OnImage):
@@ -193,11 +202,6 @@ class GranularClicks(_OnImage):
 
         return self._decoded(len(points), decode)
 
-    def _decoded(self, count: int, decode: Callable[[slice], tuple[Tensor, Tensor]]) -> Predictions:
-        predictor = self._predictor
-        batches = _batches(count, int(predictor.model.image_size), predictor.device.type == "cpu")
-        return _together([decode(rows) for rows in batches], self._size, 0.0)
-
 
 class Sam2Clicks(_OnImage):
     """sam2's own `SAM2ImagePredictor`: no dial, one mask or three."""
@@ -214,25 +218,26 @@ class Sam2Clicks(_OnImage):
         mask_inputs: LogitArray | None = None,
     ) -> Predictions:
         assert granularity is None, "sam2's own predictor has no dial"
-        return self._decoded(points, labels, mask_inputs, multimask=False)
+        return self._answered(points, labels, mask_inputs, multimask=False)
 
     def answer_multimask(self, points: FloatArray, labels: NDArray[np.int32]) -> Predictions:
-        return self._decoded(points, labels, None, multimask=True)
+        return self._answered(points, labels, None, multimask=True)
 
-    def _decoded(
+    def _answered(
         self, points: FloatArray, labels: NDArray[np.int32], mask_inputs: LogitArray | None, *, multimask: bool
     ) -> Predictions:
         """As sam2's automatic mask generator calls the same two functions, for many prompts at once."""
         predictor = self._predictor
-        decoded = []
-        for rows in _batches(len(points), int(predictor.model.image_size), predictor.device.type == "cpu"):
+
+        def decode(rows: slice) -> tuple[Tensor, Tensor]:
             dense = None if mask_inputs is None else mask_inputs[rows][:, None]
             mask_input, coordinates, kinds, _ = predictor._prep_prompts(points[rows], labels[rows], None, dense, True)
             _, iou, logits = predictor._predict(
                 coordinates, kinds, mask_input=mask_input, multimask_output=multimask, return_logits=True
             )
-            decoded.append((logits.float().flatten(0, 1), iou.float().flatten(0, 1)))
-        return _together(decoded, self._size, float(predictor.mask_threshold))
+            return logits.float().flatten(0, 1), iou.float().flatten(0, 1)
+
+        return self._decoded(len(points), decode, float(predictor.mask_threshold))
 
 
 class PlainClicks(_OnImage):
@@ -318,12 +323,3 @@ class PlainClicks(_OnImage):
             full=masks,
             carried=np.concatenate(carried) if len(carried) == len(found) else None,
         )
-
-
-def _together(decoded: list[tuple[Tensor, Tensor]], size: tuple[int, int], threshold: float) -> Predictions:
-    """Tensors (n, h, w) and (n,) of all batches, as one answer."""
-    if not decoded:
-        return Predictions(size=size, iou=np.zeros(0), full=np.zeros((0, *size), dtype=np.bool_))
-    logits = [each.detach().cpu().numpy().astype(np.float32) for each, _ in decoded]
-    iou = [each.detach().cpu().numpy().astype(np.float64) for _, each in decoded]
-    return Predictions(size=size, iou=np.concatenate(iou), logits=np.concatenate(logits), threshold=threshold)
