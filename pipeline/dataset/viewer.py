@@ -35,6 +35,7 @@ from ..format import rle
 from ..format.records import FailedRow, MetricRecord, RunStatisticsRecord, SampleRow, ScoresRecord
 from ..format.rle import Rle
 from ..format.schema import FORMAT, Sample, sha256_of
+from ..labeling.atoms import sampled
 from ..sources import passed_over
 from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 from ..storage.local import explained
@@ -174,7 +175,7 @@ def thumbnail_size(width: int, height: int, side_px: int) -> tuple[int, int]:
 def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
     """A mask on a smaller grid: each pixel of it takes what lies under its centre in the full-size mask.
 
-    Works on the runs, without an array of the full size. A mask too thin to meet any centre keeps one pixel.
+    Works on the run lengths, without an array of the full size. A mask too thin to meet any centre keeps one pixel.
 
     Args:
         segmentation: full-size mask.
@@ -182,21 +183,15 @@ def reduced_rle(segmentation: Rle, *, width: int, height: int) -> Rle:
         height: of the smaller grid, pixels.
 
     Raises:
-        SchemaError: the runs do not sum to the mask's size.
+        SchemaError: the run lengths do not sum to the mask's size.
     """
     full_height, full_width = segmentation["size"]
+    lengths = rle.run_lengths_of(segmentation)
     if (height, width) == (full_height, full_width):
-        rle.run_lengths_of(segmentation)
         return segmentation
-    ends = np.cumsum(rle.run_lengths_of(segmentation))
-    columns = ((np.arange(width) + 0.5) * full_width / width).astype(np.int64)
-    rows = ((np.arange(height) + 0.5) * full_height / height).astype(np.int64)
-    positions = (columns[:, None] * full_height + rows[None, :]).ravel()
-    inside: NDArray[np.bool_] = (np.searchsorted(ends, positions, side="right") % 2).astype(bool)
-    mask = inside.reshape(width, height).T
-    if not mask.any() and ends.size > 1:
-        middle = int(ends[0] + (ends[1] - ends[0]) // 2)
-        column, row = divmod(middle, full_height)
+    mask = sampled(lengths, (full_height, full_width), (height, width)).full(height, width)
+    if not mask.any() and lengths.size > 1:
+        column, row = divmod(int(lengths[0] + lengths[1] // 2), full_height)
         mask[min(row * height // full_height, height - 1), min(column * width // full_width, width - 1)] = True
     return rle.encode(mask)
 
