@@ -210,16 +210,20 @@ def committed_image(image: bytes, key: str) -> NDArray[np.uint8]:
         ) from error
 
 
-def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> bytes:
-    """The upright image of a committed sample, reduced to (width, height) and coded as JPEG.
-
-    Raises:
-        SchemaError: it cannot be decoded.
-    """
+def thumbnail(image: bytes, *, width: int, height: int, key: str) -> NDArray[np.uint8]:
+    """`committed_image`, reduced: (height, width, 3) uint8."""
     rgb = committed_image(image, key)
-    if rgb.shape[:2] != (height, width):
-        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def thumbnail_jpeg(image: bytes, *, width: int, height: int, key: str) -> str:
+    """`thumbnail` coded as JPEG, in base64."""
+    data = jpeg(thumbnail(image, width=width, height=height, key=key), JPEG_QUALITY)
+    return base64.b64encode(data).decode("ascii")
+
+
+def jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, "OpenCV encodes any RGB image as JPEG"
     return encoded.tobytes()
 
@@ -234,16 +238,13 @@ def image_record(sample: Sample, image: bytes | None, *, side_px: int = THUMBNAI
     """
     width, height = thumbnail_size(sample.width, sample.height, side_px)
     masks = sample.annotations
-    thumbnail = None
-    if image is not None:
-        thumbnail = base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
     return {
         "key": sample.key,
         "source": sample.source_uri,
         "member": sample.member,
         "license": sample.license,
         "size": [sample.width, sample.height],
-        "thumbnail": thumbnail,
+        "thumbnail": None if image is None else thumbnail_jpeg(image, width=width, height=height, key=sample.key),
         "width": width,
         "height": height,
         "rle": [reduced_rle(mask.segmentation, width=width, height=height)["counts"] for mask in masks],
@@ -362,16 +363,16 @@ def page_of(template: str, *, styles: Sequence[str], scripts: Sequence[str], scr
         scripts: likewise.
         script_source: of further scripts, as the policy has it; "" for none.
     """
-    script = "\n".join(_template(name) for name in scripts)
-    style = "\n".join(_template(name) for name in styles)
+    script = "\n".join(template_text(name) for name in scripts)
+    style = "\n".join(template_text(name) for name in styles)
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'"
     )
     if script_source:
         policy += f" {script_source}"
-    page = _template(template)
-    parts = {name: _template(f"{name}.html") for name in ("dial", "image")}
+    page = template_text(template)
+    parts = {name: template_text(f"{name}.html") for name in ("dial", "image")}
     for name, text in {**parts, "policy": policy, "style": style, "script": script}.items():
         page = _filled(page, name, text)
     return page
@@ -389,7 +390,8 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _template(name: str) -> str:
+def template_text(name: str) -> str:
+    """A file of `pipeline/templates/`."""
     return (resources.files("pipeline") / "templates" / name).read_text(encoding="utf-8")
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Final, Literal
 
 import pyarrow as pa
 
+from ..dataset.viewer import template_text
 from ..format.licenses import OTHER
 from ..format.records import ConfigRecord, DuplicatesRecord, ReleaseManifest, ReleaseStatistics
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
@@ -82,17 +82,13 @@ def card_text(manifest: ReleaseManifest, statistics: ReleaseStatistics) -> str:
         "code_version": first["code_version"],
         "year": manifest["date"][:4],
     }
-    text = re.sub(r"\{\{([a-z_]+)\}\}", lambda match: values[match[1]], _template())
+    text = re.sub(r"\{\{([a-z_]+)\}\}", lambda match: values[match[1]], template_text(TEMPLATE))
     return re.sub(r"\n{3,}", "\n\n", text)
-
-
-def _template() -> str:
-    return (resources.files("pipeline") / "templates" / TEMPLATE).read_text(encoding="utf-8")
 
 
 def template_sha256() -> str:
     """Of this version's template: a card of another one is checked by its numbers."""
-    return sha256_of(_template().encode())
+    return sha256_of(template_text(TEMPLATE).encode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dataset.viewer import committed_image, reduced_rle, thumbnail_size
+from ..dataset.viewer import jpeg, reduced_rle, thumbnail, thumbnail_size
 from ..format import rle
 from ..format.records import LabelledHistogram, ReleaseStatistics
 from ..format.schema import Annotation, Sample
@@ -104,18 +104,12 @@ def example_jpeg(sample: Sample, image: bytes | None) -> bytes:
     if image is None:
         rgb: NDArray[np.uint8] = np.full((height, width, 3), 225, dtype=np.uint8)
     else:
-        rgb = committed_image(image, sample.key)
-        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        rgb = thumbnail(image, width=width, height=height, key=sample.key)
     instances = [mask for mask in sample.annotations if mask.is_instance]
     parts = [mask for mask in sample.annotations if not mask.is_instance]
     panels = [rgb, _overlaid(rgb, instances), _overlaid(rgb, parts)]
     gap = np.full((height, 8, 3), 255, dtype=np.uint8)
-    joined = np.hstack([panels[0], gap, panels[1], gap, panels[2]])
-    done, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(joined, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
-    assert done, "OpenCV encodes any RGB image as JPEG"
-    return encoded.tobytes()
+    return jpeg(np.hstack([panels[0], gap, panels[1], gap, panels[2]]), JPEG_QUALITY)
 
 
 def _overlaid(rgb: NDArray[np.uint8], masks: Sequence[Annotation]) -> NDArray[np.uint8]:

@@ -17,7 +17,6 @@ the masks of what was opened.
 
 from __future__ import annotations
 
-import base64
 import itertools
 import statistics
 from collections.abc import Callable
@@ -155,7 +154,7 @@ def _thumb(sample: Sample, image: bytes | None) -> str | None:
     if image is None:
         return None
     width, height = thumbnail_size(sample.width, sample.height, THUMB_SIDE_PX)
-    return base64.b64encode(thumbnail_jpeg(image, width=width, height=height, key=sample.key)).decode("ascii")
+    return thumbnail_jpeg(image, width=width, height=height, key=sample.key)
 
 
 def _write(path: Path, text: str) -> None:
