@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "release": ("pipeline.commands.release", "a published dataset: card, Croissant, checksums, index, gallery"),
     "join": ("pipeline.commands.join", "a release of references and its images, whole again, each checked by sha256"),
     "diff": ("pipeline.commands.diff", "what changed in samples and masks between two versions or runs"),
+    "proposals": ("pipeline.commands.proposals", "a detector's output files as one, for `mine --divide proposals`"),
     "train": (
         "model.commands.train",
         "fine-tune SAM-2 with a granularity dial from committed or released shards",
@@ -48,6 +49,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "score": ("model.commands.score", "measure mined masks or a checkpoint on a benchmark"),
     "merge": ("model.commands.merge", "an adapter and its base in one checkpoint, without LoRA's cost"),
     "onnx-export": ("model.commands.onnx_export", "encoder.onnx, and decoder.onnx with the granularity as an input"),
+    "torch-export": (
+        "model.commands.torch_export",
+        "the same two for torch alone: programs of torch.export",
+    ),
     "plan": ("pipeline.commands.plan", "time, storage and money of a cluster run from measured seconds"),
     "demo": ("pipeline.commands.demo", "the whole loop on the photographs inside scikit-image"),
     "bench": ("pipeline.commands.bench", "side-by-side benchmarks: conquer, divide, mine, executors, load"),

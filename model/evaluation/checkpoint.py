@@ -11,11 +11,11 @@ from pipeline import __version__
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.labeling.config import MineConfig
-from pipeline.storage.local import sha256_of_file
 
 from ..network.load import expect_base_is_needed, load_sam2, read_granular, recognised, usable_device
 from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
 from ..network.unsamv2 import UNSAMV2
+from ..network.weight_files import weights_sha256
 from .annotator_tables import annotator_notes, annotator_tables
 from .benchmarks.records import Split, Task
 from .protocols.keystrokes import COST_VARIANTS
@@ -171,7 +171,7 @@ class CheckpointModel:
 
     def sha256(self) -> str:
         """Of the checkpoint's bytes; an adapter's names its base's identity inside."""
-        return sha256_of_file(self.path)
+        return weights_sha256(Path(self.path))
 
     def own_masks(self) -> bool:
         """Whether SAM-2's own masks, of no g, are in it and were ever trained: not in a model from scratch."""

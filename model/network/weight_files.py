@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipeline.console import note
 from pipeline.errors import InputError, SchemaError
-from pipeline.format.schema import load_json
+from pipeline.format.schema import load_json, sha256_of
+from pipeline.storage.local import sha256_of_file
 
 WEIGHTS_NAMES: Final = ("model.safetensors", "model.safetensors.index.json")
 """What a folder of the hub calls its weights: whole, or in shards."""
@@ -88,6 +89,14 @@ def weights_files(path: Path) -> list[Path]:
         if not (path.parent / name).is_file():
             raise InputError(f"{path}: its shard {name} is missing; put all {len(names)} of them beside the index")
     return [path, *(path.parent / name for name in names)]
+
+
+def weights_sha256(path: Path) -> str:
+    """Identity of a file's bytes; of shards one of all of theirs."""
+    files = weights_files(path)
+    if len(files) == 1:
+        return sha256_of_file(path)
+    return sha256_of("".join(map(sha256_of_file, files)).encode())
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

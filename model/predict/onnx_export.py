@@ -19,15 +19,13 @@ long.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
@@ -48,7 +46,9 @@ PROMPT_NAMES: Final = ("point_coords", "point_labels", "mask_input", "has_mask_i
 ANSWER_NAMES: Final = ("masks", "iou_predictions")
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
+    """The first step: an image to its features, see the module's docstring."""
+
     def __init__(self, model: GranularSam2) -> None:
         super().__init__()
         self.model = model
@@ -58,7 +58,9 @@ class _Encoder(nn.Module):
         return features.embedding_BCHW, *features.high_res
 
 
-class _Decoder(nn.Module):
+class Decoder(nn.Module):
+    """The second step: features and N prompts to masks."""
+
     def __init__(self, model: GranularSam2) -> None:
         super().__init__()
         self.model = model
@@ -116,7 +118,7 @@ def export_onnx(model: GranularSam2, folder: Path) -> dict[str, Any]:
 
 def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
     side = model.image_size
-    encoder, decoder = _Encoder(model).eval(), _Decoder(model).eval()
+    encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
     image = torch.zeros(1, 3, side, side)
     features = encoder(image)
     with files.writing("encoder.onnx") as path, _positions_as_constants(model):
@@ -129,19 +131,26 @@ def _write(model: GranularSam2, files: OutputFiles) -> dict[str, Any]:
         _export(decoder, (*features, *prompts), path, names, list(ANSWER_NAMES), free)
     about = {
         "format": ONNX_FORMAT,
-        "size": model.size,
-        "adapter": model.adapter,
-        "sight": asdict(model.sight),
-        "trunk": model.trunk and model.trunk.name,
-        "image_size": side,
-        "mean": list(IMAGE_MEAN),
-        "std": list(IMAGE_STD),
-        "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio not kept",
+        **about_model(model),
         "opset": OPSET,
         "largest_difference": _compare(encoder, decoder, files.scratch),
     }
     files.write("about.json", json_bytes(about))
     return about
+
+
+def about_model(model: GranularSam2) -> dict[str, Any]:
+    """What a program that has the files alone must know of the model, and of how an image becomes its input."""
+    return {
+        "size": model.size,
+        "adapter": model.adapter,
+        "sight": asdict(model.sight),
+        "trunk": model.trunk and model.trunk.name,
+        "image_size": model.image_size,
+        "mean": list(IMAGE_MEAN),
+        "std": list(IMAGE_STD),
+        "resize": "bilinear with antialiasing to image_size x image_size, aspect ratio not kept",
+    }
 
 
 @contextmanager
@@ -199,21 +208,50 @@ def random_prompts(side: int, *, count: int, points: int, seed: int = 0) -> tupl
     )
 
 
-def _compare(encoder: _Encoder, decoder: _Decoder, folder: Path) -> float:
+def _compare(encoder: Encoder, decoder: Decoder, folder: Path) -> float:
     """Largest difference between onnxruntime and torch over an image and prompts of several shapes."""
+
+    def run(name: str, inputs: tuple[str, ...]) -> Callable[..., tuple[Tensor, ...]]:
+        session = session_of(folder / name)
+
+        def answer(*values: Tensor) -> tuple[Tensor, ...]:
+            given = {key: value.numpy() for key, value in zip(inputs, values, strict=True)}
+            return tuple(torch.from_numpy(each) for each in session.run(None, given))
+
+        return answer
+
+    return largest_difference(
+        encoder,
+        decoder,
+        run("encoder.onnx", ("image",)),
+        run("decoder.onnx", (*FEATURE_NAMES, *PROMPT_NAMES)),
+        by="onnxruntime",
+    )
+
+
+def largest_difference(
+    encoder: Encoder,
+    decoder: Decoder,
+    their_encoder: Callable[..., tuple[Tensor, ...]],
+    their_decoder: Callable[..., tuple[Tensor, ...]],
+    *,
+    by: str,
+) -> float:
+    """Between the model and what was exported of it, as a share of the largest value, over prompts of several shapes.
+
+    Raises:
+        GrainmillError: it is too large.
+    """
     side = encoder.model.image_size
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
-    expected = encoder(image)
-    session = session_of(folder / "encoder.onnx")
-    worst = _difference(session.run(None, {"image": image.numpy()}), expected)
-    session = session_of(folder / "decoder.onnx")
+    features = encoder(image)
+    worst = _difference(their_encoder(image), features)
     for count, points in ((1, 1), (3, 2), (2, 4)):
-        arguments = (*expected, *random_prompts(side, count=count, points=points, seed=count))
-        given = {name: value.numpy() for name, value in zip((*FEATURE_NAMES, *PROMPT_NAMES), arguments, strict=True)}
-        worst = max(worst, _difference(session.run(None, given), decoder(*arguments)))
+        arguments = (*features, *random_prompts(side, count=count, points=points, seed=count))
+        worst = max(worst, _difference(their_decoder(*arguments), decoder(*arguments)))
     if worst > MAX_DIFFERENCE:
         raise GrainmillError(
-            f"the exported files: onnxruntime differs from torch by {worst:.2g} of the largest value, expected at most "
+            f"the exported files: {by} differs from torch by {worst:.2g} of the largest value, expected at most "
             f"{MAX_DIFFERENCE:g}; they were not kept; other versions of torch or onnxruntime may export it right"
         )
     return worst
@@ -228,8 +266,8 @@ def session_of(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _difference(found: list[NDArray[np.float32]], expected: tuple[Tensor, ...]) -> float:
+def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
     return max(
-        float(np.abs(one - other.numpy()).max()) / max(1e-6, float(other.abs().max()))
+        float((one - other).abs().max()) / max(1e-6, float(other.abs().max()))
         for one, other in zip(found, expected, strict=True)
     )

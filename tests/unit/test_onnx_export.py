@@ -22,8 +22,8 @@ from model.predict.image import GranularPredictor
 from model.predict.onnx_export import (
     FEATURE_NAMES,
     PROMPT_NAMES,
-    _Decoder,
-    _Encoder,
+    Decoder,
+    Encoder,
     export_onnx,
     random_prompts,
     session_of,
@@ -101,7 +101,7 @@ def test_a_wrong_export_is_an_error(
     exported: tuple[GranularSam2, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, folder, _ = exported
-    encoder, decoder = onnx_export._Encoder(model).eval(), onnx_export._Decoder(model).eval()
+    encoder, decoder = onnx_export.Encoder(model).eval(), onnx_export.Decoder(model).eval()
     with torch.no_grad():
         assert onnx_export._compare(encoder, decoder, folder) < 1e-4
         original = model.mask_token.clone()
@@ -129,9 +129,9 @@ def test_a_merged_checkpoint_keeps_its_dial(tmp_path: Path) -> None:
     export_onnx(merged, tmp_path / "onnx")
     first = load_granular(path)
     with torch.no_grad():
-        features = _Encoder(first)(torch.randn(1, 3, 64, 64))
+        features = Encoder(first)(torch.randn(1, 3, 64, 64))
         prompts = random_prompts(64, count=4, points=2)
-        expected = _Decoder(first)(*features, *prompts)
+        expected = Decoder(first)(*features, *prompts)
     names = (*FEATURE_NAMES, *PROMPT_NAMES)
     given = {name: value.numpy() for name, value in zip(names, (*features, *prompts), strict=True)}
     found = session_of(tmp_path / "onnx" / "decoder.onnx").run(None, given)

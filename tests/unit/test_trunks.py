@@ -32,6 +32,7 @@ from pipeline import cli
 from pipeline.environment.timm_weights import timm_package
 from pipeline.errors import ConfigMismatchError, InputError, SchemaError
 from pipeline.storage.local import sha256_of_file
+from tests.numeric import assert_same_sums
 
 SMALL = "test_efficientnet"
 SIDE = 64
@@ -115,6 +116,28 @@ def test_authors_names_are_taken_too(tmp_path: Path) -> None:
         with torch.no_grad():
             answers = [loaded(name, path).raw_levels(image) for path in (own, theirs)]
         assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
+
+
+def test_transformers_convnext_gives_its_own_levels(tmp_path: Path) -> None:
+    """DINOv3's ConvNeXt from the file that `transformers` writes: its hidden states are the levels."""
+    transformers = pytest.importorskip("transformers", reason="the test dependency is not installed")
+    config = transformers.DINOv3ConvNextConfig(
+        hidden_sizes=[24, 32, 48, 64], depths=[1, 2, 4, 2], hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-5
+    )
+    theirs = transformers.DINOv3ConvNextModel(config).eval()
+    random = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.copy_(torch.randn(value.shape, generator=random) * 0.2)
+    theirs.save_pretrained(tmp_path)
+    trunk = loaded("test_convnext", tmp_path / "model.safetensors")
+    [image] = [normalised_batch(pictures(1), torch.device("cpu"))]
+    with torch.no_grad():
+        found = trunk.raw_levels(image)
+        pixels = image * trunk.input_scale.view(-1, 1, 1) + trunk.input_shift.view(-1, 1, 1)
+        expected = theirs(pixels, output_hidden_states=True).hidden_states[-4:]
+    for one, other in zip(found, expected, strict=True):
+        assert_same_sums(one, other)
 
 
 def test_levels_are_standardised_per_channel_over_images(weights: Path) -> None:

@@ -23,7 +23,7 @@ from model.network.load import Weights, load_for_prediction, load_sam2, new_mode
 from model.network.pixels import resized_as_frame
 from model.network.sam2_base import build_base, install_state, load_base_weights, sam2_state, state_sha256
 from model.network.transformers_layout import meta_names
-from model.network.weight_files import read_state, weights_files
+from model.network.weight_files import read_state, weights_files, weights_sha256
 from model.predict.image import GranularPredictor
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
@@ -107,6 +107,9 @@ def test_shards_are_one_model_by_their_index_or_their_folder(
     assert capsys.readouterr().err == f"{index}: SAM 2.1 size micro, {len(micro)} weights read; 3 shards\n"
     assert weights_files(index)[0] == index
     assert len(weights_files(index)) == 4
+    before = weights_sha256(index)
+    sharded({**micro, "no_mem_embed": micro["no_mem_embed"] + 1}, tmp_path / "hub")
+    assert weights_sha256(index) != before
 
 
 def test_a_folder_with_one_file_is_that_file(micro: State, tmp_path: Path) -> None:
