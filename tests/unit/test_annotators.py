@@ -215,7 +215,7 @@ def test_the_best_looking_of_three() -> None:
     first = Click(x=20, y=20, positive=True)
     plan = masks_plan(found, np.array([0.9, 0.1, 0.2]), np.zeros(3), first)
     assert plan.opening == (Step("click", found.iou[0]), Step("take", found.iou[1]))
-    assert plan.run.slot == 1
+    assert plan.clicker.slot == 1
     assert masks_plan(found, np.array([0.1, 0.9, 0.2]), np.zeros(3), first).opening == (Step("click", found.iou[1]),)
     ignored = see(masks, truth, masks[2] & ~truth)  # what lies around the object is not looked at
     assert ignored.wrong_px.tolist() == [wrong[0], 0.0, 0.0]

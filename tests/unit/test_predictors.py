@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from model.evaluation.checkpoint import sam2_predictor
-from model.evaluation.protocols.interactive import ClickedObject, Run, click_columns, runs_of, simulate_objects
+from model.evaluation.protocols.interactive import ClickedObject, Clicker, click_columns, clickers_of, simulate_objects
 from model.evaluation.protocols.options import ModelOptions
 from model.evaluation.protocols.simulated_user import Click, simulate
 from model.evaluation.subjects.predictors import GranularClicks, PlainClicks, Sam2Clicks, as_click_model
@@ -157,21 +157,21 @@ def subjects() -> list[tuple[NDArray[np.bool_], NDArray[np.bool_] | None]]:
     return [(ring, None), (bar, x < 12), ((x - 20) ** 2 + (y - 20) ** 2 <= 81, None)]
 
 
-def alone(truth: NDArray[np.bool_], ignore: NDArray[np.bool_] | None, run: Run, options: ModelOptions) -> Any:
-    """The same run by `simulated_user.simulate`, one prompt after the other."""
+def alone(truth: NDArray[np.bool_], ignore: NDArray[np.bool_] | None, clicker: Clicker, options: ModelOptions) -> Any:
+    """The same clicks by `simulated_user.simulate`, one prompt after the other."""
     model = Disks()
     previous: list[Any] = [None]
 
     def predict(clicks: Any) -> NDArray[np.bool_]:
         points = np.array([[click.x, click.y] for click in clicks])
         labels = np.array([int(click.positive) for click in clicks])
-        mask, _, logits = model.predict(points, labels, granularity=run.granularity or 0.0, mask_input=previous[0])
+        mask, _, logits = model.predict(points, labels, granularity=clicker.granularity or 0.0, mask_input=previous[0])
         previous[0] = logits[None]
         found: NDArray[np.bool_] = mask
         return found
 
     return simulate(
-        predict, truth, ignore=ignore, target_iou=options.target_iou, max_clicks=options.max_clicks, first=run.first
+        predict, truth, ignore=ignore, target_iou=options.target_iou, max_clicks=options.max_clicks, first=clicker.first
     )
 
 
@@ -181,23 +181,23 @@ def test_in_lock_step_as_one_by_one() -> None:
     model.set_image(np.zeros((*SIZE, 3), dtype=np.uint8))
     objects = []
     for number, (truth, ignore) in enumerate(subjects()):
-        columns = runs_of(model, options, truth, label=0.3, shuffled=0.7, seed=[number])
+        columns = clickers_of(model, options, truth, label=0.3, shuffled=0.7, seed=[number])
         objects.append(ClickedObject(truth=truth, ignore=ignore, columns=columns))
     together = simulate_objects(model, objects, options)
     shortened = 0
-    for subject, runs in zip(objects, together, strict=True):
-        apart = {run: alone(subject.truth, subject.ignore, run, options) for run in runs}
-        for run, found in runs.items():
+    for subject, trajectories in zip(objects, together, strict=True):
+        apart = {each: alone(subject.truth, subject.ignore, each, options) for each in trajectories}
+        for clicker, found in trajectories.items():
             count = len(found.ious)
-            assert apart[run].ious[:count] == pytest.approx(found.ious)
-            assert apart[run].clicks[:count] == found.clicks
-            shortened += count < len(apart[run].ious)
+            assert apart[clicker].ious[:count] == pytest.approx(found.ious)
+            assert apart[clicker].clicks[:count] == found.clicks
+            shortened += count < len(apart[clicker].ious)
         for names in subject.columns.values():
             if len(names) == 1:
-                assert apart[names[0]] == runs[names[0]]  # a column of its own is never given up
-        # Giving runs up changes no number of any column, the best for each number included.
+                assert apart[names[0]] == trajectories[names[0]]  # a column of its own is never given up
+        # Giving clickers up changes no number of any column, the best for each number included.
         expected = click_columns(subject.columns, apart, options)
-        assert click_columns(subject.columns, runs, options) == expected
+        assert click_columns(subject.columns, trajectories, options) == expected
     assert shortened > 5
 
 
@@ -207,19 +207,19 @@ def test_the_oracle_takes_the_fewest_clicks_then_the_best_first_mask() -> None:
     options = ModelOptions()
     click = Click(x=0, y=0, positive=True)
 
-    def run(*ious: float) -> Trajectory:
+    def trajectory(*ious: float) -> Trajectory:
         return Trajectory(ious=ious, clicks=(click,) * len(ious))
 
-    runs = {
-        Run(0.1): run(0.6, 0.86, 0.95),
-        Run(0.2): run(0.5, 0.92),
-        Run(0.3): run(0.7, 0.91),
-        Run(0.4): run(0.84, 0.6),
+    trajectories = {
+        Clicker(0.1): trajectory(0.6, 0.86, 0.95),
+        Clicker(0.2): trajectory(0.5, 0.92),
+        Clicker(0.3): trajectory(0.7, 0.91),
+        Clicker(0.4): trajectory(0.84, 0.6),
     }
-    row = click_columns({"oracle": tuple(runs)}, runs, options)
+    row = click_columns({"oracle": tuple(trajectories)}, trajectories, options)
     assert row["oracle.granularity"] == 0.3
     assert (row["oracle.noc_80"], row["oracle.noc_90"], row["oracle.iou_1"]) == (2.0, 2.0, 0.7)
     assert (row["oracle_plain.noc_80"], row["oracle_plain.noc_90"], row["oracle_plain.iou_1"]) == (1.0, 2.0, 0.84)
     assert row["oracle.ious"] == [0.7, *[0.91] * 19]
-    parts = click_columns({"label": (Run(0.1),)}, runs, ModelOptions(target_iou=0.85))
+    parts = click_columns({"label": (Clicker(0.1),)}, trajectories, ModelOptions(target_iou=0.85))
     assert {name for name in parts if "noc" in name} == {"label.noc_80", "label.noc_85"}

@@ -13,12 +13,12 @@ wrong, roughly whether it is too large or too small. None is told the ground tru
 | `drag` | as `dial`, but turned once, watched and let go where the area looks right |
 | `dial_label` | as `dial`, but it begins at the label's g: somebody who knows which kind of thing is wanted |
 | `oracle` | bound: begins at the g of ten whose first mask is best, chosen by the truth, for nothing; then clicks |
-| `oracle_run` | bound: of the complete runs of clicks at ten g the one with the fewest actions |
+| `oracle_run` | bound: of the complete series of clicks at ten g the one with the fewest actions |
 | `constant:G` | the ten of it; the best of them over all objects is the strongest annotator without a dial |
 
 Areas are judged with an error, clicks fall near where they are meant; both are drawn by the seed for each object, alike
-for all policies. Who sees the target reached stops. A run of clicks at one g is the same run for all policies, so that
-an object costs one pass of the decoder over the whole dial, and one run for each g that some policy ends at.
+for all policies. Who sees the target reached stops. Clicks at one g are the same for all policies, so that an
+object costs one pass of the decoder over the whole dial, and one series of clicks for each g that some policy ends at.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.format.granularity import GRANULARITIES
 
 from ..subjects.predictors import ClickModel, Predictions
 from .controls import SWEEP, seed_of
-from .interactive import ClickedObject, Run, simulate_objects
+from .interactive import ClickedObject, Clicker, simulate_objects
 from .keystrokes import MAX_ACTIONS, Step, Timeline, ended, timeline_cells, timeline_numbers
 from .metrics import BoolArray, FloatArray, mask_iou
 from .options import AnnotatorOptions, ModelOptions
@@ -143,10 +143,10 @@ def best_looking(seen: Seen, errors: FloatArray) -> int:
 
 class Plan(NamedTuple):
     """What a person does with one object: `opening` up to the mask that is then corrected, which is the first answer of
-    `run`, whose further clicks follow."""
+    `clicker`, whose further clicks follow."""
 
     opening: Timeline
-    run: Run
+    clicker: Clicker
 
 
 def dial_plans(
@@ -169,7 +169,7 @@ def dial_plans(
         opening = [Step("click", float(seen.iou[places[0]]))]
         for before, after in itertools.pairwise(places):
             opening.append(Step("drag" if action == "drag" else "turn", float(seen.iou[after]), abs(after - before)))
-        return Plan(tuple(opening), Run(SWEEP[places[-1]], first=first))
+        return Plan(tuple(opening), Clicker(SWEEP[places[-1]], first=first))
 
     start = SWEEP.index(constant)
     let_go = dragged(seen, start, float(errors[0]), asked)
@@ -186,7 +186,7 @@ def dial_plans(
         plans |= {f"constant:{SWEEP[place]:.2f}": plan([place]) for place in _TEN}
     for granularity in options.fixed:
         if granularity != constant:
-            plans[f"fixed:{granularity:.2f}"] = Plan((), Run(round(granularity, 6), first=first))
+            plans[f"fixed:{granularity:.2f}"] = Plan((), Clicker(round(granularity, 6), first=first))
     return plans
 
 
@@ -204,13 +204,13 @@ def masks_plan(seen: Seen, predicted_iou: FloatArray, errors: FloatArray, first:
     opening = [Step("click", float(seen.iou[shown]))]
     if taken != shown:
         opening.append(Step("take", float(seen.iou[taken])))
-    return Plan(tuple(opening), Run(None, first=first, slot=taken))
+    return Plan(tuple(opening), Clicker(None, first=first, slot=taken))
 
 
-def timeline_of_plan(plan: Plan, run: Trajectory, target_iou: float) -> Timeline:
+def timeline_of_plan(plan: Plan, trajectory: Trajectory, target_iou: float) -> Timeline:
     """Opening and corrections, as far as they are done."""
-    opening = plan.opening or tuple(Step("click", iou) for iou in run.ious[:1])
-    return ended([*opening, *(Step("click", iou) for iou in run.ious[1:])], target_iou)
+    opening = plan.opening or tuple(Step("click", iou) for iou in trajectory.ious[:1])
+    return ended([*opening, *(Step("click", iou) for iou in trajectory.ious[1:])], target_iou)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,10 +232,10 @@ def annotate_objects(
     for each in objects:
         aim = Aim(radius=asked.click_radius, seed=tuple(seed_of(options.seed, "aim", *each.names)))
         plans.append(_plans(model, each, aim, options))
-        columns = {name: (plan.run,) for name, plan in plans[-1].items()}
+        columns = {name: (plan.clicker,) for name, plan in plans[-1].items()}
         subjects.append(ClickedObject(truth=each.truth, ignore=each.ignore, columns=columns, aim=aim))
     found = simulate_objects(model, subjects, replace(options, target_iou=asked.target_iou, max_clicks=MAX_ACTIONS))
-    return [_cells(plan, runs, asked) for plan, runs in zip(plans, found, strict=True)]
+    return [_cells(plan, trajectories, asked) for plan, trajectories in zip(plans, found, strict=True)]
 
 
 def _plans(model: ClickModel, each: AnnotatedObject, aim: Aim, options: ModelOptions) -> dict[str, Plan]:
@@ -252,13 +252,13 @@ def _plans(model: ClickModel, each: AnnotatedObject, aim: Aim, options: ModelOpt
         errors = _errors(asked.max_turns, "dial", each, options)
         plans |= dial_plans(seen, each.label, errors, first, options.constant, options)
     else:
-        plans["clicks"] = Plan((), Run(None, first=first))
+        plans["clicks"] = Plan((), Clicker(None, first=first))
     if model.multimask and asked.own_masks:
         offered: Predictions = model.answer_multimask(points, labels)
         seen = see(offered.masks(), each.truth, each.ignore)
         plans["three_masks"] = masks_plan(seen, offered.iou, _errors(len(offered), "masks", each, options), first)
     if model.takes_granularity and model.answers_without and asked.own_masks:
-        plans["own"] = Plan((), Run(None, first=first))
+        plans["own"] = Plan((), Clicker(None, first=first))
     return plans
 
 
@@ -270,9 +270,9 @@ def _errors(count: int, what: str, each: AnnotatedObject, options: ModelOptions)
 
 
 def _cells(
-    plans: Mapping[str, Plan], runs: Mapping[Run, Trajectory], options: AnnotatorOptions
+    plans: Mapping[str, Plan], found: Mapping[Clicker, Trajectory], options: AnnotatorOptions
 ) -> dict[str, str | float | list[float]]:
-    timelines = {name: timeline_of_plan(plan, runs[plan.run], options.target_iou) for name, plan in plans.items()}
+    timelines = {name: timeline_of_plan(plan, found[plan.clicker], options.target_iou) for name, plan in plans.items()}
     complete = {name: timeline for name, timeline in timelines.items() if name.startswith("constant:")}
     if complete:
         timelines["oracle_run"] = min(complete.values(), key=lambda steps: _rank(steps, options.target_iou))

@@ -57,11 +57,11 @@ class ModelOptions:
     """Clicks end here; 0.85 for the part sets."""
 
     oracle: bool = True
-    """The paper's protocol, the best of ten g by the ground truth; costs ten runs of clicks an object."""
+    """The paper's protocol, the best of ten g by the ground truth; costs ten series of clicks an object."""
     label: bool = True
     """The protocol's own g of each object, where it has one."""
     fixed: tuple[float, ...] = (0.1, 0.5, 1.0)
-    """One column each; these runs always go to their end."""
+    """One column each; these always go to their end."""
     controls: bool = True
     """The controls of `controls.py`; leave them out only to look at something else."""
     max_clicks: int = MAX_CLICKS

@@ -41,7 +41,7 @@ from ..subjects.predictors import ClickModel, as_click_model
 from .annotator_numbers import annotator_curves, annotator_metrics
 from .annotators import AnnotatedObject, annotate_objects
 from .controls import SWEEP, seed_of, shuffled_labels
-from .interactive import ClickedObject, click_columns, interactive_seed, runs_of, simulate_objects
+from .interactive import ClickedObject, click_columns, clickers_of, interactive_seed, simulate_objects
 from .options import MODEL_TASKS, ModelOptions, ModelTask
 from .pairs import best_constant
 from .sweep import sweep_image
@@ -228,13 +228,13 @@ def _interactive_rows(
         if not (mask if ignore is None else mask & ~ignore).any():
             continue
         seed = interactive_seed(options.seed, image.draw, each.id)
-        columns = runs_of(model, options, mask, label=label, shuffled=other, seed=seed)
+        columns = clickers_of(model, options, mask, label=label, shuffled=other, seed=seed)
         subjects.append(ClickedObject(truth=mask, ignore=ignore, columns=columns))
         indices.append(index)
     found = simulate_objects(model, subjects, options)
     return [
-        {**_identity("interactive", image.name, truth, index), **click_columns(subject.columns, runs, options)}
-        for index, subject, runs in zip(indices, subjects, found, strict=True)
+        {**_identity("interactive", image.name, truth, index), **click_columns(subject.columns, trajectories, options)}
+        for index, subject, trajectories in zip(indices, subjects, found, strict=True)
     ]
 
 

@@ -46,7 +46,7 @@ class Trajectory:
     """What happened to one object.
 
     Attributes:
-        ious: IoU after each click, at most `max_clicks`; the run ends at the first that reaches the target.
+        ious: IoU after each click, at most `max_clicks`; it ends at the first that reaches the target.
         clicks: as many.
     """
 
