@@ -132,6 +132,6 @@ class MasksAnswer(MaskCounts):
     """How many are scored."""
     left_out: dict[str, int]
     rows: dict[str, dict[str, list[Cell]]]
-    """View -> column -> one value for each object."""
+    """Subset -> column -> one value for each object."""
     curve: list[float]
-    """Sums of recall in the first view."""
+    """Sums of recall in the first subset."""

@@ -64,9 +64,9 @@ def _place(column: str) -> tuple[float, str]:
 
 
 def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[Row]]:
-    """Title -> rows: clicks, sweep, pairs, recall by view, video, and the paired differences."""
-    views = list(dict.fromkeys(str(row["view"]) for row in found.rows if row["task"] == "whole"))
-    clicked = "everything" not in _columns(found, f"whole.{views[0]}") if views else True
+    """Title -> rows: clicks, sweep, pairs, recall by subset, video, and the paired differences."""
+    subsets = list(dict.fromkeys(str(row["view"]) for row in found.rows if row["task"] == "whole"))
+    clicked = "everything" not in _columns(found, f"whole.{subsets[0]}") if subsets else True
     grid = f"{settings.points_per_side} x {settings.points_per_side} clicks a pass" if clicked else "as mined"
     tables: dict[str, list[Row]] = {
         f"clicks until IoU {settings.target_iou:.2f}, at most {settings.max_clicks}": _table(
@@ -76,14 +76,14 @@ def tables_of(found: ModelScores, settings: ModelOptions) -> dict[str, list[Row]
         f"the same click on part and whole ({found.counts['pairs_clicked']} of {found.counts['pairs']} pairs)": _table(
             found, "pairs", _PAIR_CELLS
         ),
-        f"whole images, {grid}": _whole_table(found, views[0]) if views else [],
-        "AR1000 by view of the ground truth": _view_table(found, views) if len(views) > 1 else [],
+        f"whole images, {grid}": _whole_table(found, subsets[0]) if subsets else [],
+        "AR1000 by view of the ground truth": _subset_table(found, subsets) if len(subsets) > 1 else [],
         "video, one click on the first frame": _table(found, "video", _VIDEO_CELLS),
         "differences, paired over images": [
             {"difference": name, "value": str(as_metric(interval))}
             for name, interval in found.metrics.items()
             if " - " in name and name.rsplit(".", 1)[1] in _WITH_INTERVAL
-            and not any(name.startswith(f"whole.{view}.") for view in views[1:])
+            and not any(name.startswith(f"whole.{subset}.") for subset in subsets[1:])
         ],
     }  # fmt: skip
     return {
@@ -120,8 +120,8 @@ def _table(found: ModelScores, prefix: str, cells: Mapping[str, str]) -> list[Ro
     ]
 
 
-def _whole_table(found: ModelScores, view: str) -> list[Row]:
-    columns = _columns(found, f"whole.{view}")
+def _whole_table(found: ModelScores, subset: str) -> list[Row]:
+    columns = _columns(found, f"whole.{subset}")
     rows: list[Row] = []
     for column, numbers in columns.items():
         if column.endswith("_raw"):
@@ -141,14 +141,14 @@ def _whole_table(found: ModelScores, view: str) -> list[Row]:
     return rows
 
 
-def _view_table(found: ModelScores, views: Sequence[str]) -> list[Row]:
+def _subset_table(found: ModelScores, subsets: Sequence[str]) -> list[Row]:
     return [
         {
             "column": column,
             "meaning": meaning(column),
-            **{view: _cell(found.metrics.get(f"whole.{view}.{column}.ar_1000"), "") for view in views},
+            **{subset: _cell(found.metrics.get(f"whole.{subset}.{column}.ar_1000"), "") for subset in subsets},
         }
-        for column in _columns(found, f"whole.{views[0]}")
+        for column in _columns(found, f"whole.{subsets[0]}")
         if not column.endswith("_raw")
     ]
 

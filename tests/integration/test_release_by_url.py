@@ -151,7 +151,7 @@ def test_ground_truth_is_what_the_shards_say(grown: Path, tmp_path: Path) -> Non
         assert [each.granularity for each in truth.objects] == pytest.approx(sample.granularity.tolist())
         assert [each.mask for each in truth.objects] == list(sample.rles)
         wholes = set(sample.instance_id.tolist())
-        assert set(truth.views["wholes"]) == wholes
+        assert set(truth.subsets["wholes"]) == wholes
         assert truth.scored == tuple(range(len(sample.rles)))
         assert truth.pairs
         for pair in truth.pairs:

@@ -154,7 +154,7 @@ def test_ade20k(tmp_path: Path) -> None:
     record = {"annotation": {"imsize": [HEIGHT, WIDTH, 3], "object": objects}}
     write_json(folder / "ADE_val_00000001.json", record)
     truth = find_benchmark("ade20k").read(tmp_path, "validation").images[0].load()
-    assert truth.views == {"objects": (0, 3), "parts": (1, 2), "all": (0, 1, 2, 3)}
+    assert truth.subsets == {"objects": (0, 3), "parts": (1, 2), "all": (0, 1, 2, 3)}
     expected = [1.0, equation_3(300, 25, 900), 0.1, 1.0]
     assert [each.granularity for each in truth.objects] == pytest.approx(expected)
     assert [(pair.part, pair.whole) for pair in truth.pairs] == [(1, 0), (2, 0)]
@@ -234,7 +234,7 @@ def test_real_scenes_with_parts(shared_data: Path) -> None:
     split = find_benchmark("ade20k").read(shared_data / "ade20k-3img", "training")
     truths = [image.load() for image in split.images]
     assert [len(truth.objects) for truth in truths] == [70, 37, 32]
-    assert [len(truth.views["parts"]) for truth in truths] == [19, 3, 8]
+    assert [len(truth.subsets["parts"]) for truth in truths] == [19, 3, 8]
     for truth in truths:
         for pair in truth.pairs:
             assert truth.objects[pair.part].area_px < truth.objects[pair.whole].area_px

@@ -48,12 +48,12 @@ def test_real_images_of_both_forms(shared_data: Path) -> None:
     union = bsds.read_bsds500(root, "val").images
     assert len(union) == 100
     truth = union[0].load()
-    assert set(truth.views) == {"all", "coarse", "middle", "fine", "wholes"}
-    assert sum(len(truth.views[name]) for name in ("coarse", "middle", "fine")) == len(truth.objects)
+    assert set(truth.subsets) == {"all", "coarse", "middle", "fine", "wholes"}
+    assert sum(len(truth.subsets[name]) for name in ("coarse", "middle", "fine")) == len(truth.objects)
     assert all(each.area_px == rle.area_px(rle.run_lengths_of(each.mask)) >= 32 for each in truth.objects)
     pool = bsds.read_bsds_g(root, "val").images[0].load()
-    assert set(pool.views["core"]) <= set(pool.views["extended"])
-    assert all(pair.part in pool.views["core"] and pair.whole in pool.views["core"] for pair in pool.pairs)
+    assert set(pool.subsets["core"]) <= set(pool.subsets["extended"])
+    assert all(pair.part in pool.subsets["core"] and pair.whole in pool.subsets["core"] for pair in pool.pairs)
 
 
 def nested_maps() -> list[NDArray[np.uint16]]:
@@ -82,7 +82,7 @@ def test_a_drawn_image(tmp_path: Path) -> None:
     root = write_bsds(tmp_path / "BSDS500/data", nested_maps())
     pool = bsds.read_bsds_g(tmp_path, "val").images[0].load()
     assert root.is_dir()
-    by_area: dict[int, Any] = {pool.objects[index].area_px: pool.objects[index] for index in pool.views["core"]}
+    by_area: dict[int, Any] = {pool.objects[index].area_px: pool.objects[index] for index in pool.subsets["core"]}
     # halves of 1,200 px; the left one is a whole of 840 (a version of it, ratio 0.7) and of 360 (a part, ratio 0.3)
     assert sorted(by_area) == [
         360,
@@ -92,10 +92,10 @@ def test_a_drawn_image(tmp_path: Path) -> None:
     assert [round(pair.area_ratio, 3) for pair in pool.pairs] == [0.3]
     assert pool.pairs[0].granularity == pytest.approx(0.1)
     assert pool.objects[pool.pairs[0].whole].area_px == 1200
-    labels = sorted((pool.objects[i].area_px, pool.objects[i].granularity or 0) for i in pool.views["core"])
+    labels = sorted((pool.objects[i].area_px, pool.objects[i].granularity or 0) for i in pool.subsets["core"])
     assert labels == [(360, pytest.approx(0.1)), (1200, 0), (1200, 1.0)]  # the right half has neither whole nor part
     union = bsds.read_bsds500(tmp_path, "val").images[0].load()
-    assert [union.objects[i].area_px for i in union.views["wholes"]] == [1200, 1200]
+    assert [union.objects[i].area_px for i in union.subsets["wholes"]] == [1200, 1200]
     assert len(union.objects) == 2 + 3 + 4
 
 

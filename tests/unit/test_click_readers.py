@@ -40,8 +40,8 @@ def box(y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def labels_of(truth: GroundTruth, view: str) -> dict[str, float | None]:
-    return {truth.objects[index].id: truth.objects[index].granularity for index in truth.views[view]}
+def labels_of(truth: GroundTruth, subset: str) -> dict[str, float | None]:
+    return {truth.objects[index].id: truth.objects[index].granularity for index in truth.subsets[subset]}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,7 +196,7 @@ def test_pascal_part(tmp_path: Path) -> None:
         "horse.0/lfleg": pytest.approx(0.1),
     }
     assert labels_of(truth, "objects") == {"horse.0": 1.0, "person.1": 1.0}
-    assert truth.scored == truth.views["parts"]
+    assert truth.scored == truth.subsets["parts"]
     assert [(pair.part, pair.whole) for pair in truth.pairs] == [(0, 2), (1, 2)]
     (listed / "part_val.txt").write_text("2008_000999\n")  # GraCo's list goes first
     with pytest.raises(InputError, match=r"2008_000999\.mat: missing"):
@@ -253,8 +253,8 @@ def test_paco(tmp_path: Path) -> None:
         "bottle.1/bottle:cap.3": pytest.approx(0.1),
     }
     assert labels_of(truth, "objects") == {"bottle.1": 1.0, "bottle.4": 1.0}
-    assert next(iter(truth.views)) == "all"  # whole images are scored on objects and parts
-    assert len(truth.views["all"]) == 4
+    assert next(iter(truth.subsets)) == "all"  # whole images are scored on objects and parts
+    assert len(truth.subsets["all"]) == 4
     annotations[2]["obj_ann_id"] = 7
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="object 7"):

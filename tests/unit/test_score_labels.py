@@ -355,7 +355,7 @@ def test_people_are_scored_against_the_others() -> None:
 
 
 def test_people_on_a_drawn_bsds_g(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first view is the core set, whatever the alphabet says; the others have rows and columns of their own."""
+    """The first subset is the core set, whatever the alphabet says; the others have rows and columns of their own."""
     coarse = np.ones((40, 60), dtype=np.uint16)
     coarse[:, 30:] = 2
     fine = coarse.copy()

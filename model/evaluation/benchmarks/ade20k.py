@@ -7,7 +7,7 @@ with `ADE_*.json` and a folder `ADE_*` of instance masks (255 visible, 128 hidde
 (the file says of what it is a part). Label g: eq. 3 of arXiv 2511.13714 within the annotated object; an object 1.0.
 Clicks end at IoU 0.90.
 
-Views: `objects` (level 0, the benchmark's own), `parts`, `all`.
+Subsets: `objects` (level 0, the benchmark's own), `parts`, `all`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def load_ade(path: Path) -> GroundTruth:
             assert label is not None
             ratio = area[number] / area[whole]
             pairs.append(PartOf(part=position, whole=order.index(whole), area_ratio=ratio, granularity=label))
-    views = {
+    subsets = {
         "objects": tuple(place for place, number in enumerate(order) if levels[number] == 0),
         "parts": tuple(place for place, number in enumerate(order) if levels[number] > 0),
         "all": tuple(range(len(order))),
@@ -100,7 +100,7 @@ def load_ade(path: Path) -> GroundTruth:
         height=height,
         width=width,
         objects=tuple(objects),
-        views=views,
+        subsets=subsets,
         pairs=tuple(pairs),
         left_out={EMPTY_MASKS: empty} if empty else {},
     )

@@ -43,7 +43,7 @@ Labels = NDArray[np.integer[Any]]
 
 
 def read_bsds500(root: Path, split: str) -> Split:
-    """`bsds500`: objects are all people's segments, and the views `coarse`, `middle`, `fine`, `wholes` (the coarsest
+    """`bsds500`: objects are all people's segments, and the subsets `coarse`, `middle`, `fine`, `wholes` (the coarsest
     person's); label g by containment among all of an image.
 
     Raises:
@@ -53,7 +53,7 @@ def read_bsds500(root: Path, split: str) -> Split:
 
 
 def read_bsds_g(root: Path, split: str) -> Split:
-    """`bsds-g`: the views `core` (C), `extended` (E), `coarse`, `middle`, `fine`.
+    """`bsds-g`: the subsets `core` (C), `extended` (E), `coarse`, `middle`, `fine`.
 
     Raises:
         InputError: a folder or file of the layout is missing.
@@ -186,7 +186,7 @@ def load_union(path: Path) -> GroundTruth:
     maps = read_annotators(path)
     segments = segments_of(maps, UNION_MIN_AREA_PX)
     labels, _ = containment.label_granularities(segments.shared_px)
-    views = {
+    subsets = {
         "all": np.arange(len(segments.annotator)),
         **thirds(segments),
         "wholes": np.flatnonzero(segments.rank[segments.annotator] == 0),
@@ -196,7 +196,7 @@ def load_union(path: Path) -> GroundTruth:
         height=height,
         width=width,
         objects=segments.objects(labels),
-        views={name: tuple(indices.tolist()) for name, indices in views.items()},
+        subsets={name: tuple(indices.tolist()) for name, indices in subsets.items()},
     )
 
 
@@ -221,14 +221,14 @@ def load_pool(path: Path) -> GroundTruth:
         for pair in core_pairs
     )
     by_third = thirds(segments)
-    views = {"core": core, "extended": extended, **{name: pooled(segments, part) for name, part in by_third.items()}}
-    views["wholes"] = np.flatnonzero(segments.rank[segments.annotator] == 0)
+    subsets = {"core": core, "extended": extended, **{name: pooled(segments, part) for name, part in by_third.items()}}
+    subsets["wholes"] = np.flatnonzero(segments.rank[segments.annotator] == 0)
     height, width = maps[0].shape
     return GroundTruth(
         height=height,
         width=width,
         objects=segments.objects(labels),
-        views={name: tuple(indices.tolist()) for name, indices in views.items()},
+        subsets={name: tuple(indices.tolist()) for name, indices in subsets.items()},
         pairs=pairs,
     )
 

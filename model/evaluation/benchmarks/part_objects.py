@@ -30,7 +30,7 @@ class Annotated:
 def parts_of_objects(
     objects: Sequence[Annotated], *, height: int, width: int, first: Literal["parts", "all"] = "parts"
 ) -> GroundTruth:
-    """Parts get the clicks, whole images are scored on the view `first`, the others stand beside it. Pairs are those
+    """Parts get the clicks, whole images are scored on the subset `first`, the others stand beside it. Pairs are those
     below the area ratio at which a part would be a version of its object."""
     found: list[EvalObject] = []
     parts: list[int] = []
@@ -49,12 +49,12 @@ def parts_of_objects(
             found.append(EvalObject(id=f"{each.name}/{name}", mask=mask, area_px=part_px, granularity=label))
         wholes.append(whole)
         found.append(EvalObject(id=each.name, mask=each.mask, area_px=area_px, granularity=1.0))
-    views = {"parts": tuple(parts), "objects": tuple(wholes), "all": tuple(range(len(found)))}
+    subsets = {"parts": tuple(parts), "objects": tuple(wholes), "all": tuple(range(len(found)))}
     return GroundTruth(
         height=height,
         width=width,
         objects=tuple(found),
-        views={name: views[name] for name in (first, *(name for name in views if name != first))},
+        subsets={name: subsets[name] for name in (first, *(name for name in subsets if name != first))},
         pairs=tuple(pairs),
     )
 

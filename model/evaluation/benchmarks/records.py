@@ -65,8 +65,9 @@ class GroundTruth:
     Attributes:
         height, width: pixels, upright.
         objects: in the benchmark's order.
-        views: sets of objects (positions) that are scored, each by itself. The first is the benchmark's own; by
-            default that is all objects. `wholes` holds those that mined instances are compared with.
+        subsets: sets of objects (positions) that are scored, each by itself (column `view` of the score files). The
+            first is the benchmark's own; by default that is all objects. `wholes` holds those that mined instances are
+            compared with.
         pairs: for the same-click test, positions in `objects`; empty where the benchmark has none.
         left_out: what was annotated and is not among the objects, reason -> how many.
     """
@@ -74,18 +75,18 @@ class GroundTruth:
     height: int
     width: int
     objects: tuple[EvalObject, ...]
-    views: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
     pairs: tuple[PartOf, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.views:
-            self.views["all"] = tuple(range(len(self.objects)))
+        if not self.subsets:
+            self.subsets["all"] = tuple(range(len(self.objects)))
 
     @property
     def scored(self) -> tuple[int, ...]:
         """Positions of the benchmark's own objects, without crowds."""
-        first = next(iter(self.views.values()))
+        first = next(iter(self.subsets.values()))
         return tuple(index for index in first if not self.objects[index].crowd)
 
 

@@ -71,7 +71,7 @@ def load_sample(row: MinedRow) -> GroundTruth:
         height=sample.height,
         width=sample.width,
         objects=tuple(objects),
-        views={"all": tuple(range(len(objects))), "wholes": wholes},
+        subsets={"all": tuple(range(len(objects))), "wholes": wholes},
         pairs=tuple(pairs),
     )
 

@@ -1,6 +1,6 @@
 """`grainmill score --masks` and `--peer`: sets of masks against what people drew.
 
-For each image and each view of its ground truth: recall of the objects (AR@1/10/100/1000, small, medium, large) and
+For each image and each subset of its ground truth: recall of the objects (AR@1/10/100/1000, small, medium, large) and
 the best IoU of each. Beside them, what recall does not say: masks per image, how many masks are some person's segment
 (by granularity bin), instances against the coarsest person's segments, coverage. An image that failed or has no mask
 counts with zero recall.
@@ -130,26 +130,28 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> MasksAns
     if masks.made_by is not None:
         drawn_by = np.array([-1 if each.annotator is None else each.annotator for each in truth.objects])
         iou[np.array(masks.made_by, dtype=np.int64)[:, None] == drawn_by[None, :]] = 0.0
-    views = [name for name in truth.views if name != WHOLES]
-    first = views[0]
+    subsets = [name for name in truth.subsets if name != WHOLES]
+    first = subsets[0]
     return {
         "image": item.image.name,
         "objects": len(truth.scored),
         "left_out": dict(truth.left_out),
-        "rows": {name: _columns(truth, np.array(truth.views[name], dtype=np.int64), iou, matching) for name in views},
-        "curve": _curve(truth, np.array(truth.views[first], dtype=np.int64), iou, matching),
+        "rows": {
+            name: _columns(truth, np.array(truth.subsets[name], dtype=np.int64), iou, matching) for name in subsets
+        },
+        "curve": _curve(truth, np.array(truth.subsets[first], dtype=np.int64), iou, matching),
         **_beside(masks, truth, iou),
     }
 
 
 def _columns(
-    truth: GroundTruth, view: NDArray[np.int64], iou: NDArray[np.float64], matching: str
+    truth: GroundTruth, subset: NDArray[np.int64], iou: NDArray[np.float64], matching: str
 ) -> dict[str, list[Cell]]:
-    """Columns of one view: identity of each object, its best IoU, its recall; crowds have NaN."""
-    objects = [truth.objects[index] for index in view]
+    """Columns of one subset: identity of each object, its best IoU, its recall; crowds have NaN."""
+    objects = [truth.objects[index] for index in subset]
     area_px = np.array([each.area_px for each in objects], dtype=np.float64)
     crowd = np.array([each.crowd for each in objects], dtype=np.bool_)
-    seen = iou[:, view]
+    seen = iou[:, subset]
     recall = (recall_best if matching == "best" else recall_one_to_one)(seen, area_px, crowd)
     best = np.where(crowd, np.nan, seen[: MAX_DETECTIONS[-1]].max(axis=0, initial=0.0))
     return {
@@ -162,11 +164,11 @@ def _columns(
     }
 
 
-def _curve(truth: GroundTruth, view: NDArray[np.int64], iou: NDArray[np.float64], matching: str) -> list[float]:
-    """Sum over the view's objects of the recall with the first K masks, for each K of `CURVE`."""
-    objects: Sequence[EvalObject] = [truth.objects[index] for index in view]
+def _curve(truth: GroundTruth, subset: NDArray[np.int64], iou: NDArray[np.float64], matching: str) -> list[float]:
+    """Sum over the subset's objects of the recall with the first K masks, for each K of `CURVE`."""
+    objects: Sequence[EvalObject] = [truth.objects[index] for index in subset]
     crowd = np.array([each.crowd for each in objects], dtype=np.bool_)
-    seen = iou[: CURVE[-1], view]
+    seen = iou[: CURVE[-1], subset]
     if matching == "best":
         best = [seen[:limit].max(axis=0, initial=0.0) for limit in CURVE]
         return [float((found[~crowd, None] >= IOU_THRESHOLDS).mean(axis=1).sum()) for found in best]
@@ -186,7 +188,7 @@ def _beside(masks: MaskSet, truth: GroundTruth, iou: NDArray[np.float64]) -> Mas
     }
     if masks.instance is not None:
         instance = np.array(masks.instance, dtype=np.bool_)
-        wholes = [index for index in truth.views.get(WHOLES, truth.scored) if not truth.objects[index].crowd]
+        wholes = [index for index in truth.subsets.get(WHOLES, truth.scored) if not truth.objects[index].crowd]
         match = iou[instance][:, wholes] >= HIT_IOU
         sums["instances_per_image"] = (int(instance.sum()), 1)
         sums["instance_recall"] = (int(match.any(axis=0).sum()), len(wholes))
@@ -226,7 +228,7 @@ def _assemble(subjects: Mapping[str, list[MasksAnswer]], seed: int, details: Det
     first = subjects[main]
     counts = {"images": len(first), "objects": int(ratios[main]["AR1000"][1].sum()), **_crowds(first)}
     tables: dict[str, list[Row]] = {"recall": _recall_table(ratios, metrics, main)}
-    tables |= _view_table(ratios)
+    tables |= _subset_table(ratios)
     tables |= _pair_table(ratios, metrics, main)
     if LABELS in histograms:
         tables |= _label_tables(metrics, histograms[LABELS])
@@ -242,14 +244,14 @@ def _assemble(subjects: Mapping[str, list[MasksAnswer]], seed: int, details: Det
 
 
 def _ratios(answers: list[MasksAnswer]) -> dict[str, Ratio]:
-    """Every metric of one subject. The first view's recall is `AR…`, another's `VIEW.AR…`."""
+    """Every metric of one subject. The first subset's recall is `AR…`, another's `SUBSET.AR…`."""
     found: dict[str, Ratio] = {}
-    for number, view in enumerate(answers[0]["rows"]):
-        prefix = "" if number == 0 else f"{view}."
+    for number, subset in enumerate(answers[0]["rows"]):
+        prefix = "" if number == 0 else f"{subset}."
         for limit in MAX_DETECTIONS:
             for size in SIZES if number == 0 else ("",):
-                found[f"{prefix}AR{limit}{size}"] = _column_ratio(answers, view, f"recall_{limit}{size}")
-        found[f"{prefix}mean_best_iou"] = _column_ratio(answers, view, "best_iou")
+                found[f"{prefix}AR{limit}{size}"] = _column_ratio(answers, subset, f"recall_{limit}{size}")
+        found[f"{prefix}mean_best_iou"] = _column_ratio(answers, subset, "best_iou")
     for name in answers[0]["sums"]:
         pairs = np.array([answer["sums"][name] for answer in answers], dtype=np.float64)
         found[name] = (pairs[:, 0], pairs[:, 1])
@@ -257,14 +259,14 @@ def _ratios(answers: list[MasksAnswer]) -> dict[str, Ratio]:
 
 
 def _crowds(answers: list[MasksAnswer]) -> dict[str, int]:
-    """Regions of the first view that are ignored, if there are any."""
-    view = next(iter(answers[0]["rows"]))
-    count = sum(each is None for answer in answers for each in answer["rows"][view]["best_iou"])
+    """Regions of the first subset that are ignored, if there are any."""
+    subset = next(iter(answers[0]["rows"]))
+    count = sum(each is None for answer in answers for each in answer["rows"][subset]["best_iou"])
     return {"crowds": count} if count else {}
 
 
-def _column_ratio(answers: list[MasksAnswer], view: str, column: str) -> Ratio:
-    values = [np.array(answer["rows"][view][column], dtype=np.float64) for answer in answers]  # None becomes NaN
+def _column_ratio(answers: list[MasksAnswer], subset: str, column: str) -> Ratio:
+    values = [np.array(answer["rows"][subset][column], dtype=np.float64) for answer in answers]  # None becomes NaN
     return (
         np.array([np.nansum(each) for each in values]),
         np.array([np.count_nonzero(~np.isnan(each)) for each in values], dtype=np.float64),
@@ -279,11 +281,11 @@ def interval(ratio: Ratio, seed: int, *, less: Ratio | None = None) -> Metric:
 
 def _rows(subject: str, answer: MasksAnswer) -> list[Row]:
     rows: list[Row] = []
-    for view, columns in answer["rows"].items():
+    for subset, columns in answer["rows"].items():
         names = list(columns)
         for values in zip(*columns.values(), strict=True):
             rows.append(
-                {"subject": subject, "image": answer["image"], "view": view, **dict(zip(names, values, strict=True))}
+                {"subject": subject, "image": answer["image"], "view": subset, **dict(zip(names, values, strict=True))}
             )
     return rows
 
@@ -343,13 +345,13 @@ def _recall_table(ratios: Mapping[str, Mapping[str, Ratio]], metrics: Mapping[st
     return rows
 
 
-def _view_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[Row]]:
-    views = [name for name in next(iter(ratios.values())) if name.endswith(".AR1000")]
-    if not views:
+def _subset_table(ratios: Mapping[str, Mapping[str, Ratio]]) -> dict[str, list[Row]]:
+    subsets = [name for name in next(iter(ratios.values())) if name.endswith(".AR1000")]
+    if not subsets:
         return {}
     rows: list[Row] = []
     for subject, found in ratios.items():
-        cells = {name.removesuffix(".AR1000"): interval(found[name], 0).value for name in views}
+        cells = {name.removesuffix(".AR1000"): interval(found[name], 0).value for name in subsets}
         rows.append({"masks": subject, **cells})
     return {"AR1000 by view of the ground truth": rows}
 

@@ -64,7 +64,7 @@ class ModelScores:
 
     Attributes:
         rows: of `objects.parquet`, see the module's table; a column that an object has no value for is missing or None.
-        metrics: `TASK.[VIEW.]COLUMN.METRIC` -> mean over objects with its interval; paired differences as
+        metrics: `TASK.[SUBSET.]COLUMN.METRIC` -> mean over objects with its interval; paired differences as
             `TASK.COLUMN - COLUMN.METRIC`.
         curves: arrays for plots, name -> {axis or line -> list of numbers}.
         counts: images, objects, objects with and without a label, pairs, videos.
@@ -182,8 +182,8 @@ def image_rows(
 
 
 def _clicked(image: EvalImage, truth: GroundTruth, options: ModelOptions) -> list[int]:
-    """Positions of the objects that get clicks: the view `parts` if there is one, else all that are scored."""
-    indices = truth.views.get("parts", truth.scored)
+    """Positions of the objects that get clicks: the subset `parts` if there is one, else all that are scored."""
+    indices = truth.subsets.get("parts", truth.scored)
     kept = [index for index in indices if not truth.objects[index].crowd and truth.objects[index].area_px > 0]
     limit = options.objects_per_image
     if not options.disjoint_objects and (limit is None or len(kept) <= limit):
@@ -277,9 +277,9 @@ def _sweep_rows(
 def _whole_rows(model: ClickModel, image: EvalImage, truth: GroundTruth, options: ModelOptions) -> list[Row]:
     found = variants(model, truth, options, image=image.draw)
     rows: list[Row] = []
-    for view, members in whole_image_rows(found, truth, options).items():
-        for index, member in zip(truth.views[view], members, strict=True):
-            rows.append({**_identity("whole", image.name, truth, index), "view": view, **member})
+    for subset, members in whole_image_rows(found, truth, options).items():
+        for index, member in zip(truth.subsets[subset], members, strict=True):
+            rows.append({**_identity("whole", image.name, truth, index), "view": subset, **member})
     masks = {f"{name}.masks": float(len(each.score)) for name, each in found.items()}
     return [*rows, {"task": "whole_image", "image": image.name, **masks}]
 
@@ -381,14 +381,14 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
     """The numbers of `scores.json` from the rows of `objects.parquet`.
 
     Names: `interactive.COLUMN.{noc_T,nof_T,iou_1}`; `sweep.`, `pairs.`, `video.` likewise; for whole images
-    `whole.VIEW.VARIANT.ar_K` (with `_small`, `_medium`, `_large`) and `whole.VARIANT.masks_per_image`. NoF is a count.
-    `interactive.constant.*` and `pairs.constant.*` are the best of the ten constant g, chosen on these very objects.
+    `whole.SUBSET.VARIANT.ar_K` (with `_small`, `_medium`, `_large`) and `whole.VARIANT.masks_per_image`. NoF is a
+    count. `interactive.constant.*` and `pairs.constant.*` are the best of the ten constant g, chosen on these objects.
     """
     metrics: dict[str, Interval] = {}
     groups: dict[tuple[str, Cell], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row["task"]), row.get("view")), []).append(row)
-    for (task, view), members in groups.items():
+    for (task, subset), members in groups.items():
         if task == "annotators":
             metrics |= annotator_metrics(members, resamples=options.resamples, seed=options.seed)
             continue
@@ -401,7 +401,7 @@ def summarise(rows: Sequence[Row], options: ModelOptions) -> dict[str, Interval]
         found = bootstrap(
             [str(row["image"]) for row in members], columns, resamples=options.resamples, seed=options.seed, pairs=pairs
         )
-        prefix = task if view is None else f"{task}.{view}"
+        prefix = task if subset is None else f"{task}.{subset}"
         for name, interval in found.items():
             _add(metrics, prefix, name, interval, options)
     return metrics
@@ -450,7 +450,7 @@ def curves_of(rows: Sequence[Row]) -> Curves:
         noc: `clicks` and one line for each column, mean IoU after so many clicks (held once the target is reached);
         iou_by_granularity: `granularity`, `part`, `whole` over the pairs that were clicked, and `object` of the sweep;
         area_by_granularity: `granularity`, `median`, `low`, `high` (quartiles of the area's share of the image);
-        recall_by_masks: for some variants (`_DRAWN`) of the benchmark's own view `VARIANT.masks` and `VARIANT.recall`,
+        recall_by_masks: for some variants (`_DRAWN`) of the benchmark's own subset `VARIANT.masks`, `VARIANT.recall`,
         at 1, 10, 100 and 1,000 masks;
         annotators_iou, annotators_reached: see `annotator_numbers.py`.
     """
@@ -495,8 +495,8 @@ def _recall_by_masks(by_task: Mapping[str, list[Row]]) -> dict[str, list[float]]
     objects = by_task.get("whole", [])
     if not objects:
         return {}
-    view = objects[0]["view"]
-    own = [row for row in objects if row["view"] == view]
+    subset = objects[0]["view"]
+    own = [row for row in objects if row["view"] == subset]
     lines: dict[str, list[float]] = {}
     masks = _columns(by_task.get("whole_image", []))
     for variant in _DRAWN:
@@ -515,10 +515,10 @@ def _recall_by_masks(by_task: Mapping[str, list[Row]]) -> dict[str, list[float]]
 def _counts(rows: Sequence[Row], units: Sequence[_Unit]) -> dict[str, int]:
     by_task = ([row for row in rows if row["task"] == task] for task in ("interactive", "sweep", "annotators"))
     clicked = next((members for members in by_task if members), [])
-    views: dict[str, int] = {}
+    subsets: dict[str, int] = {}
     for row in rows:
         if row["task"] == "whole":
-            views[f"objects_{row['view']}"] = views.get(f"objects_{row['view']}", 0) + 1
+            subsets[f"objects_{row['view']}"] = subsets.get(f"objects_{row['view']}", 0) + 1
     return {
         "images": sum(isinstance(unit.source, EvalImage) for unit in units),
         "videos": sum(isinstance(unit.source, EvalVideo) for unit in units),
@@ -526,5 +526,5 @@ def _counts(rows: Sequence[Row], units: Sequence[_Unit]) -> dict[str, int]:
         "clicked_objects_without_label": sum("label" not in row for row in clicked),
         "pairs": sum(row["task"] == "pairs" for row in rows),
         "pairs_clicked": sum(row["task"] == "pairs" and row["click_in_whole"] == 1.0 for row in rows),
-        **views,
+        **subsets,
     }

@@ -262,10 +262,10 @@ _COLUMNS: Final = (
 def whole_image_rows(
     found: dict[str, Candidates], truth: GroundTruth, options: ModelOptions
 ) -> dict[str, list[dict[str, float | str]]]:
-    """One row for each object of each view.
+    """One row for each object of each subset.
 
     Returns:
-        view -> rows with `object` and `VARIANT.recall_K` as in `metrics.py` (the size classes at 1,000 masks only), and
+        subset -> rows with `object`, `VARIANT.recall_K` as in `metrics.py` (the size classes at 1,000 masks only) and
         `VARIANT.best_iou`; with copies kept only recall at 100 and at 1,000. What an object does not count for is left
         out.
     """
@@ -273,8 +273,8 @@ def whole_image_rows(
     crowd = np.array([each.crowd for each in truth.objects], dtype=np.bool_)
     recall = recall_one_to_one if options.matching == "one-to-one" else recall_best
     rows: dict[str, list[dict[str, float | str]]] = {}
-    for view, indices in truth.views.items():
-        if view == "wholes" or not indices:  # those are for mined instances
+    for subset, indices in truth.subsets.items():
+        if subset == "wholes" or not indices:  # those are for mined instances
             continue
         members = np.array(indices, dtype=np.int64)
         made: list[dict[str, float | str]] = [{"object": truth.objects[index].id} for index in indices]
@@ -286,5 +286,5 @@ def whole_image_rows(
                 for row, value in zip(made, columns[key].tolist(), strict=True):
                     if value == value:  # not NaN
                         row[f"{name}.{key}"] = value
-        rows[view] = made
+        rows[subset] = made
     return rows
