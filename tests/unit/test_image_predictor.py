@@ -15,6 +15,7 @@ from model.network.load import new_model
 from model.predict.image import GranularPredictor
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
+from tests.loud import make_loud
 from tests.numeric import assert_same_sums
 
 SIDE = 128
@@ -29,12 +30,7 @@ def photograph(height: int, width: int, seed: int = 5) -> Any:
 def predictor() -> GranularPredictor:
     """Random weights with loud attention and a loud dial."""
     model = new_model("micro", "full", SIDE, init="scratch", seed=6).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
-                parameter *= 6
-            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
-                parameter *= 2
+    make_loud(model, dial=2)
     return GranularPredictor(model)
 
 

@@ -24,6 +24,7 @@ from model.predict.mask_generator import (
 )
 from pipeline.errors import InputError
 from pipeline.format import rle
+from tests.loud import make_loud
 from tests.numeric import assert_same_sums, rounding
 
 LENIENT = AutomaticConfig(
@@ -40,12 +41,7 @@ def predictor() -> GranularPredictor:
     """Random weights with loud attention and a loud dial, so that clicks and granularities give different masks."""
     torch.manual_seed(6)
     model = GranularSam2("micro", "full", 128).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
-                parameter *= 6
-            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
-                parameter *= 2
+    make_loud(model, dial=2)
     return GranularPredictor(model)
 
 

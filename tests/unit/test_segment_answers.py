@@ -27,6 +27,7 @@ from model.predict.mask_generator import AutomaticConfig, generate_masks
 from model.predict.video import Frames, GranularVideoPredictor
 from pipeline import cli
 from pipeline.format import rle
+from tests.loud import make_loud
 
 WIDTH, HEIGHT = 320, 240
 """A cell of a sheet is 320 wide: pixels stay what they are."""
@@ -46,12 +47,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A micro model with random weights whose mask depends on every prompt: loud attention, a loud dial."""
     torch.manual_seed(3)
     model = GranularSam2("micro", "full", 128)
+    make_loud(model, dial=12)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "sam_mask_decoder.transformer" in name and name.endswith("out_proj.weight"):
-                parameter *= 6
-            if name.startswith("granularity_encoder.mlp") and name.endswith("weight"):
-                parameter *= 12
         model.base.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.fill_(20.0)  # every object is there
         model.base.sam_mask_decoder.iou_prediction_head.layers[-1].bias.fill_(0.5)  # and every mask good enough
         model.adopt_base()
