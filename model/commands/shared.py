@@ -11,7 +11,7 @@ from pipeline.commands.flags import typer_command
 from pipeline.errors import GrainmillError
 
 CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory.")
+    str, typer.Argument(metavar="CKPT", help="Of `grainmill train`: a file, or a run's directory; or UnSAMv2's own.")
 ]
 BaseOption = Annotated[
     str | None,

@@ -45,7 +45,7 @@ class CheckpointWriteError(GrainmillError):
 
 
 def write_checkpoint(path: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Writes to a temporary name, syncs, renames.
+    """Writes a checkpoint whole or not at all.
 
     Raises:
         CheckpointWriteError: a full disk or missing rights; nothing of the new file stays.
@@ -53,11 +53,23 @@ def write_checkpoint(path: Path, record: Mapping[str, Any], tensors: Mapping[str
     from safetensors import SafetensorError
     from safetensors.torch import save
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps({**record, "format": CHECKPOINT_FORMAT}, sort_keys=True, allow_nan=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {"grainmill": text})
+    except SafetensorError as error:
+        raise CheckpointWriteError(f"{path}: could not be written ({error})") from error
+    write_whole(path, data)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name, syncs it, and renames it.
+
+    Raises:
+        CheckpointWriteError: as `write_checkpoint`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
@@ -68,7 +80,7 @@ def write_checkpoint(path: Path, record: Mapping[str, Any], tensors: Mapping[str
             os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise CheckpointWriteError(f"{path}: could not be written ({error})") from error

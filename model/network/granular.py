@@ -182,6 +182,10 @@ class GranularSam2(nn.Module):
             parameter.requires_grad_(name in names)
         return [name for name, _ in self.named_parameters() if name in names]
 
+    def keeps_lora(self) -> bool:
+        """Whether a merged checkpoint holds LoRA's own matrices too, so that UnSAMv2's code can have them back."""
+        return self.beside and self.has_base
+
     def lora_modules(self) -> list[LoraLinear]:
         """The decoder's LoRA layers."""
         return list(self._lora)

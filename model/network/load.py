@@ -275,6 +275,7 @@ def load_granular(
         beside=recorded_beside(record),
     )
     if record["kind"] == MERGED:
+        model.their_iou, model.has_base = record.get("their_iou", False), record.get("has_base", True)
         _install_merged(model, checkpoint)
     elif record["kind"] == UNSAMV2:
         _install_unsamv2(model, checkpoint)
@@ -389,7 +390,7 @@ def _install_merged(model: GranularSam2, checkpoint: Checkpoint) -> None:
     expected = {
         name: value.shape
         for name, value in model.state_dict().items()
-        if ".lora_" not in name and not name.startswith(left_out)
+        if (model.keeps_lora() or ".lora_" not in name) and not name.startswith(left_out)
     }
     layers = dict(lora_layers(model))
     shapes = [{name: value.shape for name, value in group.items()} for group in (found, folded)]

@@ -19,6 +19,7 @@ from model.evaluation.options import score_options
 from model.evaluation.subjects.predictors import as_click_model
 from model.network import sam2_base
 from model.network.checkpoint import read_checkpoint, write_checkpoint
+from model.network.click_features import Sight
 from model.network.granular import GranularSam2
 from model.network.load import (
     checkpoint_record,
@@ -29,6 +30,7 @@ from model.network.load import (
     recognised,
     trained_state,
 )
+from model.network.merge import merge_checkpoint, write_for_unsamv2
 from model.network.sam2_base import build_base
 from model.network.unsamv2 import base_of, in_our_names, in_their_names
 from model.predict.image import GranularPredictor
@@ -283,6 +285,112 @@ def test_the_place_of_the_mask_token_cannot_change_on_the_way(micro: Path) -> No
         new_model("micro", "lite", SIDE, init=str(micro), seed=0, beside=True)
 
 
+# -- merged, and back -------------------------------------------------------------------------------------------------
+
+
+def merged_and_back(path: Path, folder: Path, *more: str) -> dict[str, Tensor]:
+    """Their file -> ours, merged -> theirs, by the command."""
+    assert cli.main(["merge", str(path), "--output", str(folder / "merged.safetensors"), *more]) == 0
+    assert cli.main(["merge", str(folder / "merged.safetensors"), "--to", "unsamv2", "--output", f"{folder}/b.pt"]) == 0
+    found = torch.load(folder / "b.pt", weights_only=True)
+    assert list(found) == ["model"]
+    return dict(found["model"])
+
+
+def assert_same_state(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(found[name], value), name
+
+
+def test_their_file_comes_back_out_of_a_merged_one(micro: Path, micro_state: dict[str, Tensor], tmp_path: Path) -> None:
+    assert_same_state(merged_and_back(micro, tmp_path), micro_state)
+    merged, whole = GranularPredictor.load(tmp_path / "merged.safetensors"), GranularPredictor.load(micro)
+    assert read_checkpoint(tmp_path / "merged.safetensors").record["kind"] == "merged"
+    answers = []
+    for predictor in (merged, whole):
+        predictor.set_image(photograph())
+        dial = predictor.predict([[60, 40]], [1], granularity=[0.1, 0.7], return_logits=True)
+        assert predictor.own_iou is not None
+        answers.append([*dial, predictor.own_iou, *predictor.predict([[60, 40]], [1], return_logits=True)])
+    for one, other in zip(*answers, strict=True):
+        assert_same_sums(one, other)
+    again = merged_and_back(tmp_path / "b.pt", tmp_path)
+    assert_same_state(again, micro_state)
+
+
+def test_halves_come_back_as_halves_are(micro: Path, micro_state: dict[str, Tensor], tmp_path: Path) -> None:
+    found = merged_and_back(micro, tmp_path, "--half")
+    for name, value in micro_state.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_all_589_tensors_come_back(theirs: Path, tmp_path: Path) -> None:
+    assert_same_state(merged_and_back(theirs, tmp_path), torch.load(theirs, weights_only=True)["model"])
+
+
+def trained_on(base: Path, folder: Path, **more: Any) -> Path:
+    """A checkpoint as `train` writes it, its added parameters away from their start."""
+    model = new_model("micro", more.pop("adapter", "paper"), SIDE, init=str(base), seed=0, **more)
+    with torch.no_grad():
+        for name in model.adapter_names():
+            model.get_parameter(name).add_(0.1 * torch.randn_like(model.get_parameter(name)))
+    state = {f"model.{name}": value for name, value in trained_state(model).items()}
+    write_checkpoint(folder / "run.safetensors", checkpoint_record(model, init=str(base)), state)
+    return folder / "run.safetensors"
+
+
+@pytest.fixture
+def sam2_micro(tmp_path: Path) -> Path:
+    torch.save({"model": build_base("micro", SIDE).state_dict()}, tmp_path / "sam2.pt")
+    return tmp_path / "sam2.pt"
+
+
+def test_what_is_trained_here_goes_out_for_their_code(sam2_micro: Path, tmp_path: Path) -> None:
+    run = trained_on(sam2_micro, tmp_path, beside=True)
+    assert cli.main(["merge", str(run), "--to", "unsamv2", "--output", str(tmp_path / "out" / "run.pt")]) == 0
+    exported, model = load_granular(tmp_path / "out" / "run.pt"), load_granular(run)
+    assert_same_state(dict(exported.state_dict()), dict(model.state_dict()))
+    theirs = torch.load(tmp_path / "out" / "run.pt", weights_only=True)["model"]
+    assert {re.sub(r"blocks\.\d+|layers\.\d+", "N", name) for name in theirs} >= {
+        re.sub(r"blocks\.\d+|layers\.\d+", "N", name) for name in SHAPES if "memory_attention" not in name
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "trained in the place of SAM's first.*train with --unsamv2-tokens"),
+        ({"adapter": "lite", "beside": True}, "adapter lite; train with --adapter paper"),
+        ({"sight": Sight(click_features=True), "beside": True}, "train with --no-click-features --similarity off"),
+    ],
+)
+def test_models_that_their_code_has_no_place_for_are_refused(
+    more: dict[str, Any], told: str, sam2_micro: Path, tmp_path: Path
+) -> None:
+    run = trained_on(sam2_micro, tmp_path, **more)
+    with pytest.raises(InputError, match=rf"UnSAMv2's code has no place for this model: .*{told}"):
+        write_for_unsamv2(run, tmp_path / "run.pt")
+    assert not (tmp_path / "run.pt").exists()
+
+
+def test_flags_of_merge_that_do_not_go_together_are_told(
+    micro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, told in (
+        (["--to", "unsamv2", "--output", f"{tmp_path}/x.safetensors"], "let the name end in .pt"),
+        (["--to", "unsamv2", "--half", "--output", f"{tmp_path}/x.pt"], "leave --half and --images-only out"),
+        (["--to", "sam2", "--output", f"{tmp_path}/x.pt"], "--to sam2: expected grainmill or unsamv2"),
+    ):
+        assert cli.main(["merge", str(micro), *flags]) == 2
+        assert told in capsys.readouterr().err
+    merge_checkpoint(micro, tmp_path / "images.safetensors", images_only=True)
+    with pytest.raises(InputError, match="merged with --images-only"):
+        write_for_unsamv2(tmp_path / "images.safetensors", tmp_path / "x.pt")
+
+
 # -- files that are nearly right --------------------------------------------------------------------------------------
 
 
@@ -320,6 +428,9 @@ def test_lora_folded_away_leaves_the_dial_and_says_that_the_base_is_gone(
     video.add_new_points_or_box(state_of_video, 0, 1, [[60, 40]], [1], granularity=0.4)
     with pytest.raises(InputError, match="nothing to train on from"):
         new_model("micro", "paper", SIDE, init=str(path), seed=0, beside=True)
+    assert_same_state(merged_and_back(path, tmp_path), state)
+    with pytest.raises(InputError, match=gone):
+        GranularMaskGenerator(load_granular(tmp_path / "merged.safetensors"))
     with pytest.raises(InputError, match=gone):
         sam2_base.load_base_weights(build_base("micro", SIDE), str(path), size="micro")
 
