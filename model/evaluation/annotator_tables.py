@@ -21,8 +21,8 @@ _MEANING: Final = {
     "dial": "a click, the dial by size, then clicks",
     "drag": "a click, the dial dragged and watched, then clicks",
     "dial_label": "as dial, from the label's g",
-    "oracle": "bound: best first mask of ten g, for nothing",
-    "oracle_run": "bound: best run of ten g",
+    "oracle": "bound of the first mask: the best of ten g, for nothing",
+    "oracle_run": "bound to IoU 0.90: the best run of ten g",
 }
 """In the order of the tables; `fixed:G` stands after `clicks`."""
 _GROUPS: Final = {

@@ -228,12 +228,18 @@ def coco_image(row: SampleRow, *, image_id: int, license_id: int | None) -> dict
 def coco_annotations(
     sample: Sample, *, image_id: int, first_id: int, form: MaskForm = "rle"
 ) -> Iterator[dict[str, object]]:
-    """COCO's annotation records of one sample; `instance_id` and `parent_id` are annotation ids of the whole file."""
+    """COCO's annotation records of one sample; `instance_id` and `parent_id` are annotation ids of the whole file.
+
+    A mask without a score has no field `score`: readers such as CVAT's take a null for a number and refuse the file.
+    """
     for mask in sample.annotations:
+        common = _common(mask)
+        if mask.score is None:
+            del common["score"]
         yield {
             "id": first_id + mask.id,
             "image_id": image_id,
-            **_common(mask),
+            **common,
             "segmentation": _segmentation(mask, form),
             "category_id": 1,
             "iscrowd": 0,

@@ -67,9 +67,11 @@ class MineFlags:
     proposals: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help="COCO-style masks of a detector, RLE or polygons, found by file name; for --divide proposals or "
-            "union. Those with a score must be above 0.3, the paper's limit. Default: none.",
+            metavar="FILE|DIR",
+            help="COCO-style masks of a detector or of people, RLE or polygons, found by file name, or a folder with "
+            "annotations.json (`grainmill annotate`); for --divide proposals or union. Those with a score must be "
+            "above 0.3, the paper's limit, but for masks that people accepted. Default: for --divide proposals that of "
+            "the --input folder that holds one, else none.",
             rich_help_panel=MINED,
         ),
     ] = None

@@ -24,6 +24,8 @@ from .job import MineOptions
 
 MEMORY_SHARE: Final = 0.8
 MAX_WORKER_MEMORY_GIB: Final = 16.0
+ANNOTATIONS: Final = ("annotations.json", "annotations/instances.json")
+"""Where a folder of `grainmill annotate`, or a COCO export, holds its masks."""
 
 
 def mine_options(flags: MineFlags) -> MineOptions:
@@ -63,7 +65,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
             cpus_per_worker=flags.cpus_per_worker,
             ray_address=flags.ray_address,
         ),
-        proposals=None if flags.proposals is None else os.path.abspath(flags.proposals),
+        proposals=proposals_file(flags),
         checkpoint=checkpoint,
         memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(here))),
     )
@@ -76,11 +78,15 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     divide, refine, granularity = config.divide, config.refine, config.granularity
     if flags.divide is not None:
         divide = dataclasses.replace(divide, method=_one_of("--divide", flags.divide, get_args(DivideName)))
-    if flags.proposals is not None:
-        sha256, terms = _checked_proposals(flags.proposals)
+    proposals = proposals_file(flags)
+    if proposals is not None:
+        sha256, terms = _checked_proposals(proposals)
         divide = dataclasses.replace(divide, proposals_sha256=sha256, proposals_license=terms)
-    if flags.proposals is None and divide.method == "proposals":
-        raise InputError("--divide proposals needs --proposals FILE, a COCO-style file with masks")
+    if proposals is None and divide.method == "proposals":
+        raise InputError(
+            "--divide proposals needs --proposals FILE, a COCO-style file with masks, or one --input folder that holds "
+            f"its own: {' or '.join(ANNOTATIONS)}"
+        )
     if flags.proposals is not None and divide.method == "maskcut":
         raise InputError("--proposals FILE goes with --divide proposals or --divide union, found maskcut")
     if flags.refine is not None:
@@ -123,6 +129,32 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
     path = locate_checkpoint(name, file)
     features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=sha256_of_file(path))
     return features, str(path)
+
+
+def proposals_file(flags: MineFlags) -> str | None:
+    """The absolute path of the file with given masks: `--proposals` itself, the file in it if it is a folder, or, for
+    `--divide proposals` without it, the file in the only `--input` folder that has one.
+
+    Raises:
+        InputError: a folder without such a file, or several inputs with one.
+    """
+    if flags.proposals is not None and not os.path.isdir(flags.proposals):
+        return os.path.abspath(flags.proposals)
+    if flags.proposals is None and flags.divide != "proposals":
+        return None
+    folders = [each.location for each in parse_inputs(flags.input)] if flags.proposals is None else [flags.proposals]
+    found = [path for folder in folders if (path := _annotations_in(os.path.abspath(folder))) is not None]
+    if flags.proposals is not None and not found:
+        raise InputError(f"--proposals {flags.proposals}: a folder that holds neither {' nor '.join(ANNOTATIONS)}")
+    if len(found) > 1:
+        raise InputError(
+            f"--divide proposals: {found[0]} and {found[1]} both hold masks; say which by --proposals FILE"
+        )
+    return found[0] if found else None
+
+
+def _annotations_in(folder: str) -> str | None:
+    return next((path for name in ANNOTATIONS if os.path.isfile(path := os.path.join(folder, name))), None)
 
 
 def _checked_proposals(path: str) -> tuple[str, str | None]:

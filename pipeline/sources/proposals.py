@@ -32,6 +32,8 @@ from .passed_over import PassedOver
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
 """COCO's largest annotation file has 0.5 GB."""
+ACCEPTED_FORMAT: Final = "grainmill-desk/1"
+"""`info.format` of what `grainmill annotate` writes: people accepted these masks, whatever the predictor's score."""
 MAX_POINTS: Final = 1_000_000
 """Coordinates of one mask's polygons."""
 
@@ -68,6 +70,11 @@ def _declared_license(record: Any) -> str | None:
     return None
 
 
+def _is_accepted(record: Any) -> bool:
+    info = record.get("info") if isinstance(record, dict) else None
+    return isinstance(info, dict) and info.get("format") == ACCEPTED_FORMAT
+
+
 @dataclass
 class _Image:
     """One image of the file, and its masks."""
@@ -97,6 +104,7 @@ class Proposals:
         self._images: dict[int | str, _Image] = {}
         self._met: dict[int, str] = {}
         self._unused = PassedOver()
+        self._accepted = _is_accepted(record)
         try:
             if isinstance(record, dict):
                 for index, each in enumerate(_list(record, "images", where)):
@@ -306,7 +314,7 @@ class Proposals:
             raise SchemaError(f"{where}.score: expected a finite number, found {score!r:.40}")
         image = self._images.setdefault(key, _Image(None, None, called=called))
         segmentation = _segmentation(entry.get("segmentation"), image.size, f"{where}.segmentation")
-        image.entries.append(_Entry(where, segmentation, None if score is None else float(score)))
+        image.entries.append(_Entry(where, segmentation, None if score is None or self._accepted else float(score)))
 
 
 def _segmentation(value: Any, size: tuple[int, int] | None, where: str) -> Rle | Polygons:

@@ -1,8 +1,8 @@
 """Every Python block of README.md and docs/ runs: a page's blocks in order, in one process, as a reader copies them.
 
 The folder they run in holds small things at the paths that the pages use: `photos/` and `photo.jpg`, `frames/` (of a
-video), `out/` (a run), `rel/` (its release), `run/` (a micro student with weights made at random). A block that begins
-with a comment `# not run here: WHY` is compiled only.
+video), `out/` (a run), `coco/` (its export), `rel/` (its release), `run/` (a micro student with weights made at
+random). A block that begins with a comment `# not run here: WHY` is compiled only.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pipeline
     from model.network.checkpoint import write_checkpoint
     from model.network.load import checkpoint_record, new_model, trained_state
+    from pipeline.dataset.export import export_run
+    from pipeline.dataset.open import open_dataset
 
     folder = tmp_path_factory.mktemp("prepared")
     for name, count in (("photos", 4), ("frames", 3)):
@@ -62,6 +64,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "photos" / "0.jpg", folder / "photo.jpg")
     pipeline.mine(folder / "photos", folder / "out", executor="inline")
     pipeline.build_release(folder / "out", folder / "rel", name="my-masks", version="1.0.0", license="CC-BY-4.0")
+    export_run(open_dataset(folder / "out"), folder / "coco", layout="coco")
     model = new_model("micro", "full", 128, init="scratch", seed=3)
     state = {f"model.{name}": value for name, value in trained_state(model).items()}
     (folder / "run" / "checkpoints").mkdir(parents=True)

@@ -75,3 +75,35 @@ def test_a_licence_of_an_unknown_source_is_refused(tmp_path: Path) -> None:
 def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     with pytest.raises(InputError, match="--"):
         mine_options(MineFlags(input=[f"a={tmp_path}"], output="out", **changed))  # type: ignore[arg-type]
+
+
+def coco_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"images": [], "annotations": []}')
+    return path
+
+
+def test_given_masks_are_a_file_or_what_a_folder_holds(tmp_path: Path) -> None:
+    def found(**flags: object) -> str | None:
+        return mine_options(MineFlags(output="out", **flags)).proposals  # type: ignore[arg-type]
+
+    accepted, exported = (tmp_path / "accepted" / "annotations.json", tmp_path / "e" / "annotations" / "instances.json")
+    for path in (accepted, exported):
+        coco_file(path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    one, other, none = (
+        f"{name}={path}" for name, path in zip("abc", (accepted.parent, tmp_path / "e", empty), strict=True)
+    )
+    assert found(input=[none], divide="proposals", proposals=str(accepted)) == str(accepted)
+    assert found(input=[none], divide="union", proposals=str(accepted.parent)) == str(accepted)
+    assert found(input=[none], divide="union", proposals=str(tmp_path / "e")) == str(exported)
+    assert found(input=[one, none], divide="proposals") == str(accepted)
+    assert found(input=[one]) is None  # nobody asked for them
+    assert found(input=[one], divide="union") is None  # which has the samples' own annotations
+    with pytest.raises(InputError, match="say which by --proposals"):
+        found(input=[one, other], divide="proposals")
+    with pytest.raises(InputError, match="holds neither"):
+        found(input=[one], divide="proposals", proposals=str(empty))
+    with pytest.raises(InputError, match="or one --input folder that holds its own"):
+        found(input=[none], divide="proposals")

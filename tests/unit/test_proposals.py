@@ -15,7 +15,7 @@ from pipeline.errors import InputError, SampleFailureError
 from pipeline.format import rle
 from pipeline.format.schema import sha256_of
 from pipeline.sources.passed_over import PassedOver
-from pipeline.sources.proposals import Proposals
+from pipeline.sources.proposals import ACCEPTED_FORMAT, Proposals
 
 HEIGHT, WIDTH = 20, 30
 
@@ -201,3 +201,10 @@ def test_rows_of_tables_are_found_by_the_path_that_they_keep_and_never_by_their_
     numbered = [{"image_id": 139, **entry}]
     assert len(masks_of(numbered, "in/t.PARQUET", "7/000000000139.jpg")) == 1
     assert masks_of(numbered, "in/t.parquet", "139") == masks_of(numbered, "in/t.parquet", "139/000000000007.jpg") == []
+
+
+def test_what_people_accepted_counts_whatever_its_score() -> None:
+    record = file_of({"segmentation": FORMS["compressed"], "score": 0.1})
+    assert masks_of(record) == []
+    assert len(masks_of({**record, "info": {"format": ACCEPTED_FORMAT}})) == 1
+    assert masks_of({**record, "info": "words"}) == []
