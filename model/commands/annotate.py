@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,9 @@ def run(flags: AnnotateFlags) -> None:
     if flags.taken not in (None, "images", "video"):
         raise InputError(f"--as {flags.taken}: expected images or video")
 
+    others = [_origin(each) for each in flags.origin or ()]
+    own_token = _own_token()
+
     from model.desk.answers import open_predictor
     from model.desk.desk import Desk
     from model.desk.pictures import DEMO, VideoFrames, open_pictures
@@ -131,30 +135,32 @@ def run(flags: AnnotateFlags) -> None:
     from model.desk.video import VideoTracker
 
     pictures = open_pictures(flags.images or [], taken=cast("Taken | None", flags.taken))
-    store = None if flags.output is None else Store(flags.output, lists=pictures.kind == "mined")
     predictor = open_predictor(flags.checkpoint, base=flags.base, device=flags.device, demo=DEMO)
-    last = Address(new_token(), 0) if store is None else store.address()
-    token = _own_token() or last.token
-    bound = bound_socket(flags.port or 0) if flags.port or not last.port else _last_or_free(last.port)
-    port = bound.getsockname()[1]
-    if store is not None:
-        store.keep_address(Address(token, port))
-    tracker = None
-    if isinstance(pictures, VideoFrames) and flags.output is not None:
-        tracker = VideoTracker(pictures, flags.output, predictor.checkpoint, base=flags.base, device=flags.device)
-    desk = Desk(pictures, predictor, store, categories=flags.category or ("object",), tracker=tracker)
-    origins = [*own_origins(port), *(_origin(each) for each in flags.origin or ())]
-    url = f"http://127.0.0.1:{port}/{token}/"
-    note(f"{len(pictures.names)} pictures of {pictures.title}, answered by {predictor.name}")
-    if store is not None:
-        done = sum(len(each.masks) for each in store.state.pictures.values())
-        note(f"{flags.output}: {done} masks accepted so far")
-    print(f"{url}\nOnly who has this whole address can open the page. Ctrl-C ends it.", flush=True)
-    if flags.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        import webbrowser
+    with contextlib.ExitStack() as opened:
+        store, tracker, last = None, None, Address(new_token(), 0)
+        if flags.output is not None:
+            store = opened.enter_context(contextlib.closing(Store(flags.output, lists=pictures.kind == "mined")))
+            last = store.address()
+            if isinstance(pictures, VideoFrames):
+                tracker = VideoTracker(
+                    pictures, flags.output, predictor.checkpoint, base=flags.base, device=flags.device
+                )
+        bound = opened.enter_context(bound_socket(flags.port) if flags.port else _last_or_free(last.port))
+        address = Address(own_token or last.token, bound.getsockname()[1])
+        if store is not None:
+            store.keep_address(address)
+        desk = Desk(pictures, predictor, store, categories=flags.category or ("object",), tracker=tracker)
+        app = create_app(desk, token=address.token, origins=[*own_origins(address.port), *others])
+        note(f"{len(pictures.names)} pictures of {pictures.title}, answered by {predictor.name}")
+        if store is not None:
+            note(f"{sum(len(each.masks) for each in store.state.pictures.values())} masks accepted so far")
+        url = f"http://127.0.0.1:{address.port}/{address.token}/"
+        print(f"{url}\nOnly who has this whole address can open the page. Ctrl-C ends it.", flush=True)
+        if flags.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            import webbrowser
 
-        webbrowser.open(url)
-    serve(create_app(desk, token=token, origins=origins), bound)
+            webbrowser.open(url)
+        serve(app, bound)
 
 
 def _expect_the_extra() -> None:
@@ -170,7 +176,9 @@ def _own_token() -> str | None:
     from pipeline.errors import InputError
 
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is not None and (len(token) < MIN_TOKEN or not token.replace("-", "").replace("_", "").isalnum()):
+    if token is not None and (
+        len(token) < MIN_TOKEN or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum()
+    ):
         raise InputError(f"{TOKEN_VARIABLE}: expected at least {MIN_TOKEN} letters, digits, - and _")
     return token
 

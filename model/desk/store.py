@@ -130,9 +130,10 @@ class Store:
         self._write_files()
 
     def close(self) -> None:
-        """Lets the folder go."""
-        self._log.close()
-        os.close(self._lock)
+        """Lets the folder go; again does nothing."""
+        if not self._log.closed:
+            self._log.close()
+            os.close(self._lock)
 
     # -- what is made of it ----------------------------------------------------------------------------------------
 

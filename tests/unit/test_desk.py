@@ -24,6 +24,7 @@ from model.desk.server import PAGE_FILES, SHARED_FILES, create_app
 from model.desk.store import Store
 from model.predict.image import GranularPredictor
 from model.predict.image_files import read_rgb
+from pipeline import cli
 from pipeline.errors import InputError
 from pipeline.format import rle
 from tests.desk_parts import OTHER, PERSON, change, pixels, prompt, write_micro, write_pictures
@@ -585,3 +586,40 @@ def test_following_stops_and_needs_a_model(tmp_path: Path, micro: ModelPredictor
     for gone, words in ((None, "--checkpoint"), (str(tmp_path / "gone.safetensors"), "gone")):
         with pytest.raises(InputError, match=words):
             VideoTracker(frames, out, gone, base=None, device="cpu").propagate([(0, mask)], stop)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "expected --output DIR"),
+        (("--output", "OUT", "--read-only"), "and not both"),
+        (("--output", "OUT", "--as", "film"), "expected images or video"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "desk.example.org"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "https://desk.example.org/a"), "expected https://HOST"),
+        (("--output", "OUT", "--checkpoint", "gone"), "gone"),
+        (("--output", "OUT", "--checkpoint", "tree", "--port", "PORT"), "choose another"),
+    ],
+)
+def test_wrong_flags_are_one_message(
+    flags: tuple[str, ...], words: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from model.desk.server import bound_socket
+
+    bound = bound_socket(0)
+    places = {"OUT": str(tmp_path / "out"), "PORT": str(bound.getsockname()[1])}
+    assert cli.main(["annotate", str(folder), *(places.get(each, each) for each in flags)]) == 2
+    assert words in capsys.readouterr().err
+    bound.close()
+
+
+def test_a_token_of_ones_own_has_to_be_long(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for token in ("short", "with/slash-and-more-of-it", ""):
+        monkeypatch.setenv("GRAINMILL_DESK_TOKEN", token)
+        assert cli.main(["annotate", str(folder), "--read-only", "--checkpoint", "tree"]) == 2
+        assert "at least 16" in capsys.readouterr().err

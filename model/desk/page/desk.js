@@ -578,10 +578,10 @@ async function propagate() {
     byId("propagate").disabled = true;
     note.textContent = "following the objects…";
     const job = await watched(begun, bar);
-    note.textContent = job.state === "done" ? job.message : job.state === "stopped" ? "Stopped; nothing was written." : job.message;
     const fresh = await call(picturePath(desk.number));
     if (desk.picture && fresh.number === desk.number) desk.picture.tracked = fresh.tracked;
     draw();
+    note.textContent = job.state === "stopped" ? "Stopped; nothing was written." : job.message;
   } catch (error) {
     note.textContent = error.message;
   } finally {
@@ -697,15 +697,15 @@ const KEYS = {
   Escape: clearAll, "?": () => byId("keys").showModal(),
 };
 
+const WITHOUT_PICTURE = ["n", "p", "?"];
+
 function pageKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || byId("keys").open || !desk.picture) {
-    if (!event.ctrlKey && !event.metaKey && !byId("keys").open && !desk.picture && (event.key === "n" || event.key === "p") && !event.target.matches("input[type=text]")) KEYS[event.key]();
-    return;
-  }
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("keys").open) return;
   if (event.target.matches("input[type=text], input[type=number], select")) {
     if (event.key === "Escape" || (event.key === "Enter" && event.target.id === "category")) byId("canvas-box").focus();
     return;
   }
+  if (!desk.picture && !WITHOUT_PICTURE.includes(event.key)) return;
   if (/^[1-9]$/.test(event.key) && desk.categories[event.key - 1]) setCategory(desk.categories[event.key - 1]);
   else if (Object.hasOwn(KEYS, event.key)) KEYS[event.key]();
   else return;
@@ -753,7 +753,7 @@ async function begin() {
   byId("track-note").textContent = "Accept a mask of each object on any frame, each with its own granularity, then let them be followed.";
   byId("frame").max = info.pictures.length - 1;
   byId("dial").disabled = !info.dial.length;
-  if (info.read_only) for (const id of ["accept", "category", "within-label", "object-label"]) byId(id).closest("label, button").hidden = true;
+  if (info.read_only) for (const id of ["accept", "category", "within-label", "object-label", "chips"]) byId(id).closest("label, button, .chips").hidden = true;
   byId("category").value = info.categories[0];
   desk.place = Math.max(0, info.dial.length - 1);
   listen();
