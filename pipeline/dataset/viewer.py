@@ -70,6 +70,19 @@ HEADLINES: Final[Mapping[str, str]] = {
     },
     "interactive.best_of_10_clicks.iou_1": "IoU of one click, best of ten near clicks at one g (control)",
     "whole.all.everything.ar_1000": "objects found, all masks (AR1000)",
+    **{
+        f"annotators.{policy}.{metric}": f"{words}, {way}"
+        for metric, words in (
+            ("seconds_80", "simulated annotator: seconds to IoU 0.80 (53: not reached)"),
+            ("iou_10s", "simulated annotator: IoU after ten seconds"),
+        )
+        for policy, way in (
+            ("clicks", "clicks alone"),
+            ("dial", "with the dial"),
+            ("best_single", "clicks at the best single g (control)"),
+            ("dial - clicks", "the dial less clicks alone"),
+        )
+    },
     "whole.all.pooled.ar_1000": "objects found, masks of ten g (AR1000)",
     "whole.all.ten_grids.ar_1000": "objects found, ten grids of clicks at one g (AR1000, control)",
 }

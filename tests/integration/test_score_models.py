@@ -18,6 +18,7 @@ from model.network.checkpoint import write_checkpoint
 from model.network.load import checkpoint_record, load_sam2, new_model, trained_state
 from model.network.sam2_base import build_base, sam2_size
 from pipeline.cli import main
+from pipeline.dataset.viewer import HEADLINES
 from pipeline.errors import InputError
 
 SMALL = ("--points-per-side", "3", "--objects-per-image", "2", "--split", "val", "--limit", "2")
@@ -128,6 +129,8 @@ def test_simulated_annotators_from_files_to_scores(
     assert record["details"]["protocol"]["annotators"]["area_error"] == 0.2
     assert record["details"]["costs"]["standard"]["point_s"] == 1.1
     assert record["published"] is None  # no paper has such numbers
+    told = {name for name in HEADLINES if name.startswith("annotators.")}
+    assert {name for name in told if "best_single" not in name} <= set(record["metrics"])
     assert record["configuration"]["annotators"] is True
     assert "--annotators" in record["command"].split()
     assert "True" not in record["command"]

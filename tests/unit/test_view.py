@@ -115,12 +115,14 @@ def test_scores_begin_with_what_is_asked_for_in_words_and_keep_their_intervals()
     given: dict[str, tuple[float | None, float | None, float | None]] = {
         "zeta": (0.4, 0.3, 0.5), "alpha": (None, None, None), "interactive.oracle.noc_80": (20.0, 19.5, 20.0),
         "interactive.oracle.iou_1": (0.5, 0.4, 0.6), "interactive.own.noc_80": (20.0, 20.0, 20.0),
+        "annotators.dial - clicks.seconds_80": (-2.0, -3.0, -1.0),
     }  # fmt: skip
     metrics = {name: dict(zip(("value", "low", "high"), ends, strict=True)) for name, ends in given.items()}
     record = viewer.score_record({"benchmark": "b", "split": "val", "metrics": metrics})
     assert record["metrics"] == [
         ["IoU of one click, at its best g", 0.5, 0.4, 0.6],
         ["clicks until IoU 0.80, at its best g", "not reached", 19.5, "not reached"],
+        ["simulated annotator: seconds to IoU 0.80 (53: not reached), the dial less clicks alone", -2.0, -3.0, -1.0],
         ["zeta", 0.4, 0.3, 0.5],
         ["alpha", None, None, None],
         ["interactive.own.noc_80", "not reached", "not reached", "not reached"],
