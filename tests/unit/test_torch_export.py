@@ -49,6 +49,7 @@ def lively(adapter: Any, sight: Sight | None = None) -> GranularSam2:
     return model
 
 
+@pytest.mark.slow
 def test_programs_alone_give_the_predictors_answer(tmp_path: Path) -> None:
     """From a photograph on: clicks, a box, a mask, several granularities, against the predictor."""
     about = export_torch(lively("paper"), tmp_path / "pt2")
