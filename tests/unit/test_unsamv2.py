@@ -486,6 +486,36 @@ def test_a_file_that_is_nearly_right_is_told_in_one_message(
         new_model("micro", "paper", SIDE, init=str(tmp_path / "nearly.pt"), seed=0, beside=True)
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({"ema": "floats"}, "taken for the averages"),
+        ({"optimizer": "floats", "epoch": 3}, "taken for an optimizer's checkpoint"),
+        ({"model": "bytes"}, "taken for quantised weights"),
+    ],
+)
+def test_a_file_without_their_weights_as_numbers_is_told(
+    kept: dict[str, Any], told: str, micro_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    states = {"floats": micro_state, "bytes": {name: value.to(torch.int8) for name, value in micro_state.items()}}
+    torch.save({name: states.get(str(value), value) for name, value in kept.items()}, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=told):
+        load_for_prediction(tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=told):
+        new_model("micro", "paper", SIDE, init=str(tmp_path / "odd.pt"), seed=0, beside=True)
+
+
+def test_what_lies_beside_the_weights_is_left_out_and_said(
+    micro_state: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {f"module.{name}": value.half() for name, value in micro_state.items()}
+    torch.save({"model": half, "optimizer": {}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    model = load_granular(tmp_path / "checkpoint.pt")
+    assert torch.equal(model.mask_token, micro_state["sam_mask_decoder.gra_token.weight"].half().float())
+    told = capsys.readouterr().err
+    assert re.search(r"UnSAMv2's model on SAM 2\.1 size micro, \d+ weights read; left out: epoch, optimizer; ", told)
+
+
 def test_another_size_is_loaded_as_what_it_is_or_told(micro: Path) -> None:
     with pytest.raises(InputError, match=r"size small and adapter paper .* found kind unsamv2, size micro"):
         new_model("small", "paper", 64, init=str(micro), seed=0, beside=True)
