@@ -188,9 +188,13 @@ def _origin(url: str) -> str:
 
     from pipeline.errors import InputError
 
-    parts = urlsplit(url)
+    wrong = InputError(f"--origin {url}: expected https://HOST or https://HOST:PORT")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # as of http://[
+        raise wrong from error
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or "@" in parts.netloc:
-        raise InputError(f"--origin {url}: expected https://HOST or https://HOST:PORT")
+        raise wrong
     return f"{parts.scheme}://{parts.netloc}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -161,6 +161,7 @@ class Desk:
         """
         name = self._name(number)
         encoded = self.encoded.get(number)
+        self._state_of(name, encoded)
         for ahead in range(number + 1, min(number + 1 + AHEAD, len(self.pictures.names))):
             self.encoded.ahead(ahead)
         width, height = thumbnail_size(encoded.width, encoded.height, DISPLAY_SIDE_PX)
@@ -285,9 +286,10 @@ class Desk:
         }
 
     def _found(self, number: int) -> list[PredictedMask]:
-        if number not in self._everything:
+        found = self._everything.get(number)
+        if found is None:
             raise InputError("everything: search this picture first")
-        return self._everything[number]
+        return found
 
     def propagate(self) -> dict[str, Any]:
         """Begins to follow all objects of a video, as a job.
@@ -316,10 +318,11 @@ class Desk:
 
     def begin(self, name: str, work: Any) -> dict[str, Any]:
         """Begins a job, unless one of that name is at work."""
-        job = self._jobs.get(name)
-        if job is None or job.state != "running":
-            job = self._jobs[name] = Job()
-            job.start(work)
+        with self._changing:
+            job = self._jobs.get(name)
+            if job is None or job.state != "running":
+                job = self._jobs[name] = Job()
+                job.start(work)
         return {"job": name, **job.to_json()}
 
     def job(self, name: str, *, stop: bool = False) -> dict[str, Any]:
@@ -352,12 +355,7 @@ class Desk:
 
         def deleted(encoded: Encoded, state: PictureState) -> dict[str, Any]:
             gone = {self._accepted_mask(state, each).id for each in message.ids}
-            orphans = [
-                dataclasses.replace(each, parent_id=None)
-                for each in state.masks.values()
-                if each.parent_id in gone and each.id not in gone
-            ]
-            return {"deleted": tuple(sorted(gone)), "masks": tuple(orphans)}
+            return {"deleted": tuple(sorted(gone)), "masks": _orphans(state, gone)}
 
         return self._change(number, message, deleted)
 
@@ -377,11 +375,14 @@ class Desk:
         def reviewed(encoded: Encoded, state: PictureState) -> dict[str, Any]:
             for each in message.ids:
                 self._mined(number, each)
-            kept = [each.id for each in state.masks.values() if each.origin == "mined" and _any(each, message.ids)]
+            gone: set[int] = set()
+            if message.verdict != "keep":
+                gone = {m.id for m in state.masks.values() if m.origin == "mined" and _any(m, message.ids)}
             return {
                 "verdicts": dict.fromkeys(message.ids, message.verdict),
                 "photograph": message.photograph,
-                "deleted": tuple(kept) if message.verdict != "keep" else (),
+                "deleted": tuple(sorted(gone)),
+                "masks": _orphans(state, gone),
             }
 
         return self._change(number, message, reviewed)
@@ -395,7 +396,7 @@ class Desk:
         with self._changing:
             if message.request not in self.state.requests:
                 self._expect_claim(number, message)
-                state = self.state.pictures.get(name) or PictureState(encoded.width, encoded.height)
+                state = self._state_of(name, encoded)
                 done = Transaction(
                     request=message.request, person=message.name,
                     time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), picture=name,
@@ -403,6 +404,15 @@ class Desk:
                 )  # fmt: skip
                 self.store.commit(done)
             return {"ids": self.state.requests[message.request], **self._decided(number)}
+
+    def _state_of(self, name: str, encoded: Encoded) -> PictureState:
+        state = self.state.pictures.get(name)
+        if state is not None and (state.width, state.height) != (encoded.width, encoded.height):
+            raise InputError(
+                f"{name}: it has {encoded.width} x {encoded.height} pixels, and what was accepted in a picture of this "
+                f"name has {state.width} x {state.height}: another picture; give it another --output"
+            )
+        return state or PictureState(encoded.width, encoded.height)
 
     def _expect_claim(self, number: int, message: Message) -> None:
         claim = self.claims.take(number, message.person, message.name)
@@ -419,7 +429,7 @@ class Desk:
             chosen = self._split(chosen, encoded, message)
         parent = None if message.inside is None else self._accepted_mask(state, message.inside)
         old = None if message.replaces is None else self._accepted_mask(state, message.replaces)
-        if old is not None and len(chosen) != 1:
+        if old is not None and (len(chosen) != 1 or old.id in gone):
             raise InputError("one mask takes another's place")
         if parent is not None and (parent.id in gone or (old is not None and self._is_inside(state, parent, old))):
             raise InputError("a mask cannot lie inside itself")
@@ -444,13 +454,8 @@ class Desk:
             masks += self._parts_clipped(state, old, masks[0].segmentation)
         verdict: Verdict = "keep" if message.way == "each" else "drop"
         used = {mined for each in masks for mined in each.mined_ids} if message.source == "mined" else set()
-        orphans = [
-            dataclasses.replace(each, parent_id=None)
-            for each in state.masks.values()
-            if each.parent_id in gone and each.id not in gone
-        ]
         return {
-            "masks": (*masks, *orphans),
+            "masks": (*masks, *_orphans(state, gone)),
             "deleted": tuple(sorted(gone)),
             "verdicts": dict.fromkeys(sorted(used), verdict),
         }
@@ -560,6 +565,15 @@ class Desk:
                     found.append(dataclasses.replace(part, segmentation=clipped))
                     found += self._parts_clipped(state, part, clipped)
         return found
+
+
+def _orphans(state: PictureState, gone: Container[int]) -> tuple[AcceptedMask, ...]:
+    """The parts of masks that go, which stay, inside of nothing."""
+    return tuple(
+        dataclasses.replace(each, parent_id=None)
+        for each in state.masks.values()
+        if each.parent_id in gone and each.id not in gone
+    )
 
 
 def _prompt(record: PromptRecord) -> Prompt:

@@ -56,7 +56,7 @@ class Store:
         state: what the log comes to.
 
     Raises:
-        InputError: another server holds it.
+        InputError: another server holds it, or it has files of the desk's names that no desk wrote.
         SchemaError: a log of another format, or one that was damaged.
         StorageError: a full disk, missing rights.
     """
@@ -87,22 +87,30 @@ class Store:
     def _recovered(self) -> list[Transaction]:
         path = self.folder / LOG
         data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole:
+        if not data:
+            self._expect_no_files_of_others()
             replace_file(path, _HEADER)
             return []
+        if not data.startswith(_HEADER):
+            raise SchemaError(f"{path}: expected the log of a desk ({LOG_FORMAT}), found {data[:60]!r}")
+        whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(path, len(whole))
-        first, *lines = whole.splitlines()
-        if first + b"\n" != _HEADER:
-            raise SchemaError(f"{path}: expected the log of a desk ({LOG_FORMAT}), found {first[:60]!r}")
         found = []
-        for number, line in enumerate(lines, start=2):
+        for number, line in enumerate(whole.splitlines()[1:], start=2):
             try:
                 found.append(msgspec.json.decode(line, type=Transaction))
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise SchemaError(f"{path}, line {number}: not a transaction ({error}); restore it") from error
         return found
+
+    def _expect_no_files_of_others(self) -> None:
+        """Without a log, a file that would be replaced or removed is somebody else's."""
+        for name in (COCO, EXCLUDE, KEEP) if self._lists else (COCO,):
+            if (self.folder / name).exists():
+                raise InputError(
+                    f"{self.folder / name}: is there, and no desk wrote it ({LOG} is missing); choose another --output"
+                )
 
     def commit(self, done: Transaction) -> None:
         """Makes a transaction last: on return it is in the log and in the COCO file. One call at a time.

@@ -283,6 +283,22 @@ def test_parts_stay_inside_the_mask_that_they_are_parts_of(open_page: Callable[.
     assert "inside itself" in accept(page, (30, 30), inside=part["id"], replaces=whole["id"], status=400)["error"]
     page.post("api/pictures/0/delete", change(ids=[whole["id"]]))
     assert [each["parent_id"] for each in coco(tmp_path)["annotations"]] == [None]
+    both = accept(page, (80, 30))["masks"]
+    ids = [each["id"] for each in both]
+    assert accept(page, prompt=None, source="accepted", ids=ids, way="merge", replaces=ids[0], status=400)["error"]
+    assert page.get("api/pictures/0")["masks"] == both
+
+
+def test_another_picture_of_the_same_name_is_told(open_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = open_page()
+    accept(page, (30, 30))
+    page.client.__exit__(None, None, None)
+    other = write_pictures(tmp_path / "other", 2)
+    (other / "2.png").replace(other / "1.png")
+    again = open_page(other)
+    for error in (again.get("api/pictures/0", 400)["error"], accept(again, (30, 30), status=400)["error"]):
+        assert "1.png: it has 112 x 72 pixels" in error
+    assert len(coco(tmp_path)["annotations"]) == 1
 
 
 def test_nobody_overwrites_another_and_a_third_sees_who_is_where(open_page: Callable[..., Page]) -> None:
@@ -352,9 +368,12 @@ def test_the_masks_of_a_run_and_a_release_are_reviewed(
         assert [(each["origin"], each["mined_ids"], each["granularity"]) for each in kept["masks"]] == [
             ("mined", [0], 1.0), ("mined", [3], 1.0),
         ]  # fmt: skip
+        whole = kept["ids"][1]
+        part = accept(page, source="dial", prompt=prompt(box=[0, 0, width, height]), place=18, inside=whole)["ids"][0]
         dropped = page.post("api/pictures/0/review", change(ids=[3], verdict="drop"))
         assert dropped["verdicts"] == {"0": "keep", "3": "drop"}
-        assert [each["mined_ids"] for each in dropped["masks"]] == [[0]]
+        assert [(each["mined_ids"], each["parent_id"]) for each in dropped["masks"]] == [([0], None), ([], None)]
+        page.post("api/pictures/0/delete", change(ids=[part]))
         merged = accept(page, source="mined", ids=[3, 4], way="merge", prompt=None)
         content = json.loads((out / "annotations.json").read_text())["annotations"]
         assert np.array_equal(rle.decode(content[1]["segmentation"]), masks[3] | masks[4])
@@ -600,6 +619,7 @@ def test_following_stops_and_needs_a_model(tmp_path: Path, micro: ModelPredictor
         (("--output", "OUT", "--as", "film"), "expected images or video"),
         (("--read-only", "--checkpoint", "tree", "--origin", "desk.example.org"), "expected https://HOST"),
         (("--read-only", "--checkpoint", "tree", "--origin", "https://desk.example.org/a"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "http://[::1"), "expected https://HOST"),
         (("--output", "OUT", "--checkpoint", "gone"), "gone"),
         (("--output", "OUT", "--checkpoint", "tree", "--port", "PORT"), "choose another"),
     ],

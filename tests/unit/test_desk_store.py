@@ -81,6 +81,22 @@ def test_a_log_that_was_cut_goes_on_before_the_cut(tmp_path: Path) -> None:
         Store(tmp_path, lists=False)
 
 
+def test_files_that_no_desk_wrote_are_left_alone(tmp_path: Path) -> None:
+    for name, lists in (("annotations.json", False), ("exclude.txt", True), ("keep.txt", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("somebody's work")
+        with pytest.raises(InputError, match=f"{name}: is there, and no desk wrote it"):
+            Store(folder, lists=lists)
+        assert (folder / name).read_text() == "somebody's work"
+        assert not (folder / "log.jsonl").exists()
+    for content in (b"somebody's log", b"of two lines\nwithout an end"):
+        (tmp_path / "log.jsonl").write_bytes(content)
+        with pytest.raises(SchemaError, match="expected the log of a desk"):
+            Store(tmp_path, lists=False)
+        assert (tmp_path / "log.jsonl").read_bytes() == content
+
+
 def test_what_is_sent_twice_is_done_once(tmp_path: Path) -> None:
     store = Store(tmp_path, lists=False)
     store.commit(accepted("one", mask(1)))
