@@ -197,6 +197,7 @@ def measured(arguments: argparse.Namespace, student: Path) -> dict[str, Any]:
     file = arguments.work / "figures.json"
     command = [sys.executable, "-m", "benchmarks.micro_run", "--runs", str(student), "--train", arguments.train]
     command += ["--validation", arguments.validation, "--bsds500", arguments.bsds500, "--output", str(file)]
+    file.unlink(missing_ok=True)  # an earlier student's figures must not stand in this one's card
     done = subprocess.run(command, check=False)
     if done.returncode not in (0, 1) or not file.exists():  # 1: measured, and below the bar of a first dial
         raise GrainmillError(f"`{shlex.join(command[1:])}` ended with exit code {done.returncode}; see above")

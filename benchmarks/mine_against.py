@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
+    source = os.path.abspath(arguments.input) if os.path.exists(arguments.input) else arguments.input
     load = os.getloadavg()
     git = ["git", "-C", str(REPOSITORY)]
     with tempfile.TemporaryDirectory(prefix="grainmill-against-") as name:
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sides: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
             for number in range(arguments.rounds + 1):
                 for side, tree in (("before", folder / "tree"), ("after", REPOSITORY)):
-                    run = mined(tree, arguments.input, folder / f"{side}-{number}", arguments.limit)
+                    run = mined(tree, source, folder / f"{side}-{number}", arguments.limit)
                     sides[side].append(run)
                     note(f"round {number}, {side}: {run['seconds_per_image']:.3f} s an image, {run['digest'][:12]}")
         finally:

@@ -281,13 +281,13 @@ class TreePredictors:
     own_name: str | None = "size"
 
     def __init__(self) -> None:
-        self._mill = TreePredictor()
+        self._tree = TreePredictor()
         self._lock = threading.Lock()
 
     def encode(self, rgb: Rgb) -> Encoded:
         with self._lock:
-            self._mill.set_image(rgb)
-            annotations = self._mill.tree.annotations
+            self._tree.set_image(rgb)
+            annotations = self._tree.tree.annotations
         return EncodedByTree(TreePredictor.of_annotations(annotations, *rgb.shape[:2]))
 
 

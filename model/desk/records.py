@@ -15,7 +15,7 @@ from pipeline.format.rle import Rle
 LOG_FORMAT: Final = "grainmill-desk/1"
 FIRST_ID: Final = 1
 Origin = Literal["prompt", "everything", "mined", "merge", "split"]
-"""Where a mask came from: a prompt's answer, the search of everything, the mill; several joined, one cut in two."""
+"""Where a mask came from: a prompt's answer, the search of everything, `mine`; several joined, one cut in two."""
 Verdict = Literal["keep", "drop"]
 
 
@@ -39,7 +39,7 @@ class AcceptedMask:
     segmentation: Rle
     """On the picture's own grid."""
     granularity: float | None
-    """The dial's value, or what the mill measured; None: a predictor's own answer, or masks joined or cut."""
+    """The dial's value, or what mining measured; None: a predictor's own answer, or masks joined or cut."""
     score: float | None
     """Predicted IoU; None: nothing predicted it."""
     origin: Origin

@@ -181,7 +181,7 @@ def _of_coco(record: Mapping[str, Any]) -> tuple[list[Detection], int]:
     names = {
         each["id"]: str(each.get("file_name") or each["id"])
         for each in record["images"]
-        if isinstance(each, dict) and "id" in each
+        if isinstance(each, dict) and isinstance(each.get("id"), str | int)
     }
     instances = [each for each in record["annotations"] if not (isinstance(each, dict) and each.get("iscrowd"))]
     masks, lost = _of_entries(instances, None)

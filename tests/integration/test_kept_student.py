@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from pipeline import cli
 from pipeline.commands.demo import steps
 from pipeline.environment.kept_student import VARIABLE, kept_student
 from pipeline.environment.timm_weights import timm_package
+from pipeline.errors import GrainmillError
 
 QUICK = ["--image-size", "64", "--global-batch-size", "1", "--min-parts", "0"]
 
@@ -90,6 +93,14 @@ def test_figures_stand_in_the_card(kept: Path) -> None:
     for place, words in enumerate(FIGURES.values()):
         assert f"| {words} | {place / 10:.3f} | {place / 10 + 0.05:.3f} |" in text
     assert "7 steps; base: random weights, trunk tf_efficientnet_lite0" in text
+
+
+def test_an_earlier_students_figures_are_not_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "figures.json").write_text('{"runs": [{}]}')
+    monkeypatch.setattr(keep_student.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1))
+    asked = argparse.Namespace(work=tmp_path, train="t", validation="v", bsds500="b")
+    with pytest.raises(GrainmillError, match="ended with exit code 1"):
+        keep_student.measured(asked, tmp_path / "small.safetensors")
 
 
 def test_validation_needs_all_three(capsys: pytest.CaptureFixture[str]) -> None:

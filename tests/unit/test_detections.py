@@ -240,6 +240,11 @@ def test_two_forms_of_one_image_are_one_image(tmp_path: Path, images: Path) -> N
         ("a.json", {"boxes": []}, "expected COCO's object, a list of results .* found an object with boxes"),
         ("a.json", [{"bbox": [1]}], r"expected COCO's object.* found a list of objects with bbox"),
         ("a.json", 3, "found int"),
+        (
+            "a.json",
+            {"images": [{"id": [1]}], "annotations": [{"image_id": "x", "segmentation": [[1, 2, 3, 4, 5, 6]]}]},
+            "none of the 1 masks is for an image",
+        ),
         ("a.json", [segments("one", segments={"x": [1], "y": []})], "`segments` with x and y of one length"),
         ("a.json", [{"image_id": "other", "segmentation": [[1, 2]]}], "three points"),
         ("a.json", [{"image_id": "other", "segmentation": [[1, 2, 3, 4, 5, 6]], "score": "x"}], "finite number"),
