@@ -427,6 +427,10 @@ class Desk:
             chosen = [_merged(chosen)]
         elif message.way == "split":
             chosen = self._split(chosen, encoded, message)
+        verdict: Verdict = "keep" if message.way == "each" else "drop"
+        used = {mined for each in chosen for mined in each.mined_ids} if message.source == "mined" else set()
+        if verdict == "drop":
+            gone |= {each.id for each in state.masks.values() if each.origin == "mined" and _any(each, used)}
         parent = None if message.inside is None else self._accepted_mask(state, message.inside)
         old = None if message.replaces is None else self._accepted_mask(state, message.replaces)
         if old is not None and (len(chosen) != 1 or old.id in gone):
@@ -452,8 +456,6 @@ class Desk:
             next_id += 0 if old else 1
         if old is not None:
             masks += self._parts_clipped(state, old, masks[0].segmentation)
-        verdict: Verdict = "keep" if message.way == "each" else "drop"
-        used = {mined for each in masks for mined in each.mined_ids} if message.source == "mined" else set()
         return {
             "masks": (*masks, *_orphans(state, gone)),
             "deleted": tuple(sorted(gone)),
@@ -473,6 +475,7 @@ class Desk:
                 )
             ]  # fmt: skip
         chosen: list[_Chosen] = []
+        kept = state.masks.values()
         for each in dict.fromkeys(message.ids):
             if message.source == "accepted":
                 old = self._accepted_mask(state, each)
@@ -493,15 +496,17 @@ class Desk:
                 )  # fmt: skip
             else:
                 mined = self._mined(number, each)
+                if message.way == "each" and any(m.origin == "mined" and each in m.mined_ids for m in kept):
+                    continue  # kept already: one more of the same would say nothing
                 chosen.append(
                     _Chosen(
                         segmentation=mined.segmentation, granularity=mined.granularity, score=mined.score,
                         origin="mined", mined_ids=(each,),
                     )
                 )  # fmt: skip
-        if not chosen:
+        if not message.ids:
             raise InputError("expected at least one mask, found none")
-        if message.source == "accepted" and message.way == "each":
+        if not chosen or (message.source == "accepted" and message.way == "each"):
             raise InputError("these masks are accepted already")
         return chosen
 

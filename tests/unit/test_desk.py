@@ -368,16 +368,22 @@ def test_the_masks_of_a_run_and_a_release_are_reviewed(
         assert [(each["origin"], each["mined_ids"], each["granularity"]) for each in kept["masks"]] == [
             ("mined", [0], 1.0), ("mined", [3], 1.0),
         ]  # fmt: skip
+        assert "accepted already" in accept(page, source="mined", ids=[0, 3], prompt=None, status=400)["error"]
+        more = accept(page, source="mined", ids=[0, 3, 4], prompt=None)
+        assert [each["mined_ids"] for each in more["masks"]] == [[0], [3], [4]]
         whole = kept["ids"][1]
         part = accept(page, source="dial", prompt=prompt(box=[0, 0, width, height]), place=18, inside=whole)["ids"][0]
         dropped = page.post("api/pictures/0/review", change(ids=[3], verdict="drop"))
-        assert dropped["verdicts"] == {"0": "keep", "3": "drop"}
-        assert [(each["mined_ids"], each["parent_id"]) for each in dropped["masks"]] == [([0], None), ([], None)]
+        assert dropped["verdicts"] == {"0": "keep", "4": "keep", "3": "drop"}
+        assert [(each["mined_ids"], each["parent_id"]) for each in dropped["masks"]] == [
+            ([0], None), ([4], None), ([], None),
+        ]  # fmt: skip
         page.post("api/pictures/0/delete", change(ids=[part]))
         merged = accept(page, source="mined", ids=[3, 4], way="merge", prompt=None)
         content = json.loads((out / "annotations.json").read_text())["annotations"]
         assert np.array_equal(rle.decode(content[1]["segmentation"]), masks[3] | masks[4])
         assert merged["verdicts"]["4"] == "drop"
+        assert [each["mined_ids"] for each in merged["masks"]] == [[0], [3, 4]]  # the merged one stands for both
         inside = np.argwhere(masks[1])[len(np.argwhere(masks[1])) // 2][::-1].tolist()
         answer = page.post("api/pictures/0/answer", {"prompt": prompt(inside)})["dial"]["rle"]
         dividing = [
