@@ -61,6 +61,9 @@ class ImageFiles:
         self.title = title
         self._files = tuple(files)
         self.names = tuple(os.path.relpath(each, folder).replace(os.sep, "/") for each in files)
+        for name in self.names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that are no UTF-8 can stand in no JSON
+                raise InputError(f"{name!a}: a file's name of other bytes than UTF-8's; give it another name")
 
     def read(self, number: int) -> Rgb:
         path = self._files[number]

@@ -18,7 +18,7 @@ import pipeline
 from model.desk.answers import DIAL, EncodedPictures, ModelPredictor, TreePredictors, open_predictor
 from model.desk.desk import Desk
 from model.desk.guard import MAX_BODY_BYTES
-from model.desk.pictures import open_pictures
+from model.desk.pictures import ImageFiles, open_pictures
 from model.desk.records import PromptRecord
 from model.desk.server import PAGE_FILES, SHARED_FILES, create_app
 from model.desk.store import Store
@@ -534,6 +534,11 @@ def test_images_are_what_was_given(tmp_path: Path, folder: Path, monkeypatch: py
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A video
+
+
+def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="other bytes than UTF-8's"):
+        ImageFiles([tmp_path / "caf\udce9.png"], tmp_path, "pictures")
 
 
 def test_objects_of_a_video_are_followed_and_written_as_segment_writes_them(
