@@ -160,14 +160,15 @@ def dial_figures(images: Sequence[Columns], *, fixed_g: float | None = None, see
         `iou_best_of_10`; `gain_over_fixed_g` and `gain_over_shuffled_g`, paired, each `{value, low, high}` with a 95 %
         interval over images; `area_spearman` of mask area against g, median over clicks, and
         `area_spearman_shuffled` with g permuted; `iou_low_high` of the masks at g 0.1 and 1.0, `area_violations`,
-        `nesting`, `distinct_masks`, `components`, see `metrics.sweep_columns`; `iou_error`, predicted against true
+        `nesting`, `distinct_masks`, `components`, see `metrics.sweep_columns` (0 where no answer at all has a pixel, as
+        in a model's first steps); `iou_error`, predicted against true
         IoU at the label's g; `clicks`, `images`.
     """
     chosen = best_fixed_g(images) if fixed_g is None else fixed_g
     column = GRANULARITIES.index(chosen)
     joined = {name: np.concatenate([each[name] for each in images]) for name in images[0]}
     fixed = joined["sweep_iou"][:, column]
-    means = {name: float(np.nanmean(joined[name])) for name in _SWEEP_MEANS}
+    means = {name: _mean_of_numbers(joined[name]) for name in _SWEEP_MEANS}
     return {
         "iou_label_g": float(joined["label_iou"].mean()),
         "iou_best_fixed_g": float(fixed.mean()),
@@ -188,6 +189,12 @@ def dial_figures(images: Sequence[Columns], *, fixed_g: float | None = None, see
         "clicks": len(fixed),
         "images": len(images),
     }
+
+
+def _mean_of_numbers(values: NDArray[np.float64]) -> float:
+    """Without what is not a number; 0 if nothing is."""
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if numbers.size else 0.0
 
 
 def paired_gain(differences: Sequence[NDArray[np.float64]], seed: int = 0) -> dict[str, float]:

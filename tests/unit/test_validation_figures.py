@@ -272,3 +272,10 @@ def test_the_pictured_masks_are_those_of_five_granularities(monkeypatch: pytest.
     assert len({panel.tobytes() for panel in panels}) == 6
     clickless = replace(example, points=example.points[:1], granularity=example.granularity[:1])
     assert not np.array_equal(five_granularities(Squares(), clickless), picture)  # type: ignore[arg-type]
+
+
+def test_a_model_whose_answers_are_all_empty_has_figures_too() -> None:
+    """As in its first steps: no warning, and numbers that JSON can hold."""
+    found = dial_figures(measured(Squares(deaf_at=0.001), image(0.25, 0.5)))
+    assert found["iou_label_g"] == found["iou_best_of_10"] == 0.0
+    assert all(np.isfinite(value) for value in found.values() if isinstance(value, float))
