@@ -39,7 +39,7 @@ def draft_manifest(build: ReleaseBuild, copied: CopiedShards, index: ReleasedInd
     samples, masks = (sum(each["samples"] for each in copied.shards), sum(each["masks"] for each in copied.shards))
     left = {why: count for why, count in sorted(selection.left.items()) if why != "present"}
     changes: ChangesRecord = {
-        "added": samples if previous is None else samples + sum(left.values()) - previous["samples"],
+        "added": samples if previous is None else samples + selection.left_standing - previous["samples"],
         "runs": 0 if added is None else 1,
         "present": selection.left["present"],
         "left": left,

@@ -113,6 +113,8 @@ class Selection:
     evaluation: tuple[EvaluationSet, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
+    left_standing: int = 0
+    """Of `left`, those that the version before had."""
     pairs: list[DuplicateRow] = field(default_factory=list)
     removed: list[RemovedRow] = field(default_factory=list)
     unsigned: int = 0
@@ -131,7 +133,7 @@ class Selection:
         key, sha256 = row["key"], row["source_sha256"]
         why = self._why_not(row, standing)
         if why is not None:
-            return self._leave(row, why)
+            return self._leave(row, why, standing)
         self.unsigned += signature is None
         matches = self._index.matches(sha256, signature) if self.options.duplicates else []
         kind = None if not matches else "exact" if matches[0].exact else "near"
@@ -141,9 +143,9 @@ class Selection:
         if kind is not None:
             self.counts[kind] += 1
         if leak:
-            return self._leave(row, "evaluation")
+            return self._leave(row, "evaluation", standing)
         if kind is not None and kind in self.options.remove:
-            return self._leave(row, kind)
+            return self._leave(row, kind, standing)
         split = self._split(row, matches, standing)
         self._splits[key] = split
         self._index.add(key, sha256, signature)
@@ -154,12 +156,16 @@ class Selection:
     def _why_not(self, row: SampleRow, standing: bool) -> str | None:
         if self.exclusions.names(row) or row["key"] in self.taken_down or row["source_sha256"] in self.taken_down:
             return "excluded"
-        if not standing and self.kept is not None and not self.kept.names(row):
-            return "unlisted"
-        return "present" if not standing and row["source_sha256"] in self._standing else None
+        if standing:
+            return None
+        listed = self.kept is None or self.kept.names(row)
+        if row["source_sha256"] in self._standing:
+            return "present"
+        return None if listed else "unlisted"
 
-    def _leave(self, row: SampleRow, why: str) -> Decision:
+    def _leave(self, row: SampleRow, why: str, standing: bool) -> Decision:
         self.left[why] += 1
+        self.left_standing += standing
         if why != "present":
             self.removed.append({
                 "key": row["key"], "source_uri": row["source_uri"], "member": row["member"],

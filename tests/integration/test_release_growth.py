@@ -94,6 +94,19 @@ def test_append_makes_a_new_version_and_the_old_one_stays(first: Path, runs: dic
     assert "## 1.0.0" in changes
 
 
+def test_a_list_of_what_is_kept_grows_from_version_to_version(runs: dict[str, Path], tmp_path: Path) -> None:
+    output, keep = tmp_path / "rel", tmp_path / "keep.txt"
+    keep.write_text("a/a0.png\n", encoding="utf-8")
+    assert main(release(runs["a"], output, "1.0.0", "--keep", str(keep))) == 0
+    keep.write_text("a/a3.png\n", encoding="utf-8")
+    assert main(release(runs["a"], output, "1.1.0", "--append", "--keep", str(keep))) == 0
+    assert [row["source_uri"] for row in rows_of(output)] == ["a/a0.png", "a/a3.png"]
+    one, two = (each["changes"] for each in manifest_of(output)["versions"])
+    assert (one["added"], one["present"], one["left"]) == (1, 0, {"unlisted": 4})
+    assert (two["added"], two["present"], two["left"]) == (1, 1, {"unlisted": 3})  # a0.png stands, listed or not
+    assert problems(output) == []
+
+
 def test_a_run_added_twice_adds_nothing(first: Path, runs: dict[str, Path]) -> None:
     before = manifest_of(first)
     assert main(release(runs["a"], first, "1.0.1", "--append")) == 0
