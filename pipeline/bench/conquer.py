@@ -133,9 +133,9 @@ def run(options: BenchOptions) -> BenchReport:
             "patches": [SIDE, SIDE],
             "depth": DEPTH,
             "thresholds": list(THRESHOLDS),
-            "mill_backbone": f"timm:{BACKBONE}, drawn weights, CPU, one thread",
+            "mining_backbone": f"timm:{BACKBONE}, drawn weights, CPU, one thread",
             "mining_seconds": stages_s,
-            "mill_share": share,
+            "mining_share": share,
         },
         environment=environment(load),
     )
