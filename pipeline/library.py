@@ -158,7 +158,7 @@ def build_release(
     from .release.flags import ReleaseFlags
     from .release.folder import open_output
     from .release.options import release_options
-    from .release.selection import read_exclusions
+    from .release.selection import read_sample_list
 
     for name_of_command in ("push", "push_dry_run", "card_copy"):
         if flags.get(name_of_command):
@@ -173,8 +173,8 @@ def build_release(
         release_options(given),
         append=given.append,
         overwrite=given.overwrite,
-        exclusions=None if given.exclude is None else read_exclusions(given.exclude),
-        kept=None if given.keep is None else read_exclusions(given.keep, flag="--keep"),
+        exclusions=None if given.exclude is None else read_sample_list(given.exclude),
+        kept=None if given.keep is None else read_sample_list(given.keep, flag="--keep"),
         purge=given.purge,
     )
 

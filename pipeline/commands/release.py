@@ -26,7 +26,7 @@ def run(flags: ReleaseCommandFlags) -> int:
     from ..release.commit import copy_card
     from ..release.folder import open_output, standing_version
     from ..release.options import release_options
-    from ..release.selection import read_exclusions
+    from ..release.selection import read_sample_list
 
     if flags.directory is None and not flags.append and flags.push is None:
         raise InputError("DIR: give the run to release; it can be left out only with --append or --push")
@@ -46,8 +46,8 @@ def run(flags: ReleaseCommandFlags) -> int:
                 options,
                 append=flags.append,
                 overwrite=flags.overwrite,
-                exclusions=None if flags.exclude is None else read_exclusions(flags.exclude),
-                kept=None if flags.keep is None else read_exclusions(flags.keep, flag="--keep"),
+                exclusions=None if flags.exclude is None else read_sample_list(flags.exclude),
+                kept=None if flags.keep is None else read_sample_list(flags.keep, flag="--keep"),
                 purge=flags.purge,
                 on_shard=progress.update,
             )

@@ -25,7 +25,7 @@ from .draft import draft_manifest, machines_record
 from .eligibility import licenses_of_samples, prepared_build
 from .folder import previous_version
 from .records import ReleaseOptions
-from .selection import Exclusions
+from .selection import SampleList
 from .tables import MergedTables
 
 
@@ -36,8 +36,8 @@ def build_release(
     *,
     append: bool = False,
     overwrite: bool = False,
-    exclusions: Exclusions | None = None,
-    kept: Exclusions | None = None,
+    exclusions: SampleList | None = None,
+    kept: SampleList | None = None,
     purge: bool = False,
     on_shard: Callable[[int], None] | None = None,
 ) -> ReleaseManifest:
@@ -64,7 +64,7 @@ def build_release(
         raise InputError(
             f"{run.location}: is a release already; give the run, or --append without DIR for a new version"
         )
-    build = prepared_build(run, output, options, previous, exclusions or Exclusions(), kept)
+    build = prepared_build(run, output, options, previous, exclusions or SampleList(), kept)
     with contextlib.closing(MergedTables(output)) as tables:
         copied = select_shards(build, tables, on_shard=on_shard)
         index = tables.finish(build.options.splits)

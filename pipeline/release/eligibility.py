@@ -17,7 +17,7 @@ from ..storage.local import LocalStorage
 from .checks import ReleaseRefusedError, label_config, require_license, require_releasable
 from .duplicates import DuplicateIndex, signature_of_bytes
 from .records import ReleaseOptions
-from .selection import EvaluationSet, Exclusions, Selection
+from .selection import EvaluationSet, SampleList, Selection
 from .tables import removed_rows
 
 
@@ -62,8 +62,8 @@ def prepared_build(
     output: LocalStorage,
     options: ReleaseOptions,
     previous: ReleaseManifest | None,
-    exclusions: Exclusions,
-    kept: Exclusions | None,
+    exclusions: SampleList,
+    kept: SampleList | None,
 ) -> ReleaseBuild:
     """Checks that all of it may be published together.
 

@@ -23,7 +23,7 @@ from .records import ReleaseOptions
 
 
 @dataclass(kw_only=True)
-class Exclusions:
+class SampleList:
     """Lines of `--exclude FILE` or `--keep FILE`; each names samples by key, by the image's sha256 or by its uri.
 
     Attributes:
@@ -47,7 +47,7 @@ class Exclusions:
         return sorted(self.lines - self.met)
 
 
-def read_exclusions(path: str, *, flag: str = "--exclude") -> Exclusions:
+def read_sample_list(path: str, *, flag: str = "--exclude") -> SampleList:
     """Reads one key, sha256 or uri a line; empty lines and lines that begin with `#` are skipped.
 
     Args:
@@ -66,7 +66,7 @@ def read_exclusions(path: str, *, flag: str = "--exclude") -> Exclusions:
     kept = {line.lower() if re.fullmatch(r"[0-9A-Fa-f]{64}", line) else line for line in kept}
     if not kept:
         raise InputError(f"{flag} {path}: expected one key, sha256 or source uri a line, found none")
-    return Exclusions(lines=frozenset(kept))
+    return SampleList(lines=frozenset(kept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ class Selection:
     """
 
     options: ReleaseOptions
-    exclusions: Exclusions
-    kept: Exclusions | None = None
+    exclusions: SampleList
+    kept: SampleList | None = None
     taken_down: frozenset[str] = frozenset()
     evaluation: tuple[EvaluationSet, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)

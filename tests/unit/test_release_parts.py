@@ -23,7 +23,7 @@ from pipeline.release.duplicates import MAX_BITS, DuplicateIndex, Signature, sig
 from pipeline.release.flags import ReleaseFlags
 from pipeline.release.options import check_name, parse_splits, release_options, remove_kinds
 from pipeline.release.records import ReleaseOptions
-from pipeline.release.selection import Exclusions, Selection, own_split, read_exclusions, split_beside
+from pipeline.release.selection import SampleList, Selection, own_split, read_sample_list, split_beside
 from pipeline.storage.versions import version_order
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def options_of(**given: Any) -> ReleaseOptions:
 
 def decided(images: list[tuple[dict[str, str | None], Signature]]) -> dict[str, str | None]:
     options = options_of(license="MIT", splits="train=0.6,val=0.2,test=0.2", split_key="k")
-    selection = Selection(options=options, exclusions=Exclusions())
+    selection = Selection(options=options, exclusions=SampleList())
     return {str(row["key"]): selection.decide(row, signature, standing=False).split for row, signature in images}
 
 
@@ -283,7 +283,7 @@ def test_masks_per_image_bins() -> None:
 def test_exclusions_name_by_key_hash_and_uri(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text(f"# why\n\nk1\n{'AB' * 32}\nlabel/a.tar/x.jpg\nnobody\n", encoding="utf-8")
-    found = read_exclusions(str(path))
+    found = read_sample_list(str(path))
     row = {"key": "k", "source_sha256": "0", "source_uri": "label/a.tar", "member": "x.jpg"}
     assert found.names(row)
     assert found.names({**row, "member": None, "source_sha256": "ab" * 32})
@@ -292,15 +292,15 @@ def test_exclusions_name_by_key_hash_and_uri(tmp_path: Path) -> None:
     assert found.unmet == ["nobody"]
     path.write_text("# nothing\n", encoding="utf-8")
     with pytest.raises(InputError, match="expected one key"):
-        read_exclusions(str(path))
+        read_sample_list(str(path))
 
 
 def test_of_what_is_new_the_list_of_kept_samples_alone_goes_in(tmp_path: Path) -> None:
     path = tmp_path / "keep.txt"
     path.write_text("k1\nk9\n", encoding="utf-8")
     options = options_of(license="MIT", duplicates=False)
-    kept = read_exclusions(str(path), flag="--keep")
-    selection = Selection(options=options, exclusions=Exclusions(lines=frozenset({"k9"})), kept=kept)
+    kept = read_sample_list(str(path), flag="--keep")
+    selection = Selection(options=options, exclusions=SampleList(lines=frozenset({"k9"})), kept=kept)
     rows = {
         key: {"key": key, "source_sha256": key, "source_uri": f"a/{key}", "member": None} for key in ("k1", "k2", "k9")
     }
@@ -309,7 +309,7 @@ def test_of_what_is_new_the_list_of_kept_samples_alone_goes_in(tmp_path: Path) -
     assert selection.decide({**rows["k2"], "split": None}, None, standing=True).left is None
     assert [(row["key"], row["why"]) for row in selection.removed] == [("k2", "unlisted"), ("k9", "excluded")]
     with pytest.raises(InputError, match="--keep"):
-        read_exclusions(str(tmp_path / "none"), flag="--keep")
+        read_sample_list(str(tmp_path / "none"), flag="--keep")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "-a", "a b", "a--b", "../a", "", "a/"])
