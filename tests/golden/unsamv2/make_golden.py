@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from pipeline.environment.torch_compat import ensure_torchvision  # noqa: E402
 from tests.golden.unsamv2 import drawn  # noqa: E402
 
 
-def main(checkout: str, *more: str) -> None:
+def main(checkout: Path, file: Path, *more: str) -> None:
+    """Writes the golden files; the drawn weights go to `file`, as the authors' builder reads them."""
     ensure_torchvision()
-    sys.path.insert(0, f"{checkout}/sam2")
+    sys.path.insert(0, str(checkout / "sam2"))
     import sam2
     import torch
     from PIL import Image
@@ -33,11 +35,10 @@ def main(checkout: str, *more: str) -> None:
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     assert sam2.__file__ is not None
-    assert sam2.__file__.startswith(checkout), sam2.__file__
+    assert Path(sam2.__file__).is_relative_to(checkout), sam2.__file__
     torch.set_grad_enabled(False)
     config = "configs/unsamv2_small.yaml"
     small = [f"++model.image_size={drawn.SIDE}"]
-    file = Path("/tmp") / "unsamv2_drawn.pt"
     empty = build_sam2(config, None, device="cpu", hydra_overrides_extra=small)
     shapes = {name: list(value.shape) for name, value in empty.state_dict().items()}
     if "--list" in more:
@@ -89,4 +90,5 @@ def ask(predictor: Any, case: dict[str, Any], found: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(sys.argv[1]).resolve(), Path(folder) / "drawn.pt", *sys.argv[2:])
