@@ -178,7 +178,8 @@ class ModelPredictor:
         self.model, self.name, self.checkpoint = model, name, checkpoint
         self.has_dial = model.has_dial
         # A model from scratch has no answer of SAM-2's to give: its base was never trained without a granularity.
-        self.own_name = None if model.adapter == "full" and self.has_dial else "SAM-2"
+        whole = model.has_base and not (model.adapter == "full" and self.has_dial)
+        self.own_name = "SAM-2" if whole else None
         self._turn = threading.Lock()
 
     @classmethod

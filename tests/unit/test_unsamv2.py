@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from model.desk.answers import ModelPredictor
 from model.evaluation.checkpoint import load_model
 from model.evaluation.flags import ScoreFlags
 from model.evaluation.options import score_options
@@ -421,6 +422,8 @@ def test_lora_folded_away_leaves_the_dial_and_says_that_the_base_is_gone(
     with pytest.raises(InputError, match=gone):
         GranularMaskGenerator(predictor.model)
     assert (as_click_model(predictor).answers_without, as_click_model(predictor).multimask) == (False, 0)
+    assert ModelPredictor.load(str(path), device="cpu").own_name is None, "the desk asks for its own answer by it"
+    assert ModelPredictor.load(str(micro), device="cpu").own_name == "SAM-2"
     video = GranularVideoPredictor.load(path)
     state_of_video = video.init_state([photograph()])
     with pytest.raises(InputError, match=gone):
