@@ -4,8 +4,8 @@
 granularity the new prompt token comes last among the prompts, and the granularity mask token takes the place of SAM's
 mask token 0, of which it starts as a copy. So the decoder sees as many output tokens as it was trained with, only one
 hypernetwork is run, and slot 0 of the IoU head speaks of the returned mask. The reference (arXiv 2511.13714's code,
-`gra_mask_decoder.py`) keeps all four SAM tokens and throws their masks away; a model with `beside` does as it does, so
-that its weights can be used here and ours there, see `unsamv2.py`.
+`gra_mask_decoder.py`) keeps all four SAM tokens and throws their masks away; a model with `unsamv2_tokens` does as it
+does, so that its weights can be used here and ours there, see `unsamv2.py`.
 
 Legend: B images, N prompts, P points of a prompt, M masks of a prompt, C channels, H W pixels or cells.
 """
@@ -88,8 +88,8 @@ class GranularSam2(nn.Module):
         sight: what the decoder hears where it is clicked. Beside a frozen base it says nothing at the start.
         video: build the base as sam2's video predictor, see `video.py`.
         trunk: the network in Hiera's place, see `trunks.py`; None: Hiera.
-        beside: the granularity's mask token stands beside SAM's four, as in UnSAMv2's code, instead of in the place of
-            the first.
+        unsamv2_tokens: the granularity's mask token stands beside SAM's four, as in UnSAMv2's code, instead of in the
+            place of the first.
     """
 
     has_dial: bool = True
@@ -108,10 +108,10 @@ class GranularSam2(nn.Module):
         sight: Sight | None = None,
         video: bool = False,
         trunk: Trunk | None = None,
-        beside: bool = False,
+        unsamv2_tokens: bool = False,
     ) -> None:
         super().__init__()
-        self.beside = beside
+        self.unsamv2_tokens = unsamv2_tokens
         self.size, self.adapter, self.image_size, self.trunk = size, adapter, image_size, trunk
         self.sight = sight or Sight()
         self.spec = SPECS[adapter]
@@ -184,7 +184,7 @@ class GranularSam2(nn.Module):
 
     def keeps_lora(self) -> bool:
         """Whether a merged checkpoint holds LoRA's own matrices too, so that UnSAMv2's code can have them back."""
-        return self.beside and self.has_base
+        return self.unsamv2_tokens and self.has_base
 
     def lora_modules(self) -> list[LoraLinear]:
         """The decoder's LoRA layers."""
@@ -324,7 +324,7 @@ class GranularSam2(nn.Module):
             sparse = sparse + F.pad(heard[0], (0, 0, 0, sparse.shape[1] - heard[0].shape[1]))
         prompt = torch.cat([sparse, self.granularity_encoder(granularity_N).to(sparse.dtype)], dim=1)
         own = decoder.mask_tokens.weight
-        masks = [own, self.mask_token] if self.beside else [self.mask_token, own[1:]]
+        masks = [own, self.mask_token] if self.unsamv2_tokens else [self.mask_token, own[1:]]
         output = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, *masks])
         tokens = torch.cat([output[None].expand(prompt.shape[0], -1, -1), prompt], dim=1)
         source = features.embedding_BCHW + dense
@@ -332,7 +332,7 @@ class GranularSam2(nn.Module):
         with lora_active(self._lora):
             answer, source_flat = decoder.transformer(source, position, tokens)
         upscaled = _upscale(decoder, source_flat.transpose(1, 2).reshape(source.shape), features.high_res)
-        place = 2 + len(own) if self.beside else 2
+        place = 2 + len(own) if self.unsamv2_tokens else 2
         token = answer[:, place] if heard is None else answer[:, place] + heard[1]
         weights = self._mask_weights(token)
         logits = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]

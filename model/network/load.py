@@ -53,7 +53,7 @@ def new_model(
     sight: Sight | None = None,
     trunk: Trunk | None = None,
     trunk_file: Path | None = None,
-    beside: bool = False,
+    unsamv2_tokens: bool = False,
 ) -> GranularSam2:
     """A model before training.
 
@@ -67,13 +67,13 @@ def new_model(
         sight: what the decoder hears where it is clicked.
         trunk: the network in Hiera's place; None: Hiera.
         trunk_file: its weights, read with `init` scratch alone. The levels are not standardised yet.
-        beside: of `GranularSam2`.
+        unsamv2_tokens: of `GranularSam2`.
 
     Raises:
         InputError: weights that do not fit.
     """
     torch.manual_seed(seed)
-    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk, beside=beside)
+    model = GranularSam2(size, adapter, image_size, sight=sight, trunk=trunk, unsamv2_tokens=unsamv2_tokens)
     if init == SCRATCH:
         if trunk is not None and trunk_file is not None:
             model.base.image_encoder.trunk.load(trunk_file, trunk)
@@ -97,11 +97,11 @@ def new_model(
             f"--adapter) to train on from, found kind {kind}, size {start.record['size']}, adapter "
             f"{start.record['adapter']}"
         )
-    if recorded_beside(start.record) != beside:
+    if recorded_unsamv2_tokens(start.record) != unsamv2_tokens:
         raise InputError(
-            f"--init {init}: its granularity's mask token stands {_place(not beside)}, and this run's "
-            f"{_place(beside)}; give {'--no-' if beside else '--'}unsamv2-tokens, or neither, which takes the "
-            "checkpoint's"
+            f"--init {init}: its granularity's mask token stands {_place(not unsamv2_tokens)}, and this run's "
+            f"{_place(unsamv2_tokens)}; give {'--no-' if unsamv2_tokens else '--'}unsamv2-tokens, or neither, which "
+            "takes the checkpoint's"
         )
     if recorded_sight(start.record) != model.sight:
         raise InputError(
@@ -163,7 +163,7 @@ def checkpoint_record(model: GranularSam2, *, init: str) -> dict[str, Any]:
         "image_size": model.image_size,
         "sight": dataclasses.asdict(model.sight),
         "trunk": None if model.trunk is None else dataclasses.asdict(model.trunk),
-        "beside": model.beside,
+        "beside": model.unsamv2_tokens,
         "base": None if whole else {"source": source, "sha256": base_sha256(model)},
         "grainmill": __version__,
         "torch": torch.__version__.split("+")[0],
@@ -175,13 +175,13 @@ def record_of(init: str) -> dict[str, Any] | None:
     return read_granular(init).record if _is_granular(init) else None
 
 
-def recorded_beside(record: Mapping[str, Any]) -> bool:
+def recorded_unsamv2_tokens(record: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's mask token stands beside SAM's four; in those that do not say it takes token 0's place."""
     return bool(record.get("beside", False))
 
 
-def _place(beside: bool) -> str:
-    return "beside SAM's four, as in UnSAMv2's code" if beside else "in the place of SAM's first"
+def _place(unsamv2_tokens: bool) -> str:
+    return "beside SAM's four, as in UnSAMv2's code" if unsamv2_tokens else "in the place of SAM's first"
 
 
 def recorded_sight(record: dict[str, Any]) -> Sight:
@@ -272,7 +272,7 @@ def load_granular(
         sight=recorded_sight(record),
         video=video,
         trunk=trunk,
-        beside=recorded_beside(record),
+        unsamv2_tokens=recorded_unsamv2_tokens(record),
     )
     if record["kind"] == MERGED:
         model.their_iou, model.has_base = record.get("their_iou", False), record.get("has_base", True)

@@ -72,7 +72,7 @@ def merge_checkpoint(
     for name, layer in layers:
         tensors[f"folded.{name}"] = layer.folded_weight().detach()
     about = {name: record.get(name) for name in ("size", "adapter", "image_size", "base", "grainmill", "torch")}
-    about |= {"beside": model.beside, "their_iou": model.their_iou, "has_base": model.has_base}
+    about |= {"beside": model.unsamv2_tokens, "their_iou": model.their_iou, "has_base": model.has_base}
     about["sight"] = record.get("sight", {})
     if about["base"] is not None:  # its weights are in this file now, which may be shared; folders do not belong there
         about["base"] = {**about["base"], "source": Path(about["base"]["source"]).name}
@@ -121,7 +121,7 @@ def _no_place_for(model: GranularSam2) -> str:
     """Why UnSAMv2's code cannot hold a model; empty: it can."""
     if model.adapter == "lite":
         return "adapter lite; train with --adapter paper"
-    if not model.beside:
+    if not model.unsamv2_tokens:
         return (
             "its mask token was trained in the place of SAM's first, which theirs stands beside; train with "
             "--unsamv2-tokens, or --init with such a checkpoint"

@@ -3,7 +3,7 @@
 Their model is SAM 2.1 with what adapter `paper` adds, under other names; they publish size small. Two things differ:
 
 - The granularity's mask token stands beside SAM's four, as the last of seven output tokens, instead of in the place of
-  token 0. `GranularSam2(beside=True)` has that order, and so has whatever is trained on from such a file.
+  token 0. `GranularSam2(unsamv2_tokens=True)` has that order, and so has whatever is trained on from such a file.
 - Where several masks are asked for, their code returns the granularity's one mask with the highest IoU that was
   predicted for SAM's masks 1 to 3: a number about another mask. Their image predictor and their mask generator ask so.
   It is returned as theirs there, and the IoU of the mask itself (slot 0 of the same head) beside it. What is trained

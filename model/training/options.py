@@ -8,7 +8,7 @@ from typing import Any, cast
 from pipeline.errors import InputError
 
 from ..data.sampler import Order
-from ..network.load import record_of, recorded_beside, recorded_sight, usable_device
+from ..network.load import record_of, recorded_sight, recorded_unsamv2_tokens, usable_device
 from ..network.sam2_base import SCRATCH_WIDTH
 from ..network.trunks import trunk_of_flags
 from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, make_config
@@ -34,7 +34,7 @@ def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
         theirs = recorded_sight(start)
         sight = {"click_features": theirs.click_features, "similarity": theirs.similarity}
     if start is not None and flags.unsamv2_tokens is None:
-        given["unsamv2_tokens"] = recorded_beside(start)
+        given["unsamv2_tokens"] = recorded_unsamv2_tokens(start)
     learned = {field.name for field in fields(TrainConfig)} - {"size", "init", "adapter"}
     config = make_config(
         cast(Any, flags.size),  # checked there

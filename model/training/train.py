@@ -616,7 +616,7 @@ def _fresh_model(config: TrainConfig, options: RunOptions) -> GranularSam2:
         sight=config.sight,
         trunk=config.trunk,
         trunk_file=options.trunk_file,
-        beside=config.unsamv2_tokens,
+        unsamv2_tokens=config.unsamv2_tokens,
     )
 
 

@@ -184,7 +184,7 @@ def sam2_base_of(state: dict[str, Tensor]) -> Any:
 def micro_state() -> dict[str, Tensor]:
     """Of a micro model whose added parameters have moved away from their start, under their names."""
     torch.manual_seed(3)
-    model = GranularSam2("micro", "paper", 256, beside=True)
+    model = GranularSam2("micro", "paper", 256, unsamv2_tokens=True)
     with torch.no_grad():
         for name in model.adapter_names():
             model.get_parameter(name).add_(0.1 * torch.randn_like(model.get_parameter(name)))
@@ -205,7 +205,7 @@ def test_every_loader_recognises_the_file(micro: Path) -> None:
     assert recognised(micro).ours
     assert recognised(micro).size == "micro"
     for model in (load_granular(micro), load_for_prediction(micro)):
-        assert (model.adapter, model.beside, model.has_dial, model.has_base) == ("paper", True, True, True)
+        assert (model.adapter, model.unsamv2_tokens, model.has_dial, model.has_base) == ("paper", True, True, True)
     options = score_options(ScoreFlags(benchmark="shards", data=str(micro.parent), checkpoint=str(micro), output="x"))
     made = load_model(options)
     assert isinstance(made(), GranularPredictor)
@@ -257,7 +257,7 @@ def test_everything_is_ranked_by_their_iou_with_ours_beside(micro: Path) -> None
 
 
 def test_training_goes_on_from_it(micro: Path, micro_state: dict[str, Tensor], tmp_path: Path) -> None:
-    model = new_model("micro", "paper", SIDE, init=str(micro), seed=0, beside=True)
+    model = new_model("micro", "paper", SIDE, init=str(micro), seed=0, unsamv2_tokens=True)
     start = in_their_names(model.state_dict())
     assert all(torch.equal(value, micro_state[name]) for name, value in start.items())
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_training_goes_on_from_it(micro: Path, micro_state: dict[str, Tensor], t
     write_checkpoint(path, checkpoint_record(model, init=str(micro)), state)
     assert read_checkpoint(path).record["beside"] is True
     again = load_granular(path)
-    assert again.beside
+    assert again.unsamv2_tokens
     assert torch.equal(again.mask_token, model.mask_token)
     assert again.base_state().keys() == base_of(micro_state, where="").keys()
     assert all(torch.equal(value, again.base_state()[name]) for name, value in base_of(micro_state, where="").items())
@@ -275,7 +275,7 @@ def test_training_goes_on_from_it(micro: Path, micro_state: dict[str, Tensor], t
     predictor.set_image(photograph())
     predictor.predict([[60.0, 40.0]], [1], granularity=0.5)
     assert predictor.own_iou is None, "what is trained here predicts the IoU of the mask itself"
-    further = new_model("micro", "paper", SIDE, init=str(path), seed=0, beside=True)
+    further = new_model("micro", "paper", SIDE, init=str(path), seed=0, unsamv2_tokens=True)
     assert torch.equal(further.mask_token, model.mask_token)
 
 
@@ -283,7 +283,7 @@ def test_the_place_of_the_mask_token_cannot_change_on_the_way(micro: Path) -> No
     with pytest.raises(InputError, match=r"stands beside SAM's four.*in the place of SAM's first.*--unsamv2-tokens"):
         new_model("micro", "paper", SIDE, init=str(micro), seed=0)
     with pytest.raises(InputError, match=r"of size micro and adapter lite .* found kind unsamv2, size micro"):
-        new_model("micro", "lite", SIDE, init=str(micro), seed=0, beside=True)
+        new_model("micro", "lite", SIDE, init=str(micro), seed=0, unsamv2_tokens=True)
 
 
 # -- merged, and back -------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def sam2_micro(tmp_path: Path) -> Path:
 
 
 def test_what_is_trained_here_goes_out_for_their_code(sam2_micro: Path, tmp_path: Path) -> None:
-    run = trained_on(sam2_micro, tmp_path, beside=True)
+    run = trained_on(sam2_micro, tmp_path, unsamv2_tokens=True)
     assert cli.main(["merge", str(run), "--to", "unsamv2", "--output", str(tmp_path / "out" / "run.pt")]) == 0
     exported, model = load_granular(tmp_path / "out" / "run.pt"), load_granular(run)
     assert_same_state(dict(exported.state_dict()), dict(model.state_dict()))
@@ -364,8 +364,11 @@ def test_what_is_trained_here_goes_out_for_their_code(sam2_micro: Path, tmp_path
     ("more", "told"),
     [
         ({}, "trained in the place of SAM's first.*train with --unsamv2-tokens"),
-        ({"adapter": "lite", "beside": True}, "adapter lite; train with --adapter paper"),
-        ({"sight": Sight(click_features=True), "beside": True}, "train with --no-click-features --similarity off"),
+        ({"adapter": "lite", "unsamv2_tokens": True}, "adapter lite; train with --adapter paper"),
+        (
+            {"sight": Sight(click_features=True), "unsamv2_tokens": True},
+            "train with --no-click-features --similarity off",
+        ),
     ],
 )
 def test_models_that_their_code_has_no_place_for_are_refused(
@@ -430,7 +433,7 @@ def test_lora_folded_away_leaves_the_dial_and_says_that_the_base_is_gone(
         video.add_new_points_or_box(state_of_video, 0, 1, [[60, 40]], [1])
     video.add_new_points_or_box(state_of_video, 0, 1, [[60, 40]], [1], granularity=0.4)
     with pytest.raises(InputError, match="nothing to train on from"):
-        new_model("micro", "paper", SIDE, init=str(path), seed=0, beside=True)
+        new_model("micro", "paper", SIDE, init=str(path), seed=0, unsamv2_tokens=True)
     assert_same_state(merged_and_back(path, tmp_path), state)
     with pytest.raises(InputError, match=gone):
         GranularMaskGenerator(load_granular(tmp_path / "merged.safetensors"))
@@ -486,7 +489,7 @@ def test_a_file_that_is_nearly_right_is_told_in_one_message(
         with pytest.raises(InputError, match=rf"nearly\.pt: taken for .*{told}"):
             load(tmp_path / "nearly.pt")
     with pytest.raises(InputError, match=rf"nearly\.pt: taken for .*{told}"):
-        new_model("micro", "paper", SIDE, init=str(tmp_path / "nearly.pt"), seed=0, beside=True)
+        new_model("micro", "paper", SIDE, init=str(tmp_path / "nearly.pt"), seed=0, unsamv2_tokens=True)
 
 
 @pytest.mark.parametrize(
@@ -505,7 +508,7 @@ def test_a_file_without_their_weights_as_numbers_is_told(
     with pytest.raises(InputError, match=told):
         load_for_prediction(tmp_path / "odd.pt")
     with pytest.raises(InputError, match=told):
-        new_model("micro", "paper", SIDE, init=str(tmp_path / "odd.pt"), seed=0, beside=True)
+        new_model("micro", "paper", SIDE, init=str(tmp_path / "odd.pt"), seed=0, unsamv2_tokens=True)
 
 
 def test_what_lies_beside_the_weights_is_left_out_and_said(
@@ -521,7 +524,7 @@ def test_what_lies_beside_the_weights_is_left_out_and_said(
 
 def test_another_size_is_loaded_as_what_it_is_or_told(micro: Path) -> None:
     with pytest.raises(InputError, match=r"size small and adapter paper .* found kind unsamv2, size micro"):
-        new_model("small", "paper", 64, init=str(micro), seed=0, beside=True)
+        new_model("small", "paper", 64, init=str(micro), seed=0, unsamv2_tokens=True)
 
 
 def test_sam2_alone_is_taken_out_of_their_file(micro: Path, micro_state: dict[str, Tensor]) -> None:
