@@ -37,6 +37,8 @@ from model.network.unsamv2 import base_of, in_our_names, in_their_names
 from model.predict.image import GranularPredictor
 from model.predict.mask_generator import AutomaticConfig, GranularMaskGenerator, generate_masks
 from model.predict.video import GranularVideoPredictor
+from model.training.flags import TrainFlags
+from model.training.options import train_options
 from pipeline import cli
 from pipeline.errors import InputError
 from tests.golden.unsamv2 import drawn
@@ -277,6 +279,20 @@ def test_training_goes_on_from_it(micro: Path, micro_state: dict[str, Tensor], t
     assert predictor.own_iou is None, "what is trained here predicts the IoU of the mask itself"
     further = new_model("micro", "paper", SIDE, init=str(path), seed=0, unsamv2_tokens=True)
     assert torch.equal(further.mask_token, model.mask_token)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(None, True), (True, True), (False, False)])
+def test_train_takes_tokens_and_sight_from_the_file(micro: Path, asked: bool | None, taken: bool) -> None:
+    config, _ = train_options(TrainFlags(size="micro", init=str(micro), unsamv2_tokens=asked, device="cpu"))
+    assert (config.adapter, config.unsamv2_tokens, config.sight) == ("paper", taken, Sight())
+
+
+def test_the_command_trains_on_from_it_without_further_flags(micro: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["train", "--init", str(micro), "--size", "micro", "--device", "cpu", "--dry-run"]
+    assert cli.main(flags) == 0
+    assert f"opened: --init {micro}: weights of size micro" in capsys.readouterr().out
+    assert cli.main([*flags, "--no-unsamv2-tokens"]) == 2
+    assert "or neither, which takes the checkpoint's" in capsys.readouterr().err
 
 
 def test_the_place_of_the_mask_token_cannot_change_on_the_way(micro: Path) -> None:
