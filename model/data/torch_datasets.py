@@ -161,7 +161,9 @@ class ShardStream(IterableDataset[Any]):
 
     `state_dict` is that of the batches which were taken out whole. What workers of a `DataLoader` have read ahead this
     process cannot know: say then how many batches you took, `state_dict(taken=n)`. For the same reason workers iterate
-    once: before another pass, `load_state_dict(state_dict(taken=n))` says where it begins.
+    once: before another pass, `load_state_dict(state_dict(taken=n))` says where it begins. Of a pass that was refused,
+    a kept worker (`persistent_workers`) that only begins when that state is loaded takes it for its own, and the next
+    pass is refused once more: load the state again.
 
     Examples:
         >>> stream = ShardStream("rel/", batch_size=4, transform=to_tensors)  # doctest: +SKIP

@@ -173,6 +173,31 @@ def test_a_worker_that_begins_late_does_not_hold_up_the_next_pass(
     assert next(iter(fresh)) == whole[4]
 
 
+def test_a_kept_worker_that_begins_a_refused_pass_late_costs_a_refusal_and_no_sample(
+    drawn_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[Any] = [None]
+    monkeypatch.setattr("model.data.torch_datasets.get_worker_info", lambda: here[0])
+    whole = list(itertools.islice(stream_of(drawn_run), 6 * BATCH))
+    stream = stream_of(drawn_run)
+    kept = [copy.copy(stream), copy.copy(stream)]
+
+    def taken(worker: int) -> list[Any]:
+        here[0] = SimpleNamespace(id=worker, num_workers=2, seed=100 + worker)
+        return list(itertools.islice(kept[worker], BATCH))
+
+    assert taken(0) + taken(1) == whole[: 2 * BATCH]
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        taken(0)
+    stream.load_state_dict(stream.state_dict(taken=2))
+    taken(1)  # of the pass that the other one refused
+    assert taken(0) == whole[2 * BATCH : 3 * BATCH]
+    with pytest.raises(InputError, match="say where the next pass begins"):
+        taken(1)
+    stream.load_state_dict(stream.state_dict(taken=0))
+    assert taken(0) + taken(1) == whole[2 * BATCH : 4 * BATCH]
+
+
 def test_a_stream_resumes_with_other_ranks_and_batches(drawn_run: Path) -> None:
     order = list(itertools.islice(stream_of(drawn_run, batch_size=1), 16))
     state = stream_of(drawn_run, ranks=2, rank=1).state_dict(taken=2)
