@@ -26,7 +26,7 @@ _MEANING: Final = {
 }
 """In the order of the tables; `fixed:G` stands after `clicks`."""
 _GROUPS: Final = {
-    "small": "below 32 x 32 px", "medium": "below 96 x 96 px", "large": "from 96 x 96 px",
+    "small": "below 32 x 32 px", "medium": "32 x 32 to 96 x 96 px", "large": "from 96 x 96 px",
     "fine": f"label g below {FINE}", "middle": "between", "coarse": f"label g from {COARSE}",
     "without_g": "no label g",
 }  # fmt: skip

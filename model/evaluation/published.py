@@ -80,8 +80,7 @@ _INTERACTIVE: Final[dict[str, dict[tuple[str, str], tuple[float, float, float]]]
 
 
 def published_for(options: ScoreOptions) -> Published | None:
-    """The papers' numbers for a benchmark; None where they have none; no paper has
-    simulated annotators.
+    """The papers' numbers for a benchmark; None where they have none: no paper has simulated annotators.
 
     Returns:
         `about` and `rows`, as they are printed and written to `scores.json`.

@@ -1,7 +1,7 @@
 """Simulated annotators: how many actions, and so seconds, until an object is segmented, with a dial and without one.
 
 Each policy is a person in front of the object who sees what a person sees: whether a mask is right, where it is most
-wrong, roughly whether it is too large or too small. None is told the ground truth's g.
+wrong, roughly whether it is too large or too small. None but `dial_label` and the bounds is told a g by the truth.
 
 | policy | what is done |
 |---|---|
