@@ -47,7 +47,7 @@ def mine(
     Args:
         inputs: folders, globs, image files, tars, parquet files, runs or releases, each as a path, a URL or LABEL=PATH.
         output: the run's directory or URL.
-        recipe: default, default-1000, leaves or unsamv2.
+        recipe: default, default-1000, leaves, learned or unsamv2.
         executor: local (processes on this machine), ray (also on a cluster), or inline (this process, unprotected).
         workers: None: one for each processor core, or share of a GPU.
         flags: any other flag of `grainmill mine`, with underscores: `limit=100`, `backbone="timm:..."`,

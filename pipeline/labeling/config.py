@@ -19,11 +19,12 @@ from ..format.granularity import GranularityMethod
 from ..format.records import ConfigRecord
 from ..format.schema import FORMAT, LABELS_VERSION, canonical_json, sha256_of
 
-RecipeName = Literal["default", "default-1000", "leaves", "unsamv2"]
+RecipeName = Literal["default", "default-1000", "leaves", "learned", "unsamv2"]
 DivideName = Literal["maskcut", "proposals", "union"]
 RefineName = Literal["guided", "none"]
 LayerName = Literal["auto", "key", "final"]
 GraphName = Literal["leaves", "patches"]
+MapScaling = Literal["centred", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class FeaturesConfig:
     """Stage 1, `stages/backbone_features.py` (a backbone) or `stages/texture_features.py` (no weights)."""
 
     backbone: str = "descriptor"
-    """`descriptor`, or `timm:NAME` with an optional `@CHECKPOINT`; the checkpoint's path is not part of the hash."""
+    """`descriptor`, `lite0`, or `timm:NAME` with an optional `@CHECKPOINT`; a run's plan has `timm:NAME`, the weights'
+    path is not part of the hash."""
     weights_sha256: str | None = None
     """Of the checkpoint file; None for `descriptor`."""
     max_side_px: int = 1024
@@ -46,7 +48,20 @@ class FeaturesConfig:
     """What of a backbone's last block: `key` projections, `final` normalised tokens, `auto` by family (MaskCut reads
     keys of DINO, UnSAMv2 tokens of DINOv3)."""
     side_px: int = 480
-    """Of the square that an image is squashed to for a backbone, rounded to whole patches (MaskCut)."""
+    """Of the square that an image is squashed to for normalised cuts, rounded to whole patches (MaskCut)."""
+    enlargement: float = 2.0
+    """Of the image for a backbone whose maps are pooled on superpixels: of what a classifier knows, maps at 4 and 8 px
+    say most (our own measurement on BSDS500 train: AR1000 0.442 -> 0.452 of one tree against 1.0)."""
+    max_input_side_px: int = 1536
+    """Longer side of such an enlarged image; larger photographs are enlarged less."""
+    map_strides: tuple[int, ...] = (8, 16)
+    """Which maps of a pyramid are pooled, by stride at its input; a plain transformer has one map. (Alone or with the
+    ones at 4 and 32 they are worth less, BSDS500 train.)"""
+    map_scaling: MapScaling = "centred"
+    """`centred`: each map minus its mean over the image, divided by the root mean square of its vectors' lengths, so
+    that what all places share does not make them alike and no map outweighs the other. `none`: as they are."""
+    boundaries_sha256: str | None = None
+    """Of the `--boundaries` file; None without one."""
     crop_patches: int = 48
     """Patches on the longer side of an instance's crop (UnSAMv2: 768 pixels of 16)."""
     descriptor_patch_px: int = 8
@@ -100,7 +115,9 @@ class MergeCost:
     histograms: tuple[float, float, float, float] = (0.30, 0.60, 0.40, 0.30)
     """Of the distances of the L, a, b and texton histograms."""
     features: float = 0.0
-    """Of 1 - cosine of backbone features; above 0 in the recipe `leaves`."""
+    """Of 1 - cosine of backbone features; above 0 in the recipes `leaves` and `learned`."""
+    boundary: float = 0.0
+    """Of the mean probability of a boundary net; above 0 in `learned`."""
     size_power: float = 0.175
     """Of the harmonic size: small regions merge first."""
     length_power: float = -0.05

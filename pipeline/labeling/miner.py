@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from ..environment.stage_seconds import StageSeconds
-from ..environment.timm_weights import locate_checkpoint, split_backbone
+from ..environment.timm_weights import PREFIX, named_weights
 from ..errors import InputError, SampleFailureError
 from ..format.rle import Rle
 from ..format.schema import Annotation
@@ -32,7 +32,7 @@ from .given import GivenMask, join_given, refine_given
 from .hierarchy import build_hierarchy
 from .on_patches import CropFeatures, patch_candidates
 from .on_superpixels import superpixel_candidates
-from .regions import PatchGrid, Rgb
+from .regions import FeatureMaps, PatchGrid, Rgb
 from .stages import backbone_features as backbones
 from .stages.texture_features import patch_features
 
@@ -66,9 +66,12 @@ class MinedImage:
 
 @dataclass(frozen=True)
 class BatchFeatures:
-    """Of one image of a batch: (h, w, d) patch features, None where none are needed, and its share of the time."""
+    """Of one image of a batch, and its share of the time."""
 
     grid: PatchGrid | None
+    """(h, w, d) patch features for recipes that cut and merge patches."""
+    maps: FeatureMaps | None
+    """For recipes that merge superpixels: a backbone's."""
     seconds: float
 
 
@@ -138,11 +141,16 @@ class ImageMiner:
         """The first half of `mine`: what is computed for a batch at once, on a GPU where there is one."""
         began_s = time.perf_counter()
         grids: Sequence[PatchGrid | None] = [None] * len(batch)
-        if batch and (self._backbone is not None or self.config.conquer.graph == "patches"):
-            side = backbones.nearest_multiple(self.config.features.side_px, self._patch_px)
+        maps: Sequence[FeatureMaps | None] = [None] * len(batch)
+        features = self.config.features
+        if batch and self.config.conquer.graph == "patches":
+            side = backbones.nearest_multiple(features.side_px, self._patch_px)
             grids = self._patch_grids([backbones.squashed(image.rgb, side, side) for image in batch], fixed_batch=True)
+        elif self._backbone is not None:
+            with self._one_at_a_time:
+                maps = [self._backbone.maps(reduced(each.rgb, features.max_side_px), features) for each in batch]
         each_s = (time.perf_counter() - began_s) / max(len(batch), 1)
-        return [BatchFeatures(grid, each_s) for grid in grids]
+        return [BatchFeatures(*each, each_s) for each in zip(grids, maps, strict=True)]
 
     def label(self, image: ImageInput, features: BatchFeatures) -> MinedImage | SampleFailureError:
         """The second half, of one image: everything else. Several threads may be in it."""
@@ -171,7 +179,7 @@ class ImageMiner:
             )
         else:
             candidates = superpixel_candidates(
-                rgb, features.grid, config, find_instances=self._finds_instances, seconds=seconds
+                rgb, features.maps, config, find_instances=self._finds_instances, seconds=seconds
             )
         with seconds.timed("granularity"):
             if given:
@@ -215,11 +223,12 @@ class ImageMiner:
 
     @property
     def _patch_px(self) -> int:
-        return self.config.features.descriptor_patch_px if self._backbone is None else self._backbone.patch_px
+        return self.config.features.descriptor_patch_px if self._backbone is None else self._backbone.stride_px
 
     def _patch_grids(self, images: Sequence[Rgb], *, fixed_batch: bool) -> list[PatchGrid]:
         """Patch features of images of one size."""
         if self._backbone is not None:
+            assert isinstance(self._backbone, backbones.Backbone)
             with self._one_at_a_time:
                 return self._backbone(images, fixed_batch=fixed_batch)
         return [patch_features(each, self.config.features, seed=self.config.seed) for each in images]
@@ -227,20 +236,26 @@ class ImageMiner:
 
 def load_backbone(
     config: MineConfig, checkpoint: str | Path | None, *, device: str | None, batch_size: int | None
-) -> backbones.Backbone:
+) -> backbones.Backbone | backbones.Pyramid:
     """The backbone of a configuration, from the weights that it names.
 
     Raises:
-        InputError: the file is missing, or is another one than planned.
+        InputError: the file is missing, or is another one than planned; or a pyramid, where patches are cut.
     """
-    name, file = split_backbone(config.features.backbone)
-    path = locate_checkpoint(name, file if checkpoint is None else str(checkpoint))
+    given = config.features.backbone
+    name, path = named_weights(given if checkpoint is None else f"{given.partition('@')[0]}@{checkpoint}")
     if config.features.weights_sha256 not in (None, sha256_of_file(path)):
         raise InputError(
             f"{path}: not the weights that the run was planned with (sha256 {config.features.weights_sha256}); bring "
             "that file back, on every machine of a cluster"
         )
-    return backbones.Backbone(name, path, device=device, batch_size=batch_size, layer=config.features.layer)
+    found = backbones.load_network(name, path, device=device, batch_size=batch_size, layer=config.features.layer)
+    if config.conquer.graph == "patches" and isinstance(found, backbones.Pyramid):
+        raise InputError(
+            f"--recipe {config.recipe} cuts and merges the patches of a plain transformer, such as DINO's, found "
+            f"--backbone {PREFIX}{name}, a pyramid; use --recipe leaves"
+        )
+    return found
 
 
 def reduced(rgb: Rgb, max_side_px: int) -> Rgb:

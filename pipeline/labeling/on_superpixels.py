@@ -1,20 +1,21 @@
-"""Candidate masks from superpixels (recipes `default`, `default-1000`, `leaves`): merge trees of the whole image.
+"""Candidate masks from superpixels (all recipes but `unsamv2`): merge trees of the whole image.
 
 The descriptor gives boundaries and superpixels, these a region adjacency graph; greedy merging gives one tree for each
-merge cost, the first of which says what the instances are. A backbone's features join the merge cost. Superpixels have
-the image's own edges, so that nothing is refined.
+merge cost, the first of which says what the instances are. A backbone's features and a boundary net join the merge
+cost. Superpixels have the image's own edges, so that nothing is refined.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..environment.stage_seconds import StageSeconds
 from ..format.schema import Origin
 from .config import MineConfig
 from .hierarchy import Candidates
-from .regions import PatchGrid, RegionAdjacencyGraph, Rgb
-from .stages.backbone_features import pooled_on_superpixels
+from .regions import FeatureMaps, RegionAdjacencyGraph, Rgb
+from .stages.backbone_features import superpixel_features
 from .stages.candidates import pool_trees
 from .stages.instances import choose_instances
 from .stages.merge_regions import merge_regions
@@ -23,20 +24,26 @@ from .stages.texture_features import Description, describe, region_channels, reg
 
 
 def superpixel_candidates(
-    rgb: Rgb, grid: PatchGrid | None, config: MineConfig, *, find_instances: bool, seconds: StageSeconds
+    rgb: Rgb,
+    maps: FeatureMaps | None,
+    config: MineConfig,
+    *,
+    find_instances: bool,
+    seconds: StageSeconds,
+    boundary: NDArray[np.float32] | None = None,
 ) -> Candidates:
     """Candidates of one image: the instances first, then nodes of the trees and unions of two, best first.
 
     Args:
         rgb: (h, w, 3) uint8, at the size at which the image is mined.
-        grid: (h', w', d) patch features of a backbone; None without one.
+        maps: of a backbone; None without one.
         config: of the run.
         find_instances: whether instances are found in the image itself; False where a file names them.
         seconds: the time of each stage is added.
+        boundary: (h, w) probability of a boundary net; None without one.
     """
     with seconds.timed("features"):
-        described = describe(rgb, config.features, seed=config.seed)
-        graph = _graph(described, grid, config.features.region_bins)
+        described, graph = describe_graph(rgb, maps, boundary, config)
     with seconds.timed("conquer"):
         trees = [merge_regions(graph, cost) for cost in config.conquer.costs]
         pool = pool_trees(trees, graph, config.conquer.pool)
@@ -58,13 +65,26 @@ def superpixel_candidates(
     )
 
 
-def _graph(described: Description, grid: PatchGrid | None, bins: int) -> RegionAdjacencyGraph:
-    superpixels = described.superpixels
-    return build_graph(
+def describe_graph(
+    rgb: Rgb, maps: FeatureMaps | None, boundary: NDArray[np.float32] | None, config: MineConfig
+) -> tuple[Description, RegionAdjacencyGraph]:
+    """The superpixels of an image and what is known of them and of their borders.
+
+    Args:
+        rgb: (h, w, 3) uint8, at the size at which the image is mined.
+        maps: of a backbone; None without one.
+        boundary: (h, w) probability of a boundary net; None without one.
+        config: of the run.
+    """
+    described = describe(rgb, config.features, seed=config.seed)
+    superpixels, bins = described.superpixels, config.features.region_bins
+    graph = build_graph(
         superpixels,
         described.edge,
         described.edge_texture,
         region_histograms(described.lab, described.textons, superpixels, bins),
         region_channels(bins),
-        None if grid is None else pooled_on_superpixels(grid, superpixels),
+        None if maps is None else superpixel_features(maps, superpixels, config.features),
+        boundary,
     )
+    return described, graph

@@ -16,6 +16,19 @@ PatchGrid = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class FeatureMaps:
+    """What a backbone says of one image: maps of the whole of it, finest first.
+
+    Attributes:
+        grids: each (h, w, d) float32; sizes and depths differ.
+        strides: of each, in pixels of the network's input, which may be larger than the image.
+    """
+
+    grids: tuple[PatchGrid, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class RegionAdjacencyGraph:
     """L superpixels and E pairs of neighbours. Everything is a sum, so that a merged region has the sums of its parts.
 
@@ -26,6 +39,7 @@ class RegionAdjacencyGraph:
         pairs: (E, 2) int64, superpixel indices, the lower one first, ascending.
         edge_sum: (E,) float64, boundary strength summed over the common boundary, all cues but textons.
         edge_texture_sum: (E,) float64, the texton cue.
+        boundary_sum: (E,) float64, the boundary net's probability; zeros without one.
         length_px: (E,) float64, length of the common boundary in pixel sides.
         features: (L, D) float64, backbone features summed over each superpixel; (L, 0) with the descriptor alone.
     """
@@ -36,6 +50,7 @@ class RegionAdjacencyGraph:
     pairs: NDArray[np.int64]
     edge_sum: NDArray[np.float64]
     edge_texture_sum: NDArray[np.float64]
+    boundary_sum: NDArray[np.float64]
     length_px: NDArray[np.float64]
     features: NDArray[np.float64]
 

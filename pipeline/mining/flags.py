@@ -39,19 +39,22 @@ class MineFlags:
     recipe: Annotated[
         str,
         typer.Option(
-            help="default, default-1000, leaves or unsamv2. Default `default`: it measures best on people's segments "
-            "at 300 masks an image; default-1000 finds more with up to 1,000; unsamv2 is the paper's constants and "
-            "scope.",
+            help="default, default-1000, leaves, learned or unsamv2. Default `default`: of those without weights it "
+            "measures best on people's segments at 300 masks an image; default-1000 finds more with up to 1,000; "
+            "leaves hears a backbone's features too; learned a small classifier (the extra [lite]); unsamv2 is the "
+            "paper's constants and scope.",
             rich_help_panel=MINED,
         ),
     ] = "default"
     backbone: Annotated[
         str | None,
         typer.Option(
-            metavar="descriptor|timm:NAME[@CHECKPOINT]",
-            help="Features. Default: the recipe's: `descriptor` for default, because it needs no weights; DINO for "
-            "leaves and unsamv2, which take any timm transformer. CHECKPOINT is timm's file or the authors' own "
-            "(.safetensors, .pth); without it timm's comes from the hub or its cache. unsamv2 also takes descriptor.",
+            metavar="descriptor|lite0|timm:NAME[@CHECKPOINT]",
+            help="Features. Default: the recipe's: `descriptor` for default, because it needs no weights; lite0 "
+            "(EfficientNet-lite0, the extra [lite]) for learned, DINO for leaves and unsamv2. leaves and learned take "
+            "any timm transformer or pyramid (ConvNeXt, EfficientNet), unsamv2 transformers and descriptor. CHECKPOINT "
+            "is timm's file or the authors' own (.safetensors, .pth); without it timm's comes from the hub or its "
+            "cache.",
             rich_help_panel=MINED,
         ),
     ] = None

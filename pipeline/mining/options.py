@@ -119,14 +119,13 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
                 "default, which is the same without them, or --backbone timm:NAME"
             )
         return dataclasses.replace(config.features, backbone=backbone, weights_sha256=None), None
-    from ..environment.timm_weights import locate_checkpoint, split_backbone
+    from ..environment.timm_weights import named_weights
 
-    name, file = split_backbone(backbone)
     if config.conquer.graph == "leaves" and not any(cost.features for cost in config.conquer.costs):
         raise InputError(
             f"--recipe {config.recipe} needs no weights and uses none, found --backbone {backbone}; use --recipe leaves"
         )
-    path = locate_checkpoint(name, file)
+    name, path = named_weights(backbone)
     features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=sha256_of_file(path))
     return features, str(path)
 

@@ -23,13 +23,13 @@ from model.network.granular import MEMORY_NAMES
 from model.network.load import load_granular, new_model, recorded_sight
 from model.network.merge import merge_checkpoint
 from model.network.pixels import normalised_batch
-from model.network.trunks import SHORT_NAMES, STATE_PREFIX, TimmTrunk, Trunk, build_encoder, trunk_of_flags
+from model.network.trunks import STATE_PREFIX, TimmTrunk, Trunk, build_encoder, trunk_of_flags
 from model.predict.image import GranularPredictor
 from model.predict.video import Frames, GranularVideoPredictor
 from model.training.config import RunOptions, TrainConfig, make_config
 from model.training.train import describe, train
 from pipeline import cli
-from pipeline.environment.timm_weights import timm_package
+from pipeline.environment.timm_weights import SHORT_NAMES, timm_package
 from pipeline.errors import ConfigMismatchError, InputError, SchemaError
 from pipeline.storage.local import sha256_of_file
 from tests.numeric import assert_same_sums

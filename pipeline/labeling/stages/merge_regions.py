@@ -8,9 +8,10 @@ The cost of merging a and b (our own measurement on BSDS500 train; areas in pixe
 
     [ edge mean + 1/2 sum_c w_c chi2_c + w_f (1 - cos) ] * (m / A)^s * (l / sqrt A)^p * (l / min(P_a, P_b) + 0.05)^q
 
-with m = |a||b| / (|a| + |b|), l the length of the common boundary, P the perimeters without the image's border, chi2_c
-the distance of the regions' histograms in channel c, cos the cosine of their summed backbone features (recipe
-`leaves`).
+with "edge mean" the mean over the common boundary of the descriptor's cues and of a boundary net's probability, each by
+its weight, m = |a||b| / (|a| + |b|), l the length of the common boundary, P the perimeters without the image's border,
+chi2_c the distance of the regions' histograms in channel c, cos the cosine of their summed backbone features (recipes
+`leaves` and `learned`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def merge_regions(graph: RegionAdjacencyGraph, cost: MergeCost) -> MergeTree:
     weights = np.array(cost.histograms, dtype=np.float64)[graph.channels]
     length = graph.length_px
     edge = cost.edge * graph.edge_sum + cost.edge_texture * graph.edge_texture_sum
+    if cost.boundary:
+        edge = edge + cost.boundary * graph.boundary_sum
     powers = np.array([cost.size_power, cost.length_power, cost.perimeter_power, cost.features], dtype=np.float64)
     children, costs = _merge(
         graph.area_px, graph.histograms, weights, graph.features, graph.pairs, edge, length, powers

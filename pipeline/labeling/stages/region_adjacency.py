@@ -26,6 +26,7 @@ def build_graph(
     histograms: NDArray[np.float64],
     channels: NDArray[np.int64],
     features: NDArray[np.float64] | None = None,
+    boundary: NDArray[np.float32] | None = None,
 ) -> RegionAdjacencyGraph:
     """Builds the graph of an over-segmentation.
 
@@ -36,6 +37,7 @@ def build_graph(
         histograms: (L, B) sums.
         channels: (B,) weight index of each bin.
         features: (L, D) sums or None.
+        boundary: (h, w) probability of a boundary net, which knows no orientation, or None.
     """
     first, second, y, x, vertical = _cracks(superpixels.labels)
     order = np.argsort(first * len(superpixels) + second, kind="stable")
@@ -45,6 +47,10 @@ def build_graph(
         new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
     starts = np.append(np.flatnonzero(new), first.size).astype(np.int64)
     sums, texture_sums = _boundary_sums(starts, y, x, vertical, edge, edge_texture, NORMAL_RADIUS_PX)
+    boundary_sums = np.zeros(starts.size - 1)
+    if boundary is not None and first.size:
+        sides = 0.5 * (boundary[y, x].astype(np.float64) + boundary[y + vertical, x + 1 - vertical])
+        boundary_sums = np.add.reduceat(sides, starts[:-1])
     heads = starts[:-1]
     return RegionAdjacencyGraph(
         area_px=np.bincount(superpixels.labels.ravel(), minlength=len(superpixels)).astype(np.float64),
@@ -53,6 +59,7 @@ def build_graph(
         pairs=np.stack([first[heads], second[heads]], axis=1).astype(np.int64),
         edge_sum=sums,
         edge_texture_sum=texture_sums,
+        boundary_sum=boundary_sums,
         length_px=np.diff(starts).astype(np.float64),
         features=np.zeros((len(superpixels), 0)) if features is None else features,
     )
