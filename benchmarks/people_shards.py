@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.evaluation.benchmarks.bsds import read_bsds500
 from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth
@@ -28,12 +29,8 @@ from pipeline.format.schema import Annotation, Sample, make_key, sha256_of
 from pipeline.labeling.atoms import BoxMask, cut_atoms
 from pipeline.labeling.config import MineConfig
 from pipeline.labeling.hierarchy import Candidates, build_hierarchy
-from pipeline.mining.manifest import write_manifest
-from pipeline.shards import plan as plans
-from pipeline.shards.commits import CommitWriter, make_commit
-from pipeline.shards.writer import ShardWriter
-from pipeline.sources.units import Entry, SourceSpec, UnitSpec
-from pipeline.storage.open import open_storage
+
+from .committed import write_run
 
 PEOPLE = ("all", "fewest")
 WHOLES = ("segments", "photograph")
@@ -55,24 +52,38 @@ def annotations_of(
 ) -> tuple[int, int, tuple[Annotation, ...]]:
     """Height, width and the tree of an image's segments."""
     truth = image.load()
-    boxes = [BoxMask.of(rle.decode(each.mask)) for each in segments_of(truth, people)]
-    wholes = [whole == "segments"] * len(boxes)
+    masks = [rle.decode(each.mask) for each in segments_of(truth, people)]
+    wholes = [whole == "segments"] * len(masks)
     if whole == "photograph":
-        boxes.append(BoxMask.of(np.ones((truth.height, truth.width), dtype=np.bool_)))
+        masks.append(np.ones((truth.height, truth.width), dtype=np.bool_))
         wholes.append(True)
-    atoms, members, _ = cut_atoms(np.zeros((truth.height, truth.width), dtype=np.int32), boxes)
+    return truth.height, truth.width, tree_of(masks, wholes, truth.height, truth.width, config)
+
+
+def tree_of(
+    masks: Sequence[NDArray[np.bool_]], wholes: Sequence[bool], height: int, width: int, config: MineConfig
+) -> tuple[Annotation, ...]:
+    """Instances and parts among given masks, (H, W) each, by the rules of mined labels.
+
+    Args:
+        masks: any number.
+        wholes: which may be instances.
+        height: pixels.
+        width: likewise.
+        config: of mining.
+    """
+    atoms, members, _ = cut_atoms(np.zeros((height, width), dtype=np.int32), [BoxMask.of(each) for each in masks])
     candidates = Candidates(
         atoms=atoms,
         members=members,
-        origin=["annotation"] * len(boxes),
-        score=np.full(len(boxes), np.nan),
-        level=[None] * len(boxes),
+        origin=["annotation"] * len(masks),
+        score=np.full(len(masks), np.nan),
+        level=[None] * len(masks),
         may_be_instance=np.array(wholes, dtype=np.bool_),
     )
-    annotations = build_hierarchy(
-        candidates, height=truth.height, width=truth.width, tree=config.tree, granularity=config.granularity.method
+    return build_hierarchy(
+        candidates, height=height, width=width, tree=config.tree, granularity=config.granularity.method
     )
-    return truth.height, truth.width, annotations
 
 
 def sample_of(image: EvalImage, data: bytes, config: MineConfig, *, people: str, whole: str) -> Sample:
@@ -97,34 +108,13 @@ def sample_of(image: EvalImage, data: bytes, config: MineConfig, *, people: str,
 
 def write_shards(images: Sequence[EvalImage], output: str, *, people: str = "all", whole: str = "segments") -> int:
     """One committed unit of all images; returns its masks."""
-    config = MineConfig(samples_per_shard=len(images))
-    storage = open_storage(output, create=True)
-    entries = tuple(
-        Entry(path=each.path.name, raw=each.path.name, file_size=each.path.stat().st_size, version="1")
-        for each in images
-    )
-    sources = (SourceSpec(label=LABEL, location=str(images[0].path.parent), license=LICENSE),)
-    units = iter([UnitSpec(unit=0, source=0, entries=entries)])
-    plan = plans.create_plan(storage, config, sources, environment={}, units=units)
-    masks = 0
-    with (
-        ShardWriter(storage, unit=0, attempt="people") as writer,
-        ProgressBar("people's segments", len(images)) as progress,
-    ):
+    samples = []
+    with ProgressBar("people's segments", len(images)) as progress:
         for number, image in enumerate(images):
             data = image.path.read_bytes()
-            sample = sample_of(image, data, config, people=people, whole=whole)
-            writer.add(sample, data)
-            masks += len(sample.annotations)
+            samples.append((sample_of(image, data, MineConfig(), people=people, whole=whole), data))
             progress.update(number + 1)
-        outputs = writer.finish()
-        outputs.publish(storage)
-    commit = make_commit(
-        outputs, unit=0, config_hash=plan.config_hash, seconds={}, environment={}, attempt="people", notes=[]
-    )
-    CommitWriter(storage).create(commit)
-    write_manifest(storage, plan)
-    return masks
+    return write_run(samples, output, label=LABEL, license=LICENSE)[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

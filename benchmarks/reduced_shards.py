@@ -27,14 +27,9 @@ from model.data.shards import ShardIndex
 from pipeline.console import ProgressBar
 from pipeline.format import rle
 from pipeline.format.schema import Annotation, Sample, order_key, sample_from_json, sample_to_json, sha256_of
-from pipeline.labeling.config import MineConfig
-from pipeline.mining.manifest import write_manifest
-from pipeline.shards import plan as plans
-from pipeline.shards.commits import CommitWriter, make_commit
-from pipeline.shards.writer import ShardWriter
 from pipeline.sources.images import decode_rgb
-from pipeline.sources.units import Entry, SourceSpec, UnitSpec
-from pipeline.storage.open import open_storage
+
+from .committed import write_run
 
 LABEL = "reduced"
 MIN_AREA_PX = 16
@@ -136,10 +131,9 @@ def write_reduced(
 ) -> tuple[int, int]:
     """One committed unit; returns its samples and masks."""
     total = sum(len(ShardIndex.open(run)) for run in runs)
-    storage = open_storage(output, create=True)
     samples: list[tuple[Sample, bytes]] = []
     first: list[bytes] = []
-    used, ratio, masks = 0.0, 1.0, 0
+    used, ratio = 0.0, 1.0
     with ProgressBar("reducing", total) as progress:
         for sample, data in in_turn(runs, longer_side=longer_side, quality=quality):
             record = sample_to_json(sample)
@@ -154,27 +148,7 @@ def write_reduced(
                 break
             samples.append((sample, data))
             progress.update(len(samples))
-    entries = tuple(
-        Entry(path=str(sample.file_name), raw=str(sample.file_name), file_size=len(data), version="1")
-        for sample, data in samples
-    )
-    config = MineConfig(samples_per_shard=len(samples))
-    units = iter([UnitSpec(unit=0, source=0, entries=entries)])
-    plan = plans.create_plan(
-        storage, config, (SourceSpec(label=LABEL, location=output, license=None),), environment={}, units=units
-    )
-    with ShardWriter(storage, unit=0, attempt=LABEL) as writer:
-        for sample, data in samples:
-            writer.add(sample, data)
-            masks += len(sample.annotations)
-        outputs = writer.finish()
-        outputs.publish(storage)
-    commit = make_commit(
-        outputs, unit=0, config_hash=plan.config_hash, seconds={}, environment={}, attempt=LABEL, notes=[]
-    )
-    CommitWriter(storage).create(commit)
-    write_manifest(storage, plan)
-    return len(samples), masks
+    return write_run(samples, output, label=LABEL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,10 +120,26 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> MasksAns
     """What one image contributes: rows for its objects, and sums for everything that is a ratio of sums."""
     truth = item.image.load()
     masks = load_masks(item.row) if item.subject == LABELS else peer_masks(item.subject, item.image, truth, ucm)
+    return masks_answer(item.image.name, masks, truth, matching=matching, what=item.name)
+
+
+def masks_answer(image: str, masks: MaskSet, truth: GroundTruth, *, matching: str, what: str) -> MasksAnswer:
+    """What a set of masks is worth on one image.
+
+    Args:
+        image: its name in the benchmark.
+        masks: best first.
+        truth: its objects.
+        matching: `one-to-one` or `best`, see `Benchmark.matching`.
+        what: for messages.
+
+    Raises:
+        InputError: the masks have another size.
+    """
     sizes = {tuple(rle["size"]) for rle in masks.rles} - {(truth.height, truth.width)}
     if sizes:
         raise InputError(
-            f"{item.name}: the masks are (height, width) {sorted(sizes)[0]}, the ground truth is "
+            f"{what}: the masks are (height, width) {sorted(sizes)[0]}, the ground truth is "
             f"{(truth.height, truth.width)}; mine the benchmark's own images"
         )
     iou = iou_with(masks.rles, truth.objects)
@@ -133,7 +149,7 @@ def score_image(item: LabelItem, *, matching: str, ucm: Path | None) -> MasksAns
     subsets = [name for name in truth.subsets if name != WHOLES]
     first = subsets[0]
     return {
-        "image": item.image.name,
+        "image": image,
         "objects": len(truth.scored),
         "left_out": dict(truth.left_out),
         "rows": {
