@@ -67,19 +67,20 @@ class Store:
         self._written: dict[tuple[str, int], tuple[AcceptedMask, bytes]] = {}
         with explained("write", folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                os.close(self._lock)
+                self._lock.close()
                 raise InputError(
                     f"{folder}: another `grainmill annotate` is at work here; open its page, or choose another --output"
                 ) from error
             try:
                 transactions = self._recovered()
                 self._log = (folder / LOG).open("ab")
+                self._log_bytes = self._log.tell()
             except BaseException:
-                os.close(self._lock)
+                self._lock.close()
                 raise
         self.state = State.of(transactions)
         self._write_files()
@@ -120,28 +121,37 @@ class Store:
         Raises:
             StorageError: it cannot be written. What is not in the log has not happened; sent again, it is done once.
         """
-        path = self.folder / LOG
         if done.request not in self.state.requests:
-            begin = path.stat().st_size
-            with explained("write", path):
-                try:
-                    self._log.write(msgspec.json.encode(done) + b"\n")
-                    self._log.flush()
-                    os.fsync(self._log.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):  # what is left of the line in the buffer must not follow later
-                        self._log.close()
-                    os.truncate(path, begin)
-                    self._log = path.open("ab")
-                    raise
+            with explained("write", self.folder / LOG):
+                self._append(msgspec.json.encode(done) + b"\n")
             self.state.apply(done)
         self._write_files()
 
+    def _append(self, line: bytes) -> None:
+        """A line of the log, whole and synced; after an OSError none of it, at the latest when the next one begins."""
+        if self._log.closed:
+            self._reopen()
+        try:
+            self._log.write(line)
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # what is left of the line in the buffer must not follow later
+                self._log.close()
+            with contextlib.suppress(OSError):  # tried again before the next line
+                self._reopen()
+            raise
+        self._log_bytes += len(line)
+
+    def _reopen(self) -> None:
+        """Opens the log again, without what a failed write left behind its last whole line."""
+        os.truncate(self.folder / LOG, self._log_bytes)
+        self._log = (self.folder / LOG).open("ab")
+
     def close(self) -> None:
         """Lets the folder go; again does nothing."""
-        if not self._log.closed:
-            self._log.close()
-            os.close(self._lock)
+        self._log.close()
+        self._lock.close()
 
     # -- what is made of it ----------------------------------------------------------------------------------------
 

@@ -129,6 +129,33 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.json", "lock", "log.jsonl"]
 
 
+def test_a_disk_that_does_not_even_shrink_a_file_is_told_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import model.desk.store as module
+
+    store = Store(tmp_path, lists=False)
+    store.commit(accepted("one", mask(1)))
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "fsync", broken)
+        patched.setattr(module.os, "truncate", broken)
+        for _ in range(3):
+            with pytest.raises(StorageError, match="Input/output error"):
+                store.commit(accepted("two", mask(2)))
+    assert [*store.state.pictures["a.png"].masks] == [1]
+    store.commit(accepted("three", mask(3)))
+    assert (tmp_path / "log.jsonl").read_bytes().startswith(before)
+    store.close()
+    reopened = Store(tmp_path, lists=False)
+    assert [*reopened.state.requests] == ["one", "three"]
+    reopened.close()
+
+
 def test_one_server_holds_a_folder(tmp_path: Path) -> None:
     store = Store(tmp_path, lists=False)
     with pytest.raises(InputError, match="another `grainmill annotate`"):
