@@ -25,6 +25,8 @@ RefineName = Literal["guided", "none"]
 LayerName = Literal["auto", "key", "final"]
 GraphName = Literal["leaves", "patches"]
 MapScaling = Literal["centred", "none"]
+WholesName = Literal["stable", "flat"]
+RankingName = Literal["trees", "consistency"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DivideConfig:
-    """Stage 2, `stages/maskcut.py`."""
+    """Stage 2, `stages/instances.py` on superpixels, `stages/maskcut.py` on patches."""
 
     method: DivideName = "maskcut"
     proposals_sha256: str | None = None
@@ -83,8 +85,13 @@ class DivideConfig:
     """A proposal or annotation may be an instance if its share of the image is above this (0.05 in `unsamv2`)."""
     given_side_px: int = 2400
     """Longer side at which proposals and annotations are kept; exact for images up to that size, as SA-1B's are."""
+    wholes: WholesName = "stable"
+    """Which regions of the first tree are instances: `stable`, those that survive merging longest, or `flat`, those
+    that stand when so many are left."""
+    flat_regions: int = 6
+    """For `flat` (BSDS500 train: at equal numbers better on both counts; 4 to 10 trade recall for precision)."""
     alpha: float = 1.25
-    """Power of the area in an instance's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
+    """Of `stable`: power of the area in an instance's stability (BSDS500 train: 0.8 shatters, 1.5 swallows)."""
     min_area_fraction: float = 0.005
     """Smallest instance, share of the image."""
     max_area_fraction: float = 0.9
@@ -156,6 +163,24 @@ class PoolConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankingConfig:
+    """In which order candidates come, `stages/consistency.py`; the first `TreeConfig.max_masks` are kept."""
+
+    method: RankingName = "trees"
+    """`trees`: the pool's own, by when regions are absorbed. `consistency`: first what a second mining finds again."""
+    scale: float = 1.5
+    """Of the image for the second mining, which is also mirrored (BSDS500 train: better than 0.6)."""
+    gamma: float = 1.15
+    """Exponent of its values in [0, 1]."""
+    saturation: float = 0.8
+    """Of its colours."""
+    nodes_per_tree: int = 600
+    """Regions of each of its two trees (the costs of the first two, without backbone and boundary net)."""
+    weight: float = 2.0
+    """Of consistency beside the logarithm of the place (BSDS500 train: 1 to 4 differ little)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConquerConfig:
     """Stage 3, `stages/merge_regions.py` and `stages/candidates.py` on superpixels, `stages/merge_patches.py` on
     patches."""
@@ -172,6 +197,7 @@ class ConquerConfig:
     costs: tuple[MergeCost, ...] = (BASE_COST, WARD_COST, TEXTURE_COST, APPEARANCE_COST)
     """One tree for each; the first also says which regions are instances."""
     pool: PoolConfig = field(default_factory=PoolConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

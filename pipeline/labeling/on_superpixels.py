@@ -7,6 +7,8 @@ cost. Superpixels have the image's own edges, so that nothing is refined.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,8 @@ from .config import MineConfig
 from .hierarchy import Candidates
 from .regions import FeatureMaps, RegionAdjacencyGraph, Rgb
 from .stages.backbone_features import superpixel_features
-from .stages.candidates import pool_trees
+from .stages.candidates import CandidatePool, pool_trees
+from .stages.consistency import SecondMining, changed_image, consistent_first
 from .stages.instances import choose_instances
 from .stages.merge_regions import merge_regions
 from .stages.region_adjacency import build_graph
@@ -47,6 +50,10 @@ def superpixel_candidates(
     with seconds.timed("conquer"):
         trees = [merge_regions(graph, cost) for cost in config.conquer.costs]
         pool = pool_trees(trees, graph, config.conquer.pool)
+        if config.conquer.ranking.method == "consistency":
+            second = _mined_again(rgb, config)
+            order = consistent_first(pool.members, described.superpixels, second, config.conquer.ranking)
+            pool = CandidatePool(members=pool.members[order], level=pool.level[order])
     with seconds.timed("divide"):
         instances = np.zeros(0, dtype=np.int64)
         if find_instances:
@@ -88,3 +95,10 @@ def describe_graph(
         boundary,
     )
     return described, graph
+
+
+def _mined_again(rgb: Rgb, config: MineConfig) -> SecondMining:
+    """Two trees of the changed image, by the descriptor alone."""
+    described, graph = describe_graph(changed_image(rgb, config.conquer.ranking), None, None, config)
+    costs = (replace(cost, features=0.0, boundary=0.0) for cost in config.conquer.costs[:2])
+    return SecondMining(described.superpixels, [merge_regions(graph, cost) for cost in costs])

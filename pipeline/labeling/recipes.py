@@ -7,8 +7,8 @@
 - `leaves` adds the features of a `timm` backbone, pooled on the superpixels, as one more term of the merge cost: masks
   with the image's own edges, and no refinement. The image is enlarged for the backbone, maps are centred and scaled.
 - `learned` is `leaves` with EfficientNet-lite0, and what a boundary net says of the borders, which is trained on the
-  mill's own trees (`--boundaries FILE`); without such a file it merges without that term. Image labels went into the
-  backbone, no human mask into anything.
+  mill's own trees (`--boundaries FILE`); without such a file it merges without that term. Its instances are a flat cut,
+  and its candidates come by consistency. Image labels went into the backbone, no human mask into anything.
 - `unsamv2` has the paper's constants and scope (arXiv 2511.13714) on patch grids: MaskCut's three cuts, instances above
   5 % of the image, crops of 48 patches merged through five thresholds, duplicates at 0.8, and nothing outside of
   instances. The reference's defects stay mended: parts are held to their instance, near-copies do not eliminate each
@@ -22,7 +22,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from .config import BASE_COST, ConquerConfig, DivideConfig, FeaturesConfig, MineConfig, RecipeName, TreeConfig
+from .config import (
+    BASE_COST,
+    ConquerConfig,
+    DivideConfig,
+    FeaturesConfig,
+    MineConfig,
+    RankingConfig,
+    RecipeName,
+    TreeConfig,
+)
 
 DINO_S16: Final = "timm:vit_small_patch16_224.dino"
 DINO_B8: Final = "timm:vit_base_patch8_224.dino"
@@ -53,7 +62,8 @@ _RECIPES: Final[dict[RecipeName, MineConfig]] = {
     "learned": MineConfig(
         recipe="learned",
         features=FeaturesConfig(backbone=LITE0),
-        conquer=_FEATURES_ON_TREES,
+        divide=DivideConfig(wholes="flat"),
+        conquer=replace(_FEATURES_ON_TREES, ranking=RankingConfig(method="consistency")),
     ),
     "unsamv2": MineConfig(
         recipe="unsamv2",

@@ -67,6 +67,26 @@ class MineFlags:
             rich_help_panel=MINED,
         ),
     ] = None
+    wholes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stable|flat",
+            help="Which regions of the first merge tree are instances: those that survive merging longest, or those "
+            "that stand when six are left, which finds more of people's wholes. Default: the recipe's: flat for "
+            "learned, else stable. For recipes that merge superpixels (all but unsamv2).",
+            rich_help_panel=MINED,
+        ),
+    ] = None
+    ranking: Annotated[
+        str | None,
+        typer.Option(
+            metavar="trees|consistency",
+            help="Which candidates come first, of which 300 are kept: those absorbed last in the merge trees, or those "
+            "that a second mining of the mirrored, enlarged and recoloured image finds again, for about 0.45 s more an "
+            "image. Default: the recipe's: consistency for learned, else trees. For recipes that merge superpixels.",
+            rich_help_panel=MINED,
+        ),
+    ] = None
     proposals: Annotated[
         str | None,
         typer.Option(

@@ -15,7 +15,15 @@ from ..executors.driver import ExecutorName
 from ..executors.pool import PoolOptions
 from ..format.granularity import GranularityMethod
 from ..format.licenses import check_license
-from ..labeling.config import DivideName, FeaturesConfig, MineConfig, RecipeName, RefineName
+from ..labeling.config import (
+    DivideName,
+    FeaturesConfig,
+    MineConfig,
+    RankingName,
+    RecipeName,
+    RefineName,
+    WholesName,
+)
 from ..labeling.recipes import recipe as recipe_config
 from ..sources.units import parse_inputs
 from ..storage.local import sha256_of_file
@@ -75,7 +83,15 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     """The configuration, and where the backbone's weights lie, which is no part of it."""
     config = recipe_config(_one_of("--recipe", flags.recipe, get_args(RecipeName)))
     features, checkpoint = _features(config, flags.backbone)
-    divide, refine, granularity = config.divide, config.refine, config.granularity
+    divide, conquer, refine, granularity = config.divide, config.conquer, config.refine, config.granularity
+    for flag, value in (("--wholes", flags.wholes), ("--ranking", flags.ranking)):
+        if value is not None and conquer.graph != "leaves":
+            raise InputError(f"{flag} {value} is for recipes that merge superpixels, found --recipe {config.recipe}")
+    if flags.wholes is not None:
+        divide = dataclasses.replace(divide, wholes=_one_of("--wholes", flags.wholes, get_args(WholesName)))
+    if flags.ranking is not None:
+        method = _one_of("--ranking", flags.ranking, get_args(RankingName))
+        conquer = dataclasses.replace(conquer, ranking=dataclasses.replace(conquer.ranking, method=method))
     if flags.divide is not None:
         divide = dataclasses.replace(divide, method=_one_of("--divide", flags.divide, get_args(DivideName)))
     proposals = proposals_file(flags)
@@ -98,6 +114,7 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
         config,
         features=features,
         divide=divide,
+        conquer=conquer,
         refine=refine,
         granularity=granularity,
         samples_per_shard=flags.samples_per_shard,

@@ -70,11 +70,23 @@ def test_a_licence_of_an_unknown_source_is_refused(tmp_path: Path) -> None:
         {"divide": "proposals"},
         {"proposals": "missing.json"},
         {"refine": "crf"},
+        {"wholes": "six"},
+        {"ranking": "chance"},
+        {"recipe": "unsamv2", "backbone": "descriptor", "wholes": "flat"},
+        {"recipe": "unsamv2", "backbone": "descriptor", "ranking": "consistency"},
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     with pytest.raises(InputError, match="--"):
         mine_options(MineFlags(input=[f"a={tmp_path}"], output="out", **changed))  # type: ignore[arg-type]
+
+
+def test_wholes_and_ranking_are_settings_of_any_recipe_on_superpixels(tmp_path: Path) -> None:
+    config = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out", wholes="flat", ranking="consistency")).config
+    assert config.divide.wholes == "flat"
+    assert config.conquer.ranking.method == "consistency"
+    plain = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out")).config
+    assert (plain.divide.wholes, plain.conquer.ranking.method) == ("stable", "trees")
 
 
 def coco_file(path: Path) -> Path:

@@ -132,6 +132,25 @@ def test_instances_survive_longest() -> None:
     assert instances.tolist() == [4, 5, 6]  # the ground and both squares; not their union
 
 
+@pytest.mark.parametrize(
+    ("regions", "standing"), [(1, []), (2, [4, 7]), (3, [4, 5, 6]), (4, [2, 3, 4, 5]), (9, [0, 1, 2, 3, 4])]
+)
+def test_a_flat_cut_is_what_stands_when_so_many_regions_are_left(regions: int, standing: list[int]) -> None:
+    """The same squares and ground; the whole image is above the largest instance."""
+    tree = MergeTree(5, np.array([[0, 1], [2, 3], [5, 6], [7, 4]]), np.array([0.05, 0.05, 0.9, 1.0]))
+    config = DivideConfig(wholes="flat", flat_regions=regions)
+    area_px = np.array([10.0, 10, 10, 10, 60])
+    assert choose_instances(tree, area_px, config).tolist() == standing
+    area_px[0] = 0.1  # too small to be one, alone
+    assert 0 not in choose_instances(tree, area_px, config)
+
+
+def test_a_flat_cut_of_islands_counts_their_roots() -> None:
+    tree = MergeTree(4, np.array([[0, 1]]), np.array([0.5]))
+    found = choose_instances(tree, np.full(4, 5.0), DivideConfig(wholes="flat", flat_regions=2))
+    assert found.tolist() == [2, 3, 4]
+
+
 def test_a_pool_has_no_copies_and_nothing_to_clip() -> None:
     labels = np.kron(np.arange(64).reshape(8, 8), np.ones((6, 6), dtype=np.int64))
     graph = graph_of(labels, seed=3)
