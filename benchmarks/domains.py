@@ -10,8 +10,8 @@ images' names: settings may be chosen on the one, all figures are of the other. 
   AR at 300 by COCO's matching, and the share of objects that an instance of the labels meets with an IoU of 0.5.
 - `student`: CKPT as it is; `student, N more steps here`: after `train --init CKPT` on labels mined from `unlabelled/`;
   `student from here alone`: from random weights, as many steps, on the same labels; `student, N more steps on
-  photographs`: the control, with `--photographs`: as many more steps on what it was trained on. `student, untaught` has
-  random weights. The dial's figures (`validation.dial_figures`) with clicks on the given masks and on the labels mined
+  photographs`: the control, with `--photographs`: as many more steps on what it was trained on. The dial's
+  figures (`validation.dial_figures`) with clicks on the given masks and on the labels mined
   from the same images, the best single g chosen on the other half; on another image's pixels (`micro_run`); and recall
   of everything found in the first images.
 
@@ -46,7 +46,7 @@ from model.evaluation.score_records import MasksAnswer
 from model.library import train
 from model.network.checkpoint import read_checkpoint
 from model.network.granular import GranularSam2
-from model.network.load import load_granular, new_model
+from model.network.load import load_granular
 from model.predict.draw import captioned, contact_sheet, segment_map, write_png
 from model.predict.image import GranularPredictor
 from model.predict.mask_generator import default_config, generate_masks
@@ -62,7 +62,6 @@ from .micro_run import iou_other_photograph, mined_samples, people_sample
 
 PEERS: Final = ("slic", "felzenszwalb")
 STUDENT: Final = "student"
-UNTAUGHT: Final = "student, untaught"
 ALONE: Final = "student from here alone"
 LABELS: Final = "labels"
 PICTURED_IMAGES: Final = 3
@@ -131,14 +130,10 @@ def clicks_on_labels(where: str, keys: set[str], size: int) -> list[Example]:
     return [each for each in (fixed_example(sample, size) for sample in samples) if each.count]
 
 
-def student_row(
-    domain: Domain, weights: Path, labels: Path, *, images: int, recall_images: int, taught: bool = True
-) -> dict[str, Any]:
-    """A student on the reported half; not `taught`: with random weights in the place of its own."""
+def student_row(domain: Domain, weights: Path, labels: Path, *, images: int, recall_images: int) -> dict[str, Any]:
+    """A student on the reported half."""
     torch.set_num_threads(1)
     model = load_granular(weights)
-    if not taught:
-        model = new_model(model.size, model.adapter, model.image_size, init="scratch", seed=0).eval()
     reported, choosing = (domain.half(which)[:images] for which in ("reported", "choosing"))
     where = mined(domain.images[0].path.parent, labels / "default", "default")
     found: dict[str, Any] = {"images": len(reported), "clicked": {}}
@@ -232,7 +227,6 @@ def tasks_of(domains: Sequence[Domain], options: argparse.Namespace) -> tuple[li
         limits = {"images": options.images, "recall_images": options.recall_images}
         asked: dict[str, Any] = {**limits, "checkpoint": str(options.checkpoint)}
         students: list[tuple[str, Any, dict[str, Any]]] = [
-            (UNTAUGHT, partial(student_row, domain, options.checkpoint, labels, **limits, taught=False), asked),
             (STUDENT, partial(student_row, domain, options.checkpoint, labels, **limits), asked),
         ]
         if teaches and domain.unlabelled is not None:

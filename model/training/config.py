@@ -291,16 +291,19 @@ def augmentation_named(name: str | None) -> Augmentation | None:
 
 
 def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:
-    """The recipe for size and init, with the given values over it (None: the recipe's).
+    """The recipe for size, init and adapter, with the given values over it (None: the recipe's).
 
-    The two fields of `sight`, `click_features` and `similarity`, are given by their own names.
+    Micro and mini, which only training from scratch makes, are trained on with `full` as they were trained. The two
+    fields of `sight`, `click_features` and `similarity`, are given by their own names.
 
     Raises:
         InputError: values that do not go together.
     """
     if size not in SIZES:
         raise InputError(f"--size {size}: expected one of {', '.join(SIZES)}")
-    recipe = micro_recipe(size) if init == SCRATCH else paper_recipe(size)
+    chosen = adapter or ("full" if init == SCRATCH else "paper")
+    alone = init == SCRATCH or (size in SCRATCH_WIDTH and chosen == "full")
+    recipe = micro_recipe(size) if alone else paper_recipe(size)
     values = {**recipe, **{name: value for name, value in given.items() if value is not None}}
     parts = {name: values.pop(name) for name in ("click_features", "similarity") if name in values}
     values["sight"] = dataclasses.replace(values["sight"], **parts)
@@ -311,7 +314,7 @@ def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) ->
         values["coarse_images"] // values["global_batch_size"], int(COARSE_SHARE * values["steps"])
     )
     values["coarse_images"] = steps_at_half_size * values["global_batch_size"]
-    return TrainConfig(size=size, init=init, adapter=adapter or ("full" if init == SCRATCH else "paper"), **values)
+    return TrainConfig(size=size, init=init, adapter=chosen, **values)
 
 
 _BEFORE_THEY_WERE_THERE: Final = {

@@ -36,7 +36,8 @@ class TrainFlags:
             metavar="scratch|CKPT",
             help="Start from random weights; from SAM 2.1's, by path or by name (sam2.1_hiera_small, fetched from the "
             "hub); or from a run or checkpoint of `train` of the same --size and --adapter, to train on from its "
-            "weights. Default: scratch for micro and mini, which nobody publishes; the official name for the others.",
+            "weights: micro and mini with --adapter full by the recipe from scratch, as they were trained. Default: "
+            "scratch for micro and mini, which nobody publishes; the official name for the others.",
             rich_help_panel=LEARNED,
         ),
     ] = None

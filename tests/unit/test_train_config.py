@@ -105,3 +105,9 @@ def test_beside_sam2_the_similarity_term_is_a_few_hundred_parameters(capsys: pyt
         assert cli.main(command) == 0
         counts.append(json.loads(capsys.readouterr().out)["added_parameters"])
     assert counts[1] - counts[0] == 2 * (256 + 32) + 2 + 1 == 579
+
+
+def test_a_micro_student_is_trained_on_as_it_was_trained() -> None:
+    begun, goes_on = config(), config("run/", "full")
+    assert dataclasses.replace(goes_on, init="scratch") == begun
+    assert config("base.pt").clicks == 4  # an adapter beside a base: the paper's recipe
