@@ -1,0 +1,170 @@
+"""Pairs made for comparison, and rows of the grid of students, in their smallest form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import ablations
+from benchmarks.ablations import ROWS, base_without_a_dial, coco_images, relative_labels, signatures, table
+from benchmarks.pair_sources import WAYS, write_pairs
+from model.data.shards import ShardIndex
+from model.network.load import load_granular, new_model
+from model.training.train import train
+from pipeline.errors import InputError
+
+from ..training import small_config, small_options
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_keeps_the_images_and_changes_what_it_says(drawn_run: Path, tmp_path: Path, way: str) -> None:
+    images, masks = write_pairs(str(drawn_run), way, str(tmp_path / "out"))
+    before, after = ShardIndex.open(str(drawn_run)), ShardIndex.open(str(tmp_path / "out"))
+    assert images == len(after) <= len(before)
+    keys = before.sample_keys()
+    for place, key in enumerate(after.sample_keys()):
+        was, now = before.load(keys.index(key)), after.load(place)
+        np.testing.assert_array_equal(was.image, now.image)
+        if way in ("same", "shuffled", "constant", "relative"):
+            assert was.counts == now.counts
+        if way == "same":
+            np.testing.assert_array_equal(was.granularity, now.granularity)
+        if way == "shuffled":
+            np.testing.assert_array_equal(np.sort(was.granularity), np.sort(now.granularity))
+        if way == "constant":
+            assert set(now.granularity) == {1.0}
+        if way == "relative":
+            np.testing.assert_allclose(now.granularity, relative_labels(was).granularity)
+            part = now.area_px[1] / now.area_px[0]
+            assert now.granularity[1] == pytest.approx(0.1 + 0.9 * np.sqrt(part), abs=1e-5)
+        assert now.granularity[now.instance_id == np.arange(len(now.counts))].max() == 1.0 or way == "shuffled"
+    if way == "rectangles":
+        assert masks > 20 * images
+        assert write_pairs(str(drawn_run), way, str(tmp_path / "again"))[1] == masks
+    if way == "shuffled":
+        loaded = [(before.load(keys.index(key)), after.load(place)) for place, key in enumerate(after.sample_keys())]
+        assert any((was.granularity != now.granularity).any() for was, now in loaded)
+
+
+def test_the_first_images_are_those_of_every_larger_number(drawn_run: Path, tmp_path: Path) -> None:
+    few = [write_pairs(str(drawn_run), "same", str(tmp_path / f"{count}"), images=count)[0] for count in (2, 4)]
+    assert few == [2, 4]
+    keys = [set(ShardIndex.open(str(tmp_path / f"{count}")).sample_keys()) for count in (2, 4)]
+    assert keys[0] < keys[1]
+
+
+def test_a_base_without_a_dial_says_by_itself_what_the_student_said(drawn_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    plain: dict[str, Any] = {"click_features": False, "similarity": "off", "dense_anchors": 0}
+    train(small_config(steps=1, min_parts=0, **plain), small_options(drawn_run, run))
+    student = load_granular(run)
+    base = new_model("micro", "paper", 64, init=str(base_without_a_dial(run, tmp_path / "base.pt")), seed=1).eval()
+    torch.testing.assert_close(base.mask_token, student.mask_token)  # an adapter begins as a copy of SAM's first token
+    decoder = base.base.sam_mask_decoder
+    torch.testing.assert_close(decoder.mask_tokens.weight[:1], student.mask_token)
+    for one, other in zip(
+        decoder.output_hypernetworks_mlps[0].parameters(), student.hypernetwork.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(decoder.conv_s0.weight, student.base.sam_mask_decoder.conv_s0.weight)
+
+
+def test_polygons_of_coco_and_their_faults(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 20)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels" / "b.txt").write_text("")
+    with pytest.raises(InputError, match=r"b\.txt: labels without image; expected .*b\.jpg"):
+        coco_images(tmp_path)
+    (tmp_path / "labels" / "b.txt").unlink()
+    file = tmp_path / "labels" / "a.txt"
+    file.write_text("7 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
+    [image] = coco_images(tmp_path)
+    [one] = image.load().objects
+    assert (one.granularity, one.area_px) == (1.0, 21 * 11)
+    file.write_text("7 0.25 0.25 0.75\n")
+    with pytest.raises(InputError, match=r"a\.txt: line 1: expected a class, then pairs"):
+        image.load()
+
+
+def test_signatures_in_words() -> None:
+    good = {"distinct_masks": 8, "iou_low_high": 0.1, "area_spearman": 0.95, "nesting": 0.95}
+    assert signatures({**good, "gain_over_fixed_g": {"low": 0.01}}) == []
+    bad = {"distinct_masks": 1, "iou_low_high": 0.9, "area_spearman": 0.1, "nesting": 0.5}
+    assert len(signatures({**bad, "gain_over_fixed_g": {"low": -0.01}})) == 4
+
+
+def asked(drawn_run: Path, shared_data: Path, output: Path) -> list[str]:
+    flags = ["--train", str(drawn_run), "--validation", str(drawn_run), "--bsds500", str(shared_data / "bsds500")]
+    flags += ["--output", str(output), "--images", "1", "--steps", "1", "--image-size", "64", "--device", "cpu"]
+    return [*flags, "--coco", str(shared_data / "coco64-seg"), "--jobs", "0"]
+
+
+def test_rows_are_trained_judged_kept_and_compared(
+    drawn_run: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablations, "CHOOSING_IMAGES", 1)
+    monkeypatch.setattr(ablations, "coco_images", lambda root: coco_images(root)[:1])
+    out = tmp_path / "out"
+    command = [*asked(drawn_run, shared_data, out), "--rows", "full", "shuffled", "beside-lite"]
+    assert ablations.main(command) == 0
+    rows = json.loads((out / "ablations.json").read_text())["rows"]
+    assert [each["asked"]["row"] for each in rows] == ["full", "shuffled", "beside-lite"]
+    assert rows[2]["trained_parameters"] < rows[0]["trained_parameters"] / 50
+    for row in rows:
+        assert set(row["clicked"]) == {"mined", "people", "coco"}
+    told = (out / "ablations.md").read_text()
+    assert told.count("On ") == 3
+    assert f"| {ROWS['shuffled'].words} (`shuffled`) | 0 |" in told
+    assert (out / "ablations.png").stat().st_size > 5_000
+    monkeypatch.setattr(ablations, "load_granular", lambda run: pytest.fail("judged again"))
+    assert ablations.main(command) == 0
+
+
+def test_a_row_that_died_is_in_the_table_and_done_again(
+    drawn_run: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [InputError("no room"), {"words": "w"}]
+
+    def student(*given: Any) -> Any:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(ablations, "student", student)
+    monkeypatch.setattr(ablations, "draw", lambda rows, path: None)
+    monkeypatch.setattr(ablations, "coco_images", lambda root: [])
+    command = [*asked(drawn_run, shared_data, tmp_path / "out"), "--rows", "full"]
+    assert ablations.main(command) == 1
+    assert ablations.main(command) == 0
+    died = {"asked": {"row": "full", "seed": 0}, "state": "died: InputError: no room"}
+    done = {"asked": {"row": "plain", "seed": 0}, "state": "done", "words": "w", "mined": _figures()}
+    assert "| full | 0 | died: InputError: no room |" in "\n".join(table([died, done]))
+
+
+def _figures() -> dict[str, Any]:
+    names = ("iou_label_g", "iou_best_fixed_g", "best_fixed_g", "iou_shuffled_g", "iou_best_of_10", "iou_other_image")
+    more = ("area_spearman", "distinct_masks", "nesting", "iou_low_high")
+    return dict.fromkeys((*names, *more), 0.5) | {"gain_over_fixed_g": {"low": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rows", "nothing"], "--rows nothing: expected some of full"),
+        (["--rows", "more-images"], "--rows more-images: wants further images; add --more"),
+    ],
+)
+def test_rows_that_cannot_be(
+    drawn_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    assert ablations.main([*asked(drawn_run, shared_data, tmp_path), *flags]) == 2
+    assert said in capsys.readouterr().err
