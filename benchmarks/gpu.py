@@ -7,12 +7,14 @@ Each part writes its figures into `results.json` of the output before the next b
 
 - machine: the card, its matrix and copy rates, the processor beside it.
 - tests: the tests marked `gpu`.
-- step: training `small` at 1024 px by the paper's recipe in bf16: images per second against the floor of counted FLOPs
-  over the card's own matrix rate, and the share of time that it waits for examples; a step alone on drawn examples: its
-  kernels, and its memory (`benchmarks.memory_recipe` computes it without a card).
-- compiled: the step alone with `torch.compile` of the encoder, and of the decoder's transformer too.
+- step: a step of training `small` at 1024 px by the paper's recipe in bf16, on drawn examples: its kernels, and its
+  memory (`benchmarks.memory_recipe` computes it without a card).
+- loop: the same recipe as a user runs it: images per second against the floor of counted FLOPs over the card's own
+  matrix rate, and the share of time that it waits for examples.
+- compiled: the step alone with `torch.compile` of the decoder's transformer, and of the encoder too.
 - mill: `mine` with drawn weights, ViT-B/16 with crops of 768 px and ViT-B/8, against the backbone's own rate.
-- automatic: all masks at ten granularities from one encoding, against ten encodings.
+- automatic: all masks at ten granularities from one encoding, against ten encodings; by prompts in a pass, and with
+  the decoder's transformer in bf16.
 - nccl: one rank under torchrun, its losses beside those without.
 - student: `grainmill train` with the given flags for as long as `--seconds` says; its checkpoint and curves. Several of
   different `--name` may train beside each other, each with its share of the loader processes.
@@ -93,7 +95,7 @@ class Setting:
     @property
     def loaders(self) -> int:
         """Loader processes beside a training process."""
-        return 0 if self.toy else max((self.cores - 2 * self.share) // self.share, 1)
+        return 0 if self.toy else max((self.cores - self.share) // self.share, 1)
 
     def keep(self, part: str, found: dict[str, Any]) -> None:
         """What is measured so far: the part may be cut off after this."""
@@ -198,10 +200,10 @@ def bare_step(
     torch.manual_seed(0)
     model = GranularSam2(config.size, config.adapter, config.image_size).to(device)
     model.set_trainable()
-    if compile_parts in ("encoder", "encoder and transformer"):
-        model.base.image_encoder.compile()
-    if compile_parts == "encoder and transformer":
+    if compile_parts in ("transformer", "transformer and encoder"):
         model.base.sam_mask_decoder.transformer.compile()
+    if compile_parts == "transformer and encoder":
+        model.base.image_encoder.compile()
     rng = np.random.default_rng(0)
     examples = [drawn_example(config, rng) for _ in range(config.global_batch_size)]
 
@@ -253,13 +255,14 @@ def kernels_of(work: Callable[[], None], device: torch.device, *, most: int = 14
     }
 
 
-def loop(setting: Setting, *flags: str) -> dict[str, Any]:
-    """`benchmarks.train_speed` on the paper's recipe."""
+def loop(setting: Setting) -> dict[str, Any]:
+    """`benchmarks.train_speed` on the paper's recipe, all images of a step in one pass."""
     size = ["--size", "micro", "--image-size", "64", "--masks-per-image", "4", "--clicks", "2"]
     size += ["--steps", "3", "--warmup-steps", "1"]
     full = ["--size", "small", "--image-size", "1024", "--steps", "40", "--warmup-steps", "10"]
-    work = setting.output / "work-step"
-    command = ["--data", setting.data, "--work", str(work), "--workers", str(setting.loaders), *flags]
+    full += ["--micro-batch-size", "4"]
+    work = setting.output / "work-loop"
+    command = ["--data", setting.data, "--work", str(work), "--workers", str(setting.loaders)]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         train_speed.main([*command, *(size if setting.toy else full)])
@@ -269,21 +272,20 @@ def loop(setting: Setting, *flags: str) -> dict[str, Any]:
 
 
 def step(setting: Setting) -> dict[str, Any]:
-    """The step alone, then the loop as a user runs it."""
+    """The step alone."""
     found: dict[str, Any] = {"alone": []}
     for micro_batch_size in (1,) if setting.toy else (2, 4, 1):
         found["alone"].append(bare_step(setting, paper_config(setting), micro_batch_size))
         setting.keep("step", found)
     if not setting.toy:
         found["alone, 8 masks"] = bare_step(setting, paper_config(setting, masks_per_image=8), 1)
-        setting.keep("step", found)
-    return found | {"loop": loop(setting)}
+    return found
 
 
 def compiled(setting: Setting) -> dict[str, Any]:
     """The step alone, then with its parts compiled; toy: without compiling, which takes minutes for a processor."""
     found: dict[str, Any] = {}
-    for name in ("eager",) if setting.toy else ("eager", "encoder", "encoder and transformer"):
+    for name in ("eager",) if setting.toy else ("eager", "transformer", "transformer and encoder"):
         found[name] = bare_step(setting, paper_config(setting), 4, compile_parts=name)
         setting.keep("compiled", found)
     return found
@@ -391,6 +393,20 @@ def automatic(setting: Setting) -> dict[str, Any]:
         lambda: [generate_masks(predictor, image, config) for config in each], setting.device, repeats=repeats
     )
     encode = seconds_of(lambda: predictor.set_image(image), setting.device, repeats=repeats)
+    passes: dict[str, float] = {}
+    transformer = model.base.sam_mask_decoder.transformer
+    in_float32 = transformer.forward
+
+    def in_bf16(*maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with torch.autocast(setting.device.type, dtype=torch.bfloat16):
+            return tuple(each.float() for each in in_float32(*maps))
+
+    for prompts in (4, 8) if setting.toy else (64, 256, 1024):
+        several = dataclasses.replace(shared, points_per_batch=prompts)
+        for precision, forward in (("float32", in_float32), ("bfloat16", in_bf16)):
+            transformer.forward = forward
+            spent = seconds_of(lambda c=several: generate_masks(predictor, image, c), setting.device, repeats=repeats)
+            passes[f"{prompts} prompts in a pass, transformer in {precision}"] = min(spent)
     return {
         "size": size,
         "prompts": len(GRANULARITIES) * shared.points_per_side**2,
@@ -398,6 +414,7 @@ def automatic(setting: Setting) -> dict[str, Any]:
         "ten_encodings_s": min(apart),
         "encoding_s": min(encode),
         "ratio": min(apart) / min(once),
+        "one_encoding_s_by_pass": passes,
     }
 
 
@@ -454,9 +471,11 @@ def student(setting: Setting) -> dict[str, Any]:
         left_s = setting.seconds - trial_s - (trial_s - summary.get("seconds", 0.0)) - AFTER_TRAINING_S
         wanted = steps if setting.toy else max(steps, int(0.9 * left_s * rate / _flag(flags, "--global-batch-size")))
         command = [*base, "--output", str(run), "--steps", str(wanted), "--save-every", str(max(wanted // 4, 1))]
-        called([*command, "--keep", "1", *([] if setting.toy else ["--time-limit-s", f"{left_s:.0f}"])])
-        merged = str(setting.output / f"{setting.name}.safetensors")
-        called([sys.executable, "-m", "model.merge", str(run), "--output", merged, "--half", "--images-only"])
+        called([*command, "--keep", "4", *([] if setting.toy else ["--time-limit-s", f"{left_s:.0f}"])])
+        saved = sorted((run / "checkpoints").glob("*.safetensors"))
+        for source, suffix in ((run, ""), *((path, "-first") for path in saved[:1] if len(saved) > 1)):
+            merged = str(setting.output / f"{setting.name}{suffix}.safetensors")
+            called([sys.executable, "-m", "model.merge", str(source), "--output", merged, "--half", "--images-only"])
     shutil.copy(run / "metrics.jsonl", setting.output / f"{setting.name}_metrics.jsonl")
     told = metrics_of(run)
     for folder in (run, trial):
@@ -484,6 +503,7 @@ PARTS: Final[dict[str, Callable[[Setting], dict[str, Any]]]] = {
     "machine": machine,
     "tests": tests,
     "step": step,
+    "loop": loop,
     "mill": mill,
     "automatic": automatic,
     "nccl": nccl,

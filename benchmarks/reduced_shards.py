@@ -1,13 +1,15 @@
 """Committed runs as one run of reduced images: what a machine without a network is sent to train a small student on.
 
     python -m benchmarks.reduced_shards --data RUN [RUN ...] --output OUT [--longer-side 256] [--quality 82]
-        [--max-mib 40]
+        [--max-mib 40] [--drawn-only]
 
 Each image is reduced so that its longer side is at most so many pixels, and encoded as JPEG; its masks are averaged on
 the same grid and kept where more than half of a pixel lies in them, so that a part stays inside its parent. Tree and
 granularity stay those that were mined at full size. A mask that is left with fewer than 16 pixels goes, or with its
 parent's very pixels; its parts become its parent's. With `--max-mib`, samples are taken from the runs in turn until
 they would fill so much, compressed as `infra/gpu/prepare.sh` packs them (tar and xz). Keys, sources and terms are kept.
+With `--drawn-only`, masks go that `grainmill train` never draws from scratch (those of instances that join several
+wholes, and parts of instances with less than ten), so that more images have room.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import itertools
 import lzma
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import cv2
 import numpy as np
@@ -32,17 +35,29 @@ from pipeline.sources.images import decode_rgb
 from .committed import write_run
 
 LABEL = "reduced"
+FROM_SCRATCH: Final = {"min_parts": 10, "smallest_parts": True, "wholes_only": True}
+"""What `grainmill train` draws from scratch; an instance's smallest part stays, for it is one of those counted."""
 MIN_AREA_PX = 16
 MAX_PIXELS = 10**8
 RATIO_SAMPLES = 24
 """Of which the compressed size of a sample is measured, as one block."""
 
 
-def reduced_annotations(sample: Sample, height: int, width: int) -> tuple[Annotation, ...]:
-    """The annotations of a sample on a smaller grid; they pass `schema.validate_sample`."""
+def reduced_annotations(
+    sample: Sample, height: int, width: int, *, among: NDArray[np.bool_] | None = None
+) -> tuple[Annotation, ...]:
+    """The annotations of a sample on a smaller grid; they pass `schema.validate_sample`.
+
+    Args:
+        sample: with n annotations, and its size.
+        height, width: of the smaller grid, pixels.
+        among: (n,) which of them may stay: of an instance none, the whole alone, or everything; None: all.
+    """
     masks: dict[int, NDArray[np.bool_]] = {}
     kept_parent: dict[int, int | None] = {}
     for each in sample.annotations:
+        if among is not None and not among[each.id]:
+            continue
         full = rle.decode(each.segmentation).astype(np.uint8) * np.uint8(255)
         mask = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA) > 127
         parent = each.parent_id
@@ -85,7 +100,9 @@ def _described(annotation: Annotation, mask: NDArray[np.bool_]) -> Annotation:
     )
 
 
-def reduced_sample(record: bytes, image: bytes, *, longer_side: int, quality: int, where: str) -> tuple[Sample, bytes]:
+def reduced_sample(
+    record: bytes, image: bytes, *, longer_side: int, quality: int, where: str, among: NDArray[np.bool_] | None = None
+) -> tuple[Sample, bytes]:
     """One sample and its image's bytes, reduced; the key is the mined one.
 
     Args:
@@ -94,6 +111,7 @@ def reduced_sample(record: bytes, image: bytes, *, longer_side: int, quality: in
         longer_side: pixels; smaller images stay as large as they are.
         quality: of the JPEG.
         where: for messages.
+        among: see `reduced_annotations`.
     """
     sample = sample_from_json(record, where=where)
     rgb = decode_rgb(image, max_pixels=MAX_PIXELS)
@@ -108,12 +126,14 @@ def reduced_sample(record: bytes, image: bytes, *, longer_side: int, quality: in
         height=height,
         exif_orientation=1,
         file_name=f"{sample.key}.jpg",
-        annotations=reduced_annotations(sample, height, width),
+        annotations=reduced_annotations(sample, height, width, among=among),
     )
     return reduced, data
 
 
-def in_turn(runs: Sequence[str], *, longer_side: int, quality: int) -> Iterator[tuple[Sample, bytes]]:
+def in_turn(
+    runs: Sequence[str], *, longer_side: int, quality: int, drawn_only: bool = False
+) -> Iterator[tuple[Sample, bytes]]:
     """Reduced samples of all runs, spread evenly: the n-th part of each run lies in the n-th part of the result."""
     indices = [ShardIndex.open(run) for run in runs]
     places = sorted(
@@ -121,13 +141,21 @@ def in_turn(runs: Sequence[str], *, longer_side: int, quality: int) -> Iterator[
     )
     for _, which, number in places:
         image, record = indices[which].read_raw(number)
+        among = indices[which].load(number).drawable(**FROM_SCRATCH) if drawn_only else None
         yield reduced_sample(
-            bytes(record), bytes(image), longer_side=longer_side, quality=quality, where=f"{runs[which]}: {number}"
-        )
+            bytes(record), bytes(image), longer_side=longer_side, quality=quality, where=f"{runs[which]}: {number}",
+            among=among,
+        )  # fmt: skip
 
 
 def write_reduced(
-    runs: Sequence[str], output: str, *, longer_side: int, quality: int, max_bytes: float | None = None
+    runs: Sequence[str],
+    output: str,
+    *,
+    longer_side: int,
+    quality: int,
+    max_bytes: float | None = None,
+    drawn_only: bool = False,
 ) -> tuple[int, int]:
     """One committed unit; returns its samples and masks."""
     total = sum(len(ShardIndex.open(run)) for run in runs)
@@ -135,7 +163,7 @@ def write_reduced(
     first: list[bytes] = []
     used, ratio = 0.0, 1.0
     with ProgressBar("reducing", total) as progress:
-        for sample, data in in_turn(runs, longer_side=longer_side, quality=quality):
+        for sample, data in in_turn(runs, longer_side=longer_side, quality=quality, drawn_only=drawn_only):
             record = sample_to_json(sample)
             if len(first) < RATIO_SAMPLES:
                 first.append(record)
@@ -158,10 +186,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--longer-side", type=int, default=256, help="Pixels. Default 256, the micro student's view.")
     parser.add_argument("--quality", type=int, default=82, help="Of the JPEGs. Default 82.")
     parser.add_argument("--max-mib", type=float, help="Compressed. Default: everything.")
+    parser.add_argument("--drawn-only", action="store_true", help="Only masks that training from scratch draws.")
     options = parser.parse_args(argv)
     limit = None if options.max_mib is None else options.max_mib * 2**20
     samples, masks = write_reduced(
-        options.data, options.output, longer_side=options.longer_side, quality=options.quality, max_bytes=limit
+        options.data,
+        options.output,
+        longer_side=options.longer_side,
+        quality=options.quality,
+        max_bytes=limit,
+        drawn_only=options.drawn_only,
     )
     print(f"{options.output}: {samples} images, {masks} masks")
     return 0

@@ -8,6 +8,7 @@
 # RUN          committed or released shards to train on; they go along reduced to 256 pixels, as many samples as fit
 #
 # MAX_MIB      what KIT may take, 60 by default
+# REDUCED      flags of benchmarks.reduced_shards: "--drawn-only" for more images, where students start from scratch
 # BACKBONE     a file of weights to take along (for --trunk timm:NAME@KIT/weights/FILE)
 # PYTHON       with grainmill installed; .venv/bin/python by default
 #
@@ -16,7 +17,7 @@
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 kit=$1 photographs=$2
@@ -57,7 +58,7 @@ used_mib=$(du -sm "$kit" | cut -f1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 (cd "$code" && PYTHONPATH="$code" "$python" -m benchmarks.reduced_shards --data "$@" --output "$work/data" \
-    --max-mib "$((max_mib - used_mib - 2))" >&2)
+    --max-mib "$((max_mib - used_mib - 2))" ${REDUCED:-} >&2)
 tar -C "$work" -cf - data | xz -T2 -6 >"$kit/data.tar.xz"
 
 size_mib=$(du -sm "$kit" | cut -f1)

@@ -8,7 +8,7 @@
 #              another, which trains beside it (a small student leaves most of a card idle)
 #
 # BUDGET_S     for all of it, 470 by default
-# PARTS        which, in this order, each alone: "machine step compiled mill automatic"
+# PARTS        which, in this order, each alone: "machine step loop compiled mill automatic"
 # BESIDE       which run while students train, since they measure no speed: "tests nccl"
 # TOY          1: at a size for a processor, to try it without a GPU
 # PYTHON       with PyTorch; python3 by default
@@ -56,8 +56,9 @@ run() {
 }
 
 # The longest that a part may take, in seconds; students take what is left.
-declare -A limit_s=([machine]=30 [tests]=100 [step]=${STEP_S:-110} [compiled]=${COMPILED_S:-90} [mill]=${MILL_S:-110} [automatic]=50 [nccl]=70)
-for part in ${PARTS-machine step compiled mill automatic}; do
+declare -A limit_s=([machine]=30 [tests]=100 [step]=${STEP_S:-60} [loop]=${LOOP_S:-70}
+    [compiled]=${COMPILED_S:-120} [mill]=${MILL_S:-110} [automatic]=50 [nccl]=70)
+for part in ${PARTS-machine step loop compiled mill automatic}; do
     left=$(left_s)
     run "$part" $((limit_s[$part] < left - 5 ? limit_s[$part] : left - 5))
 done

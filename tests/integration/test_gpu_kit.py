@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import reduced_shards
@@ -44,6 +45,20 @@ def test_reduced_shards_stop_where_the_room_ends(drawn_run: Path, tmp_path: Path
     assert 0 < samples < len(ShardIndex.open(drawn_run))
 
 
+def test_what_is_never_drawn_from_scratch_is_left_out(drawn_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "drawn"
+    reduced_shards.main(["--data", str(drawn_run), "--output", str(output), "--longer-side", "64", "--drawn-only"])
+    whole, small = ShardIndex.open(drawn_run), ShardIndex.open(output)
+    drawable = {key: whole.load(number) for number, key in enumerate(whole.sample_keys())}
+    for number, key in enumerate(small.sample_keys()):
+        validate_sample(sample_from_json(bytes(small.read_raw(number)[1]), where=key), where=key)
+        expected = drawable[key].drawable(min_parts=10, smallest_parts=True, wholes_only=True)
+        assert 0 < len(small.load(number).counts) <= np.count_nonzero(expected)
+    assert any(
+        not each.drawable(min_parts=10, smallest_parts=True, wholes_only=True).all() for each in drawable.values()
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_kit_installs_without_an_index_and_runs(
@@ -69,7 +84,7 @@ def test_the_kit_installs_without_an_index_and_runs(
     log = (output / "run.log").read_text()
     assert done.returncode == 0, done.stderr + log
     found = json.loads((output / "results.json").read_text())
-    expected = {"machine", "tests", "step", "compiled", "mill", "automatic", "nccl", "student-1"}
+    expected = {"machine", "tests", "step", "loop", "compiled", "mill", "automatic", "nccl", "student-1"}
     assert expected <= set(found), log
     assert found["tests"]["exit"] == 0
     assert found["nccl"]["equal"]
