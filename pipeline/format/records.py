@@ -84,6 +84,7 @@ class FeaturesRecord(TypedDict, total=False):
 
     backbone: str | None
     weights_sha256: str | None
+    boundaries_sha256: str | None
 
 
 class DivideRecord(TypedDict, total=False):

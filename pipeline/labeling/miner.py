@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..environment.stage_seconds import StageSeconds
 from ..environment.timm_weights import PREFIX, named_weights
@@ -27,6 +28,7 @@ from ..format.schema import Annotation
 from ..sources.passed_over import PassedOver
 from ..sources.proposals import Proposals
 from ..storage.local import sha256_of_file
+from .boundary_file import read_record
 from .config import MineConfig
 from .given import GivenMask, join_given, refine_given
 from .hierarchy import build_hierarchy
@@ -35,6 +37,9 @@ from .on_superpixels import superpixel_candidates
 from .regions import FeatureMaps, PatchGrid, Rgb
 from .stages import backbone_features as backbones
 from .stages.texture_features import patch_features
+
+if TYPE_CHECKING:
+    from .stages.boundary_net import Boundaries
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class BatchFeatures:
     """(h, w, d) patch features for recipes that cut and merge patches."""
     maps: FeatureMaps | None
     """For recipes that merge superpixels: a backbone's."""
+    boundary: NDArray[np.float32] | None
+    """(h, w) of the image at the size at which it is mined: a boundary net's."""
     seconds: float
 
 
@@ -88,6 +95,10 @@ class ImageMiner:
         batch_size: images that share one pass of the backbone; None lets it choose. The descriptor has no batches.
         checkpoint: file of the backbone's weights, with the sha256 that the configuration names.
         proposals: of `--divide proposals` and `union`.
+        boundaries: file of the boundary net, with the sha256 that the configuration names.
+
+    Raises:
+        InputError: a file is missing, or is another one than the configuration names.
     """
 
     def __init__(
@@ -98,6 +109,7 @@ class ImageMiner:
         batch_size: int | None = None,
         checkpoint: str | Path | None = None,
         proposals: Proposals | None = None,
+        boundaries: str | Path | None = None,
     ) -> None:
         cv2.setNumThreads(1)
         self.config, self._proposals = config, proposals
@@ -105,6 +117,7 @@ class ImageMiner:
         self._one_at_a_time = threading.Lock()
         if config.features.backbone != "descriptor":
             self._backbone = load_backbone(config, checkpoint, device=device, batch_size=batch_size)
+        self._boundaries = _load_boundaries(config, boundaries, device=device)
         self.batch_size = batch_size or (1 if self._backbone is None else self._backbone.batch_size)
 
     def environment(self) -> dict[str, Any]:
@@ -142,15 +155,19 @@ class ImageMiner:
         began_s = time.perf_counter()
         grids: Sequence[PatchGrid | None] = [None] * len(batch)
         maps: Sequence[FeatureMaps | None] = [None] * len(batch)
+        boundary: Sequence[NDArray[np.float32] | None] = [None] * len(batch)
         features = self.config.features
         if batch and self.config.conquer.graph == "patches":
             side = backbones.nearest_multiple(features.side_px, self._patch_px)
             grids = self._patch_grids([backbones.squashed(image.rgb, side, side) for image in batch], fixed_batch=True)
         elif self._backbone is not None:
             with self._one_at_a_time:
-                maps = [self._backbone.maps(reduced(each.rgb, features.max_side_px), features) for each in batch]
+                images = [reduced(each.rgb, features.max_side_px) for each in batch]
+                maps = whole = [self._backbone.maps(each, features) for each in images]
+                if self._boundaries is not None:
+                    boundary = [self._boundaries(*each) for each in zip(images, whole, strict=True)]
         each_s = (time.perf_counter() - began_s) / max(len(batch), 1)
-        return [BatchFeatures(*each, each_s) for each in zip(grids, maps, strict=True)]
+        return [BatchFeatures(*each, each_s) for each in zip(grids, maps, boundary, strict=True)]
 
     def label(self, image: ImageInput, features: BatchFeatures) -> MinedImage | SampleFailureError:
         """The second half, of one image: everything else. Several threads may be in it."""
@@ -179,7 +196,12 @@ class ImageMiner:
             )
         else:
             candidates = superpixel_candidates(
-                rgb, features.maps, config, find_instances=self._finds_instances, seconds=seconds
+                rgb,
+                features.maps,
+                config,
+                find_instances=self._finds_instances,
+                seconds=seconds,
+                boundary=features.boundary,
             )
         with seconds.timed("granularity"):
             if given:
@@ -256,6 +278,25 @@ def load_backbone(
             f"--backbone {PREFIX}{name}, a pyramid; use --recipe leaves"
         )
     return found
+
+
+def _load_boundaries(config: MineConfig, path: str | Path | None, *, device: str | None) -> Boundaries | None:
+    expected = config.features.boundaries_sha256
+    if path is None or expected is None:
+        if path is None and expected is None:
+            return None
+        raise InputError(
+            f"the configuration names {'no' if expected is None else 'a'} boundary net, found --boundaries {path}"
+        )
+    read_record(path)  # whether it is such a file at all
+    if sha256_of_file(path) != expected:
+        raise InputError(
+            f"--boundaries {path}: not the file that the run was planned with (sha256 {expected}); bring that file "
+            "back, on every machine of a cluster"
+        )
+    from .stages.boundary_net import Boundaries
+
+    return Boundaries(path, device=device)
 
 
 def reduced(rgb: Rgb, max_side_px: int) -> Rgb:

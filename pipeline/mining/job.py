@@ -63,6 +63,8 @@ class MineOptions:
     pool: PoolOptions
     proposals: str | None
     """Absolute path of the `--proposals` file."""
+    boundaries: str | None
+    """Absolute path of the `--boundaries` file."""
     checkpoint: str | None
     """Path of the backbone's weights."""
     memory_limit_bytes: int
@@ -251,6 +253,7 @@ def run_units(
         batch_size=options.flags.batch_size,
         cpus=options.pool.cpus_per_worker,
         proposals=options.proposals,
+        boundaries=options.boundaries,
         checkpoint=options.checkpoint,
         config_hash=plan.config_hash,
         environment=plan.environment,
@@ -259,6 +262,8 @@ def run_units(
         commits_by_driver=not storage.conditional_puts,
     )
     listener: Listener = DriverCommits(report, CommitWriter(storage)) if run.commits_by_driver else report
+    if options.config.recipe == "learned" and options.boundaries is None:
+        note("--recipe learned without --boundaries FILE merges by the classifier's features alone")
     if idle := idle_workers_note(plan, options):
         note(idle)
     if options.executor == "inline":

@@ -25,6 +25,7 @@ from ..labeling.config import (
     WholesName,
 )
 from ..labeling.recipes import recipe as recipe_config
+from ..labeling.recipes import with_boundaries
 from ..sources.units import parse_inputs
 from ..storage.local import sha256_of_file
 from .flags import MineFlags
@@ -74,6 +75,7 @@ def mine_options(flags: MineFlags) -> MineOptions:
             ray_address=flags.ray_address,
         ),
         proposals=proposals_file(flags),
+        boundaries=None if flags.boundaries is None else os.path.abspath(flags.boundaries),
         checkpoint=checkpoint,
         memory_limit_bytes=int(2**30 * (flags.worker_memory_gib or default_memory_gib(here))),
     )
@@ -83,6 +85,9 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     """The configuration, and where the backbone's weights lie, which is no part of it."""
     config = recipe_config(_one_of("--recipe", flags.recipe, get_args(RecipeName)))
     features, checkpoint = _features(config, flags.backbone)
+    config = dataclasses.replace(config, features=features)
+    if flags.boundaries is not None:
+        config = _with_boundaries(config, flags.boundaries)
     divide, conquer, refine, granularity = config.divide, config.conquer, config.refine, config.granularity
     for flag, value in (("--wholes", flags.wholes), ("--ranking", flags.ranking)):
         if value is not None and conquer.graph != "leaves":
@@ -112,7 +117,6 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
         granularity = dataclasses.replace(granularity, method=method)
     config = dataclasses.replace(
         config,
-        features=features,
         divide=divide,
         conquer=conquer,
         refine=refine,
@@ -145,6 +149,35 @@ def _features(config: MineConfig, backbone: str | None) -> tuple[FeaturesConfig,
     name, path = named_weights(backbone)
     features = dataclasses.replace(config.features, backbone=f"timm:{name}", weights_sha256=sha256_of_file(path))
     return features, str(path)
+
+
+def _with_boundaries(config: MineConfig, path: str) -> MineConfig:
+    """The configuration with a boundary net in its trees.
+
+    Raises:
+        InputError: no boundary net's file, or one that sees another network's maps.
+    """
+    from ..labeling.boundary_file import read_record
+
+    features, record = config.features, read_record(path)
+    if config.conquer.graph != "leaves" or features.backbone == "descriptor":
+        raise InputError(
+            f"--boundaries {path}: the net sees the maps of {record.backbone}, found --recipe {config.recipe}, which "
+            "merges no superpixels by a backbone's features; use --recipe learned or leaves"
+        )
+    if (record.backbone, record.weights_sha256) != (features.backbone, features.weights_sha256):
+        raise InputError(
+            f"--boundaries {path}: the net was trained on the maps of {record.backbone} (sha256 "
+            f"{record.weights_sha256[:12]}…), found --backbone {features.backbone} (sha256 "
+            f"{(features.weights_sha256 or '')[:12]}…); use that backbone, or train a net on this one's maps"
+        )
+    seen = (record.enlargement, record.max_input_side_px)
+    if seen != (features.enlargement, features.max_input_side_px):
+        raise InputError(
+            f"--boundaries {path}: the net was trained on images enlarged {seen[0]} times to at most {seen[1]} px, "
+            f"found {features.enlargement} and {features.max_input_side_px}; another version wrote it, train it anew"
+        )
+    return with_boundaries(config, sha256_of_file(Path(path)))
 
 
 def proposals_file(flags: MineFlags) -> str | None:

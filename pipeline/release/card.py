@@ -303,9 +303,11 @@ def _made(manifest: ReleaseManifest) -> str:
         config = run["config"]
         features = config.get("features", {})
         weights = features.get("weights_sha256")
+        boundaries = features.get("boundaries_sha256")
+        net = f" and the boundary net `{boundaries[:16]}`" if boundaries else ""
         lines.append(
             f"| `{run['id']}` | {run['samples']:,} | {run['masks']:,} | {config.get('recipe')} | "
-            f"{features.get('backbone')} | "
+            f"{features.get('backbone')}{net} | "
             f"{'none' if weights is None else f'`{weights[:16]}`'} | {config.get('labels_version')} | "
             f"{run['code_version']} | "
             f"{run['seed']} | `{run['config_hash'][:16]}` |"

@@ -258,6 +258,9 @@ def provenance(manifest: ReleaseManifest) -> dict[str, object]:
             used.append({
                 "@type": "prov:Entity", "@id": f"weights/{features['weights_sha256']}", "name": features["backbone"],
             })  # fmt: skip
+        if features.get("boundaries_sha256") is not None:
+            net = f"weights/{features['boundaries_sha256']}"
+            used.append({"@type": "prov:Entity", "@id": net, "name": "boundary net"})
         activities.append(
             {
                 "@type": "prov:Activity",

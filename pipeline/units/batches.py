@@ -50,6 +50,8 @@ class RunSpec:
     """Samples of one batch; None lets the backbone choose."""
     proposals: str | None = None
     """Path of the `--proposals` file."""
+    boundaries: str | None = None
+    """Path of the boundary net."""
     checkpoint: str | None = None
     """Path of the backbone's weights."""
     memory_fraction: float = 1.0
@@ -321,7 +323,13 @@ def make_image_miner(run: RunSpec) -> ImageMiner:
     proposals = None
     if run.proposals is not None:
         proposals = Proposals.read(run.proposals, sha256=run.config.divide.proposals_sha256)
-    miner = ImageMiner(run.config, batch_size=run.batch_size, checkpoint=run.checkpoint, proposals=proposals)
+    miner = ImageMiner(
+        run.config,
+        batch_size=run.batch_size,
+        checkpoint=run.checkpoint,
+        proposals=proposals,
+        boundaries=run.boundaries,
+    )
     if run.config.features.backbone != "descriptor":
         fix_threads()  # of torch, which is loaded only now
     return miner
