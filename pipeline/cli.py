@@ -36,6 +36,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "release": ("pipeline.commands.release", "a published dataset: card, Croissant, checksums, index, gallery"),
     "join": ("pipeline.commands.join", "a release of references and its images, whole again, each checked by sha256"),
     "diff": ("pipeline.commands.diff", "what changed in samples and masks between two versions or runs"),
+    "boundaries": (
+        "pipeline.commands.boundaries",
+        "a net of where regions end, from the trees of images that are mined, for `mine --boundaries`",
+    ),
     "proposals": ("pipeline.commands.proposals", "a detector's output files as one, for `mine --divide proposals`"),
     "train": (
         "model.commands.train",

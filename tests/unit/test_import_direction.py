@@ -13,8 +13,8 @@ import pytest
 ORDER = [
     "pipeline.errors", "pipeline.console", "pipeline.environment", "pipeline.format", "pipeline.storage",
     "pipeline.sources", "pipeline.labeling", "pipeline.shards", "pipeline.units", "pipeline.dataset",
-    "pipeline.executors", "pipeline.mining", "pipeline.release", "pipeline.library", "pipeline.bench",
-    "pipeline.commands", "pipeline.cli", "pipeline.__main__",
+    "pipeline.executors", "pipeline.mining", "pipeline.boundaries", "pipeline.release", "pipeline.library",
+    "pipeline.bench", "pipeline.commands", "pipeline.cli", "pipeline.__main__",
     "model.network", "model.data", "model.predict", "model.desk", "model.evaluation", "model.training", "model.library",
     "model.bench", "model.commands", "model.merge", "model.onnx_export",
 ]  # fmt: skip
