@@ -183,8 +183,6 @@ def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
     """The run of a row; gone on with where it was."""
     row, output = ROWS[name], Path(options.output)
     run = output / "runs" / f"{name}-seed{seed}-steps{options.steps}"
-    if (run / f"checkpoints/step-{options.steps:08d}.safetensors").is_file():
-        return run
     init: str | Path = "scratch"
     if row.beside is not None:
         base = trained(options, ADAPTED, seed)
@@ -195,7 +193,8 @@ def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
         "device": options.device, "coarse_images": 0, "image_size": options.image_size, "resume": begun, "keep": 1,
         "save_every": max(1, options.steps // 2), **row.flags,
     }  # fmt: skip
-    train(data_of(options, row), run, **flags)
+    if train(data_of(options, row), run, **flags)["stopped"] == "interrupted":
+        raise KeyboardInterrupt  # saved; a student of fewer steps is no row
     return run
 
 

@@ -180,7 +180,8 @@ def student_recall(model: GranularSam2, images: Sequence[EvalImage], labels: str
 def trained(output: Path, data: Sequence[str], training: dict[str, Any]) -> Path:
     """A run of `grainmill train` with its defaults, gone on with where it was; `training` holds further flags."""
     begun = any(output.glob("checkpoints/*.safetensors"))
-    train(list(data), output, **{**RECIPE, **training}, threads=1, resume=begun)
+    if train(list(data), output, **{**RECIPE, **training}, threads=1, resume=begun)["stopped"] == "interrupted":
+        raise KeyboardInterrupt  # saved; a student of fewer steps is no row
     return output
 
 
@@ -230,15 +231,15 @@ def tasks_of(domains: Sequence[Domain], options: argparse.Namespace) -> tuple[li
             (STUDENT, partial(student_row, domain, options.checkpoint, labels, **limits), asked),
         ]
         if teaches and domain.unlabelled is not None:
-            data = labels / "unlabelled"
-            work = partial(prepared_labels, domain.unlabelled, data)
+            unlabelled = labels / "unlabelled"
+            work = partial(prepared_labels, domain.unlabelled, unlabelled)
             first.append(Task(name=f"{domain.name}, unlabelled", asked={}, work=work))
             for subject, run, how in ((f"{more} here", "going_on", going_on), (ALONE, "alone", alone)):
-                work = partial(taught_row, domain, [str(data)], runs / domain.name / run, labels, how, **limits)
+                work = partial(taught_row, domain, [str(unlabelled)], runs / domain.name / run, labels, how, **limits)
                 students.append((subject, work, {**asked, **how}))
         if teaches and options.photographs:
             subject, data = f"{more} on photographs", options.photographs
-            work = partial(student_row, domain, runs / "photographs", labels, **limits)
+            work = partial(taught_row, domain, data, runs / "photographs", labels, going_on, **limits)
             students.append((subject, work, {**asked, **going_on, "data": data}))
         rows += [Task(name=_name(domain, name), asked=what, work=work) for name, work, what in students]
     return first, rows

@@ -170,3 +170,11 @@ def test_a_row_that_dies_is_marked_and_done_again(tmp_path: Path) -> None:
     assert [each["state"] for each in filled(again, tmp_path, jobs=0)] == ["done", "done"]
     other = [Task(name="good", asked={"steps": 2}, work=_fails)]
     assert filled(other, tmp_path, jobs=0)[0]["state"].startswith("died")  # other settings are another row
+
+
+def test_a_student_of_fewer_steps_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domains, "train", lambda *a, **k: {"stopped": "interrupted"})
+    with pytest.raises(KeyboardInterrupt):
+        domains.trained(tmp_path, ["out"], {"steps": 9})
+    monkeypatch.setattr(domains, "train", lambda *a, **k: {"stopped": None})
+    assert domains.trained(tmp_path, ["out"], {"steps": 9}) == tmp_path
