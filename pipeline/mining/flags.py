@@ -87,13 +87,23 @@ class MineFlags:
             rich_help_panel=MINED,
         ),
     ] = None
+    max_masks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Best candidates of an image that are kept; instances are kept besides. Default: the recipe's: 300, "
+            "1,000 for default-1000 and unsamv2.",
+            rich_help_panel=MINED,
+        ),
+    ] = None
     ranking: Annotated[
         str | None,
         typer.Option(
             metavar="trees|consistency",
-            help="Which candidates come first, of which 300 are kept: those absorbed last in the merge trees, or those "
-            "that a second mining of the mirrored, enlarged and recoloured image finds again, for about 0.45 s more an "
-            "image. Default: the recipe's: consistency for learned, else trees. For recipes that merge superpixels.",
+            help="Which candidates come first, of which the best are kept: those absorbed last in the merge trees, or "
+            "those that a second mining of the mirrored, enlarged and recoloured image finds again, for about 0.45 s "
+            "more an image. Default: the recipe's: consistency for learned, else trees. For recipes that merge "
+            "superpixels.",
             rich_help_panel=MINED,
         ),
     ] = None

@@ -115,8 +115,12 @@ def resolved(flags: MineFlags) -> tuple[MineConfig, str | None]:
     if flags.granularity is not None:
         method = _one_of("--granularity", flags.granularity, get_args(GranularityMethod))
         granularity = dataclasses.replace(granularity, method=method)
+    tree = config.tree
+    if flags.max_masks is not None:
+        tree = dataclasses.replace(tree, max_masks=flags.max_masks)
     config = dataclasses.replace(
         config,
+        tree=tree,
         divide=divide,
         conquer=conquer,
         refine=refine,

@@ -82,7 +82,10 @@ def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict
 
 
 def test_wholes_and_ranking_are_settings_of_any_recipe_on_superpixels(tmp_path: Path) -> None:
-    config = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out", wholes="flat", ranking="consistency")).config
+    config = mine_options(
+        MineFlags(input=[f"a={tmp_path}"], output="out", wholes="flat", ranking="consistency", max_masks=7)
+    ).config
+    assert config.tree.max_masks == 7
     assert config.divide.wholes == "flat"
     assert config.conquer.ranking.method == "consistency"
     plain = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out")).config
