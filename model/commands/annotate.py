@@ -184,6 +184,11 @@ def _own_token() -> str | None:
 
 
 def _origin(url: str) -> str:
+    """What a browser sends as the origin of a page at this address.
+
+    Raises:
+        InputError: it is none, or a token would travel there in the clear.
+    """
     from urllib.parse import urlsplit
 
     from pipeline.errors import InputError
@@ -191,11 +196,20 @@ def _origin(url: str) -> str:
     wrong = InputError(f"--origin {url}: expected https://HOST or https://HOST:PORT")
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # as of http://[
+        host, port = parts.hostname, parts.port
+    except ValueError as error:  # as of http://[ and of :x
         raise wrong from error
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or "@" in parts.netloc:
+    rest = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in _PORTS or not host or rest or "@" in parts.netloc:
         raise wrong
-    return f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise InputError(f"--origin {url}: without TLS everybody on the way reads the token; use https")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
+
+
+_PORTS = {"http": 80, "https": 443}
+"""What a browser leaves out of an origin."""
 
 
 def _last_or_free(port: int) -> socket.socket:

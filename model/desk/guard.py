@@ -11,10 +11,12 @@ import hmac
 from collections.abc import Iterable
 from typing import Final
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES: Final = 1 << 20
+MAX_PATH: Final = 200
+"""Characters of a path behind the token: the page's own are shorter, and longer numbers are none."""
 TOO_LARGE: Final = "larger than what the page sends"
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -55,7 +57,10 @@ class Guard:
         if refused is not None:
             await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
             return
-        _, _, path = scope["path"][1:].partition("/")
+        token, slash, path = scope["path"][1:].partition("/")
+        if not slash:  # what the page loads lies below it
+            await RedirectResponse(f"/{token}/")(scope, receive, send)
+            return
         inner = {**scope, "path": f"/{path}", "raw_path": None, "root_path": ""}
 
         async def with_headers(message: Message) -> None:
@@ -77,9 +82,11 @@ class Guard:
                 return 403, "another page than this desk's own"
             if name == b"content-length" and (not value.isdigit() or int(value) > MAX_BODY_BYTES):
                 return 413, TOO_LARGE
-        token = scope["path"][1:].partition("/")[0]
+        token, _, path = scope["path"][1:].partition("/")
         if not hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token):
             return 403, "the address lacks the token that `grainmill annotate` printed"
+        if len(path) > MAX_PATH:
+            return 414, "a longer address than any of the page's"
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return 405, "GET and POST only"
         return None

@@ -436,6 +436,14 @@ def test_a_wrong_address_host_or_origin_is_refused(open_page: Callable[..., Page
     assert "access-control-allow-origin" not in headers
 
 
+def test_an_address_without_its_last_slash_leads_to_the_page(open_page: Callable[..., Page]) -> None:
+    client = open_page().client
+    answer = client.get(f"/{TOKEN}", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, f"/{TOKEN}/")
+    assert "Grainmill desk" in client.get(f"/{TOKEN}").text
+    assert client.get(f"/{TOKEN[:-1]}", follow_redirects=False).status_code == 403
+
+
 def test_no_path_outside_is_served(open_page: Callable[..., Page], tmp_path: Path) -> None:
     page = open_page()
     (tmp_path / "secret.txt").write_text("secret")
@@ -446,10 +454,10 @@ def test_no_path_outside_is_served(open_page: Callable[..., Page], tmp_path: Pat
         "//etc/passwd", "page/index.html", "desk.py", "__init__.py", "..\\secret.txt", "api/../../secret.txt",
         "api/pictures/..%2f..%2fsecret.txt/photograph", "api/pictures/-1", "api/pictures/0/photograph/../../x",
         "api/pictures/1e3", "api/pictures/99999999999999999999", "log.jsonl",
-        "annotations.json", "%00", "desk.js%00.txt",
+        "annotations.json", "%00", "desk.js%00.txt", f"api/pictures/{'9' * 900}", f"api/pictures/{'9' * 5000}",
     ):  # fmt: skip
         answer = page.client.get(f"/{TOKEN}/{path}")
-        assert answer.status_code in (400, 403, 404), path
+        assert answer.status_code in (400, 403, 404, 414), path
         assert "secret" not in answer.text.replace("secret.txt", "")
         assert "root:" not in answer.text
 
@@ -631,6 +639,10 @@ def test_following_stops_and_needs_a_model(tmp_path: Path, micro: ModelPredictor
         (("--read-only", "--checkpoint", "tree", "--origin", "desk.example.org"), "expected https://HOST"),
         (("--read-only", "--checkpoint", "tree", "--origin", "https://desk.example.org/a"), "expected https://HOST"),
         (("--read-only", "--checkpoint", "tree", "--origin", "http://[::1"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "https://desk.example.org:x"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "https://:8443"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "https://desk.example.org?a"), "expected https://HOST"),
+        (("--read-only", "--checkpoint", "tree", "--origin", "http://desk.example.org"), "without TLS"),
         (("--output", "OUT", "--checkpoint", "gone"), "gone"),
         (("--output", "OUT", "--checkpoint", "tree", "--port", "PORT"), "choose another"),
     ],
@@ -645,6 +657,16 @@ def test_wrong_flags_are_one_message(
     assert cli.main(["annotate", str(folder), *(places.get(each, each) for each in flags)]) == 2
     assert words in capsys.readouterr().err
     bound.close()
+
+
+def test_origins_are_what_a_browser_sends() -> None:
+    from model.commands.annotate import _origin
+
+    for given, sent in (
+        ("https://desk.example.org/", "https://desk.example.org"), ("https://a.example:443", "https://a.example"),
+        ("https://a.example:8443", "https://a.example:8443"), ("http://localhost:9000", "http://localhost:9000"),
+    ):  # fmt: skip
+        assert _origin(given) == sent
 
 
 def test_a_token_of_ones_own_has_to_be_long(
