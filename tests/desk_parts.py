@@ -1,4 +1,4 @@
-"""What the tests of the desk share: a micro model, pictures, and messages as the page sends them."""
+"""What the tests of the desk share: a micro model, images, and messages as the page sends them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def write_micro(path: Path) -> Path:
     return path
 
 
-def write_pictures(folder: Path, count: int = 3) -> Path:
-    """Small photographs of a few shapes, `1.png` to `N.png`."""
+def write_images(folder: Path, count: int = 3) -> Path:
+    """Small images of a few shapes, `1.png` to `N.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         image = Image.new("RGB", (96 + 8 * number, 72), (40, 60 + 20 * number, 90))

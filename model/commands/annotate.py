@@ -58,7 +58,7 @@ class AnnotateFlags:
         typer.Option(
             metavar="CKPT",
             help="Of `grainmill train`: a file, or a run's directory. Or SAM 2.1's own weights, which know no "
-            "granularity. `tree`: the masks that `grainmill mine` finds in a picture. Default: demo/student if it is "
+            "granularity. `tree`: the masks that `grainmill mine` finds in an image. Default: demo/student if it is "
             "there, else tree.",
             rich_help_panel=ANSWERS,
         ),
@@ -129,31 +129,29 @@ def run(flags: AnnotateFlags) -> None:
 
     from model.desk.answers import open_predictor
     from model.desk.desk import Desk
-    from model.desk.pictures import DEMO, VideoFrames, open_pictures
+    from model.desk.images import DEMO, VideoFrames, open_images
     from model.desk.server import bound_socket, create_app, own_origins, serve
     from model.desk.store import Address, Store, new_token
     from model.desk.video import VideoTracker
 
-    pictures = open_pictures(flags.images or [], taken=cast("Taken | None", flags.taken))
+    images = open_images(flags.images or [], taken=cast("Taken | None", flags.taken))
     predictor = open_predictor(flags.checkpoint, base=flags.base, device=flags.device, demo=DEMO)
     with contextlib.ExitStack() as opened:
         store, tracker, last = None, None, Address(new_token(), 0)
         if flags.output is not None:
-            store = opened.enter_context(contextlib.closing(Store(flags.output, lists=pictures.kind == "mined")))
+            store = opened.enter_context(contextlib.closing(Store(flags.output, lists=images.kind == "mined")))
             last = store.address()
-            if isinstance(pictures, VideoFrames):
-                tracker = VideoTracker(
-                    pictures, flags.output, predictor.checkpoint, base=flags.base, device=flags.device
-                )
+            if isinstance(images, VideoFrames):
+                tracker = VideoTracker(images, flags.output, predictor.checkpoint, base=flags.base, device=flags.device)
         bound = opened.enter_context(bound_socket(flags.port) if flags.port else _last_or_free(last.port))
         address = Address(own_token or last.token, bound.getsockname()[1])
         if store is not None:
             store.keep_address(address)
-        desk = Desk(pictures, predictor, store, categories=flags.category or ("object",), tracker=tracker)
+        desk = Desk(images, predictor, store, categories=flags.category or ("object",), tracker=tracker)
         app = create_app(desk, token=address.token, origins=[*own_origins(address.port), *others])
-        note(f"{len(pictures.names)} pictures of {pictures.title}, answered by {predictor.name}")
+        note(f"{len(images.names)} images of {images.title}, answered by {predictor.name}")
         if store is not None:
-            note(f"{sum(len(each.masks) for each in store.state.pictures.values())} masks accepted so far")
+            note(f"{sum(len(each.masks) for each in store.state.images.values())} masks accepted so far")
         url = f"http://127.0.0.1:{address.port}/{address.token}/"
         print(f"{url}\nOnly who has this whole address can open the page. Ctrl-C ends it.", flush=True)
         if flags.browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):

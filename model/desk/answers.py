@@ -1,6 +1,6 @@
-"""Prompts to masks, the whole dial at once: one encoding a picture, one pass of the decoder for its 19 granularities.
+"""Prompts to masks, the whole dial at once: one encoding an image, one pass of the decoder for its 19 granularities.
 
-Two kinds of predictors answer, a model (`GranularPredictor`) and the picture's own tree (`TreePredictor`). A
+Two kinds of predictors answer, a model (`GranularPredictor`) and the image's own tree (`TreePredictor`). A
 correction is answered as the benchmark's clicker is: all clicks, and at each granularity the logits of the answer
 before. What was asked before is remembered, so that undo costs nothing, and an answer depends on the prompt alone.
 """
@@ -39,10 +39,10 @@ from ..predict.tree import TreePredictor
 DIAL: Final = tuple(round(0.1 + 0.05 * step, 2) for step in range(19))
 """0.10, 0.15 … 1.00: what one pass of the decoder answers."""
 DISPLAY_SIDE_PX: Final = 1024
-"""Longer side of a picture in the page. Masks are shown on that grid, and kept on the picture's own."""
-KEPT_PICTURES: Final = 8
+"""Longer side of an image in the page. Masks are shown on that grid, and kept on the image's own."""
+KEPT_IMAGES: Final = 8
 KEPT_ANSWERS: Final = 64
-"""Of one picture."""
+"""Of one image."""
 MAX_CLICKS: Final = 100
 
 BoolArray = NDArray[np.bool_]
@@ -57,7 +57,7 @@ class Answer:
         granularity: of each; None: the predictor's own sizes.
         score: predicted IoU of each.
         shown: each on the page's grid.
-        full: (H, W) bool on the picture's grid, by place.
+        full: (H, W) bool on the image's grid, by place.
     """
 
     granularity: tuple[float | None, ...]
@@ -67,10 +67,10 @@ class Answer:
 
 
 class Encoded(Protocol):
-    """One picture, ready to be asked.
+    """One image, ready to be asked.
 
     Attributes:
-        height: of the picture, pixels.
+        height: of the image, pixels.
         width: likewise.
     """
 
@@ -202,7 +202,7 @@ class ModelPredictor:
 
 
 class EncodedByModel:
-    """A picture that a model has encoded."""
+    """An image that a model has encoded."""
 
     def __init__(self, predictor: GranularPredictor, rgb: Rgb) -> None:
         predictor.set_image(rgb)
@@ -270,11 +270,11 @@ def _arrays(prompt: Prompt) -> tuple[NDArray[np.float32] | None, NDArray[np.int3
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The picture's own tree
+# The image's own tree
 
 
 class TreePredictors:
-    """No weights: the masks that `grainmill mine` finds in a picture answer."""
+    """No weights: the masks that `grainmill mine` finds in an image answer."""
 
     name = "tree"
     checkpoint: str | None = None
@@ -293,7 +293,7 @@ class TreePredictors:
 
 
 class EncodedByTree:
-    """A picture with its tree."""
+    """An image with its tree."""
 
     def __init__(self, predictor: TreePredictor) -> None:
         self._predictor = predictor
@@ -317,7 +317,7 @@ class EncodedByTree:
     def _asked(self, prompt: Prompt, dial: Sequence[float]) -> Answer:
         masks: list[Rle] = []
         scores: list[float] = []
-        for g in dial or (None,):  # one by one: full-size masks of a large photograph would fill the memory
+        for g in dial or (None,):  # one by one: full-size masks of a large image would fill the memory
             found, score, _ = self._predictor.predict(*_arrays(prompt), box=prompt.box, granularity=g)
             masks += [rle_codec.encode(each) for each in found]
             scores += score.tolist()
@@ -331,7 +331,7 @@ class EncodedByTree:
 
 
 def open_predictor(checkpoint: str | None, *, base: str | None, device: str | None, demo: Path) -> Predictor:
-    """Who answers: a checkpoint, else the demo's student where there is one, else the picture's own tree.
+    """Who answers: a checkpoint, else the demo's student where there is one, else the image's own tree.
 
     Raises:
         InputError: no such checkpoint; flags of a model without one.
@@ -350,11 +350,11 @@ def open_predictor(checkpoint: str | None, *, base: str | None, device: str | No
 # Ahead of need
 
 
-class EncodedPictures:
-    """Pictures by number, each encoded once, the newest kept, and others ahead of need.
+class EncodedImages:
+    """Images by number, each encoded once, the newest kept, and others ahead of need.
 
     Args:
-        read: a picture by its number.
+        read: an image by its number.
         encode: of the predictor.
     """
 
@@ -368,7 +368,7 @@ class EncodedPictures:
         """Waits until it is encoded.
 
         Raises:
-            InputError: the picture is damaged, or too large. It is tried again the next time.
+            InputError: the image is damaged, or too large. It is tried again the next time.
         """
         return self._make(number).result()
 
@@ -396,7 +396,7 @@ class EncodedPictures:
                 return known
             made: Future[Encoded] = Future()
             self._kept[number] = made
-            while len(self._kept) > KEPT_PICTURES:
+            while len(self._kept) > KEPT_IMAGES:
                 self._kept.popitem(last=False)
         try:
             made.set_result(self._encode(self._read(number)))

@@ -1,4 +1,4 @@
-"""Who has which picture: a claim lasts as long as its page says that it is there, and one person has a picture."""
+"""Who has which image: a claim lasts as long as its page says that it is there, and one person has an image."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from typing import Final
 
 LEASE_S: Final = 15.0
-"""A page says that it is there three times in this time; a page that was closed loses its picture after it."""
+"""A page says that it is there three times in this time; a page that was closed loses its image after it."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A person at a picture.
+    """A person at an image.
 
     Attributes:
         person: the page's own mark, which nobody else is shown.
         name: for people.
-        picture: number.
+        image: number.
         until: of the clock.
     """
 
     person: str
     name: str
-    picture: int
+    image: int
     until: float
 
 
 class Claims:
-    """Claims of all people, each on one picture at most.
+    """Claims of all people, each on one image at most.
 
     Args:
         clock: seconds that never go back.
@@ -41,21 +41,21 @@ class Claims:
         self._held: dict[int, Claim] = {}
         self._lock = threading.Lock()
 
-    def take(self, picture: int, person: str, name: str) -> Claim:
-        """Takes a picture, or stays at it; the others that the person has are let go.
+    def take(self, image: int, person: str, name: str) -> Claim:
+        """Takes an image, or stays at it; the others that the person has are let go.
 
         Returns:
-            The claim that stands: another's, if the picture is taken.
+            The claim that stands: another's, if the image is taken.
         """
         with self._lock:
             self._forget()
             for number, claim in list(self._held.items()):
-                if claim.person == person and number != picture:
+                if claim.person == person and number != image:
                     del self._held[number]
-            standing = self._held.get(picture)
+            standing = self._held.get(image)
             if standing is None or standing.person == person:
-                standing = Claim(person, name, picture, self._clock() + LEASE_S)
-                self._held[picture] = standing
+                standing = Claim(person, name, image, self._clock() + LEASE_S)
+                self._held[image] = standing
             return standing
 
     def leave(self, person: str) -> None:
@@ -64,7 +64,7 @@ class Claims:
             self._held = {number: each for number, each in self._held.items() if each.person != person}
 
     def all(self) -> list[Claim]:
-        """Those that stand, by picture."""
+        """Those that stand, by image."""
         with self._lock:
             self._forget()
             return [self._held[number] for number in sorted(self._held)]

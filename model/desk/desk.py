@@ -1,6 +1,6 @@
-"""What the desk does, without the network: pictures, answers, claims and decisions behind one face.
+"""What the desk does, without the network: images, answers, claims and decisions behind one face.
 
-Every method takes checked messages and returns what becomes JSON. A picture is changed only by the person who has it.
+Every method takes checked messages and returns what becomes JSON. An image is changed only by the person who has it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,31 @@ from pipeline.format.rle import Rle
 
 from ..predict.coco_json import PredictedMask
 from ..predict.prompt_flags import Prompt
-from .answers import DIAL, DISPLAY_SIDE_PX, Answer, Encoded, EncodedPictures, Predictor, checked
+from .answers import DIAL, DISPLAY_SIDE_PX, Answer, Encoded, EncodedImages, Predictor, checked
 from .claims import Claims
+from .images import Images
 from .jobs import Job, Report
 from .messages import Accept, Change, Delete, Here, Message, Relabel, Review
-from .pictures import Pictures
-from .records import AcceptedMask, Origin, PictureState, PromptRecord, State, Transaction, Verdict
+from .records import AcceptedMask, ImageState, Origin, PromptRecord, State, Transaction, Verdict
 from .store import Store
 from .video import VideoTracker
 
 JPEG_QUALITY: Final = 90
 AHEAD: Final = 2
-"""Pictures after the one that is open which are encoded in the background."""
+"""Images after the one that is open which are encoded in the background."""
 
 SEARCHES_KEPT: Final = 4
-"""Pictures whose automatic masks are held; of an older one they are searched again."""
+"""Images whose automatic masks are held; of an older one they are searched again."""
 SHOWS_ONLY: Final = "this desk only shows (--read-only): nothing is accepted here"
 BoolArray = NDArray[np.bool_]
 
 
 class TakenError(GrainmillError):
-    """Somebody else has the picture."""
+    """Somebody else has the image."""
+
+
+class OtherImagesError(GrainmillError):
+    """A page that was loaded for other images."""
 
 
 class ReadOnlyError(GrainmillError):
@@ -67,7 +71,7 @@ class Desk:
     """Everything that one server knows.
 
     Args:
-        pictures: to annotate.
+        images: to annotate.
         predictor: who answers.
         store: where decisions go; None: a desk that only shows.
         categories: offered before any was used.
@@ -76,18 +80,18 @@ class Desk:
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         predictor: Predictor,
         store: Store | None,
         *,
         categories: Sequence[str] = (),
         tracker: VideoTracker | None = None,
     ) -> None:
-        self.pictures, self.predictor, self.store = pictures, predictor, store
+        self.images, self.predictor, self.store = images, predictor, store
         self.categories = tuple(categories)
         self.claims = Claims()
         self.tracker = tracker
-        self.encoded = EncodedPictures(pictures.read, predictor.encode)
+        self.encoded = EncodedImages(images.read, predictor.encode)
         self._changing = threading.RLock()
         self._searching = threading.Lock()
         self._everything: dict[int, list[PredictedMask]] = {}
@@ -111,15 +115,16 @@ class Desk:
     def overview(self) -> dict[str, Any]:
         """Of the whole desk."""
         with self._changing:
-            counted = [{"name": name, **self._counted(name)} for name in self.pictures.names]
+            counted = [{"name": name, **self._counted(name)} for name in self.images.names]
         return {
-            "title": self.pictures.title,
-            "kind": self.pictures.kind,
+            "title": self.images.title,
+            "kind": self.images.kind,
+            "mark": self.images.mark,
             "predictor": self.predictor.name,
             "dial": DIAL if self.predictor.has_dial else (),
             "own": self.predictor.own_name,
             "read_only": self.store is None,
-            "pictures": counted,
+            "images": counted,
             "categories": self.all_categories(),
         }
 
@@ -129,22 +134,22 @@ class Desk:
             return list(dict.fromkeys((*self.categories, *self.state.categories)))
 
     def _counted(self, name: str) -> dict[str, Any]:
-        state = self.state.pictures.get(name)
-        return {"masks": len(state.masks) if state else 0, "photograph": state.photograph if state else None}
+        state = self.state.images.get(name)
+        return {"masks": len(state.masks) if state else 0, "whole": state.whole if state else None}
 
     def _name(self, number: int) -> str:
-        if not 0 <= number < len(self.pictures.names):
-            raise InputError(f"picture {number}: expected 0 to {len(self.pictures.names) - 1}")
-        return self.pictures.names[number]
+        if not 0 <= number < len(self.images.names):
+            raise InputError(f"image {number}: expected 0 to {len(self.images.names) - 1}")
+        return self.images.names[number]
 
-    def photograph(self, number: int) -> bytes:
-        """A picture on the page's grid, JPEG.
+    def jpeg(self, number: int) -> bytes:
+        """An image on the page's grid, JPEG.
 
         Raises:
             InputError: there is none, or it is damaged or too large.
         """
         self._name(number)
-        rgb = self.pictures.read(number)
+        rgb = self.images.read(number)
         width, height = thumbnail_size(rgb.shape[1], rgb.shape[0], DISPLAY_SIDE_PX)
         if rgb.shape[:2] != (height, width):
             rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
@@ -153,8 +158,8 @@ class Desk:
         assert done, "OpenCV encodes any RGB image as JPEG"
         return encoded.tobytes()
 
-    def picture(self, number: int) -> dict[str, Any]:
-        """One picture with what is accepted and mined in it; encodes it, and the next ones in the background.
+    def image(self, number: int) -> dict[str, Any]:
+        """One image with what is accepted and mined in it; encodes it, and the next ones in the background.
 
         Raises:
             InputError: there is none, or it is damaged or too large.
@@ -162,10 +167,10 @@ class Desk:
         name = self._name(number)
         encoded = self.encoded.get(number)
         self._state_of(name, encoded)
-        for ahead in range(number + 1, min(number + 1 + AHEAD, len(self.pictures.names))):
+        for ahead in range(number + 1, min(number + 1 + AHEAD, len(self.images.names))):
             self.encoded.ahead(ahead)
         width, height = thumbnail_size(encoded.width, encoded.height, DISPLAY_SIDE_PX)
-        sample = self.pictures.mined(number)
+        sample = self.images.mined(number)
         return {
             "number": number,
             "name": name,
@@ -184,13 +189,13 @@ class Desk:
         ]
 
     def _decided(self, number: int) -> dict[str, Any]:
-        """What is decided of one picture."""
+        """What is decided of one image."""
         with self._changing:
-            state = self.state.pictures.get(self._name(number)) or PictureState(0, 0)
+            state = self.state.images.get(self._name(number)) or ImageState(0, 0)
             return {
                 "masks": [self._accepted_json(each) for each in state.masks.values()],
                 "verdicts": {str(mined): verdict for mined, verdict in state.verdicts.items()},
-                "photograph": state.photograph,
+                "whole": state.whole,
                 "categories": self.all_categories(),
             }
 
@@ -212,23 +217,29 @@ class Desk:
         }
 
     def here(self, message: Here) -> dict[str, Any]:
-        """A page says that it is there; who else is, and where."""
-        if message.picture < 0 or self.store is None:
+        """A page says that it is there; who else is, and where.
+
+        Raises:
+            OtherImagesError: it was loaded for other images.
+        """
+        if message.image >= 0:
+            self._expect_images(message)
+        if message.image < 0 or self.store is None:
             self.claims.leave(message.person)
             mine = self.store is None
             holder = None
         else:
-            self._name(message.picture)
-            claim = self.claims.take(message.picture, message.person, message.name)
+            self._name(message.image)
+            claim = self.claims.take(message.image, message.person, message.name)
             mine = claim.person == message.person
             holder = claim.name
         with self._changing:
-            counts = [self._counted(name)["masks"] for name in self.pictures.names]
+            counts = [self._counted(name)["masks"] for name in self.images.names]
         return {
             "mine": mine,
             "holder": holder,
             "people": [
-                {"name": each.name, "picture": each.picture, "you": each.person == message.person}
+                {"name": each.name, "image": each.image, "you": each.person == message.person}
                 for each in self.claims.all()
             ],
             "masks": counts,
@@ -240,7 +251,7 @@ class Desk:
         """The masks of a prompt, on the page's grid: the whole dial, and the predictor's own sizes.
 
         Raises:
-            InputError: no such picture, or a prompt that does not lie in it.
+            InputError: no such image, or a prompt that does not lie in it.
         """
         self._name(number)
         encoded = self.encoded.get(number)
@@ -251,7 +262,7 @@ class Desk:
         }
 
     def search_everything(self, number: int) -> dict[str, Any]:
-        """Begins the search of all masks of a picture, as a job."""
+        """Begins the search of all masks of an image, as a job."""
         self._name(number)
 
         def search(report: Report) -> str:
@@ -268,7 +279,7 @@ class Desk:
         """What the search found, as the report's page takes it.
 
         Raises:
-            InputError: nothing was searched, or another picture since then.
+            InputError: nothing was searched, or another image since then.
         """
         found = self._found(number)
         encoded = self.encoded.get(number)
@@ -288,7 +299,7 @@ class Desk:
     def _found(self, number: int) -> list[PredictedMask]:
         found = self._everything.get(number)
         if found is None:
-            raise InputError("everything: search this picture first")
+            raise InputError("everything: search this image first")
         return found
 
     def propagate(self) -> dict[str, Any]:
@@ -302,12 +313,12 @@ class Desk:
             raise ReadOnlyError(SHOWS_ONLY)
         tracker = self.tracker
         if tracker is None:
-            raise InputError("these pictures are no video")
+            raise InputError("these images are no video")
         with self._changing:
-            number = {name: place for place, name in enumerate(self.pictures.names)}
+            number = {name: place for place, name in enumerate(self.images.names)}
             accepted = [
                 (number[name], mask)
-                for name, state in self.state.pictures.items()
+                for name, state in self.state.images.items()
                 if name in number
                 for mask in state.masks.values()
             ]
@@ -340,11 +351,12 @@ class Desk:
     # -- deciding --------------------------------------------------------------------------------------------------
 
     def accept(self, number: int, message: Accept) -> dict[str, Any]:
-        """Accepts masks; returns what is decided of the picture, and the new ids.
+        """Accepts masks; returns what is decided of the image, and the new ids.
 
         Raises:
             InputError: what is asked for is not there, or nothing is left of it.
-            TakenError: somebody else has the picture.
+            TakenError: somebody else has the image.
+            OtherImagesError: the page was loaded for other images.
             ReadOnlyError: nothing can be accepted here.
             StorageError: it cannot be written.
         """
@@ -353,7 +365,7 @@ class Desk:
     def delete(self, number: int, message: Delete) -> dict[str, Any]:
         """Deletes accepted masks; parts of them stay, inside of nothing. Raises as `accept`."""
 
-        def deleted(encoded: Encoded, state: PictureState) -> dict[str, Any]:
+        def deleted(encoded: Encoded, state: ImageState) -> dict[str, Any]:
             gone = {self._accepted_mask(state, each).id for each in message.ids}
             return {"deleted": tuple(sorted(gone)), "masks": _orphans(state, gone)}
 
@@ -362,17 +374,17 @@ class Desk:
     def relabel(self, number: int, message: Relabel) -> dict[str, Any]:
         """Gives accepted masks another category. Raises as `accept`."""
 
-        def relabelled(encoded: Encoded, state: PictureState) -> dict[str, Any]:
+        def relabelled(encoded: Encoded, state: ImageState) -> dict[str, Any]:
             masks = [self._accepted_mask(state, each) for each in message.ids]
             return {"masks": tuple(dataclasses.replace(each, category=message.category) for each in masks)}
 
         return self._change(number, message, relabelled)
 
     def review(self, number: int, message: Review) -> dict[str, Any]:
-        """Verdicts on mined masks and on the whole picture. A dropped mask that was kept before goes. Raises as
+        """Verdicts on mined masks and on the whole image. A dropped mask that was kept before goes. Raises as
         `accept`."""
 
-        def reviewed(encoded: Encoded, state: PictureState) -> dict[str, Any]:
+        def reviewed(encoded: Encoded, state: ImageState) -> dict[str, Any]:
             for each in message.ids:
                 self._mined(number, each)
             gone: set[int] = set()
@@ -380,7 +392,7 @@ class Desk:
                 gone = {m.id for m in state.masks.values() if m.origin == "mined" and _any(m, message.ids)}
             return {
                 "verdicts": dict.fromkeys(message.ids, message.verdict),
-                "photograph": message.photograph,
+                "whole": message.whole,
                 "deleted": tuple(sorted(gone)),
                 "masks": _orphans(state, gone),
             }
@@ -388,10 +400,11 @@ class Desk:
         return self._change(number, message, reviewed)
 
     def _change(self, number: int, message: Change, make: Any) -> dict[str, Any]:
-        """One transaction, made by `make` of the encoded picture and its state."""
-        name = self._name(number)
+        """One transaction, made by `make` of the encoded image and its state."""
         if self.store is None:
             raise ReadOnlyError(SHOWS_ONLY)
+        self._expect_images(message)
+        name = self._name(number)
         encoded = self.encoded.get(number)
         with self._changing:
             if message.request not in self.state.requests:
@@ -399,27 +412,34 @@ class Desk:
                 state = self._state_of(name, encoded)
                 done = Transaction(
                     request=message.request, person=message.name,
-                    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), picture=name,
+                    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), image=name,
                     width=encoded.width, height=encoded.height, **make(encoded, state),
                 )  # fmt: skip
                 self.store.commit(done)
             return {"ids": self.state.requests[message.request], **self._decided(number)}
 
-    def _state_of(self, name: str, encoded: Encoded) -> PictureState:
-        state = self.state.pictures.get(name)
+    def _state_of(self, name: str, encoded: Encoded) -> ImageState:
+        state = self.state.images.get(name)
         if state is not None and (state.width, state.height) != (encoded.width, encoded.height):
             raise InputError(
-                f"{name}: it has {encoded.width} x {encoded.height} pixels, and what was accepted in a picture of this "
-                f"name has {state.width} x {state.height}: another picture; give it another --output"
+                f"{name}: it has {encoded.width} x {encoded.height} pixels, and what was accepted in an image of this "
+                f"name has {state.width} x {state.height}: another image; give it another --output"
             )
-        return state or PictureState(encoded.width, encoded.height)
+        return state or ImageState(encoded.width, encoded.height)
+
+    def _expect_images(self, message: Message) -> None:
+        if message.images != self.images.mark:
+            raise OtherImagesError(
+                "the desk was started again with other images, or with changed ones. What it had accepted is kept; "
+                "what was sent since then was not taken. Load the page again"
+            )
 
     def _expect_claim(self, number: int, message: Message) -> None:
         claim = self.claims.take(number, message.person, message.name)
         if claim.person != message.person:
-            raise TakenError(f"{claim.name} has this picture; nothing was changed")
+            raise TakenError(f"{claim.name} has this image; nothing was changed")
 
-    def _accepted(self, number: int, encoded: Encoded, state: PictureState, message: Accept) -> dict[str, Any]:
+    def _accepted(self, number: int, encoded: Encoded, state: ImageState, message: Accept) -> dict[str, Any]:
         """What accepting changes."""
         chosen = self._chosen(number, encoded, state, message)
         gone = {each.accepted_id for each in chosen if each.accepted_id is not None}
@@ -462,7 +482,7 @@ class Desk:
             "verdicts": dict.fromkeys(sorted(used), verdict),
         }
 
-    def _chosen(self, number: int, encoded: Encoded, state: PictureState, message: Accept) -> list[_Chosen]:
+    def _chosen(self, number: int, encoded: Encoded, state: ImageState, message: Accept) -> list[_Chosen]:
         """The masks that a message names, at least one."""
         if message.source in ("dial", "own"):
             answer = self._answer(encoded, message.prompt, own=message.source == "own")
@@ -537,19 +557,19 @@ class Desk:
         ]  # fmt: skip
 
     def _mined(self, number: int, mined: int) -> Any:
-        sample = self.pictures.mined(number)
+        sample = self.images.mined(number)
         if sample is None:
-            raise InputError("this picture has no mined masks")
+            raise InputError("this image has no mined masks")
         return sample.annotations[_within(mined, len(sample.annotations), "mined mask")]
 
     @staticmethod
-    def _accepted_mask(state: PictureState, mask_id: int) -> AcceptedMask:
+    def _accepted_mask(state: ImageState, mask_id: int) -> AcceptedMask:
         if mask_id not in state.masks:
             raise InputError(f"mask {mask_id} is not there (any more)")
         return state.masks[mask_id]
 
     @staticmethod
-    def _is_inside(state: PictureState, mask: AcceptedMask, other: AcceptedMask) -> bool:
+    def _is_inside(state: ImageState, mask: AcceptedMask, other: AcceptedMask) -> bool:
         """Whether `mask` is `other`, or kept inside of it through any number of steps."""
         at: AcceptedMask | None = mask
         while at is not None:
@@ -558,7 +578,7 @@ class Desk:
             at = None if at.parent_id is None else state.masks.get(at.parent_id)
         return False
 
-    def _parts_clipped(self, state: PictureState, parent: AcceptedMask, to: Rle) -> list[AcceptedMask]:
+    def _parts_clipped(self, state: ImageState, parent: AcceptedMask, to: Rle) -> list[AcceptedMask]:
         """The parts of a mask that changed, and theirs, kept inside of what it is now."""
         found: list[AcceptedMask] = []
         for part in state.masks.values():
@@ -572,7 +592,7 @@ class Desk:
         return found
 
 
-def _orphans(state: PictureState, gone: Container[int]) -> tuple[AcceptedMask, ...]:
+def _orphans(state: ImageState, gone: Container[int]) -> tuple[AcceptedMask, ...]:
     """The parts of masks that go, which stay, inside of nothing."""
     return tuple(
         dataclasses.replace(each, parent_id=None)

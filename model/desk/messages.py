@@ -20,16 +20,18 @@ T = TypeVar("T")
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All messages: who sends it."""
+    """All messages: who sends it, and for which images the page was loaded."""
 
     person: Mark
     name: Name
+    images: Mark
+    """`mark` of the desk's images; a page that was left open over a start with others has another one."""
 
 
 class Here(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A page says that it is there, and at which picture; -1: at none, it is closing."""
+    """A page says that it is there, and at which image; -1: at none, it is closing."""
 
-    picture: Annotated[int, Meta(ge=-1)]
+    image: Annotated[int, Meta(ge=-1)]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,12 +81,12 @@ class Relabel(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Review(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Verdicts on mined masks, and on a whole picture."""
+    """Verdicts on mined masks, and on a whole image."""
 
     ids: Ids = ()
     verdict: Verdict | None = None
     """Of the masks; None takes theirs back."""
-    photograph: Verdict | Literal["undecided"] | None = None
+    whole: Verdict | Literal["undecided"] | None = None
 
 
 def read_message(body: bytes, kind: type[T]) -> T:

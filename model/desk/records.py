@@ -1,7 +1,7 @@
 """What people decided at the desk: the records of its log, and the state that they add up to.
 
 The log is the truth, one `Transaction` a line; `State` is what they come to, a function of them alone. Ids of masks
-count from 1 over all pictures and are never given twice.
+count from 1 over all images and are never given twice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from pipeline.format.rle import Rle
 
-LOG_FORMAT: Final = "grainmill-desk/1"
+LOG_FORMAT: Final = "grainmill-desk/2"
 FIRST_ID: Final = 1
 Origin = Literal["prompt", "everything", "mined", "merge", "split"]
 """Where a mask came from: a prompt's answer, the search of everything, `mine`; several joined, one cut in two."""
@@ -21,7 +21,7 @@ Verdict = Literal["keep", "drop"]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRecord:
-    """Clicks and a box, pixels of the picture, as they were asked."""
+    """Clicks and a box, pixels of the image, as they were asked."""
 
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
@@ -37,7 +37,7 @@ class AcceptedMask:
     id: int
     category: str
     segmentation: Rle
-    """On the picture's own grid."""
+    """On the image's own grid."""
     granularity: float | None
     """The dial's value, or what mining measured; None: a predictor's own answer, or masks joined or cut."""
     score: float | None
@@ -64,37 +64,37 @@ class Transaction:
     """The name that the page gave."""
     time: str
     """UTC, ISO 8601."""
-    picture: str
+    image: str
     """Its name."""
     width: int
-    """Of the picture, pixels."""
+    """Of the image, pixels."""
     height: int
     masks: tuple[AcceptedMask, ...] = ()
     """New ones, and new states of old ones."""
     deleted: tuple[int, ...] = ()
     verdicts: dict[int, Verdict | None] = field(default_factory=dict)
     """Of mined masks, by their id; None takes one back."""
-    photograph: Verdict | Literal["undecided"] | None = None
-    """Of the whole picture; None: not spoken of."""
+    whole: Verdict | Literal["undecided"] | None = None
+    """Of the whole image; None: not spoken of."""
 
 
 @dataclass
-class PictureState:
-    """What is decided of one picture.
+class ImageState:
+    """What is decided of one image.
 
     Attributes:
         width: pixels.
         height: likewise.
         masks: accepted ones, by id.
         verdicts: of mined masks, by their id.
-        photograph: of the whole.
+        whole: of the image as a whole.
     """
 
     width: int
     height: int
     masks: dict[int, AcceptedMask] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
-    photograph: Verdict | None = None
+    whole: Verdict | None = None
 
 
 @dataclass
@@ -102,13 +102,13 @@ class State:
     """What a log comes to.
 
     Attributes:
-        pictures: by name, in the order in which they were first worked on.
+        images: by name, in the order in which they were first worked on.
         categories: in the order of their first use.
         requests: marks of what is done -> the ids of its masks.
         next_id: of the next mask.
     """
 
-    pictures: dict[str, PictureState] = field(default_factory=dict)
+    images: dict[str, ImageState] = field(default_factory=dict)
     categories: dict[str, None] = field(default_factory=dict)
     requests: dict[str, tuple[int, ...]] = field(default_factory=dict)
     next_id: int = FIRST_ID
@@ -123,17 +123,17 @@ class State:
 
     def apply(self, done: Transaction) -> None:
         """Takes one transaction in."""
-        picture = self.pictures.setdefault(done.picture, PictureState(done.width, done.height))
+        image = self.images.setdefault(done.image, ImageState(done.width, done.height))
         for mask in done.masks:
-            picture.masks[mask.id] = mask
+            image.masks[mask.id] = mask
             self.categories.setdefault(mask.category)
             self.next_id = max(self.next_id, mask.id + 1)
         for gone in done.deleted:
-            picture.masks.pop(gone, None)
+            image.masks.pop(gone, None)
         for mined, verdict in done.verdicts.items():
-            picture.verdicts.pop(mined, None)
+            image.verdicts.pop(mined, None)
             if verdict is not None:
-                picture.verdicts[mined] = verdict
-        if done.photograph is not None:
-            picture.photograph = None if done.photograph == "undecided" else done.photograph
+                image.verdicts[mined] = verdict
+        if done.whole is not None:
+            image.whole = None if done.whole == "undecided" else done.whole
         self.requests[done.request] = tuple(each.id for each in done.masks)

@@ -1,17 +1,18 @@
 """The desk's routes: JSON in, JSON out, each a few lines around a method of `Desk`; and the server that runs them.
 
     GET  /                          the page; NAME of `PAGE_FILES` its parts
-    GET  /api/desk                  pictures, predictor, categories
+    GET  /api/desk                  images, predictor, categories
     POST /api/here                  a page says where it is; who else is
-    GET  /api/pictures/N            one picture, what is accepted and mined in it
-    GET  /api/pictures/N/photograph JPEG
-    POST /api/pictures/N/answer     a prompt -> masks of the whole dial
-    POST /api/pictures/N/everything begins the search; GET: what it found
-    POST /api/pictures/N/accept     also delete, relabel, review: one transaction each
+    GET  /api/images/N              one image, what is accepted and mined in it
+    GET  /api/images/N/jpeg         its pixels, on the page's grid
+    POST /api/images/N/answer       a prompt -> masks of the whole dial
+    POST /api/images/N/everything   begins the search; GET: what it found
+    POST /api/images/N/accept       also delete, relabel, review: one transaction each
     POST /api/propagate             begins to follow the objects of a video
     GET  /api/jobs/NAME             how far it is; POST: stop it
 
-Errors are {"error": words}: 400 bad input, 403 a desk that only shows, 409 somebody else has the picture, 500 the disk.
+Errors are {"error": words}: 400 bad input, 403 a desk that only shows, 409 somebody else has the image, 410 a page that
+was loaded for other images, 500 the disk.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from starlette.types import ASGIApp
 
 from pipeline.errors import GrainmillError, InputError
 
-from .desk import Desk, ReadOnlyError, TakenError
+from .desk import Desk, OtherImagesError, ReadOnlyError, TakenError
 from .guard import TOO_LARGE, Guard, TooLargeError
 from .messages import Accept, Ask, Delete, Here, Relabel, Review, read_message
 
@@ -74,14 +75,14 @@ def create_app(desk: Desk, *, token: str, origins: list[str]) -> ASGIApp:
     def post(path: str, work: Callable[[Request, bytes], Any]) -> Route:
         return Route(path, _answering(work), methods=["POST"])
 
-    one = "/api/pictures/{number:int}"
+    one = "/api/images/{number:int}"
     routes = [
         Route("/", _file("index.html", "text/html"), methods=["GET"]),
         *(Route(f"/{name}", _file(name, kind), methods=["GET"]) for name, kind in (PAGE_FILES | SHARED_FILES).items()),
         get("/api/desk", lambda request: desk.overview()),
         post("/api/here", lambda request, body: desk.here(read_message(body, Here))),
-        get(one, lambda request: desk.picture(number(request))),
-        get(f"{one}/photograph", lambda request: desk.photograph(number(request))),
+        get(one, lambda request: desk.image(number(request))),
+        get(f"{one}/jpeg", lambda request: desk.jpeg(number(request))),
         post(f"{one}/answer", lambda request, body: desk.answer(number(request), read_message(body, Ask).prompt)),
         get(f"{one}/everything", lambda request: desk.everything(number(request))),
         post(f"{one}/everything", lambda request, body: desk.search_everything(number(request))),
@@ -117,6 +118,8 @@ def _answering(work: Callable[[Request, bytes], Any]) -> Handler:
 def _status(error: GrainmillError) -> int:
     if isinstance(error, TakenError):
         return 409
+    if isinstance(error, OtherImagesError):
+        return 410
     if isinstance(error, ReadOnlyError):
         return 403
     return 400 if isinstance(error, InputError) else 500

@@ -2,8 +2,8 @@
 
     DIR/log.jsonl          one transaction a line, appended and synced before the page hears that it is done
     DIR/annotations.json   COCO: images, categories, annotations with `granularity`; replaced in one step
-    DIR/exclude.txt        pictures that were dropped, one key or name a line, for `grainmill release --exclude`
-    DIR/keep.txt           pictures that were kept, likewise, for `grainmill release --keep`
+    DIR/exclude.txt        images that were dropped, one key or name a line, for `grainmill release --exclude`
+    DIR/keep.txt           images that were kept, likewise, for `grainmill release --keep`
     DIR/desk.json          the token and the port of the page, so that an open page goes on after a restart
     DIR/lock               held by the one server that writes here
 
@@ -160,7 +160,7 @@ class Store:
             replace_file(self.folder / COCO, self._coco())
             if self._lists:
                 for name, verdict in ((EXCLUDE, "drop"), (KEEP, "keep")):
-                    keys = [name for name, each in self.state.pictures.items() if each.photograph == verdict]
+                    keys = [name for name, each in self.state.images.items() if each.whole == verdict]
                     if keys:
                         replace_file(self.folder / name, "".join(f"{key}\n" for key in keys).encode())
                     else:  # `release` takes an empty list for a mistake
@@ -172,9 +172,9 @@ class Store:
         images: list[dict[str, Any]] = []
         parts: list[bytes] = []
         written: dict[tuple[str, int], tuple[AcceptedMask, bytes]] = {}
-        for image_id, (name, picture) in enumerate(self.state.pictures.items(), start=1):
-            images.append({"id": image_id, "file_name": name, "width": picture.width, "height": picture.height})
-            for mask in picture.masks.values():
+        for image_id, (name, image) in enumerate(self.state.images.items(), start=1):
+            images.append({"id": image_id, "file_name": name, "width": image.width, "height": image.height})
+            for mask in image.masks.values():
                 known = self._written.get((name, mask.id))
                 if known is None or known[0] is not mask:
                     entry = coco_annotation(mask, image_id, category_id[mask.category])

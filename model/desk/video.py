@@ -26,8 +26,8 @@ from ..predict.prompt_flags import Prompt
 from ..predict.segment_inputs import checkpoint_name, forget_older, source_of
 from ..predict.segment_video import follow_objects
 from ..predict.video import GranularVideoPredictor
+from .images import VideoFrames
 from .jobs import Report
-from .pictures import VideoFrames
 from .records import AcceptedMask
 
 Accepted = tuple[int, AcceptedMask]

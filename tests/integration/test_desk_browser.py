@@ -18,7 +18,7 @@ import pytest
 
 from model.desk.answers import DIAL
 from pipeline.format import rle
-from tests.desk_parts import write_micro, write_pictures
+from tests.desk_parts import write_images, write_micro
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -93,17 +93,17 @@ def until(page: Any, script: str) -> Any:
 
 def opened(page: Any, url: str) -> Any:
     page.get(url)
-    until(page, "desk.picture !== null")
+    until(page, "desk.image !== null")
     return page
 
 
 def click(page: Any, x: int, y: int) -> None:
-    """On a pixel of the picture."""
+    """On a pixel of the image."""
     from selenium.webdriver import ActionChains
 
     box = page.find_element("id", "canvas-box")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
-    width, height = page.execute_script("return desk.picture.size")
+    width, height = page.execute_script("return desk.image.size")
     place = ((x + 0.5) / width - 0.5) * box.size["width"], ((y + 0.5) / height - 0.5) * box.size["height"]
     ActionChains(page).move_to_element_with_offset(box, round(place[0]), round(place[1])).click().perform()
 
@@ -141,9 +141,9 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
     from model.predict.image import GranularPredictor
     from model.predict.image_files import read_rgb
 
-    pictures = write_pictures(tmp_path / "in")
+    images = write_images(tmp_path / "in")
     command = (
-        pictures,
+        images,
         "--checkpoint",
         checkpoint,
         "--output",
@@ -156,7 +156,7 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
     server = serve(*command)
     page = opened(browser, server.url)
     predictor = GranularPredictor.load(checkpoint)
-    predictor.set_image(read_rgb(pictures / "1.png"))
+    predictor.set_image(read_rgb(images / "1.png"))
 
     click(page, 30, 30)
     points = answered(page)
@@ -170,7 +170,7 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
         assert np.array_equal(drawn(page, "answer"), masks[place])
     assert page.execute_script(f"return {sent}") == before
     press(page, "a")
-    until(page, "desk.picture.masks.length === 1")
+    until(page, "desk.image.masks.length === 1")
     [first] = annotations(tmp_path / "out")
     assert first["granularity"] == DIAL[4]
     assert np.array_equal(rle.decode(first["segmentation"]), masks[4])
@@ -182,7 +182,7 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
     again = serve(*command)
     assert again.url == server.url  # so the open page goes on by itself
     until(page, "!desk.gone && !desk.busy && desk.answer !== null && desk.mine")
-    assert page.execute_script("return desk.picture.masks.map((mask) => mask.id)") == [1]
+    assert page.execute_script("return desk.image.masks.map((mask) => mask.id)") == [1]
     # Weights that nobody trained answer some prompts with nothing; a correction is sought that leaves a mask.
     spots = [(x, y, label) for label in (0, 1) for x in (20, 50, 80) for y in (15, 35, 60)]
     [first_click] = answered(page)
@@ -206,7 +206,7 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
     press(page, "2")  # no such category: nothing happens
     place = page.execute_script("return desk.place")
     press(page, "a")
-    until(page, "desk.picture.masks.length === 2")
+    until(page, "desk.image.masks.length === 2")
     second = annotations(tmp_path / "out")[1]
     assert second["granularity"] == DIAL[place]
     assert np.array_equal(rle.decode(second["segmentation"]), masks[place])
@@ -220,9 +220,9 @@ def test_click_dial_accept_kill_go_on_and_compare_pixels(
 def test_all_of_it_by_keyboard(browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    pictures = write_pictures(tmp_path / "in")
+    images = write_images(tmp_path / "in")
     flags = ("--category", "one", "--category", "two", "--checkpoint", checkpoint, "--device", "cpu")
-    page = opened(browser, serve(pictures, "--output", tmp_path / "out", *flags).url)
+    page = opened(browser, serve(images, "--output", tmp_path / "out", *flags).url)
     press(page, "f")
     assert page.switch_to.active_element.get_attribute("id") == "canvas-box"
     press(page, Keys.ARROW_LEFT * 3 + Keys.ARROW_UP)
@@ -241,17 +241,17 @@ def test_all_of_it_by_keyboard(browser: Any, serve: Callable[..., Server], check
     press(page, "b" + Keys.ARROW_RIGHT * 12 + Keys.ARROW_DOWN * 12 + "b")
     until(page, "prompt().box !== null && !desk.busy && desk.answer !== null")
     press(page, "[[2a")
-    until(page, "desk.picture.masks.length === 1")
-    assert page.execute_script("return desk.picture.masks[0].category") == "two"
+    until(page, "desk.image.masks.length === 1")
+    assert page.execute_script("return desk.image.masks[0].category") == "two"
     assert annotations(tmp_path / "out")[0]["granularity"] == DIAL[16]
     row = page.find_element("css selector", "#list .row")
     row.send_keys(Keys.ENTER)
     assert page.find_element("css selector", "#list .row").get_attribute("aria-pressed") == "true"
     press(page, Keys.DELETE)
-    until(page, "desk.picture.masks.length === 0")
+    until(page, "desk.image.masks.length === 0")
     assert annotations(tmp_path / "out") == []
     press(page, "n")
-    until(page, "desk.number === 1 && desk.picture !== null")
+    until(page, "desk.number === 1 && desk.image !== null")
     press(page, "?")
     assert page.find_element("id", "keys").is_displayed()
     press(page, Keys.ESCAPE)
@@ -259,8 +259,8 @@ def test_all_of_it_by_keyboard(browser: Any, serve: Callable[..., Server], check
 
 
 def test_everything_at_the_dial_and_many_at_once(browser: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "in", 1)
-    page = opened(browser, serve(pictures, "--output", tmp_path / "out", "--checkpoint", "tree").url)
+    images = write_images(tmp_path / "in", 1)
+    page = opened(browser, serve(images, "--output", tmp_path / "out", "--checkpoint", "tree").url)
     press(page, "e")
     until(page, "desk.scene !== null")
     page.execute_script("setDial(18)")
@@ -268,7 +268,7 @@ def test_everything_at_the_dial_and_many_at_once(browser: Any, serve: Callable[.
     shown = page.execute_script("return [...shownAt(desk.scene, 1)]")
     assert page.find_element("id", "accept").text == f"Accept all {len(shown)} shown"
     press(page, "a")
-    until(page, "desk.picture.masks.length > 0")
+    until(page, "desk.image.masks.length > 0")
     assert [each["area"] for each in annotations(tmp_path / "out")] == [found["area"][each] for each in shown]
     click(page, 30, 30)
     assert page.execute_script("return desk.chosen.size") == 1
@@ -289,13 +289,13 @@ def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
     assert page.execute_script("return desk.mode") == "mined"
     page.execute_script("setDial(18); choose(0)")
     press(page, "k")
-    until(page, "desk.picture.verdicts[0] === 'keep'")
+    until(page, "desk.image.verdicts[0] === 'keep'")
     page.execute_script("choose(3)")
     press(page, "d")
-    until(page, "desk.picture.verdicts[3] === 'drop'")
+    until(page, "desk.image.verdicts[3] === 'drop'")
     page.execute_script("choose(3); choose(4)")
     press(page, "g")
-    until(page, "desk.picture.masks.length === 2")
+    until(page, "desk.image.masks.length === 2")
     click(page, 10, 10)
     assert page.execute_script("return [...desk.chosen]") == [0]
     press(page, "s")
@@ -307,42 +307,42 @@ def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
     )
     assert page.find_element("id", "accept").text == "Cut in two"
     press(page, "a")
-    until(page, "!desk.busy && (desk.picture.masks.length === 4 || desk.message)")
+    until(page, "!desk.busy && (desk.image.masks.length === 4 || desk.message)")
     page.find_element("id", "mode-mined").click()
-    page.find_element("id", "photograph-drop").click()
-    until(page, "desk.picture.photograph === 'drop'")
-    key = page.execute_script("return desk.picture.name")
+    page.find_element("id", "image-drop").click()
+    until(page, "desk.image.whole === 'drop'")
+    key = page.execute_script("return desk.image.name")
     assert (tmp_path / "out" / "exclude.txt").read_text() == f"{key}\n"
 
 
 def test_a_video_is_scrubbed_and_its_objects_are_followed(
     browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
 ) -> None:
-    clip = write_pictures(tmp_path / "clip", 1)
+    clip = write_images(tmp_path / "clip", 1)
     for number in (2, 3):
         (clip / f"{number}.png").write_bytes((clip / "1.png").read_bytes())
     flags = ("--as", "video", "--checkpoint", checkpoint, "--device", "cpu")
     page = opened(browser, serve(clip, "--output", tmp_path / "out", *flags).url)
     page.execute_script("const f = byId('frame'); f.value = 1; f.dispatchEvent(new Event('change'));")
-    until(page, "desk.number === 1 && desk.picture !== null && desk.mine")
+    until(page, "desk.number === 1 && desk.image !== null && desk.mine")
     click(page, 30, 30)
     answered(page)
     page.execute_script("byId('object').value = 4")
     press(page, "a")
-    until(page, "desk.picture.masks.length === 1")
+    until(page, "desk.image.masks.length === 1")
     assert annotations(tmp_path / "out")[0]["object_id"] == 4
     press(page, "t")
     until(page, "byId('track-note').textContent.includes('1 object on 3 frames')")
     content = json.loads((tmp_path / "out" / "clip.masks.json").read_text())
     assert {each["object_id"] for each in content["annotations"]} <= {4}
     assert len(list((tmp_path / "out" / "clip.masks").iterdir())) == 3
-    shown = {each["object_id"] for each in page.execute_script("return desk.picture.tracked")}
+    shown = {each["object_id"] for each in page.execute_script("return desk.image.tracked")}
     assert shown == {each["object_id"] for each in content["annotations"] if each["image_id"] == 2}
 
 
 def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path) -> None:
-    pictures = write_pictures(tmp_path / "in")
-    server = serve(pictures, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--device", "cpu")
+    images = write_images(tmp_path / "in")
+    server = serve(images, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--device", "cpu")
     page = opened(browser, server.url)
     ada = page.current_window_handle
     page.execute_script("const p = byId('person'); p.value = 'Ada'; p.dispatchEvent(new Event('change'));")
@@ -350,34 +350,80 @@ def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], chec
     opened(page, server.url)
     page.execute_script("localStorage.setItem('grainmill-name', 'Bob')")
     until(page, "desk.holder === 'Ada' && !desk.mine")
-    assert "Ada has this picture" in page.find_element("id", "banner").text
+    assert "Ada has this image" in page.find_element("id", "banner").text
     click(page, 30, 30)
     answered(page)
     assert page.find_element("id", "accept").get_attribute("disabled")
     page.execute_script("step(1)")
-    until(page, "desk.number === 1 && desk.picture !== null && desk.mine")
+    until(page, "desk.number === 1 && desk.image !== null && desk.mine")
     page.close()
     page.switch_to.window(ada)
     click(page, 30, 30)
     answered(page)
     press(page, "a")
-    until(page, "desk.picture.masks.length === 1")
+    until(page, "desk.image.masks.length === 1")
+
+
+def test_a_page_left_open_over_a_start_with_other_images_is_loaded_again(
+    browser: Any, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "in")
+    flags = ("--output", tmp_path / "out", "--checkpoint", "tree")
+    server = serve(images, *flags)
+    page = opened(browser, server.url)
+    page.execute_script("step(1)")
+    until(page, "desk.number === 1 && desk.image !== null && desk.mine")
+    click(page, 30, 30)
+    answered(page)
+    server.end(signal.SIGKILL)
+    press(page, "a")  # sent until a server answers: by then its number is another image's
+    (images / "0.png").write_bytes((images / "1.png").read_bytes())
+    assert serve(images, *flags).url == server.url
+    until(page, "desk.info?.images.length === 4 && desk.image !== null && desk.message?.includes('other images')")
+    assert page.execute_script("return [desk.number, desk.image.name]") == [2, "2.png"]
+    assert "loaded again" in page.find_element("id", "facts").text
+    assert annotations(tmp_path / "out") == []
+    click(page, 30, 30)
+    answered(page)
+    press(page, "a")
+    until(page, "desk.image.masks.length === 1")
+    content = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [each["file_name"] for each in content["images"]] == ["2.png"]
+
+
+def test_a_duplicated_tab_is_somebody_else(browser: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
+    page = opened(
+        browser, serve(write_images(tmp_path / "in"), "--output", tmp_path / "out", "--checkpoint", "tree").url
+    )
+    until(page, "desk.mine")
+    first = page.current_window_handle
+    person = page.execute_script("return sessionStorage.getItem('grainmill-person')")
+    page.execute_script("window.open(location.href)")  # with a copy of the session's storage, as a duplicate has it
+    [other] = set(page.window_handles) - {first}
+    page.switch_to.window(other)
+    until(page, "desk.image !== null && desk.holder !== null && !desk.mine")
+    assert page.execute_script("return sessionStorage.getItem('grainmill-person')") != person
+    page.close()
+    page.switch_to.window(first)
+    page.refresh()
+    until(page, "desk.image !== null && desk.mine")
+    assert page.execute_script("return sessionStorage.getItem('grainmill-person')") == person
 
 
 def test_names_sizes_and_nothing_from_elsewhere(
     browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
 ) -> None:
-    pictures = write_pictures(tmp_path / "in", 2)
-    (pictures / "<img src=x onerror=alert(1)>.png").write_bytes((pictures / "1.png").read_bytes())
+    images = write_images(tmp_path / "in", 2)
+    (images / "<img src=x onerror=alert(1)>.png").write_bytes((images / "1.png").read_bytes())
     browser.get("about:blank")  # no earlier page asks for its server any more
     browser.get_log("performance")
     browser.get_log("browser")
-    server = serve(pictures, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--device", "cpu")
+    server = serve(images, "--output", tmp_path / "out", "--checkpoint", checkpoint, "--device", "cpu")
     page = opened(browser, server.url)
     click(page, 30, 30)
     answered(page)
     press(page, "a")
-    until(page, "desk.picture.masks.length === 1")
+    until(page, "desk.image.masks.length === 1")
     unnamed = page.execute_script("""
         const name = (e) => e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.[0]?.textContent.trim() ||
             e.getAttribute('alt') || document.getElementById(e.getAttribute('aria-labelledby'))?.textContent;
@@ -394,7 +440,7 @@ def test_names_sizes_and_nothing_from_elsewhere(
         click(page, 30, 30)
         answered(page)
         page.find_element("id", "accept").click()
-        until(page, "desk.picture.masks.length === 2")
+        until(page, "desk.image.masks.length === 2")
         if folder := os.environ.get("GRAINMILL_SCREENSHOTS"):
             page.save_screenshot(f"{folder}/desk-narrow.png")
     finally:

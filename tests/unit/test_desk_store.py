@@ -27,9 +27,9 @@ def mask(number: int, *, category: str = "cat", width: int = 5) -> AcceptedMask:
     )  # fmt: skip
 
 
-def accepted(request: str, *masks: AcceptedMask, picture: str = "a.png", deleted: tuple[int, ...] = ()) -> Transaction:
+def accepted(request: str, *masks: AcceptedMask, image: str = "a.png", deleted: tuple[int, ...] = ()) -> Transaction:
     return Transaction(
-        request=request, person="Ada", time="2026-11-28T00:00:00+00:00", picture=picture, width=8, height=6,
+        request=request, person="Ada", time="2026-11-28T00:00:00+00:00", image=image, width=8, height=6,
         masks=masks, deleted=deleted,
     )  # fmt: skip
 
@@ -43,14 +43,14 @@ def test_what_is_accepted_is_in_both_files_at_that_moment(tmp_path: Path) -> Non
     store = Store(tmp_path / "out", lists=False)
     store.commit(accepted("one", mask(1)))
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"format": "grainmill-desk/1"}
+    assert json.loads(lines[0]) == {"format": "grainmill-desk/2"}
     assert json.loads(lines[1])["masks"][0]["id"] == 1
     [annotation] = coco(tmp_path / "out")["annotations"]
     assert (annotation["granularity"], annotation["area"], annotation["bbox"]) == (0.35, 15, [1, 1, 5, 3])
     assert coco(tmp_path / "out")["images"] == [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}]
-    store.commit(accepted("two", mask(2, category="dog"), picture="b.png"))
-    store.commit(accepted("three", mask(1, width=2), picture="a.png"))
-    store.commit(accepted("four", picture="b.png", deleted=(2,)))
+    store.commit(accepted("two", mask(2, category="dog"), image="b.png"))
+    store.commit(accepted("three", mask(1, width=2), image="a.png"))
+    store.commit(accepted("four", image="b.png", deleted=(2,)))
     assert [(each["id"], each["area"]) for each in coco(tmp_path / "out")["annotations"]] == [(1, 6)]
     assert [each["name"] for each in coco(tmp_path / "out")["categories"]] == ["cat", "dog"]
     store.close()
@@ -71,9 +71,9 @@ def test_a_log_that_was_cut_goes_on_before_the_cut(tmp_path: Path) -> None:
         store.commit(accepted(f"again{cut}", mask(2)))
         store.close()
         reopened = Store(tmp_path, lists=False)
-        assert [*reopened.state.pictures["a.png"].masks] == [1, 2]
+        assert [*reopened.state.images["a.png"].masks] == [1, 2]
         reopened.close()
-    (tmp_path / "log.jsonl").write_bytes(whole.replace(b'"picture"', b'"pictur"', 1))
+    (tmp_path / "log.jsonl").write_bytes(whole.replace(b'"image"', b'"pictur"', 1))
     with pytest.raises(SchemaError, match="line 2"):
         Store(tmp_path, lists=False)
     (tmp_path / "log.jsonl").write_bytes(b'{"format":"another/9"}\n')
@@ -122,7 +122,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(StorageError, match="the disk is full"):
             store.commit(accepted("two", mask(2)))
     assert (tmp_path / "log.jsonl").read_bytes() == before
-    assert [*store.state.pictures["a.png"].masks] == [1]
+    assert [*store.state.images["a.png"].masks] == [1]
     store.commit(accepted("two", mask(2)))
     store.close()
     assert [each["id"] for each in coco(tmp_path)["annotations"]] == [1, 2]
@@ -147,7 +147,7 @@ def test_a_disk_that_does_not_even_shrink_a_file_is_told_until_it_does(
         for _ in range(3):
             with pytest.raises(StorageError, match="Input/output error"):
                 store.commit(accepted("two", mask(2)))
-    assert [*store.state.pictures["a.png"].masks] == [1]
+    assert [*store.state.images["a.png"].masks] == [1]
     store.commit(accepted("three", mask(3)))
     assert (tmp_path / "log.jsonl").read_bytes().startswith(before)
     store.close()
@@ -175,15 +175,15 @@ def test_the_address_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
     store.close()
 
 
-def test_photographs_that_were_judged_become_lists(tmp_path: Path) -> None:
+def test_images_that_were_judged_become_lists(tmp_path: Path) -> None:
     store = Store(tmp_path, lists=True)
-    for request, picture, verdict in (
+    for request, image, verdict in (
         ("1", "a", "drop"), ("2", "b", "keep"), ("3", "c", "drop"), ("4", "c", "undecided"),
     ):  # fmt: skip
-        store.commit(dataclasses.replace(accepted(request, picture=picture), photograph=verdict))
+        store.commit(dataclasses.replace(accepted(request, image=image), whole=verdict))
     lines = {name: (tmp_path / name).read_text().splitlines() for name in ("exclude.txt", "keep.txt")}
     assert lines == {"exclude.txt": ["a"], "keep.txt": ["b"]}
-    store.commit(dataclasses.replace(accepted("5", picture="a"), photograph="keep"))
+    store.commit(dataclasses.replace(accepted("5", image="a"), whole="keep"))
     store.close()
     assert not (tmp_path / "exclude.txt").exists()
     assert (tmp_path / "keep.txt").read_text().splitlines() == ["a", "b"]
@@ -192,7 +192,7 @@ def test_photographs_that_were_judged_become_lists(tmp_path: Path) -> None:
 def test_ids_are_never_given_twice() -> None:
     state = State.of([accepted("1", mask(1), mask(2)), accepted("2", deleted=(2,))])
     assert state.next_id == 3
-    assert [*state.pictures["a.png"].masks] == [1]
+    assert [*state.images["a.png"].masks] == [1]
 
 
 def test_a_claim_is_one_persons_until_it_runs_out() -> None:
@@ -204,12 +204,12 @@ def test_a_claim_is_one_persons_until_it_runs_out() -> None:
     assert claims.take(3, "a", "Ada").until == now + LEASE_S
     now += 2
     assert claims.take(3, "b", "Bob").person == "a"
-    assert [(each.name, each.picture) for each in claims.all()] == [("Ada", 3)]
+    assert [(each.name, each.image) for each in claims.all()] == [("Ada", 3)]
     now += LEASE_S
     assert claims.take(3, "b", "Bob").person == "b"
     assert claims.take(3, "a", "Ada").person == "b"
     assert claims.take(4, "a", "Ada").person == "a"
     assert claims.take(5, "a", "Ada").person == "a"
-    assert [each.picture for each in claims.all()] == [3, 5]
+    assert [each.image for each in claims.all()] == [3, 5]
     claims.leave("b")
-    assert [each.picture for each in claims.all()] == [5]
+    assert [each.image for each in claims.all()] == [5]

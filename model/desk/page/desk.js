@@ -2,7 +2,7 @@
 // The desk's state and what keys, buttons and the pointer do to it. One state, drawn by the functions below it.
 
 const desk = {
-  info: null, number: 0, picture: null, people: [], categories: [], holder: null, mine: false, gone: false,
+  info: null, number: 0, image: null, people: [], categories: [], holder: null, mine: false, gone: false,
   mode: "click", tool: "inside", history: [], at: 0, answer: null, place: 18, own: null,
   scene: null, chosen: new Set(), selected: null, replaces: null, split: null,
   cross: null, corner: null, drag: null, zoom: 1, asked: 0, busy: false, job: null,
@@ -13,7 +13,7 @@ const bitmaps = new Map();
 
 const prompt = () => desk.history[desk.at] ?? NOTHING;
 const canChange = () => desk.mine && !desk.info.read_only;
-const masks = () => (desk.picture ? desk.picture.masks : []);
+const masks = () => (desk.image ? desk.image.masks : []);
 const dialValue = () => (desk.info.dial.length ? desk.info.dial[desk.place] : null);
 const objectColour = (number) => categoryColour(number + 3);
 const colourOf = (mask) => categoryColour(Math.max(0, desk.categories.indexOf(mask.category)));
@@ -24,12 +24,12 @@ function remembered(key, make) {
   return bitmaps.get(key);
 }
 
-const shownBitmap = (counts) => remembered(counts, () => bitmapOf(counts, ...desk.picture.shown));
+const shownBitmap = (counts) => remembered(counts, () => bitmapOf(counts, ...desk.image.shown));
 
 // ---- drawing --------------------------------------------------------------------------------------------------------
 
 function draw() {
-  if (!desk.picture) return;
+  if (!desk.image) return;
   drawAccepted();
   drawAnswer();
   drawMarks();
@@ -38,12 +38,12 @@ function draw() {
 }
 
 function drawAccepted() {
-  const [width, height] = desk.picture.shown, quiet = desk.mode !== "click";
+  const [width, height] = desk.image.shown, quiet = desk.mode !== "click";
   const layers = masks().filter((mask) => mask.id !== desk.replaces).sort((one, two) => two.area - one.area).map((mask) => {
     const selected = mask.id === desk.selected;
     return { bits: shownBitmap(mask.rle), colour: colourOf(mask), fill: selected ? 150 : quiet ? 0 : 70, rim: selected ? 255 : quiet ? 0 : 230 };
   });
-  const tracked = quiet ? [] : desk.picture.tracked.map((each) => ({ bits: shownBitmap(each.rle), colour: objectColour(each.object_id), fill: 90, rim: 230 }));
+  const tracked = quiet ? [] : desk.image.tracked.map((each) => ({ bits: shownBitmap(each.rle), colour: objectColour(each.object_id), fill: 90, rim: 230 }));
   paintMasks(byId("accepted"), width, height, [...tracked, ...layers]);
 }
 
@@ -64,7 +64,7 @@ function answerBits() {
 // The pixels that the answer is kept inside of, or null.
 function limit() {
   if (desk.split) {
-    const counts = desk.split.source === "mined" ? desk.picture.mined.rle[desk.split.id] : null;
+    const counts = desk.split.source === "mined" ? desk.image.mined.rle[desk.split.id] : null;
     return counts === null ? null : shownBitmap(counts);
   }
   const parent = masks().find((mask) => String(mask.id) === byId("within").value);
@@ -72,7 +72,7 @@ function limit() {
 }
 
 function drawAnswer() {
-  const [width, height] = desk.picture.shown, canvas = byId("answer");
+  const [width, height] = desk.image.shown, canvas = byId("answer");
   byId("dial-value").textContent = dialValue() === null ? "" : dialValue().toFixed(2);
   if (desk.mode !== "click" && desk.scene) {
     desk.scene.paint(canvas, dialValue() ?? 1, { strength: 0.55, borders: true });
@@ -89,8 +89,8 @@ function drawAnswer() {
 
 // Draws the chosen masks of a scene brightly over what is there.
 function outline(canvas, ids) {
-  const [width, height] = desk.picture.shown, context = canvas.getContext("2d");
-  const { verdicts } = desk.picture, judged = (verdict) => (desk.mode === "mined" ? Object.keys(verdicts).filter((id) => verdicts[id] === verdict).map(Number) : []);
+  const [width, height] = desk.image.shown, context = canvas.getContext("2d");
+  const { verdicts } = desk.image, judged = (verdict) => (desk.mode === "mined" ? Object.keys(verdicts).filter((id) => verdicts[id] === verdict).map(Number) : []);
   const dropped = judged("drop"), kept = judged("keep");
   if (!ids.length && !dropped.length && !kept.length) return;
   const layer = document.createElement("canvas");
@@ -103,7 +103,7 @@ function outline(canvas, ids) {
 }
 
 function drawMarks() {
-  const [width, height] = desk.picture.shown, [full, fullHeight] = desk.picture.size;
+  const [width, height] = desk.image.shown, [full, fullHeight] = desk.image.size;
   const focused = document.activeElement === byId("canvas-box") && byId("canvas-box").matches(":focus-visible");
   paintMarks(byId("marks"), width, height, {
     ...prompt(), ...(desk.mode === "click" ? {} : NOTHING), drawn: desk.drag?.box ?? (desk.corner && desk.cross ? boxOf(desk.corner, desk.cross) : null),
@@ -133,7 +133,7 @@ function drawFacts() {
   let area = 0;
   for (const bit of bits) area += bit;
   const name = desk.own !== null ? `${desk.info.own} ${desk.own + 1}` : `granularity ${dialValue().toFixed(2)}`;
-  facts.textContent = `${name} · ${percent((100 * area) / bits.length)} of the picture · predicted IoU ${which.score[place].toFixed(2)} · ${told(prompt())}`;
+  facts.textContent = `${name} · ${percent((100 * area) / bits.length)} of the image · predicted IoU ${which.score[place].toFixed(2)} · ${told(prompt())}`;
 }
 
 function told({ points, box }) {
@@ -144,7 +144,7 @@ function told({ points, box }) {
 function drawTools() {
   for (const [id, pressed] of [["inside", desk.tool === "inside"], ["outside", desk.tool === "outside"], ["box", desk.tool === "box"],
     ["mode-click", desk.mode === "click"], ["mode-everything", desk.mode === "everything"], ["mode-mined", desk.mode === "mined"],
-    ["photograph-keep", desk.picture.photograph === "keep"], ["photograph-drop", desk.picture.photograph === "drop"]]) {
+    ["image-keep", desk.image.whole === "keep"], ["image-drop", desk.image.whole === "drop"]]) {
     byId(id).setAttribute("aria-pressed", String(pressed));
   }
   byId("undo").disabled = desk.at === 0;
@@ -155,10 +155,10 @@ function drawTools() {
   accept.disabled = !canChange() || desk.busy || (many ? !count : answerCounts() === null);
   const mined = desk.mode === "mined";
   byId("review").hidden = !mined;
-  for (const id of ["keep", "drop", "merge", "split", "photograph-keep", "photograph-drop"]) byId(id).disabled = !canChange();
+  for (const id of ["keep", "drop", "merge", "split", "image-keep", "image-drop"]) byId(id).disabled = !canChange();
   if (mined) {
-    const verdicts = Object.values(desk.picture.verdicts), kept = verdicts.filter((each) => each === "keep").length;
-    byId("review-count").textContent = `${desk.picture.mined.rle.length} mined masks: ${kept} kept, ${verdicts.length - kept} dropped or replaced. Click to choose; none chosen: all shown.`;
+    const verdicts = Object.values(desk.image.verdicts), kept = verdicts.filter((each) => each === "keep").length;
+    byId("review-count").textContent = `${desk.image.mined.rle.length} mined masks: ${kept} kept, ${verdicts.length - kept} dropped or replaced. Click to choose; none chosen: all shown.`;
   }
   drawOwn();
 }
@@ -168,7 +168,7 @@ function drawBanner() {
   let text = "";
   if (desk.gone) text = "The server does not answer. What was accepted is safe; this page goes on by itself when it is back.";
   else if (desk.info.read_only) text = "A desk to look at: click and turn the dial; nothing is accepted here.";
-  else if (desk.holder !== null && !desk.mine) text = `${desk.holder} has this picture: you can look and try, not accept.`;
+  else if (desk.holder !== null && !desk.mine) text = `${desk.holder} has this image: you can look and try, not accept.`;
   else if (desk.split) text = "Cutting a mask in two: click inside it, turn the dial, then “Cut in two”. Esc leaves.";
   else if (desk.replaces !== null) text = `Editing mask ${desk.replaces}: change its clicks or the dial, then accept. Esc leaves.`;
   banner.textContent = text;
@@ -187,50 +187,50 @@ function serverGone(gone) {
   drawBanner();
 }
 
-// ---- pictures -------------------------------------------------------------------------------------------------------
+// ---- images -------------------------------------------------------------------------------------------------------
 
 function step(by) {
-  const count = desk.info.pictures.length;
-  openPicture((desk.number + by + count) % count);
+  const count = desk.info.images.length;
+  openImage((desk.number + by + count) % count);
 }
 
-async function openPicture(number) {
+async function openImage(number) {
   desk.number = number;
   history.replaceState(null, "", `#${number}`);
   forget();
-  Object.assign(desk, { picture: null, answer: null, scene: null, selected: null, cross: null, mine: false, holder: null, message: "" });
+  Object.assign(desk, { image: null, answer: null, scene: null, selected: null, cross: null, mine: false, holder: null, message: "" });
   if (desk.mode === "everything") desk.mode = "click";
   answers.clear();
   bitmaps.clear();
-  const { name } = desk.info.pictures[number], photo = byId("photo");
+  const { name } = desk.info.images[number], photo = byId("photo");
   byId("stage-name").textContent = name;
-  byId("stage-position").textContent = `${number + 1} of ${desk.info.pictures.length}`;
+  byId("stage-position").textContent = `${number + 1} of ${desk.info.images.length}`;
   byId("frame").value = number;
   byId("frame-value").textContent = number;
-  photo.alt = `Picture ${name}`;
-  photo.src = picturePath(number, "/photograph");
+  photo.alt = `Image ${name}`;
+  photo.src = imagePath(number, "/jpeg");
   for (const id of ["accepted", "answer", "marks"]) sized(byId(id), 1, 1).clearRect(0, 0, 1, 1);
-  byId("facts").textContent = "reading the picture…";
+  byId("facts").textContent = "reading the image…";
   drawBanner();
-  drawPictures();
+  drawImages();
   try {
     await here();
-    const picture = await patiently(() => call(picturePath(number)));
+    const image = await patiently(() => call(imagePath(number)));
     if (desk.number !== number) return;
-    desk.picture = picture;
-    desk.categories = picture.categories;
+    desk.image = image;
+    desk.categories = image.categories;
   } catch (error) {
     if (desk.number === number) say(error.message);
     return;
   }
-  const [width, height] = desk.picture.shown, box = byId("canvas-box");
+  const [width, height] = desk.image.shown, box = byId("canvas-box");
   box.style.aspectRatio = `${width} / ${height}`;
   box.style.setProperty("--ratio", width / height);
   if (desk.mode === "mined") showMined();
   drawList();
   drawChips();
   draw();
-  if (number + 1 < desk.info.pictures.length) new Image().src = picturePath(number + 1, "/photograph");
+  if (number + 1 < desk.info.images.length) new Image().src = imagePath(number + 1, "/jpeg");
 }
 
 // Asks until the server answers.
@@ -254,7 +254,7 @@ async function here() {
   const number = desk.number;
   let told;
   try {
-    told = await call("api/here", { ...me(), picture: number });
+    told = await call("api/here", { ...me(), image: number });
   } catch (error) {
     if (error instanceof Unreachable) serverGone(true);
     return;
@@ -266,14 +266,14 @@ async function here() {
   desk.mine = told.mine;
   desk.holder = told.holder;
   desk.people = told.people;
-  told.masks.forEach((count, index) => { desk.info.pictures[index].masks = count; });
+  told.masks.forEach((count, index) => { desk.info.images[index].masks = count; });
   const others = told.people.filter((each) => !each.you);
-  byId("people").textContent = others.length ? others.map((each) => `${each.name} at ${each.picture + 1}`).join(", ") : "";
-  drawPictures();
+  byId("people").textContent = others.length ? others.map((each) => `${each.name} at ${each.image + 1}`).join(", ") : "";
+  drawImages();
   drawBanner();
-  if (desk.picture && (back || !desk.mine || changed)) {
+  if (desk.image && (back || !desk.mine || changed)) {
     try {
-      const fresh = await call(picturePath(number));
+      const fresh = await call(imagePath(number));
       if (desk.number === number) decided(fresh);
     } catch (error) {
       if (error instanceof Unreachable) serverGone(true);
@@ -281,16 +281,16 @@ async function here() {
   }
 }
 
-// What is decided of the picture, as the server tells it.
+// What is decided of the image, as the server tells it.
 function decided(told) {
-  Object.assign(desk.picture, { masks: told.masks, verdicts: told.verdicts, photograph: told.photograph });
+  Object.assign(desk.image, { masks: told.masks, verdicts: told.verdicts, whole: told.whole });
   desk.categories = told.categories;
-  desk.info.pictures[desk.number].masks = told.masks.length;
-  desk.info.pictures[desk.number].photograph = told.photograph;
+  desk.info.images[desk.number].masks = told.masks.length;
+  desk.info.images[desk.number].whole = told.whole;
   if (!told.masks.some((mask) => mask.id === desk.selected)) desk.selected = null;
   drawList();
   drawChips();
-  drawPictures();
+  drawImages();
   draw();
 }
 
@@ -313,7 +313,7 @@ function addClick(x, y, label) {
   setPrompt({ ...now, points: [...now.points, [x, y]], labels: [...now.labels, label ? 1 : 0] });
 }
 
-const onGrid = (x, y) => [Math.floor(((x + 0.5) * desk.picture.shown[0]) / desk.picture.size[0]), Math.floor(((y + 0.5) * desk.picture.shown[1]) / desk.picture.size[1])];
+const onGrid = (x, y) => [Math.floor(((x + 0.5) * desk.image.shown[0]) / desk.image.size[0]), Math.floor(((y + 0.5) * desk.image.shown[1]) / desk.image.size[1])];
 const boxOf = (one, two) => [Math.min(one[0], two[0]), Math.min(one[1], two[1]), Math.max(one[0], two[0]), Math.max(one[1], two[1])];
 
 function addBox(box) {
@@ -336,7 +336,7 @@ function travel(by) {
   ask();
 }
 
-// Answers of this picture stay here, so undo and redo ask nothing. The newest question is the one that is shown.
+// Answers of this image stay here, so undo and redo ask nothing. The newest question is the one that is shown.
 async function ask(began = performance.now()) {
   const wanted = prompt(), key = JSON.stringify(wanted), asked = ++desk.asked, { number } = desk;
   if (!wanted.box && !wanted.points.length) {
@@ -349,7 +349,7 @@ async function ask(began = performance.now()) {
     desk.busy = true;
     drawMarks();
     try {
-      const answer = await patiently(() => call(picturePath(number, "/answer"), { prompt: wanted }));
+      const answer = await patiently(() => call(imagePath(number, "/answer"), { prompt: wanted }));
       if (number === desk.number) answers.set(key, answer);
     } catch (error) {
       if (asked === desk.asked) say(error.message);
@@ -387,7 +387,7 @@ function setOwn(own) {
 // ---- everything and mined masks -------------------------------------------------------------------------------------
 
 async function setMode(mode) {
-  if (!desk.picture || (mode === "mined" && !desk.picture.mined)) return;
+  if (!desk.image || (mode === "mined" && !desk.image.mined)) return;
   desk.mode = mode;
   desk.scene = null;
   desk.chosen = new Set();
@@ -397,7 +397,7 @@ async function setMode(mode) {
 }
 
 function showMined() {
-  desk.scene = desk.picture.mined ? new Scene(desk.picture.mined) : null;
+  desk.scene = desk.image.mined ? new Scene(desk.image.mined) : null;
   desk.chosen = new Set();
 }
 
@@ -405,14 +405,14 @@ async function searchEverything() {
   const { number } = desk, ours = () => desk.number === number && desk.mode === "everything";
   byId("search").hidden = false;
   try {
-    const job = await watched(await call(picturePath(number, "/everything"), {}), byId("search-progress"), ours);
+    const job = await watched(await call(imagePath(number, "/everything"), {}), byId("search-progress"), ours);
     if (!ours()) return;
     if (job.state !== "done") {
       setMode("click");
       if (job.message) say(job.message);
       return;
     }
-    desk.scene = new Scene(await call(picturePath(number, "/everything")));
+    desk.scene = new Scene(await call(imagePath(number, "/everything")));
     draw();
   } catch (error) {
     if (ours()) {
@@ -454,7 +454,7 @@ async function decide(route, body) {
   desk.busy = true;
   drawTools();
   try {
-    const told = await change(picturePath(number, `/${route}`), body);
+    const told = await change(imagePath(number, `/${route}`), body);
     serverGone(false);
     desk.busy = false;
     desk.message = "";
@@ -565,7 +565,7 @@ function split() {
   draw();
 }
 
-const judgePhotograph = (verdict) => decide("review", { photograph: desk.picture.photograph === verdict ? "undecided" : verdict });
+const judgeImage = (verdict) => decide("review", { whole: desk.image.whole === verdict ? "undecided" : verdict });
 
 // ---- video ----------------------------------------------------------------------------------------------------------
 
@@ -578,8 +578,8 @@ async function propagate() {
     byId("propagate").disabled = true;
     note.textContent = "following the objects…";
     const job = await watched(begun, bar);
-    const fresh = await call(picturePath(desk.number));
-    if (desk.picture && fresh.number === desk.number) desk.picture.tracked = fresh.tracked;
+    const fresh = await call(imagePath(desk.number));
+    if (desk.image && fresh.number === desk.number) desk.image.tracked = fresh.tracked;
     draw();
     note.textContent = job.state === "stopped" ? "Stopped; nothing was written." : job.message;
   } catch (error) {
@@ -593,7 +593,7 @@ async function propagate() {
 // ---- pointer, keys --------------------------------------------------------------------------------------------------
 
 function pixelOf(event) {
-  const box = byId("canvas-box").getBoundingClientRect(), [width, height] = desk.picture.size;
+  const box = byId("canvas-box").getBoundingClientRect(), [width, height] = desk.image.size;
   const x = Math.floor(((event.clientX - box.left) / box.width) * width), y = Math.floor(((event.clientY - box.top) / box.height) * height);
   return [Math.min(width - 1, Math.max(0, x)), Math.min(height - 1, Math.max(0, y))];
 }
@@ -601,7 +601,7 @@ function pixelOf(event) {
 function listenStage() {
   const box = byId("canvas-box");
   box.addEventListener("pointerdown", (event) => {
-    if (!desk.picture || desk.mode !== "click" || desk.tool !== "box" || event.button !== 0) return;
+    if (!desk.image || desk.mode !== "click" || desk.tool !== "box" || event.button !== 0) return;
     desk.drag = { from: pixelOf(event), box: null };
     box.setPointerCapture(event.pointerId);
   });
@@ -617,14 +617,14 @@ function listenStage() {
     if (drawn) addBox(drawn);
   });
   box.addEventListener("click", (event) => {
-    if (!desk.picture || desk.tool === "box") return;
+    if (!desk.image || desk.tool === "box") return;
     const [x, y] = pixelOf(event);
     desk.cross = [x, y];
     addClick(x, y, desk.tool === "inside" && !event.altKey);
   });
   box.addEventListener("contextmenu", (event) => {
     event.preventDefault();
-    if (desk.picture) addClick(...pixelOf(event), false);
+    if (desk.image) addClick(...pixelOf(event), false);
   });
   box.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;
@@ -632,16 +632,16 @@ function listenStage() {
     setZoom(desk.zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15));
   }, { passive: false });
   box.addEventListener("keydown", stageKey);
-  for (const name of ["focus", "blur"]) box.addEventListener(name, () => { if (desk.picture) drawMarks(); });
-  new ResizeObserver(() => { if (desk.picture) drawMarks(); }).observe(box);
+  for (const name of ["focus", "blur"]) box.addEventListener(name, () => { if (desk.image) drawMarks(); });
+  new ResizeObserver(() => { if (desk.image) drawMarks(); }).observe(box);
 }
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const FAST = 20;
 
 function stageKey(event) {
-  if (!desk.picture || event.ctrlKey || event.metaKey || event.altKey) return;
-  const [width, height] = desk.picture.size, arrow = ARROWS[event.key];
+  if (!desk.image || event.ctrlKey || event.metaKey || event.altKey) return;
+  const [width, height] = desk.image.size, arrow = ARROWS[event.key];
   desk.cross ??= [Math.floor(width / 2), Math.floor(height / 2)];
   if (arrow) {
     const by = event.shiftKey ? FAST : Math.max(1, Math.round(Math.max(width, height) / 400));
@@ -697,7 +697,7 @@ const KEYS = {
   Escape: clearAll, "?": () => byId("keys").showModal(),
 };
 
-const WITHOUT_PICTURE = ["n", "p", "?"];
+const WITHOUT_IMAGE = ["n", "p", "?"];
 
 function pageKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("keys").open) return;
@@ -705,7 +705,7 @@ function pageKey(event) {
     if (event.key === "Escape" || (event.key === "Enter" && event.target.id === "category")) byId("canvas-box").focus();
     return;
   }
-  if (!desk.picture && !WITHOUT_PICTURE.includes(event.key)) return;
+  if (!desk.image && !WITHOUT_IMAGE.includes(event.key)) return;
   if (/^[1-9]$/.test(event.key) && desk.categories[event.key - 1]) setCategory(desk.categories[event.key - 1]);
   else if (Object.hasOwn(KEYS, event.key)) KEYS[event.key]();
   else return;
@@ -718,7 +718,7 @@ function listen() {
     inside: () => setTool("inside"), outside: () => setTool("outside"), box: () => setTool("box"),
     "mode-click": () => setMode("click"), "mode-everything": () => setMode("everything"), "mode-mined": () => setMode("mined"),
     keep: () => review("keep"), drop: () => review("drop"), merge, split,
-    "photograph-keep": () => judgePhotograph("keep"), "photograph-drop": () => judgePhotograph("drop"),
+    "image-keep": () => judgeImage("keep"), "image-drop": () => judgeImage("drop"),
     propagate, "track-stop": () => call("api/jobs/propagate", {}),
     "search-stop": () => desk.job && call(`api/jobs/${desk.job}`, {}),
   };
@@ -730,36 +730,38 @@ function listen() {
     localStorage.setItem("grainmill-name", event.target.value.trim());
     here();
   });
-  byId("frame").addEventListener("change", (event) => openPicture(Number(event.target.value)));
+  byId("frame").addEventListener("change", (event) => openImage(Number(event.target.value)));
   byId("frame").addEventListener("input", (event) => { byId("frame-value").textContent = event.target.value; });
   byId("photo").addEventListener("dragstart", (event) => event.preventDefault());
   document.addEventListener("keydown", pageKey);
-  addEventListener("pagehide", () => navigator.sendBeacon("api/here", JSON.stringify({ ...me(), picture: -1 })));
+  addEventListener("pagehide", () => navigator.sendBeacon("api/here", JSON.stringify({ ...me(), image: -1 })));
   listenStage();
 }
 
 async function begin() {
   byId("person").value = localStorage.getItem("grainmill-name") ?? "";
+  await ownMark();
   desk.info = await patiently(() => call("api/desk"));
   const { info } = desk;
   desk.categories = info.categories;
   byId("title").textContent = info.title;
   document.title = `${info.title}, Grainmill desk`;
-  byId("subtitle").textContent = `${info.pictures.length} ${info.kind === "video" ? "frames" : "pictures"}, answered by ${info.predictor === "tree" ? "each picture's own tree of masks" : info.predictor}`;
+  byId("subtitle").textContent = `${info.images.length} ${info.kind === "video" ? "frames" : "images"}, answered by ${info.predictor === "tree" ? "each image's own tree of masks" : info.predictor}`;
   byId("mode-mined").hidden = info.kind !== "mined";
   byId("film").hidden = info.kind !== "video";
   byId("object-label").hidden = info.kind !== "video";
   byId("track").hidden = info.kind !== "video" || info.read_only;
   byId("track-note").textContent = "Accept a mask of each object on any frame, each with its own granularity, then let them be followed.";
-  byId("frame").max = info.pictures.length - 1;
+  byId("frame").max = info.images.length - 1;
   byId("dial").disabled = !info.dial.length;
   if (info.read_only) for (const id of ["accept", "category", "within-label", "object-label", "chips"]) byId(id).closest("label, button, .chips").hidden = true;
   byId("category").value = info.categories[0];
   desk.place = Math.max(0, info.dial.length - 1);
   listen();
   if (info.kind === "mined") desk.mode = "mined";
-  const wanted = Number(location.hash.slice(1));
-  await openPicture(Number.isInteger(wanted) && wanted >= 0 && wanted < info.pictures.length ? wanted : 0);
+  const again = loadedAgain(), wanted = again ? info.images.findIndex(({ name }) => name === again.at) : Number(location.hash.slice(1));
+  await openImage(Number.isInteger(wanted) && wanted >= 0 && wanted < info.images.length ? wanted : 0);
+  if (again) say(again.message.replace("Load the page again", "The page was loaded again"));
   setInterval(here, BEAT_MS);
 }
 

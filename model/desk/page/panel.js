@@ -19,7 +19,7 @@ function swatch(colour) {
 
 const percent = (share) => (share >= 10 ? `${share.toFixed(0)} %` : share >= 0.1 ? `${share.toFixed(1)} %` : "< 0.1 %");
 const g2 = (g) => (g === null ? "–" : g.toFixed(2));
-const shareOf = (mask) => (100 * mask.area) / (desk.picture.size[0] * desk.picture.size[1]);
+const shareOf = (mask) => (100 * mask.area) / (desk.image.size[0] * desk.image.size[1]);
 
 // Keeps the focus where it was when a list is made anew.
 function refilled(list, rows) {
@@ -29,7 +29,7 @@ function refilled(list, rows) {
 }
 
 function drawList() {
-  const masks = desk.picture ? desk.picture.masks : [], rows = [];
+  const masks = desk.image ? desk.image.masks : [], rows = [];
   const add = (mask, depth) => {
     rows.push(maskRow(mask, depth));
     masks.filter((each) => each.parent_id === mask.id).forEach((part) => add(part, depth + 1));
@@ -60,23 +60,23 @@ function drawWithin(masks) {
   select.value = masks.some((mask) => String(mask.id) === chosen) ? chosen : "";
 }
 
-const PICTURES_LISTED = 200;
+const IMAGES_LISTED = 200;
 
-function drawPictures() {
-  const { pictures } = desk.info, half = PICTURES_LISTED / 2;
-  const from = Math.max(0, Math.min(desk.number - half, pictures.length - PICTURES_LISTED));
+function drawImages() {
+  const { images } = desk.info, half = IMAGES_LISTED / 2;
+  const from = Math.max(0, Math.min(desk.number - half, images.length - IMAGES_LISTED));
   const at = new Map();
-  for (const each of desk.people) if (!each.you) at.set(each.picture, each.name);
-  const rows = pictures.slice(from, from + PICTURES_LISTED).map((picture, index) => {
-    const number = from + index, held = at.get(number), decided = picture.photograph;
-    const told = [held ? `${held} is here` : null, decided, picture.masks ? `${picture.masks}` : null].filter(Boolean).join(" · ");
+  for (const each of desk.people) if (!each.you) at.set(each.image, each.name);
+  const rows = images.slice(from, from + IMAGES_LISTED).map((image, index) => {
+    const number = from + index, held = at.get(number), decided = image.whole;
+    const told = [held ? `${held} is here` : null, decided, image.masks ? `${image.masks}` : null].filter(Boolean).join(" · ");
     return node("li", { "aria-current": String(number === desk.number) },
-      node("button", { type: "button", class: "row", "data-key": `picture-${number}`, onclick: () => openPicture(number), "aria-label": `${picture.name}${told ? `, ${told}` : ""}` },
-        node("span", {}, picture.name), node("span", { class: "soft" }, told)));
+      node("button", { type: "button", class: "row", "data-key": `image-${number}`, onclick: () => openImage(number), "aria-label": `${image.name}${told ? `, ${told}` : ""}` },
+        node("span", {}, image.name), node("span", { class: "soft" }, told)));
   });
-  refilled(byId("pictures"), rows);
-  const done = pictures.filter((picture) => picture.masks).length;
-  byId("pictures-count").textContent = `${done} of ${pictures.length} begun`;
+  refilled(byId("images"), rows);
+  const done = images.filter((image) => image.masks).length;
+  byId("images-count").textContent = `${done} of ${images.length} begun`;
 }
 
 function drawChips() {

@@ -1,5 +1,5 @@
 "use strict";
-// The stage: what is drawn over the picture. Functions of their arguments alone; canvases have the page's grid.
+// The stage: what is drawn over the image. Functions of their arguments alone; canvases have the page's grid.
 
 const css = (colour, alpha = 1) => `rgb(${colour[0]} ${colour[1]} ${colour[2]} / ${alpha})`;
 const ANSWER = [240, 160, 75];

@@ -1,13 +1,13 @@
-"""What is annotated: image files, the photographs of a run or a release with their mined masks, or a video's frames.
+"""What is annotated: image files, the images of a run or a release with their mined masks, or a video's frames.
 
-Whatever it is, it is a row of pictures that are asked for by number; no name that a browser sends is ever a path.
+Whatever it is, it is a row of images that are asked for by number; no name that a browser sends is ever a path.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -16,7 +16,7 @@ from pipeline.dataset.open import open_dataset
 from pipeline.dataset.reader import Dataset
 from pipeline.dataset.viewer import committed_image
 from pipeline.errors import GrainmillError, InputError
-from pipeline.format.schema import Sample
+from pipeline.format.schema import Sample, canonical_json, sha256_of
 from pipeline.sources.kinds import IMAGE_SUFFIXES
 
 from ..predict.image_files import Rgb, images_in, natural_key, read_rgb
@@ -24,32 +24,34 @@ from ..predict.segment_inputs import VIDEO_SUFFIXES, Taken
 from ..predict.video import Frames
 
 DEMO: Final = Path("demo")
-"""What `make demo` makes: the pictures and the student of a desk that was given none."""
+"""What `make demo` makes: the images and the student of a desk that was given none."""
 Kind = Literal["images", "mined", "video"]
 
 
-class Pictures(Protocol):
-    """A row of pictures.
+class Images(Protocol):
+    """What is annotated, in a row.
 
     Attributes:
-        kind: image files, photographs with mined masks, or a video.
+        kind: files, images with mined masks, or a video.
         title: for people.
-        names: one a picture, each once; `file_name` in the COCO file.
+        names: one an image, each once; `file_name` in the COCO file.
+        mark: of these very images; another when any of them is another, or has another place.
     """
 
     kind: Kind
     title: str
     names: tuple[str, ...]
+    mark: str
 
     def read(self, number: int) -> Rgb:
-        """A picture, upright RGB (H, W, 3) uint8.
+        """An image, upright RGB (H, W, 3) uint8.
 
         Raises:
             InputError: it is damaged or too large.
         """
 
     def mined(self, number: int) -> Sample | None:
-        """The record of a mined photograph; None: this is none."""
+        """The record of a mined image; None: this is none."""
 
 
 class ImageFiles:
@@ -64,6 +66,7 @@ class ImageFiles:
         for name in self.names:
             if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes that are no UTF-8 can stand in no JSON
                 raise InputError(f"{name!a}: a file's name of other bytes than UTF-8's; give it another name")
+        self.mark = _mark(zip(self.names, map(_written, self._files), strict=True))
 
     def read(self, number: int) -> Rgb:
         path = self._files[number]
@@ -76,8 +79,8 @@ class ImageFiles:
         return None
 
 
-class MinedPictures:
-    """The photographs of a run or a release, with what was mined; names are the samples' keys."""
+class MinedImages:
+    """The images of a run or a release, with what was mined; names are the samples' keys."""
 
     kind: Kind = "mined"
 
@@ -87,9 +90,10 @@ class MinedPictures:
         self._rows = list(sample_rows(dataset))
         self.names = tuple(row["key"] for row in self._rows)
         if not self._rows:
-            raise InputError(f"{title}: expected photographs, found none that is committed")
+            raise InputError(f"{title}: expected images, found none that is committed")
+        self.mark = _mark((row["key"], row["json_sha256"]) for row in self._rows)
         if any(row["image_offset"] is None for row in self._rows):
-            raise InputError(f"{title}: it holds no photographs (--no-images); annotate the folder that was mined")
+            raise InputError(f"{title}: it holds no images (--no-images); annotate the folder that was mined")
 
     def read(self, number: int) -> Rgb:
         row = self._rows[number]
@@ -111,6 +115,7 @@ class VideoFrames:
         self.title = self.frames.name
         files = self.frames.files
         self.names = tuple(each.name for each in files) or tuple(f"{n:05d}" for n in range(len(self.frames)))
+        self.mark = _mark(zip(self.names, map(_written, files or [path] * len(self.names)), strict=True))
 
     def read(self, number: int) -> Rgb:
         frame: Rgb = self.frames[number]
@@ -120,7 +125,20 @@ class VideoFrames:
         return None
 
 
-def open_pictures(given: Sequence[str], *, taken: Taken | None) -> Pictures:
+def _mark(told: Iterable[tuple[object, ...]]) -> str:
+    return sha256_of(canonical_json([*told]))[:16]
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Bytes and time of a file; None: it is not there (any more), which is told when it is read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def open_images(given: Sequence[str], *, taken: Taken | None) -> Images:
     """What IMAGES of the command line are.
 
     Args:
@@ -144,7 +162,7 @@ def open_pictures(given: Sequence[str], *, taken: Taken | None) -> Pictures:
             raise InputError(f"{first}: a video is annotated alone, found {len(given)} inputs")
         return VideoFrames(first)
     if len(given) == 1 and _is_dataset(given[0]):
-        return MinedPictures(open_dataset(given[0]), given[0].rstrip("/").rsplit("/", 1)[-1])
+        return MinedImages(open_dataset(given[0]), given[0].rstrip("/").rsplit("/", 1)[-1])
     files = [file for each in given for file in _files_of(each)]
     files = list(dict.fromkeys(Path(os.path.abspath(each)) for each in files))
     folder = Path(os.path.commonpath([each.parent for each in files]))
