@@ -157,6 +157,7 @@ def build_release(
     from .release import build
     from .release.flags import ReleaseFlags
     from .release.folder import open_output
+    from .release.mask_list import read_mask_list
     from .release.options import release_options
     from .release.selection import read_sample_list
 
@@ -175,6 +176,7 @@ def build_release(
         overwrite=given.overwrite,
         exclusions=None if given.exclude is None else read_sample_list(given.exclude),
         kept=None if given.keep is None else read_sample_list(given.keep, flag="--keep"),
+        masks=read_mask_list(given.mask_verdicts, kept_only=given.kept_masks_only),
         purge=given.purge,
     )
 

@@ -166,7 +166,7 @@ class Desk:
         """
         name = self._name(number)
         encoded = self.encoded.get(number)
-        self._state_of(name, encoded)
+        self._state_of(number, encoded)
         for ahead in range(number + 1, min(number + 1 + AHEAD, len(self.images.names))):
             self.encoded.ahead(ahead)
         width, height = thumbnail_size(encoded.width, encoded.height, DISPLAY_SIDE_PX)
@@ -367,7 +367,12 @@ class Desk:
 
         def deleted(encoded: Encoded, state: ImageState) -> dict[str, Any]:
             gone = {self._accepted_mask(state, each).id for each in message.ids}
-            return {"deleted": tuple(sorted(gone)), "masks": _orphans(state, gone)}
+            kept = {
+                mined for each in gone for mined in state.masks[each].mined_ids if state.verdicts.get(mined) == "keep"
+            }
+            return {
+                "deleted": tuple(sorted(gone)), "masks": _orphans(state, gone), "verdicts": dict.fromkeys(sorted(kept)),
+            }  # fmt: skip
 
         return self._change(number, message, deleted)
 
@@ -409,21 +414,29 @@ class Desk:
         with self._changing:
             if message.request not in self.state.requests:
                 self._expect_claim(number, message)
-                state = self._state_of(name, encoded)
+                state = self._state_of(number, encoded)
                 done = Transaction(
                     request=message.request, person=message.name,
                     time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), image=name,
-                    width=encoded.width, height=encoded.height, **make(encoded, state),
+                    width=encoded.width, height=encoded.height, record_sha256=self.images.record_sha256(number),
+                    **make(encoded, state),
                 )  # fmt: skip
                 self.store.commit(done)
             return {"ids": self.state.requests[message.request], **self._decided(number)}
 
-    def _state_of(self, name: str, encoded: Encoded) -> ImageState:
+    def _state_of(self, number: int, encoded: Encoded) -> ImageState:
+        name = self._name(number)
         state = self.state.images.get(name)
         if state is not None and (state.width, state.height) != (encoded.width, encoded.height):
             raise InputError(
                 f"{name}: it has {encoded.width} x {encoded.height} pixels, and what was accepted in an image of this "
                 f"name has {state.width} x {state.height}: another image; give it another --output"
+            )
+        record = self.images.record_sha256(number)
+        if state is not None and state.verdicts and state.record_sha256 != record:
+            raise InputError(
+                f"{name}: its masks were judged in another record ({str(state.record_sha256)[:12]}) than this one "
+                f"({str(record)[:12]}): mined again since? Give the new masks another --output"
             )
         return state or ImageState(encoded.width, encoded.height)
 
@@ -470,7 +483,7 @@ class Desk:
                     granularity=each.granularity, score=each.score, origin=each.origin,
                     predictor="grainmill mine" if each.origin == "mined" else self.predictor.name,
                     prompt=message.prompt, parent_id=parent.id if parent else None, object_id=message.object_id,
-                    mined_ids=each.mined_ids,
+                    mined_ids=each.mined_ids or (old.mined_ids if old else ()),
                 )
             )  # fmt: skip
             next_id += 0 if old else 1

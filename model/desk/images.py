@@ -53,6 +53,9 @@ class Images(Protocol):
     def mined(self, number: int) -> Sample | None:
         """The record of a mined image; None: this is none."""
 
+    def record_sha256(self, number: int) -> str | None:
+        """Of that record's bytes."""
+
 
 class ImageFiles:
     """Image files; names are paths below the folder that holds them all."""
@@ -76,6 +79,9 @@ class ImageFiles:
             raise InputError(str(error).replace(str(path), self.names[number])) from error
 
     def mined(self, number: int) -> Sample | None:
+        return None
+
+    def record_sha256(self, number: int) -> str | None:
         return None
 
 
@@ -102,6 +108,9 @@ class MinedImages:
     def mined(self, number: int) -> Sample | None:
         return self._dataset.read_sample(self._rows[number])
 
+    def record_sha256(self, number: int) -> str | None:
+        return self._rows[number]["json_sha256"]
+
 
 class VideoFrames:
     """The frames of a video; names are the files of its folder, or five digits."""
@@ -122,6 +131,9 @@ class VideoFrames:
         return frame
 
     def mined(self, number: int) -> Sample | None:
+        return None
+
+    def record_sha256(self, number: int) -> str | None:
         return None
 
 

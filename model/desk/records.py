@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from pipeline.format.mask_verdicts import How, ImageVerdicts, MadeMask
 from pipeline.format.rle import Rle
 
 LOG_FORMAT: Final = "grainmill-desk/2"
@@ -76,6 +77,8 @@ class Transaction:
     """Of mined masks, by their id; None takes one back."""
     whole: Verdict | Literal["undecided"] | None = None
     """Of the whole image; None: not spoken of."""
+    record_sha256: str | None = None
+    """Of a mined image: its record, to whose masks the ids belong."""
 
 
 @dataclass
@@ -88,6 +91,7 @@ class ImageState:
         masks: accepted ones, by id.
         verdicts: of mined masks, by their id.
         whole: of the image as a whole.
+        record_sha256: of what was mined; None: this is no mined image.
     """
 
     width: int
@@ -95,6 +99,32 @@ class ImageState:
     masks: dict[int, AcceptedMask] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     whole: Verdict | None = None
+    record_sha256: str | None = None
+
+    def mask_verdicts(self, key: str) -> ImageVerdicts | None:
+        """What was decided about its mined masks, for `grainmill release`; None: nothing.
+
+        What stands in a mask's place says it all: that one is neither kept nor dropped. A mask that was merged or cut,
+        and whose outcome was deleted, is dropped.
+        """
+        if self.record_sha256 is None or not self.verdicts:
+            return None
+        made = tuple(
+            MadeMask(of=each.mined_ids, how=_HOW.get(each.origin, "edited"), segmentation=each.segmentation)
+            for each in self.masks.values()
+            if each.mined_ids and each.origin != "mined"
+        )
+        replaced = {mined for each in made for mined in each.of}
+
+        def judged(verdict: Verdict) -> tuple[int, ...]:
+            return tuple(sorted(m for m, said in self.verdicts.items() if said == verdict and m not in replaced))
+
+        return ImageVerdicts(
+            key=key, record_sha256=self.record_sha256, kept=judged("keep"), dropped=judged("drop"), made=made
+        )
+
+
+_HOW: Final[dict[Origin, How]] = {"merge": "merged", "split": "split"}
 
 
 @dataclass
@@ -123,7 +153,11 @@ class State:
 
     def apply(self, done: Transaction) -> None:
         """Takes one transaction in."""
-        image = self.images.setdefault(done.image, ImageState(done.width, done.height))
+        image = self.images.setdefault(
+            done.image, ImageState(done.width, done.height, record_sha256=done.record_sha256)
+        )
+        if not image.verdicts:
+            image.record_sha256 = done.record_sha256
         for mask in done.masks:
             image.masks[mask.id] = mask
             self.categories.setdefault(mask.category)

@@ -1,11 +1,12 @@
 """DIR on disk: the log of what was decided, and the files made of it at that moment.
 
-    DIR/log.jsonl          one transaction a line, appended and synced before the page hears that it is done
-    DIR/annotations.json   COCO: images, categories, annotations with `granularity`; replaced in one step
-    DIR/exclude.txt        images that were dropped, one key or name a line, for `grainmill release --exclude`
-    DIR/keep.txt           images that were kept, likewise, for `grainmill release --keep`
-    DIR/desk.json          the token and the port of the page, so that an open page goes on after a restart
-    DIR/lock               held by the one server that writes here
+    DIR/log.jsonl             one transaction a line, appended and synced before the page hears that it is done
+    DIR/annotations.json      COCO: images, categories, annotations with `granularity`; replaced in one step
+    DIR/exclude.txt           images that were dropped, one key or name a line, for `grainmill release --exclude`
+    DIR/keep.txt              images that were kept, likewise, for `grainmill release --keep`
+    DIR/mask_verdicts.jsonl   what was decided about mined masks, for `grainmill release --mask-verdicts`
+    DIR/desk.json             the token and the port of the page, so that an open page goes on after a restart
+    DIR/lock                  held by the one server that writes here
 
 A line that a killed server left unfinished was never answered; it is cut off when the next one begins.
 """
@@ -24,6 +25,7 @@ import msgspec
 
 from pipeline.errors import InputError, SchemaError
 from pipeline.format import rle as rle_codec
+from pipeline.format.mask_verdicts import verdicts_bytes
 from pipeline.storage.local import explained, sync_directory
 
 from .records import LOG_FORMAT, AcceptedMask, State, Transaction
@@ -32,6 +34,7 @@ LOG: Final = "log.jsonl"
 COCO: Final = "annotations.json"
 EXCLUDE: Final = "exclude.txt"
 KEEP: Final = "keep.txt"
+MASK_VERDICTS: Final = "mask_verdicts.jsonl"
 ADDRESS: Final = "desk.json"
 LOCK: Final = "lock"
 _HEADER: Final = msgspec.json.encode({"format": LOG_FORMAT}) + b"\n"
@@ -107,7 +110,7 @@ class Store:
 
     def _expect_no_files_of_others(self) -> None:
         """Without a log, a file that would be replaced or removed is somebody else's."""
-        for name in (COCO, EXCLUDE, KEEP) if self._lists else (COCO,):
+        for name in (COCO, EXCLUDE, KEEP, MASK_VERDICTS) if self._lists else (COCO,):
             if (self.folder / name).exists():
                 raise InputError(
                     f"{self.folder / name}: is there, and no desk wrote it ({LOG} is missing); choose another --output"
@@ -159,10 +162,17 @@ class Store:
         with explained("write", self.folder / COCO):
             replace_file(self.folder / COCO, self._coco())
             if self._lists:
-                for name, verdict in ((EXCLUDE, "drop"), (KEEP, "keep")):
-                    keys = [name for name, each in self.state.images.items() if each.whole == verdict]
-                    if keys:
-                        replace_file(self.folder / name, "".join(f"{key}\n" for key in keys).encode())
+                lists = {
+                    name: "".join(
+                        f"{key}\n" for key, each in self.state.images.items() if each.whole == verdict
+                    ).encode()
+                    for name, verdict in ((EXCLUDE, "drop"), (KEEP, "keep"))
+                }
+                judged = [each.mask_verdicts(key) for key, each in self.state.images.items()]
+                lists[MASK_VERDICTS] = verdicts_bytes([each for each in judged if each]) if any(judged) else b""
+                for name, content in lists.items():
+                    if content:
+                        replace_file(self.folder / name, content)
                     else:  # `release` takes an empty list for a mistake
                         (self.folder / name).unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ def run(flags: ReleaseCommandFlags) -> int:
     from ..release.build import build_release
     from ..release.commit import copy_card
     from ..release.folder import open_output, standing_version
+    from ..release.mask_list import read_mask_list
     from ..release.options import release_options
     from ..release.selection import read_sample_list
 
@@ -48,6 +49,7 @@ def run(flags: ReleaseCommandFlags) -> int:
                 overwrite=flags.overwrite,
                 exclusions=None if flags.exclude is None else read_sample_list(flags.exclude),
                 kept=None if flags.keep is None else read_sample_list(flags.keep, flag="--keep"),
+                masks=read_mask_list(flags.mask_verdicts, kept_only=flags.kept_masks_only),
                 purge=flags.purge,
                 on_shard=progress.update,
             )

@@ -279,6 +279,18 @@ class DuplicatesRecord(TypedDict):
     table: TableRecord | None
 
 
+class CuratedRecord(TypedDict):
+    """What people decided about single masks (`format/mask_verdicts.py`), and what came of it."""
+
+    list_sha256: str
+    kept_only: bool
+    """Masks that were not judged went too."""
+    images: int
+    """Whose masks are others now."""
+    masks: dict[str, int]
+    """Why masks went: dropped, unjudged, merged, split, edited; and how many were `made` in their place."""
+
+
 class ChangesRecord(TypedDict):
     """What a version added and left out."""
 
@@ -288,6 +300,7 @@ class ChangesRecord(TypedDict):
     left: dict[str, int]
     excluded_keys: list[str]
     joined: NotRequired[int]
+    curated: NotRequired[CuratedRecord]
 
 
 class VersionRecord(TypedDict):

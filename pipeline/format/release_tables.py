@@ -52,4 +52,4 @@ REMOVED_SCHEMA: Final = pa.schema(
     ],
     metadata={"format": FORMAT, "table": "removed"},
 )
-"""`why`: excluded, unlisted, exact, near or evaluation; `version`: the first one without it."""
+"""`why`: excluded, unlisted, no_masks, exact, near or evaluation; `version`: the first one without it."""

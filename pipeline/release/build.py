@@ -24,6 +24,7 @@ from .documents import describe
 from .draft import draft_manifest, machines_record
 from .eligibility import licenses_of_samples, prepared_build
 from .folder import previous_version
+from .mask_list import MaskList
 from .records import ReleaseOptions
 from .selection import SampleList
 from .tables import MergedTables
@@ -38,6 +39,7 @@ def build_release(
     overwrite: bool = False,
     exclusions: SampleList | None = None,
     kept: SampleList | None = None,
+    masks: MaskList | None = None,
     purge: bool = False,
     on_shard: Callable[[int], None] | None = None,
 ) -> ReleaseManifest:
@@ -51,6 +53,7 @@ def build_release(
         overwrite: `output` may hold this very version; it is made again.
         exclusions: samples to be taken down.
         kept: of the run's samples, these alone go in; None: all.
+        masks: what was decided about single masks.
         purge: delete what older versions keep of them too.
         on_shard: called with the number of shards done.
 
@@ -64,7 +67,7 @@ def build_release(
         raise InputError(
             f"{run.location}: is a release already; give the run, or --append without DIR for a new version"
         )
-    build = prepared_build(run, output, options, previous, exclusions or SampleList(), kept)
+    build = prepared_build(run, output, options, previous, exclusions or SampleList(), kept, masks)
     with contextlib.closing(MergedTables(output)) as tables:
         copied = select_shards(build, tables, on_shard=on_shard)
         index = tables.finish(build.options.splits)
@@ -80,4 +83,9 @@ def build_release(
         note(f"--exclude: nothing in this release is named by {line!r}")
     for line in [] if kept is None else kept.unmet:
         note(f"--keep: nothing new in this release is named by {line!r}")
+    if masks is not None:
+        for key in sorted(set(masks.images) - masks.met):
+            note(f"--mask-verdicts: no image in this release is named {key!r}")
+        if masks.passed_over:
+            note(f"--mask-verdicts: {len(masks.passed_over)} images stand with another record, which stays as it is")
     return manifest

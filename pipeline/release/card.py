@@ -18,6 +18,7 @@ from ..format.records import ConfigRecord, DuplicatesRecord, ReleaseManifest, Re
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import EXTENSIONS, MASKS_SCHEMA, ORIGINS, sha256_of
 from .duplicates import MAX_BITS, MAX_COLOUR
+from .records import judged_images
 
 TEMPLATE: Final = "dataset_card.md"
 HUB_LICENSES: Final = frozenset({
@@ -191,10 +192,12 @@ def shard_features(*, images: bool) -> list[dict[str, object]]:
 
 def _summary(manifest: ReleaseManifest) -> str:
     contained = "photographs" if manifest["images"] else "references to photographs"
+    judged = judged_images(manifest)
+    people = f"People judged masks of {judged:,} images" if judged else "No person drew or named a mask"
     return (
         f"{manifest['samples']:,} {contained} with {manifest['masks']:,} segmentation masks, each with its granularity "
         "and "
-        "its place in a tree of parts. No person drew or named a mask: they were mined from the images alone by "
+        f"its place in a tree of parts. {people}: they were mined from the images alone by "
         "divide-and-conquer (after UnSAMv2, arXiv 2511.13714) with Grainmill."
     )
 
@@ -292,8 +295,12 @@ def _made(manifest: ReleaseManifest) -> str:
     lines = [
         "Each photograph went through five steps: features, *divide* (which regions are wholes), *conquer* (merging "
         "regions "
-        "into a tree of parts), refinement at the image's edges, and the granularity of each mask. Nothing was drawn, "
-        "corrected or chosen by hand.",
+        "into a tree of parts), refinement at the image's edges, and the granularity of each mask. "
+        + (
+            "Then people judged masks, see below."
+            if judged_images(manifest)
+            else "Nothing was drawn, corrected or chosen by hand."
+        ),
         "",
         "| run | images | masks | recipe | features | weights' sha256 | labels version | Grainmill | seed | "
         "configuration |",
@@ -316,7 +323,34 @@ def _made(manifest: ReleaseManifest) -> str:
         "",
         "Every setting stands in `manifest.json` under `runs`; where it was mined and how fast, in `machines.json`.",
     ]
+    if judged_images(manifest):
+        lines += ["", *_judged(manifest)]
     return "\n".join(lines)
+
+
+_JUDGED: Final = ("dropped", "unjudged", "merged", "split", "edited", "made")
+
+
+def _judged(manifest: ReleaseManifest) -> list[str]:
+    """What people decided about masks, by version."""
+    lines = [
+        "People judged mined masks at the page of `grainmill annotate`. Masks that went, by reason, and what stands in "
+        "the place of merged, split and edited ones (`origin` annotation); a part whose whole went is a whole, and "
+        "granularity was computed again where a whole lost or got a mask:",
+        "",
+        "| version | images | dropped | not judged | merged | split | edited | in their place | images without a mask "
+        "left | list's sha256 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in manifest["versions"]:
+        curated = each["changes"].get("curated")
+        if curated is not None:
+            counts = " | ".join(f"{curated['masks'].get(name, 0):,}" for name in _JUDGED)
+            lines.append(
+                f"| {each['version']} | {curated['images']:,} | {counts} | "
+                f"{each['changes']['left'].get('no_masks', 0):,} | `{curated['list_sha256'][:16]}` |"
+            )
+    return lines
 
 
 def _sources(manifest: ReleaseManifest) -> str:
@@ -443,6 +477,7 @@ def changelog_text(manifest: ReleaseManifest) -> str:
             lines.append(f"- not added again: {changes['present']:,} images that were here already")
         for why, text in (
             ("excluded", "taken down"), ("unlisted", "not in the list of what is kept"),
+            ("no_masks", "left out because none of their masks was kept"),
             ("exact", "left out as equal images"),
             ("near", "left out as near-equal images"),
             ("evaluation", "left out because they are in an evaluation set"),
@@ -450,6 +485,10 @@ def changelog_text(manifest: ReleaseManifest) -> str:
             if changes["left"].get(why):
                 lines.append(f"- {text}: {changes['left'][why]:,} images")
         lines += [f"  - `{key}`" for key in changes["excluded_keys"]]
+        curated = changes.get("curated")
+        if curated is not None:
+            counts = ", ".join(f"{name} {count:,}" for name, count in curated["masks"].items())
+            lines.append(f"- masks judged by people, in {curated['images']:,} images: {counts or 'all were kept'}")
         lines.append("")
     return "\n".join(lines)
 

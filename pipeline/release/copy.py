@@ -16,12 +16,14 @@ from ..dataset.release import ReleaseReader
 from ..environment.process_map import process_map
 from ..format.records import ReleasedRow, ReleasedShardRecord, ReleasedSource, SampleRow, ShardRecord
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
+from ..format.schema import Sample
 from .checks import ReleaseRefusedError
 from .duplicates import Signature
 from .eligibility import ReleaseBuild
 from .indexed_shards import IndexedShard, copy_and_sign, cut_shard, shards_of_release, shards_of_run, sign
 from .tables import MergedTables
 
+_Judged = tuple[Sample, Counter[str]]
 _ToCopy = tuple[str, ShardRecord, list[ImagePlace]]
 """Where a shard lies, the shard, and its images' places: what `copy_and_sign` begins with."""
 
@@ -67,7 +69,8 @@ def select_shards(
             on_shard(done)
     if not shards:
         raise ReleaseRefusedError(
-            "nothing is left: every image was excluded or not listed, a duplicate, or in the release already"
+            "nothing is left: every image was excluded or not listed, without a mask that was kept, a duplicate, or in "
+            "the release already"
         )
     sources: list[ReleasedSource] = [
         {**build.sources[label], "license": licenses[label], "samples": samples[label]}
@@ -121,14 +124,21 @@ def _chosen(
     `licenses` of the sources get those that samples alone declare.
     """
     rows: list[SampleRow] = indexed.samples.to_pylist()
+    judged = _judged(build, indexed, rows)
     decisions = [
-        build.selection.decide(row, signature, standing=indexed.standing)
+        build.selection.decide(row, signature, standing=indexed.standing, emptied=_is_emptied(judged.get(row["key"])))
         for row, signature in zip(rows, signatures, strict=True)
     ]
     keep = [decision.left is None for decision in decisions]
+    samples: dict[str, Sample] = {}
+    for row, decision in zip(rows, decisions, strict=True):
+        found = judged.get(row["key"])
+        if build.masks is not None and found is not None and decision.left in (None, "no_masks"):
+            build.masks.count(found[1])
+            samples[row["key"]] = found[0]
     kept: IndexedShard | None = indexed
-    if not all(keep):
-        kept = cut_shard(build.output, indexed, keep, build.output)
+    if not all(keep) or samples:
+        kept = cut_shard(build.output, indexed, keep, samples, build.output)
         if not indexed.standing and (kept is None or kept.shard["name"] != indexed.shard["name"]):
             build.output.remove(indexed.shard["name"])
     if kept is None:
@@ -146,6 +156,19 @@ def _chosen(
             "colour_grid": None if signature is None else signature.colour_grid,
         })  # fmt: skip
     return kept, released
+
+
+def _judged(build: ReleaseBuild, indexed: IndexedShard, rows: list[SampleRow]) -> dict[str, _Judged]:
+    """Key -> what people left of a sample, where that is not what was mined, and why masks went."""
+    if build.masks is None:
+        return {}
+    method = build.granularity_method(indexed.run)
+    found = {row["key"]: build.masks.judged(build.output, row, method, standing=indexed.standing) for row in rows}
+    return {key: each for key, each in found.items() if each is not None}
+
+
+def _is_emptied(judged: _Judged | None) -> bool:
+    return judged is not None and not judged[0].annotations
 
 
 def _label(row: SampleRow) -> str:

@@ -13,7 +13,7 @@ from ..format.licenses import OTHER
 from ..format.records import FileRecord, ReleaseManifest
 from ..format.release_tables import RELEASED_SAMPLES_SCHEMA
 from ..format.schema import MASKS_SCHEMA
-from .records import SUMS
+from .records import SUMS, judged_images
 
 MAX_LISTED_SHARDS: Final = 2000
 """Beyond this the shards are one FileSet, and their sha256 stand in SHA256SUMS, whose own is given."""
@@ -284,6 +284,12 @@ def provenance(manifest: ReleaseManifest) -> dict[str, object]:
     return {"prov:wasDerivedFrom": sources, "prov:wasGeneratedBy": activities}
 
 
+def _judged(manifest: ReleaseManifest) -> str:
+    if judged_images(manifest):
+        return "People then judged masks; README.md says what they changed."
+    return "Nobody drew, corrected or named a mask."
+
+
 def responsible_ai(manifest: ReleaseManifest) -> dict[str, object]:
     """The fields of Croissant's RAI vocabulary that apply."""
     labels = ", ".join(source["label"] for source in manifest["sources"])
@@ -299,7 +305,7 @@ def responsible_ai(manifest: ReleaseManifest) -> dict[str, object]:
         ],
         "rai:dataAnnotationProtocol": [
             "Masks were mined without labels: normalised cuts find wholes, merging finds their parts, granularity is "
-            "computed from areas. Nobody drew, corrected or named a mask.",
+            f"computed from areas. {_judged(manifest)}",
         ],
         "rai:machineAnnotationTools": sorted({f"grainmill {run['code_version']}" for run in manifest["runs"]}),
         "rai:annotationsPerItem": f"{manifest['masks'] / manifest['samples']:.1f} masks on average",

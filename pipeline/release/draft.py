@@ -45,6 +45,8 @@ def draft_manifest(build: ReleaseBuild, copied: CopiedShards, index: ReleasedInd
         "left": left,
         "excluded_keys": sorted(row["key"] for row in selection.removed if row["why"] == "excluded")[:100],
     }
+    if build.masks is not None:
+        changes["curated"] = build.masks.record()
     version: VersionRecord = {
         "version": options.version, "date": date, "digest": digest, "samples": samples, "masks": masks,
         "changes": changes,

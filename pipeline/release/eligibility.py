@@ -10,12 +10,14 @@ from ..console import note
 from ..dataset.reader import Unit
 from ..dataset.run import RunReader
 from ..errors import InputError, SampleFailureError
+from ..format.granularity import GranularityMethod
 from ..format.records import ConfigRecord, ReleasedSource, ReleaseManifest, RunEntry
 from ..shards.plan import config_differences
 from ..storage.base import Reader
 from ..storage.local import LocalStorage
 from .checks import ReleaseRefusedError, label_config, require_license, require_releasable
 from .duplicates import DuplicateIndex, signature_of_bytes
+from .mask_list import MaskList
 from .records import ReleaseOptions
 from .selection import EvaluationSet, SampleList, Selection
 from .tables import removed_rows
@@ -47,6 +49,7 @@ class ReleaseBuild:
         added: None for a version that only leaves things out.
         sources: label -> licence and terms of every source that is or was in it; `samples` is 0.
         selection: decides on each sample.
+        masks: what was decided about single masks.
     """
 
     options: ReleaseOptions
@@ -55,6 +58,15 @@ class ReleaseBuild:
     added: AddedRun | None
     sources: dict[str, ReleasedSource]
     selection: Selection
+    masks: MaskList | None
+
+    def granularity_method(self, run: str) -> GranularityMethod:
+        """By which a run of this release computed granularities."""
+        runs = [] if self.previous is None else [*self.previous["runs"]]
+        runs += [] if self.added is None else [self.added.entry]
+        config = next(each["config"] for each in runs if each["id"] == run)
+        relative = config.get("granularity", {}).get("method") == "instance-relative"
+        return "instance-relative" if relative else "instance-minmax"
 
 
 def prepared_build(
@@ -64,6 +76,7 @@ def prepared_build(
     previous: ReleaseManifest | None,
     exclusions: SampleList,
     kept: SampleList | None,
+    masks: MaskList | None,
 ) -> ReleaseBuild:
     """Checks that all of it may be published together.
 
@@ -90,7 +103,13 @@ def prepared_build(
         evaluation=tuple(evaluation_set(each) for each in options.against),
     )
     return ReleaseBuild(
-        options=options, output=output, previous=previous, added=added, sources=sources, selection=selection
+        options=options,
+        output=output,
+        previous=previous,
+        added=added,
+        sources=sources,
+        selection=selection,
+        masks=masks,
     )
 
 

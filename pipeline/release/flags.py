@@ -113,6 +113,22 @@ class ReleaseFlags:
             "as `grainmill annotate` writes it; what stands in the release already stays [default: all].",
         ),
     ] = None
+    mask_verdicts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What people decided about single masks, as `grainmill annotate` writes it (mask_verdicts.jsonl): "
+            "dropped ones go, their parts stay; merged, split and edited ones are replaced [default: none].",
+        ),
+    ] = None
+    kept_masks_only: Annotated[
+        bool,
+        typer.Option(
+            "--kept-masks-only",
+            help="With --mask-verdicts: of the images that FILE names, masks that nobody judged go too [default: off, "
+            "they stay].",
+        ),
+    ] = False
     append: Annotated[
         bool, typer.Option("--append", help="--output is a release: add to it as a new version [default: off].")
     ] = False

@@ -1,13 +1,13 @@
 """Shards with their rows of the index, from a run or from an earlier version of the release; copied or cut down.
 
 A shard of which everything stays is copied as it is, hashed on the way. One of which samples go is written anew from
-the same members, in the same order, and gets the name that its new bytes give.
+the same members, in the same order, and gets the name that its new bytes give; so is one whose masks people judged.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..dataset.release import ReleaseReader
 from ..dataset.verify_unit import CHUNK_BYTES
 from ..errors import SampleFailureError, SchemaError
 from ..format.records import ReleasedRow, ShardRecord
+from ..format.schema import Sample, mask_rows, sample_to_json, sha256_of
 from ..shards.tar import TarWriter
 from ..shards.writer import HASH_DIGITS
 from ..storage.base import Reader
@@ -129,13 +130,16 @@ def copy_and_sign(
     return sign(storage, rows) if signed else [None] * len(rows)
 
 
-def cut_shard(storage: Reader, indexed: IndexedShard, keep: list[bool], target: LocalStorage) -> IndexedShard | None:
-    """The shard without some of its samples, written to `target`; None if none is left.
+def cut_shard(
+    storage: Reader, indexed: IndexedShard, keep: list[bool], judged: Mapping[str, Sample], target: LocalStorage
+) -> IndexedShard | None:
+    """The shard without some of its samples, and others with other masks, written to `target`; None if none is left.
 
     Args:
         storage: where the whole shard lies.
         indexed: the shard to be cut.
         keep: for each of its samples.
+        judged: key -> what people left of it.
         target: the release's folder.
     """
     rows: list[ReleasedRow] = [row for row, kept in zip(indexed.samples.to_pylist(), keep, strict=True) if kept]
@@ -149,6 +153,12 @@ def cut_shard(storage: Reader, indexed: IndexedShard, keep: list[bool], target: 
                     image = storage.read_range(row["shard"], row["image_offset"], row["image_size"])
                     row["image_offset"] = tar.add(f"{row['key']}.{row['ext']}", image)
                 record = storage.read_range(row["shard"], row["json_offset"], row["json_size"])
+                if row["key"] in judged:
+                    sample = judged[row["key"]]
+                    record = sample_to_json(sample)
+                    row["json_size"], row["json_sha256"] = len(record), sha256_of(record)
+                    row["num_masks"] = len(sample.annotations)
+                    row["num_instances"] = sum(mask.is_instance for mask in sample.annotations)
                 row["json_offset"] = tar.add(f"{row['key']}.json", record)
             sha256 = tar.finish()
         name = f"shards/{indexed.unit:08d}-{sha256[:HASH_DIGITS]}.tar"
@@ -159,6 +169,8 @@ def cut_shard(storage: Reader, indexed: IndexedShard, keep: list[bool], target: 
     masks = indexed.masks.filter(
         pc.is_in(indexed.masks.column("key"), value_set=samples.column("key").combine_chunks())
     )
+    if not judged.keys().isdisjoint(row["key"] for row in rows):
+        masks = _judged_masks(masks, [row["key"] for row in rows], judged)
     shard: ShardRecord = {
         "name": name, "size": tar.size, "sha256": sha256, "samples": samples.num_rows, "masks": masks.num_rows,
     }  # fmt: skip
@@ -166,3 +178,12 @@ def cut_shard(storage: Reader, indexed: IndexedShard, keep: list[bool], target: 
         location=target.location, run=indexed.run, unit=indexed.unit, shard=shard, samples=samples, masks=masks,
         standing=True,
     )  # fmt: skip
+
+
+def _judged_masks(masks: pa.Table, keys: Sequence[str], judged: Mapping[str, Sample]) -> pa.Table:
+    """Rows of `MASKS_SCHEMA` in the order of the samples, those of judged samples anew."""
+    rows: dict[str, list[dict[str, object]]] = {key: [] for key in keys}
+    for row in masks.to_pylist():
+        rows[row["key"]].append(row)
+    rows.update({key: mask_rows(judged[key]) for key in keys if key in judged})
+    return pa.Table.from_pylist([row for key in keys for row in rows[key]], schema=masks.schema)

@@ -92,6 +92,12 @@ def json_text(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
 
 
+def judged_images(manifest: ReleaseManifest) -> int:
+    """In how many images people's verdicts made the masks others than what was mined, over all versions."""
+    curated = [each["changes"].get("curated") for each in manifest["versions"]]
+    return sum(each["images"] for each in curated if each is not None)
+
+
 def named_files(manifest: ReleaseManifest) -> list[FileRecord]:
     """Every file that a manifest names, by name: shards, tables, and the rest."""
     tables: list[FileRecord | None] = [manifest["failures_table"], manifest["removed_table"]]

@@ -74,7 +74,7 @@ class Decision:
     """What becomes of a sample.
 
     Attributes:
-        left: why it is left out: excluded, unlisted, present, exact, near or evaluation; None if it stays.
+        left: why it is left out: excluded, unlisted, no_masks, present, exact, near or evaluation; None if it stays.
         split: None for none.
     """
 
@@ -122,16 +122,17 @@ class Selection:
     _splits: dict[str, str | None] = field(default_factory=dict)
     _standing: set[str] = field(default_factory=set)
 
-    def decide(self, row: SampleRow, signature: Signature | None, *, standing: bool) -> Decision:
+    def decide(self, row: SampleRow, signature: Signature | None, *, standing: bool, emptied: bool = False) -> Decision:
         """Decides on one sample.
 
         Args:
             row: of the index.
             signature: of its image; None if that is not at hand.
             standing: it is part of the version before, and a row of that one's index.
+            emptied: people left none of its masks.
         """
         key, sha256 = row["key"], row["source_sha256"]
-        why = self._why_not(row, standing)
+        why = self._why_not(row, standing) or ("no_masks" if emptied else None)
         if why is not None:
             return self._leave(row, why, standing)
         self.unsigned += signature is None
