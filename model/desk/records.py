@@ -13,7 +13,7 @@ from typing import Final, Literal
 from pipeline.format.mask_verdicts import How, ImageVerdicts, MadeMask
 from pipeline.format.rle import Rle
 
-LOG_FORMAT: Final = "grainmill-desk/2"
+LOG_FORMAT: Final = "grainmill-desk/1"
 FIRST_ID: Final = 1
 Origin = Literal["prompt", "everything", "mined", "merge", "split"]
 """Where a mask came from: a prompt's answer, the search of everything, `mine`; several joined, one cut in two."""

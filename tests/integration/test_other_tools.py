@@ -64,7 +64,7 @@ def accept(folder: Path, file_name: str) -> None:
         )  # fmt: skip
         store.commit(
             Transaction(
-                request=str(number), person="", time="", picture=file_name, width=WIDTH, height=HEIGHT, masks=(record,)
+                request=str(number), person="", time="", image=file_name, width=WIDTH, height=HEIGHT, masks=(record,)
             )
         )
     store.close()

@@ -43,7 +43,7 @@ def test_what_is_accepted_is_in_both_files_at_that_moment(tmp_path: Path) -> Non
     store = Store(tmp_path / "out", lists=False)
     store.commit(accepted("one", mask(1)))
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"format": "grainmill-desk/2"}
+    assert json.loads(lines[0]) == {"format": "grainmill-desk/1"}
     assert json.loads(lines[1])["masks"][0]["id"] == 1
     [annotation] = coco(tmp_path / "out")["annotations"]
     assert (annotation["granularity"], annotation["area"], annotation["bbox"]) == (0.35, 15, [1, 1, 5, 3])
