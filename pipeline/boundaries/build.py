@@ -22,12 +22,12 @@ from ..environment.process_map import process_map
 from ..environment.timm_weights import PREFIX, named_weights
 from ..errors import InputError
 from ..format.schema import LABELS_VERSION
-from ..labeling.boundary_file import BoundaryRecord, read_record
+from ..labeling.boundary_file import ALONE, BoundaryRecord, read_record
 from ..labeling.config import MineConfig
 from ..labeling.recipes import recipe
 from ..storage.local import explained, sha256_of_file
 from .flags import BoundariesFlags
-from .teacher import CROP_PX, MAX_SIDE_PX, TREES, Chosen, choose_images, prepare, prepared_path
+from .teacher import CROP_PX, MAX_SIDE_PX, Chosen, choose_images, prepare, prepared_path, teachers
 
 HELD_OUT: Final = 10
 """Every so many-th image is held out."""
@@ -52,8 +52,7 @@ def build_boundaries(flags: BoundariesFlags, *, workers: int) -> dict[str, Any]:
     if output.suffix != ".safetensors":
         raise InputError(f"--output {flags.output}: expected a file that ends in .safetensors")
     device = _usable(flags.device)
-    name, weights = named_weights(flags.backbone)
-    config = _teacher(f"{PREFIX}{name}", sha256_of_file(weights))
+    config, weights = _teacher(flags.backbone)
     chosen = choose_images(flags.data, count=flags.images, seed=flags.seed)
     settings = _settings(flags, config, chosen)
     if output.exists():
@@ -86,10 +85,14 @@ def _usable(device: str | None) -> str:
     return str(found)
 
 
-def _teacher(backbone: str, weights_sha256: str) -> MineConfig:
-    """The configuration whose first trees teach: `learned` on that backbone, without a boundary net."""
+def _teacher(backbone: str) -> tuple[MineConfig, Path | None]:
+    """The configuration whose trees teach, `learned` on a backbone or `default` without one, and the weights' file."""
+    if backbone == ALONE:
+        return recipe("default"), None
+    name, weights = named_weights(backbone)
     config = recipe("learned")
-    return replace(config, features=replace(config.features, backbone=backbone, weights_sha256=weights_sha256))
+    features = replace(config.features, backbone=f"{PREFIX}{name}", weights_sha256=sha256_of_file(weights))
+    return replace(config, features=features), weights
 
 
 def _settings(flags: BoundariesFlags, config: MineConfig, chosen: Chosen) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def _settings(flags: BoundariesFlags, config: MineConfig, chosen: Chosen) -> dic
     teacher = config.to_json()
     whole: dict[str, Any] = {
         "features": teacher["features"],
-        "trees": teacher["conquer"]["costs"][:TREES],  # type: ignore[typeddict-item]
+        "trees": teacher["conquer"]["costs"][: len(teachers(config))],  # type: ignore[typeddict-item]
         "labels_version": LABELS_VERSION,
         "max_side_px": MAX_SIDE_PX,
         "crop_px": CROP_PX,
@@ -123,14 +126,14 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
 
 
 def _prepared(
-    flags: BoundariesFlags, config: MineConfig, chosen: Chosen, work: Path, weights: Path, workers: int
+    flags: BoundariesFlags, config: MineConfig, chosen: Chosen, work: Path, weights: Path | None, workers: int
 ) -> tuple[list[Path], dict[str, int]]:
     """The files of all images that a net can learn from, in order, and how many others there are by reason."""
     one = functools.partial(
         prepare,
         locations=tuple(flags.data),
         config=config,
-        weights=str(weights),
+        weights=None if weights is None else str(weights),
         device=flags.device,
         work=str(work),
     )
@@ -187,7 +190,7 @@ def _train(
         trained = train_net(schedule, images, held_out, work=work, device=where, progress=progress)
     record = BoundaryRecord(
         backbone=config.features.backbone,
-        weights_sha256=str(config.features.weights_sha256),
+        weights_sha256=config.features.weights_sha256 or "",
         strides=schedule.strides,
         channels=schedule.channels,
         enlargement=config.features.enlargement,

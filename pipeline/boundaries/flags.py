@@ -32,9 +32,10 @@ class BoundariesFlags:
     backbone: Annotated[
         str,
         typer.Option(
-            metavar="lite0|timm:NAME[@CHECKPOINT]",
+            metavar="lite0|timm:NAME[@CHECKPOINT]|descriptor",
             help="The frozen network on whose maps the net stands, the one that `mine` is to use. Default lite0, "
-            "EfficientNet-lite0 of the extra [lite].",
+            "EfficientNet-lite0 of the extra [lite]. descriptor: none, the net sees the image alone, for "
+            "`mine --recipe default`, where it gives little.",
         ),
     ] = "lite0"
     images: Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..labeling.stages.boundary_net import REGIONS_LEFT, BoundaryNet
+from ..labeling.stages.boundary_net import REGIONS_LEFT, BoundaryNet, PlainNet
 from .training import read_prepared
 
 SHOWN: Final = 10
@@ -20,7 +20,7 @@ _GAP: Final = 4
 
 
 @torch.inference_mode()
-def picture(net: BoundaryNet, images: Sequence[Path], device: torch.device) -> NDArray[np.uint8]:
+def picture(net: BoundaryNet | PlainNet, images: Sequence[Path], device: torch.device) -> NDArray[np.uint8]:
     """A row of four cells for each image, at most ten: the image, the mean of the net's first five maps, its map of
     six regions, and the mean of its teachers' first five. White is certain.
 

@@ -21,7 +21,8 @@ from ..dataset.reader import Dataset
 from ..environment.numeric import fix_threads
 from ..errors import InputError, SampleFailureError
 from ..format.schema import sha256_of
-from ..labeling.config import MineConfig
+from ..labeling.boundary_file import ALONE
+from ..labeling.config import MergeCost, MineConfig
 from ..labeling.miner import load_backbone, reduced
 from ..labeling.on_superpixels import describe_graph
 from ..labeling.stages.boundary_net import REGIONS_LEFT, image_for
@@ -33,7 +34,7 @@ MAX_SIDE_PX: Final = 500
 """Longer side to which photographs are reduced: that of the photographs with which the settings were chosen."""
 MAX_PIXELS: Final = 100_000_000
 TREES: Final = 2
-"""The first ones of the recipe: `base` and `ward`."""
+"""The first ones of the recipe: `base` and `ward`; without a backbone all of them."""
 CROP_PX: Final = 192
 """Side of a crop of the net's image; an image with a shorter side has none."""
 
@@ -107,7 +108,13 @@ def choose_images(locations: Sequence[str], *, count: int, seed: int) -> Chosen:
 
 
 def prepare(
-    image: ChosenImage, *, locations: tuple[str, ...], config: MineConfig, weights: str, device: str | None, work: str
+    image: ChosenImage,
+    *,
+    locations: tuple[str, ...],
+    config: MineConfig,
+    weights: str | None,
+    device: str | None,
+    work: str,
 ) -> str:
     """Computes one image's file if it is not there.
 
@@ -115,7 +122,7 @@ def prepare(
         image: of `choose_images`.
         locations: the datasets.
         config: whose first trees are the teacher.
-        weights: file of the backbone's weights.
+        weights: file of the backbone's weights; None without one.
         device: of torch.
         work: the folder of files.
 
@@ -133,7 +140,7 @@ def prepared_path(work: str | Path, image: ChosenImage) -> Path:
 
 
 def _computed(
-    image: ChosenImage, locations: tuple[str, ...], config: MineConfig, weights: str, device: str | None
+    image: ChosenImage, locations: tuple[str, ...], config: MineConfig, weights: str | None, device: str | None
 ) -> tuple[str, dict[str, NDArray[Any]]]:
     data = _dataset(locations[image.dataset]).read_image(image.row)  # type: ignore[arg-type]
     if sha256_of(data) != image.row["source_sha256"]:
@@ -142,22 +149,27 @@ def _computed(
         rgb = reduced(decode_rgb(data, max_pixels=MAX_PIXELS), MAX_SIDE_PX)
     except SampleFailureError:
         return "unreadable", {}
-    maps = _backbone(config, weights, device).maps(rgb, config.features)
+    maps = None if weights is None else _backbone(config, weights, device).maps(rgb, config.features)
     seen = image_for(rgb, maps)
     if min(seen.shape[:2]) < CROP_PX:
         return "small", {}
     described, graph = describe_graph(rgb, maps, None, config)
     if len(graph) <= REGIONS_LEFT[-1]:
         return "shallow", {}
-    trees = [merge_regions(graph, cost) for cost in config.conquer.costs[:TREES]]
+    trees = [merge_regions(graph, cost) for cost in teachers(config)]
     targets = border_targets(described.superpixels.labels, graph, trees)
     found: dict[str, NDArray[Any]] = {
         f"map{number}": np.ascontiguousarray(grid.transpose(2, 0, 1)).astype(np.float16)
-        for number, grid in enumerate(maps.grids)
+        for number, grid in enumerate(() if maps is None else maps.grids)
     }
     found["rgb"] = np.ascontiguousarray(seen.transpose(2, 0, 1))
     found["targets"] = pooled(targets, seen.shape[0] // POOLED, seen.shape[1] // POOLED)
     return "good", found
+
+
+def teachers(config: MineConfig) -> tuple[MergeCost, ...]:
+    """The costs whose trees teach."""
+    return config.conquer.costs if config.features.backbone == ALONE else config.conquer.costs[:TREES]
 
 
 @functools.lru_cache(maxsize=8)

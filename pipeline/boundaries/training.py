@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..console import ProgressBar
 from ..errors import GrainmillError
-from ..labeling.stages.boundary_net import OUTPUTS, STRIDE, BoundaryNet
+from ..labeling.stages.boundary_net import OUTPUTS, STRIDE, BoundaryNet, PlainNet, make_net
 from .targets import POOLED
 from .teacher import CROP_PX
 
@@ -35,6 +35,11 @@ WEIGHT_DECAY: Final = 1e-3
 MIRRORED: Final = 0.5
 RECOLOURED: Final = 0.8
 """Share of crops whose image (not the backbone's maps) gets other brightness, contrast and saturation."""
+TURNED: Final = 0.3
+EXCHANGED: Final = 0.2
+NOISED: Final = 0.3
+"""Shares of crops of a net without a backbone that are turned by quarters, whose channels change places, that get
+noise."""
 SAVED_EVERY: Final = 50
 """Steps between two saved states."""
 MEASURED: Final = 8
@@ -65,7 +70,7 @@ class Schedule:
 class Trained:
     """A net, and its losses by map: each the mean binary cross entropy, not weighted."""
 
-    net: BoundaryNet
+    net: BoundaryNet | PlainNet
     training_loss: list[float]
     """The running mean over the last steps, on crops."""
     held_out: list[tuple[int, list[float]]]
@@ -103,7 +108,7 @@ def train_net(
     weights /= weights.mean()
     with _deterministic(device):
         torch.manual_seed(schedule.seed)
-        net = BoundaryNet(schedule.strides, schedule.channels).to(device).train()
+        net = make_net(schedule.strides, schedule.channels).to(device).train()
         optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=WEIGHT_DECAY)
         step, running, measured = _load_state(work / _STATE, net, optimizer)
         weights_6 = torch.tensor(weights, dtype=torch.float32, device=device)
@@ -143,7 +148,7 @@ def rate(step: int, steps: int) -> float:
 
 
 @torch.inference_mode()
-def measure(net: BoundaryNet, images: Sequence[Path], device: torch.device) -> NDArray[np.float64]:
+def measure(net: BoundaryNet | PlainNet, images: Sequence[Path], device: torch.device) -> NDArray[np.float64]:
     """(6,) losses on whole images, the mean over images; the net is left in training."""
     net.eval()
     sums = np.zeros(OUTPUTS)
@@ -197,7 +202,23 @@ def _crop(path: Path, strides: tuple[int, ...], random: np.random.Generator) -> 
     found[-2] = recoloured(found[-2] / 255.0, random)
     if random.random() < MIRRORED:
         found = [np.ascontiguousarray(each[:, :, ::-1]) for each in found]
+    if not strides:
+        found = _changed(found, random)
     return found
+
+
+def _changed(crop: list[NDArray[np.float32]], random: np.random.Generator) -> list[NDArray[np.float32]]:
+    """Image and targets of a net without a backbone's maps, which bear more: turned, other colours, noise."""
+    image, targets = crop
+    if random.random() < TURNED:
+        quarters = int(random.integers(1, 4))
+        image, targets = (np.ascontiguousarray(np.rot90(each, quarters, axes=(1, 2))) for each in (image, targets))
+    if random.random() < EXCHANGED:
+        image = image[random.permutation(3)]
+    if random.random() < NOISED:
+        noise = random.normal(0.0, random.uniform(0.0, 0.05), image.shape)
+        image = np.clip(image + noise, 0.0, 1.0).astype(np.float32)
+    return [image, targets]
 
 
 def recoloured(image: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
@@ -243,7 +264,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 def _save_state(
     path: Path,
-    net: BoundaryNet,
+    net: BoundaryNet | PlainNet,
     optimizer: torch.optim.Optimizer,
     step: int,
     running: NDArray[np.float64],
@@ -263,7 +284,7 @@ def _save_state(
 
 
 def _load_state(
-    path: Path, net: BoundaryNet, optimizer: torch.optim.Optimizer
+    path: Path, net: BoundaryNet | PlainNet, optimizer: torch.optim.Optimizer
 ) -> tuple[int, NDArray[np.float64], list[tuple[int, list[float]]]]:
     """Step, running losses and measurements of the saved state, which goes into net and optimizer; zeros without."""
     from safetensors import safe_open

@@ -19,6 +19,8 @@ from ..errors import InputError
 BOUNDARIES_FORMAT: Final = "grainmill-boundaries/1"
 METADATA: Final = "grainmill"
 FLAG: Final = "--boundaries"
+ALONE: Final = "descriptor"
+"""In place of a network's name: the net sees the image alone."""
 MADE_BY: Final = "`grainmill boundaries` writes one"
 
 
@@ -27,9 +29,9 @@ class BoundaryRecord:
     """What a boundary net is, and where it comes from."""
 
     backbone: str
-    """`timm:NAME` whose maps the net sees."""
+    """`timm:NAME` whose maps the net sees; `descriptor`: it sees the image alone."""
     weights_sha256: str
-    """Of that network's weights."""
+    """Of that network's weights; empty without one."""
     strides: tuple[int, ...]
     """Of the maps, finest first."""
     channels: tuple[int, ...]
@@ -75,7 +77,8 @@ def read_record(path: str | os.PathLike[str]) -> BoundaryRecord:
         read = BoundaryRecord(strides=strides, channels=channels, **record)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{FLAG} {file}: its record is damaged ({error}); {MADE_BY}") from error
-    if not channels or len(strides) != len(channels) or min(*channels, *strides) < 1:
+    alone = read.backbone == ALONE
+    if alone == bool(channels) or len(strides) != len(channels) or min((1, *channels, *strides)) < 1:
         raise InputError(f"{FLAG} {file}: its record is damaged (strides {strides}, channels {channels}); {MADE_BY}")
     return read
 

@@ -160,12 +160,13 @@ class ImageMiner:
         if batch and self.config.conquer.graph == "patches":
             side = backbones.nearest_multiple(features.side_px, self._patch_px)
             grids = self._patch_grids([backbones.squashed(image.rgb, side, side) for image in batch], fixed_batch=True)
-        elif self._backbone is not None:
+        elif self._backbone is not None or self._boundaries is not None:
             with self._one_at_a_time:
                 images = [reduced(each.rgb, features.max_side_px) for each in batch]
-                maps = whole = [self._backbone.maps(each, features) for each in images]
+                if self._backbone is not None:
+                    maps = [self._backbone.maps(each, features) for each in images]
                 if self._boundaries is not None:
-                    boundary = [self._boundaries(*each) for each in zip(images, whole, strict=True)]
+                    boundary = [self._boundaries(*each) for each in zip(images, maps, strict=True)]
         each_s = (time.perf_counter() - began_s) / max(len(batch), 1)
         return [BatchFeatures(*each, each_s) for each in zip(grids, maps, boundary, strict=True)]
 

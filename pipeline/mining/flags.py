@@ -63,8 +63,8 @@ class MineFlags:
         typer.Option(
             metavar="FILE",
             help="A boundary net, which was trained on the mill's own trees: its probabilities join the merge cost. "
-            "For leaves and learned, with the backbone that it was trained on. Default: none; learned then "
-            "merges without it, and says so.",
+            "For leaves and learned, with the backbone that it was trained on; for default, if that was none. Default: "
+            "none; learned then merges without it, and says so.",
             rich_help_panel=MINED,
         ),
     ] = None

@@ -161,15 +161,20 @@ def _with_boundaries(config: MineConfig, path: str) -> MineConfig:
     Raises:
         InputError: no boundary net's file, or one that sees another network's maps.
     """
-    from ..labeling.boundary_file import read_record
+    from ..labeling.boundary_file import ALONE, read_record
 
     features, record = config.features, read_record(path)
-    if config.conquer.graph != "leaves" or features.backbone == "descriptor":
+    if record.backbone == ALONE and (config.conquer.graph != "leaves" or features.backbone != ALONE):
+        raise InputError(
+            f"--boundaries {path}: the net was trained without a backbone, found --recipe {config.recipe} with "
+            f"{features.backbone}; use --recipe default or default-1000, or train a net on that backbone's maps"
+        )
+    if config.conquer.graph != "leaves" or (features.backbone == ALONE and record.backbone != ALONE):
         raise InputError(
             f"--boundaries {path}: the net sees the maps of {record.backbone}, found --recipe {config.recipe}, which "
             "merges no superpixels by a backbone's features; use --recipe learned or leaves"
         )
-    if (record.backbone, record.weights_sha256) != (features.backbone, features.weights_sha256):
+    if (record.backbone, record.weights_sha256) != (features.backbone, features.weights_sha256 or ""):
         raise InputError(
             f"--boundaries {path}: the net was trained on the maps of {record.backbone} (sha256 "
             f"{record.weights_sha256[:12]}…), found --backbone {features.backbone} (sha256 "

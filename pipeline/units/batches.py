@@ -330,7 +330,7 @@ def make_image_miner(run: RunSpec) -> ImageMiner:
         proposals=proposals,
         boundaries=run.boundaries,
     )
-    if run.config.features.backbone != "descriptor":
+    if run.config.features.backbone != "descriptor" or run.boundaries is not None:
         fix_threads()  # of torch, which is loaded only now
     return miner
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline import cli
 from pipeline.boundaries import build, training
 from pipeline.boundaries.targets import border_targets, joining_nodes, pooled
-from pipeline.boundaries.teacher import choose_images
+from pipeline.boundaries.teacher import choose_images, teachers
 from pipeline.boundaries.training import RATE, rate, recoloured
 from pipeline.environment.timm_weights import timm_package
 from pipeline.labeling.boundary_file import read_record
@@ -224,6 +224,34 @@ def test_an_interrupted_training_goes_on_to_the_same_net(
     assert output.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
+def test_without_a_backbone_the_net_sees_the_image_alone_and_the_default_recipe_hears_it(
+    command: Command, run: str, weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "alone.safetensors"
+    code, out, err = trained(command, run, weights, file, "--backbone", "descriptor")
+    assert code == 0, err
+    assert (json.loads(out)["backbone"], read_record(file).channels) == ("descriptor", ())
+    assert sum(each.numel() for each in Boundaries(file, device="cpu").net.parameters()) == 217_750
+    found = Boundaries(file, device="cpu")(textured(9, 41, 77), None)
+    assert (found.shape, found.dtype) == ((41, 77), np.float32)
+
+    def digest(name: str, *flags: str) -> str:
+        source = ("--input", f"drawn={Path(run).parent / 'in'}", "--limit", "2", "--executor", "inline", "--json")
+        code, out, err = command("mine", *source, "--output", str(tmp_path / name), *flags)
+        assert code == 0, err
+        return str(json.loads(out)["digest"])
+
+    heard = digest("heard", "--boundaries", str(file))
+    assert heard != digest("plain")
+    assert heard == digest("again", "--boundaries", str(file), "--batch-size", "2")
+    config = json.loads((tmp_path / "heard" / "plan.json").read_text())["config"]
+    assert config["features"]["boundaries_sha256"] == sha256_of_file(file)
+    leaves = ("--recipe", "leaves", "--backbone", f"timm:{BACKBONE}@{weights}")
+    code, _, err = command("mine", "--input", run, "--output", str(tmp_path / "no"), "--boundaries", str(file), *leaves)
+    assert code == 2
+    assert "trained without a backbone" in err
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
 
@@ -270,7 +298,7 @@ def test_data_that_holds_too_little_is_one_message(
     [
         (("--output", "net.pth"), "ends in .safetensors"),
         (("--output", "n.safetensors", "--device", "nonsense"), "not usable here"),
-        (("--output", "n.safetensors", "--backbone", "descriptor"), "--backbone descriptor"),
+        (("--output", "n.safetensors", "--backbone", "nothing"), "--backbone nothing"),
     ],
 )
 def test_flags_that_make_no_sense_are_one_message(
@@ -283,7 +311,9 @@ def test_flags_that_make_no_sense_are_one_message(
     assert "Traceback" not in err
 
 
-def test_the_teacher_is_the_learned_recipe_without_a_net() -> None:
-    config = build._teacher("timm:x", "0" * 64)
+def test_the_teacher_is_the_learned_recipe_without_a_net(weights: Path) -> None:
+    config, _ = build._teacher(f"timm:{BACKBONE}@{weights}")
+    assert len(teachers(config)) == 2
+    assert len(teachers(build._teacher("descriptor")[0])) == 4
     assert [cost.features for cost in config.conquer.costs[:2]] == [2.0, 4.0]
     assert not any(cost.boundary for cost in config.conquer.costs)

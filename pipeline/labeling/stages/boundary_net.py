@@ -5,9 +5,9 @@ trees in which its border still stands when few regions are left, for five such 
 it was. Averaged over many images, what trees get right by the content outweighs what they get wrong by accident.
 
 Maps of each stride are normalised and brought to a few channels; from the coarsest on they are enlarged (bilinear),
-added to the next finer ones and mixed; a branch from the image itself joins at the end. The answer has half the
-resolution of the image. It is the mean over the image and its mirror; the backbone's maps are mirrored, not computed
-again.
+added to the next finer ones and mixed; a branch from the image itself joins at the end. Without a backbone (`PlainNet`)
+the image is all there is. The answer has half the resolution of the image. It is the mean over the image and its
+mirror; the backbone's maps are mirrored, not computed again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ IMAGE_DEVIATION: Final = 0.25
 class _Mix(nn.Sequential):
     """Convolution of 3 x 3, BatchNorm, ReLU."""
 
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__(nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+    def __init__(self, channels: int, out: int, *, size: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(channels, out, size, stride=stride, padding=size // 2, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        )
 
 
 class BoundaryNet(nn.Module):
@@ -101,6 +105,49 @@ class BoundaryNet(nn.Module):
         return answer
 
 
+class _Residual(nn.Module):
+    """A convolution of 3 x 3 added to what goes in."""
+
+    def __init__(self, channels: int, *, dilation: int = 1) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.relu(values + self.mix(values))
+
+
+class PlainNet(nn.Module):
+    """The network that sees the image alone: 217,750 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_half = nn.Sequential(_Mix(3, 24, size=5, stride=2), _Mix(24, 24))
+        self.at_quarter = nn.Sequential(_Mix(24, 40, stride=2), _Residual(40))
+        self.at_eighth = nn.Sequential(_Mix(40, 64, stride=2), *(_Residual(64, dilation=each) for each in (1, 2, 4, 8)))
+        self.laterals = nn.ModuleList([nn.Conv2d(24, 24, 1), nn.Conv2d(40, 32, 1), nn.Conv2d(64, 32, 1)])
+        self.mix_middle = _Mix(32, 24)
+        self.mix_fine = _Mix(24, 24)
+        self.answer = nn.Conv2d(24, OUTPUTS, 1)
+
+    def forward(self, maps: Sequence[Tensor], image_B3HW: Tensor) -> Tensor:
+        """As `BoundaryNet.forward`, without maps."""
+        half = self.at_half((image_B3HW - IMAGE_MEAN) / IMAGE_DEVIATION)
+        quarter = self.at_quarter(half)
+        fine, middle, coarse = (
+            lateral(each) for lateral, each in zip(self.laterals, (half, quarter, self.at_eighth(quarter)), strict=True)
+        )
+        joined = self.mix_middle(_enlarged(coarse, middle) + middle)
+        answer: Tensor = self.answer(self.mix_fine(_enlarged(joined, fine) + fine))
+        return answer
+
+
+def make_net(strides: Sequence[int], channels: Sequence[int]) -> BoundaryNet | PlainNet:
+    """With random weights: on a backbone's maps, finest first; on none of them."""
+    return BoundaryNet(strides, channels) if strides else PlainNet()
+
+
 def _enlarged(small: Tensor, like: Tensor) -> Tensor:
     if small.shape[-2:] == like.shape[-2:]:
         return small
@@ -113,9 +160,13 @@ def _joined(coarse: Tensor | None, fine: Tensor | None) -> Tensor | None:
     return _enlarged(coarse, fine) + fine
 
 
-def image_for(rgb: Rgb, maps: FeatureMaps) -> Rgb:
-    """The image as the net's own branch sees it: half the size that the backbone saw, of even sides."""
-    rows, columns = (max(side * maps.strides[0] // STRIDE, 1) * 2 for side in maps.grids[0].shape[:2])
+def image_for(rgb: Rgb, maps: FeatureMaps | None) -> Rgb:
+    """The image as the net sees it: half the size that the backbone saw, of even sides; its own size without one, of
+    sides that three halvings leave whole."""
+    if maps is None:
+        rows, columns = (max(round(side / 8), 1) * 8 for side in rgb.shape[:2])
+    else:
+        rows, columns = (max(side * maps.strides[0] // STRIDE, 1) * 2 for side in maps.grids[0].shape[:2])
     return cv2.resize(rgb, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
@@ -135,7 +186,7 @@ class Boundaries:
 
         self.record = read_record(path)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        net = BoundaryNet(self.record.strides, self.record.channels)
+        net = make_net(self.record.strides, self.record.channels)
         try:
             net.load_state_dict({name: each.float() for name, each in load_file(path).items()})
         except RuntimeError as error:
@@ -144,20 +195,23 @@ class Boundaries:
         self.net = net.eval().requires_grad_(False).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, rgb: Rgb, maps: FeatureMaps) -> NDArray[np.float32]:
+    def __call__(self, rgb: Rgb, maps: FeatureMaps | None) -> NDArray[np.float32]:
         """(h, w, 3) and the backbone's maps of it -> (h, w) float32 in [0, 1], the mean of the five probabilities.
+
+        Without a backbone maps are None.
 
         Raises:
             InputError: maps of another network than the net was trained on.
         """
-        channels = tuple(each.shape[2] for each in maps.grids)
-        if (maps.strides, channels) != (self.record.strides, self.record.channels):
+        grids_seen, strides = ((), ()) if maps is None else (maps.grids, maps.strides)
+        channels = tuple(each.shape[2] for each in grids_seen)
+        if (strides, channels) != (self.record.strides, self.record.channels):
             raise InputError(
                 f"{FLAG}: the net sees {self.record.backbone}'s maps of {self.record.channels} channels at strides "
-                f"{self.record.strides}, found {channels} at {maps.strides}"
+                f"{self.record.strides}, found {channels} at {strides}"
             )
         image = torch.from_numpy(image_for(rgb, maps)).to(self.device).permute(2, 0, 1)[None].float() / 255.0
-        grids = [torch.from_numpy(each).to(self.device).permute(2, 0, 1)[None] for each in maps.grids]
+        grids = [torch.from_numpy(each).to(self.device).permute(2, 0, 1)[None] for each in grids_seen]
         logits = self.net([_and_mirror(each) for each in grids], _and_mirror(image))
         told = logits[:, : len(REGIONS_LEFT)].sigmoid().mean(dim=1)
         mean = (0.5 * (told[0] + told[1].flip(-1))).float().cpu().numpy()
@@ -169,7 +223,7 @@ def _and_mirror(batch: Tensor) -> Tensor:
     return torch.cat([batch, batch.flip(-1)])
 
 
-def save_boundaries(path: Path, net: BoundaryNet, record: BoundaryRecord) -> None:
+def save_boundaries(path: Path, net: BoundaryNet | PlainNet, record: BoundaryRecord) -> None:
     """Writes a net and its record, matrices in half precision, whole or not at all."""
     from safetensors.torch import save
 
