@@ -315,6 +315,35 @@ def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
     assert (tmp_path / "out" / "exclude.txt").read_text() == f"{key}\n"
 
 
+def test_mined_masks_without_a_mouse(
+    browser: Any, serve: Callable[..., Server], drawn_run: Path, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page = opened(browser, serve(drawn_run, "--output", tmp_path / "out", "--checkpoint", "tree").url)
+    until(page, "desk.mine")
+    width, height = page.execute_script("return desk.image.size")
+    press(page, "f" + Keys.ARROW_LEFT * (width // 2 - 10) + Keys.ARROW_UP * (height // 2 - 10) + Keys.ENTER)
+    assert page.execute_script("return desk.cross") == [10, 10]
+    [chosen] = page.execute_script("return [...desk.chosen]")
+    press(page, "d")
+    until(page, f"desk.image.verdicts[{chosen}] === 'drop' && !desk.busy")
+    lines = (tmp_path / "out" / "mask_verdicts.jsonl").read_text().splitlines()
+    assert json.loads(lines[1])["dropped"] == [chosen]
+    press(page, Keys.ENTER + "k")  # on second thoughts
+    until(page, f"desk.image.verdicts[{chosen}] === 'keep' && !desk.busy")
+    for _ in range(60):  # to the whole image's verdict, by the focus alone
+        press(page, Keys.TAB)
+        if page.switch_to.active_element.get_attribute("id") == "image-keep":
+            break
+    press(page, Keys.ENTER)
+    until(page, "desk.image.whole === 'keep'")
+    line = json.loads((tmp_path / "out" / "mask_verdicts.jsonl").read_text().splitlines()[1])
+    assert (line["kept"], line["dropped"]) == ([chosen], [])
+    key = page.execute_script("return desk.image.name")
+    assert (line["key"], (tmp_path / "out" / "keep.txt").read_text()) == (key, f"{key}\n")
+
+
 def test_a_video_is_scrubbed_and_its_objects_are_followed(
     browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
 ) -> None:

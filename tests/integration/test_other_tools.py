@@ -5,6 +5,9 @@ ours, so they live in an environment of their own, whose Python `GRAINMILL_TOOLS
 
     python -m venv tools && tools/bin/pip install datumaro label-studio-converter
     GRAINMILL_TOOLS_PYTHON=tools/bin/python python -m pytest tests/integration/test_other_tools.py
+
+FiftyOne (with pycocotools) likewise, by `GRAINMILL_FIFTYONE_PYTHON`; its importer needs no database. It
+refuses our `instance_id`, a name of its own, so it is told which fields to take.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 Mask = NDArray[np.bool_]
 HEIGHT, WIDTH = 60, 80
 TOOLS = os.environ.get("GRAINMILL_TOOLS_PYTHON")
+FIFTYONE = os.environ.get("GRAINMILL_FIFTYONE_PYTHON")
 needs_tools = pytest.mark.skipif(TOOLS is None, reason="GRAINMILL_TOOLS_PYTHON names no Python with the tools")
 
 
@@ -169,10 +173,10 @@ print(json.dumps(found))
 """
 
 
-def in_tools(script: str, *arguments: str | Path) -> Any:
-    assert TOOLS is not None
+def in_tools(script: str, *arguments: str | Path, python: str | None = TOOLS) -> Any:
+    assert python is not None
     done = subprocess.run(
-        [TOOLS, "-W", "ignore", "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
+        [python, "-W", "ignore", "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -219,6 +223,42 @@ def test_label_studios_converter_takes_the_first_polygon(files: dict[str, Path])
 def outline_area(points: list[list[float]]) -> float:
     x, y = np.array(points).T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+FIFTYONE_COCO = """
+import json, os, sys
+os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
+from fiftyone.utils.coco import COCODetectionDatasetImporter
+importer = COCODetectionDatasetImporter(
+    data_path=sys.argv[2], labels_path=sys.argv[1], label_types=["segmentations"], extra_attrs=["granularity"]
+)
+found = []
+with importer:
+    for path, metadata, labels in importer:
+        labels = labels["segmentations"] if isinstance(labels, dict) else labels
+        for each in labels.detections:
+            left, top = each.bounding_box[0] * metadata.width, each.bounding_box[1] * metadata.height
+            found.append([
+                os.path.basename(path), metadata.height, metadata.width, each.label, each["granularity"], round(left),
+                round(top), each.mask.astype(int).tolist(),
+            ])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(FIFTYONE is None, reason="GRAINMILL_FIFTYONE_PYTHON names no Python with FiftyOne")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_fiftyones_importer_reads_the_masks_to_the_pixel(files: dict[str, Path], kind: str) -> None:
+    coco, images = COCO(str(files[kind])), files[kind].parents[1] / "images"
+    found = in_tools(FIFTYONE_COCO, files[kind], images, python=FIFTYONE)
+    assert len(found) == len(coco.anns)
+    for (name, height, width, label, granularity, left, top, cut), entry in zip(found, coco.anns.values(), strict=True):
+        assert (name, height, width) == (coco.imgs[entry["image_id"]]["file_name"], HEIGHT, WIDTH)
+        assert (label, granularity) == (coco.cats[entry["category_id"]]["name"], entry["granularity"])
+        mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        mask[top : top + len(cut), left : left + len(cut[0])] = cut
+        assert np.array_equal(mask, coco.annToMask(entry).astype(bool))
 
 
 @pytest.mark.parametrize("form", ["rle", "polygons"])

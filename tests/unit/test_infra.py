@@ -6,14 +6,18 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import ray.autoscaler
+import typer
 import yaml
 
+from model.commands import annotate
+from pipeline.commands.flags import typer_command
 from pipeline.executors.metrics import METRICS
 
 
@@ -114,6 +118,60 @@ def test_images_run_as_nobody_special(repository: Path) -> None:
             if line.startswith("FROM "):
                 assert ":" in line, f"{path.name}: {line} is not pinned"
                 assert not line.endswith(":latest")
+
+
+def instructions(path: Path) -> list[str]:
+    """Of a Dockerfile, one a line, without comments."""
+    text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_images_are_built_of_what_is_there(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    extras, installed = project["project"]["optional-dependencies"], {}
+    for path in (repository / "infra/docker").glob("Dockerfile.*"):
+        lines = instructions(path)
+        copied = [
+            name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]
+        ]
+        assert all((repository / name).exists() for name in copied), copied
+        named = [name for line in lines for found in re.findall(r"'\.\[([\w,]+)\]'", line) for name in found.split(",")]
+        assert set(named) <= set(extras), path.name
+        if named:  # what the build reads beside the packages themselves
+            needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+            assert needed | {"pipeline", "model"} <= set(copied), path.name
+        installed[path.name] = set(named)
+    assert "app" in installed["Dockerfile.cpu"]
+
+
+def test_the_public_desk_is_started_by_flags_that_exist(repository: Path) -> None:
+    image = {
+        line.split(" ", 1)[0]: line.split(" ", 1)[1]
+        for line in instructions(repository / "infra/docker/Dockerfile.desk")
+    }
+    compose = yaml.safe_load((repository / "infra/desk/compose.yaml").read_text(encoding="utf-8"))
+    caddy = (repository / "infra/desk/Caddyfile").read_text(encoding="utf-8")
+    desk = compose["services"]["desk"]
+    assert f"-t {image['FROM']} " in (repository / "infra/docker/Dockerfile.cpu").read_text(encoding="utf-8")
+    assert f"-t {desk['image']} " in (repository / "infra/docker/Dockerfile.desk").read_text(encoding="utf-8")
+    entry = json.loads(image["ENTRYPOINT"])
+    for command in (json.loads(image["CMD"]), desk["command"]):
+        given = flags_of_annotate([*entry, *command])
+        assert given["read_only"] is True
+        assert given["images"][0].startswith(json.loads(image["VOLUME"])[0])
+    assert caddy.split()[0] == annotate._origin(given["origin"][0]).partition("://")[2]
+    assert f"reverse_proxy 127.0.0.1:{given['port']}\n" in caddy
+    assert desk["network_mode"] == "service:proxy"  # the desk answers at the loopback address alone
+    assert list(desk["environment"]) == [annotate.TOKEN_VARIABLE]
+    assert {each.rpartition(":")[0].rpartition(":")[2] for each in desk["volumes"]} == {"/data"}
+
+
+def flags_of_annotate(words: list[str]) -> dict[str, Any]:
+    """What the command line makes of words, without running it."""
+    assert words[:2] == ["grainmill", "annotate"]
+    app = typer.Typer()
+    app.command()(typer_command(annotate.run))
+    return typer.main.get_command(app).make_context("annotate", words[2:]).params
 
 
 def test_the_dashboard_shows_metrics_that_exist(repository: Path) -> None:
