@@ -49,8 +49,10 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/images"
 "$VENV/bin/python" -c "import sys; from skimage import data, io; io.imsave(sys.argv[1], data.chelsea()[::2, ::2])" \
     "$work/images/chelsea.png"
-"$VENV/bin/grainmill" mine --input "$work/images" --output "$work/mined" --executor local --workers 1 >"$work/log" 2>&1 &&
-    "$VENV/bin/grainmill" train --data "$work/mined" --output "$work/run" --steps 1 >>"$work/log" 2>&1 || {
+if ! {
+    "$VENV/bin/grainmill" mine --input "$work/images" --output "$work/mined" --executor local --workers 1 &&
+        "$VENV/bin/grainmill" train --data "$work/mined" --output "$work/run" --steps 1
+} >"$work/log" 2>&1; then
     cat "$work/log" >&2
     exit 1
-}
+fi

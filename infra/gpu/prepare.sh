@@ -57,8 +57,9 @@ find "$photographs" -type f \( -name '*.jpg' -o -name '*.png' \) | sort | head -
 used_mib=$(du -sm "$kit" | cut -f1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+read -r -a reduced <<<"${REDUCED:-}"
 (cd "$code" && PYTHONPATH="$code" "$python" -m benchmarks.reduced_shards --data "$@" --output "$work/data" \
-    --max-mib "$((max_mib - used_mib - 2))" ${REDUCED:-} >&2)
+    --max-mib "$((max_mib - used_mib - 2))" "${reduced[@]}" >&2)
 tar -C "$work" -cf - data | xz -T2 -6 >"$kit/data.tar.xz"
 
 size_mib=$(du -sm "$kit" | cut -f1)
