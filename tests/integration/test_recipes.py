@@ -22,6 +22,8 @@ from pipeline import cli
 from pipeline.dataset.open import open_dataset
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.format import rle
+from pipeline.labeling.boundary_file import BoundaryRecord
+from pipeline.labeling.stages.boundary_net import BoundaryNet, save_boundaries
 
 NAME = "test_vit"
 """timm's smallest transformer: six blocks of 64 dimensions."""
@@ -113,6 +115,46 @@ def test_leaves_merge_with_features_of_a_backbone(
     assert json.loads(with_features.stdout)["digest"] != json.loads(without.stdout)["digest"]
     again = run_here(two_photographs, tmp_path / "again", *flags, "--batch-size", "2")
     assert json.loads(again.stdout)["digest"] == json.loads(with_features.stdout)["digest"]
+
+
+@pytest.mark.slow
+def test_learned_has_one_digest_whatever_mined_it(
+    run_here: Run, run_mine: Run, two_photographs: Path, tmp_path: Path
+) -> None:
+    """A pyramid, a boundary net on its maps, the flat cut and the ranking: inline, and by two processes."""
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    weights, net = tmp_path / "pyramid.pth", tmp_path / "boundaries.safetensors"
+    torch.save(timm.create_model("test_efficientnet", num_classes=2).state_dict(), weights)
+    channels = tuple(timm.create_model("test_efficientnet", features_only=True).feature_info.channels()[-4:])
+    record = BoundaryRecord(
+        backbone="timm:test_efficientnet",
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        strides=(4, 8, 16, 32),
+        channels=channels,
+        enlargement=2.0,
+        max_input_side_px=1536,
+    )
+    save_boundaries(net, BoundaryNet(record.strides, channels).eval(), record)
+    flags = ("--recipe", "learned", "--backbone", f"timm:test_efficientnet@{weights}")
+    heard = (*flags, "--boundaries", str(net))
+    here = run_here(two_photographs, tmp_path / "here", *heard)
+    mined(here, tmp_path / "here")
+    there = run_mine(
+        two_photographs, tmp_path / "there", "--executor", "local", "--workers", "2", *heard, "--samples-per-shard", "2"
+    )
+    assert json.loads(there.stdout)["digest"] == json.loads(here.stdout)["digest"]
+    assert "without --boundaries" not in here.stderr
+    features = plan(tmp_path / "here")["features"]
+    assert features["boundaries_sha256"] == hashlib.sha256(net.read_bytes()).hexdigest()
+    deaf = run_here(two_photographs, tmp_path / "deaf", *flags)
+    assert "--recipe learned without --boundaries FILE" in deaf.stderr
+    assert json.loads(deaf.stdout)["digest"] != json.loads(here.stdout)["digest"]
+    again = run_here(two_photographs, tmp_path / "here", *flags)
+    assert again.returncode == 3
+    assert "boundaries_sha256" in again.stderr
 
 
 def test_another_checkpoint_is_another_configuration(
