@@ -18,7 +18,8 @@ photographs, people's segments of them (label g by containment), and with `--coc
 (g = 1.0). Beside 1-IoU at the label's g its controls; the differences to `full` of the same seed are paired, with 95 %
 intervals over images. `relative` is asked for its own g on mined labels; on people's segments, whose label g is of
 equation 3, only its best of ten means something. Signatures of failure are those of `sweep_columns`: deaf (few distinct
-masks), folded (area falls), not nested, jumping, and one range (no gain over the best fixed g).
+masks, the same at both ends), not monotone (size does not follow g), not nested, and no better than the best fixed g;
+and one that no sweep shows, blind to the image (another image's pixels do as well).
 
 OUT keeps shards, runs and rows: a row that died says so, and the next call does it again. `ablations.json`,
 `ablations.md` and `ablations.png` are of all rows that were asked for.
@@ -294,6 +295,8 @@ def signatures(found: dict[str, Any]) -> list[str]:
         words.append("not monotone")
     if found["nesting"] < 0.9:
         words.append("not nested")
+    if found["iou_label_g"] - found["iou_other_image"] < 0.01:
+        words.append("blind to the image")
     if found["gain_over_fixed_g"]["low"] <= 0:
         words.append("no better than one g")
     return words

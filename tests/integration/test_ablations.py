@@ -96,9 +96,11 @@ def test_polygons_of_coco_and_their_faults(tmp_path: Path) -> None:
 
 def test_signatures_in_words() -> None:
     good = {"distinct_masks": 8, "iou_low_high": 0.1, "area_spearman": 0.95, "nesting": 0.95}
+    good |= {"iou_label_g": 0.5, "iou_other_image": 0.4}
     assert signatures({**good, "gain_over_fixed_g": {"low": 0.01}}) == []
     bad = {"distinct_masks": 1, "iou_low_high": 0.9, "area_spearman": 0.1, "nesting": 0.5}
-    assert len(signatures({**bad, "gain_over_fixed_g": {"low": -0.01}})) == 4
+    bad |= {"iou_label_g": 0.5, "iou_other_image": 0.5}
+    assert len(signatures({**bad, "gain_over_fixed_g": {"low": -0.01}})) == 5
 
 
 def asked(drawn_run: Path, shared_data: Path, output: Path) -> list[str]:
