@@ -66,8 +66,8 @@ from pipeline.storage.parquet import parquet_table
 RESULTS: Final = "results.json"
 CALIBRATION_STEPS: Final = 60
 """Of the student, from which the number of steps that the time allows is taken."""
-AFTER_TRAINING_S: Final = 20.0
-"""For saving, merging and copying."""
+AFTER_TRAINING_S: Final = 40.0
+"""For saving, merging and copying, beside others that do the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -456,8 +456,11 @@ def student(setting: Setting) -> dict[str, Any]:
     steps = 4 if setting.toy else CALIBRATION_STEPS
     with (setting.output / f"{setting.name}.log").open("w") as log:
 
-        def called(command: Sequence[str]) -> dict[str, Any]:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+        def called(command: Sequence[str], *, to_its_end: bool = False) -> dict[str, Any]:
+            # In a session of its own, the signal that ends this part does not reach it.
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, start_new_session=to_its_end
+            )
             found: dict[str, Any] = json.loads(done.stdout or "{}")
             return found
 
@@ -475,7 +478,8 @@ def student(setting: Setting) -> dict[str, Any]:
         saved = sorted((run / "checkpoints").glob("*.safetensors"))
         for source, suffix in ((run, ""), *((path, "-first") for path in saved[:1] if len(saved) > 1)):
             merged = str(setting.output / f"{setting.name}{suffix}.safetensors")
-            called([sys.executable, "-m", "model.merge", str(source), "--output", merged, "--half", "--images-only"])
+            command = [sys.executable, "-m", "model.merge", str(source), "--output", merged, "--half", "--images-only"]
+            called(command, to_its_end=True)
     shutil.copy(run / "metrics.jsonl", setting.output / f"{setting.name}_metrics.jsonl")
     told = metrics_of(run)
     for folder in (run, trial):

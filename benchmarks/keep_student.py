@@ -67,8 +67,8 @@ def data_rows(locations: Sequence[str]) -> list[tuple[str, int, int, str]]:
     for location in locations:
         dataset = open_dataset(location)
         for unit in dataset.units():
-            for row in dataset.samples(unit).select(["key", "license", "num_masks"]).to_pylist():
-                of = (row["key"].split("-")[0], row["license"] or "not stated")
+            for row in dataset.samples(unit).select(["source_uri", "license", "num_masks"]).to_pylist():
+                of = (row["source_uri"].split("/")[0], row["license"] or "not stated")
                 images[of] += 1
                 masks[of] += row["num_masks"]
     return [(source, count, masks[source, terms], terms) for (source, terms), count in images.most_common()]
