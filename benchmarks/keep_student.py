@@ -1,7 +1,7 @@
 """The best student that can be kept: trains it, makes it small, measures it, and writes its card.
 
     python -m benchmarks.keep_student --data MINED [--data MINED ...] [--validation MINED --train MINED --bsds500 DIR]
-        [--output FILE.safetensors] [--work DIR] [--steps 3000] [-- FLAGS of grainmill train]
+        [--output FILE.safetensors] [--work DIR] [--steps 1600] [-- FLAGS of grainmill train]
 
     pip install grainmill[lite]
     python -m benchmarks.keep_student --data out/train --data out/web --validation out/val --train out/train \\
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--work", type=Path, default=Path("kept-student"), help="Of the training run. Default: %(default)s."
     )
-    parser.add_argument("--steps", type=int, default=3000, help="Default: %(default)s.")
+    parser.add_argument("--steps", type=int, default=1600, help="Default: %(default)s.")
     parser.add_argument("flags", nargs="*", help="After --: further flags of `grainmill train`, over the recipe's.")
     arguments = parser.parse_args(argv)
     if len({arguments.validation is None, arguments.train is None, arguments.bsds500 is None}) > 1:

@@ -77,6 +77,9 @@ def label_image(
     backbone: str | None = None,
     refine: str | None = None,
     granularity: str | None = None,
+    boundaries: str | None = None,
+    wholes: str | None = None,
+    ranking: str | None = None,
     seed: int = MineFlags.seed,
     device: str | None = None,
 ) -> LabeledImage:
@@ -91,9 +94,12 @@ def label_image(
     Args:
         image: (H, W, 3) uint8 RGB.
         recipe: as in `mine`.
-        backbone: as of `grainmill mine`; None: the recipe's own. So for the next two.
+        backbone: as of `grainmill mine`; None: the recipe's own. So for the next five.
         refine: likewise.
         granularity: likewise.
+        boundaries: likewise; a file of `grainmill boundaries`, a local path.
+        wholes: likewise.
+        ranking: likewise.
         seed: likewise.
         device: torch's, of a backbone; None: a GPU if there is one.
 
@@ -108,7 +114,10 @@ def label_image(
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"label_image: expected an array (H, W, 3) of uint8, RGB, found {found}")
-    miner = _miner(recipe, backbone, refine, granularity, seed, device)
+    miner = _miner(
+        device, recipe=recipe, backbone=backbone, refine=refine, granularity=granularity, boundaries=boundaries,
+        wholes=wholes, ranking=ranking, seed=seed,
+    )  # fmt: skip
     [mined] = miner.mine([ImageInput(rgb=image, source_uri="", member=None)])
     if isinstance(mined, SampleFailureError) and mined.reason != "no_masks":
         raise mined
@@ -117,16 +126,12 @@ def label_image(
 
 
 @functools.lru_cache(maxsize=1)
-def _miner(
-    recipe: str, backbone: str | None, refine: str | None, granularity: str | None, seed: int, device: str | None
-) -> ImageMiner:
+def _miner(device: str | None, **settings: Any) -> ImageMiner:
     from .labeling.miner import ImageMiner
 
-    flags = MineFlags(
-        input=[], output="", recipe=recipe, backbone=backbone, refine=refine, granularity=granularity, seed=seed
-    )
+    flags = MineFlags(input=[], output="", **settings)
     config, checkpoint = resolved(flags)
-    return ImageMiner(config, device=device, checkpoint=checkpoint)
+    return ImageMiner(config, device=device, checkpoint=checkpoint, boundaries=flags.boundaries)
 
 
 def build_release(

@@ -21,6 +21,7 @@ from pipeline.labeling.miner import ImageInput, ImageMiner, MinedImage
 from pipeline.labeling.recipes import recipe, with_boundaries
 from pipeline.labeling.regions import FeatureMaps
 from pipeline.labeling.stages.boundary_net import Boundaries, BoundaryNet, image_for, save_boundaries
+from pipeline.library import label_image
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.options import mine_options
 from pipeline.storage.local import sha256_of_file
@@ -139,6 +140,10 @@ def test_a_miner_hears_the_net_that_its_configuration_names(file: Path, weights:
     heard = with_boundaries(config, sha256_of_file(file))
     assert mined(heard, file).annotations == mined(heard, file).annotations
     assert mined(heard, file).annotations != mined(config, None).annotations
+    in_memory = label_image(
+        picture(), recipe="learned", backbone=f"timm:{BACKBONE}@{weights}", boundaries=str(file), device="cpu"
+    )
+    assert in_memory.annotations == mined(heard, file).annotations
     other = tmp_path / "other.safetensors"
     save_file({**load_file(file), "more": torch.zeros(1)}, other, metadata=read_record(file).to_metadata())
     with pytest.raises(InputError, match="not the file that the run was planned with"):
