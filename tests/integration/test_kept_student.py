@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import keep_student
 from benchmarks.keep_student import FIGURES, card, data_rows
+from model.network.checkpoint import read_checkpoint
 from pipeline import cli
 from pipeline.commands.demo import steps
 from pipeline.environment.kept_student import VARIABLE, kept_student
@@ -27,7 +28,16 @@ def kept(drawn_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(timm_package().create_model("test_efficientnet").state_dict(), folder / "trunk.pth")
     asked = ["--data", str(drawn_run), "--output", str(folder / "small.safetensors"), "--work", str(folder / "work")]
-    asked += ["--steps", "1", "--", *QUICK, "--trunk", f"timm:test_efficientnet@{folder / 'trunk.pth'}"]
+    asked += [
+        "--steps",
+        "1",
+        "--correction-steps",
+        "1",
+        "--",
+        *QUICK,
+        "--trunk",
+        f"timm:test_efficientnet@{folder / 'trunk.pth'}",
+    ]
     assert keep_student.main(asked) == 0
     return folder / "small.safetensors"
 
@@ -43,6 +53,9 @@ def test_its_card_says_what_it_was_made_of(kept: Path, drawn_run: Path) -> None:
     assert manifest["digest"] in text
     assert "Not measured" in text
     assert "--trunk-rate 0.1" in text
+    assert text.count("grainmill train ") == 2
+    assert "--clicks 3" in text
+    assert read_checkpoint(kept.parent / "work" / "corrected").record["config"]["clicks"] == 3
     assert kept.stat().st_size < keep_student.LIMIT_BYTES
 
 
@@ -89,10 +102,10 @@ def test_figures_stand_in_the_card(kept: Path) -> None:
     ground = {name: place / 10 for place, name in enumerate(FIGURES)}
     figures = {"mined_labels": ground, "people": {name: value + 0.05 for name, value in ground.items()}}
     record = {"step": 7, "image_size": 256, "trunk": {"name": "tf_efficientnet_lite0"}}
-    text = card(file=kept, command="grainmill train", record=record, rows=[], digest="d", figures=figures)
+    text = card(file=kept, commands=["grainmill train"], record=record, rows=[], digest="d", figures=figures)
     for place, words in enumerate(FIGURES.values()):
         assert f"| {words} | {place / 10:.3f} | {place / 10 + 0.05:.3f} |" in text
-    assert "7 steps; base: random weights, trunk tf_efficientnet_lite0" in text
+    assert "Base: random weights, trunk tf_efficientnet_lite0" in text
 
 
 def test_an_earlier_students_figures_are_not_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
