@@ -271,7 +271,7 @@ def test_refinement_and_granularity_change_what_they_should(
         (("--proposals", "FILE"), "goes with --divide proposals or --divide union"),
         (("--divide", "proposals", "--proposals", "absent.json"), "cannot be read"),
         (("--divide", "union", "--proposals", "BROKEN"), "a list `images`, found nothing"),
-        (("--backbone", "resnet50"), "timm:NAME"),
+        (("--recipe", "leaves", "--backbone", "resnet50"), "timm:NAME"),
         (("--backbone", f"timm:{NAME}@FILE"), "--recipe default needs no weights"),
         (("--recipe", "leaves", "--backbone", "descriptor"), "use --recipe default"),
         (("--recipe", "leaves", "--backbone", f"timm:{NAME}@absent.pth"), "no such file"),
