@@ -62,7 +62,7 @@ class MineFlags:
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A boundary net, which was trained on the mill's own trees: its probabilities join the merge cost. "
+            help="A boundary net, which was trained on mined images' own trees: its probabilities join the merge cost. "
             "For leaves and learned, with the backbone that it was trained on; for default, if that was none. Default: "
             "none; learned then merges without it, and says so.",
             rich_help_panel=MINED,

@@ -1,8 +1,8 @@
 """A small network that says where regions end: maps of a frozen backbone and the image -> a probability of each pixel.
 
-It is trained on the mill's own merge trees and on no human mask: what it predicts of a pixel is the share of an image's
-trees in which its border still stands when few regions are left, for five such numbers, and how dear the merge across
-it was. Averaged over many images, what trees get right by the content outweighs what they get wrong by accident.
+It is trained on merge trees of mined images and on no human mask: what it predicts of a pixel is the share of an
+image's trees in which its border still stands when few regions are left, for five such numbers, and how dear the merge
+across it was. Averaged over many images, what trees get right by the content outweighs what they get wrong by accident.
 
 Maps of each stride are normalised and brought to a few channels; from the coarsest on they are enlarged (bilinear),
 added to the next finer ones and mixed; a branch from the image itself joins at the end. Without a backbone (`PlainNet`)

@@ -1,4 +1,4 @@
-"""Which candidates the mill finds again in a changed image: their order by how consistent they are, without weights.
+"""Which candidates mining finds again in a changed image: their order by how consistent they are, without weights.
 
 The photograph, mirrored, of another size and recoloured, is mined once more, by two trees of the descriptor alone. A
 region that was an accident of the pixels is not there again; one that stands out is. A candidate's consistency is its
