@@ -40,7 +40,7 @@ class MaskList:
     def judged(
         self, storage: Reader, row: SampleRow, method: GranularityMethod, *, standing: bool
     ) -> tuple[Sample, Counter[str]] | None:
-        """What people left of a sample; None: its record stays as it is.
+        """What people left of a sample; None: its record stays as it is, or stood before and was judged there.
 
         Args:
             storage: where its shard lies.
@@ -53,7 +53,7 @@ class MaskList:
             SchemaError: it names masks that are not there.
         """
         verdicts = self.images.get(row["key"])
-        if verdicts is None:
+        if verdicts is None or (row["key"] in self.met and not standing):
             return None
         self.met.add(row["key"])
         if verdicts.record_sha256 != row["json_sha256"]:

@@ -134,6 +134,8 @@ class Selection:
         key, sha256 = row["key"], row["source_sha256"]
         why = self._why_not(row, standing) or ("no_masks" if emptied else None)
         if why is not None:
+            if why == "no_masks" and standing:
+                self._standing.add(sha256)  # its run, added again in the same version, does not bring it back
             return self._leave(row, why, standing)
         self.unsigned += signature is None
         matches = self._index.matches(sha256, signature) if self.options.duplicates else []

@@ -200,6 +200,26 @@ def test_a_cut_a_later_version_and_kept_masks_only(mined: Path, tmp_path: Path) 
         pipeline.build_release(mined, tmp_path / "y", version="1.0.0", kept_masks_only=True, **SHARED)
 
 
+def test_released_images_are_judged_again_while_their_run_is_added_once_more(mined: Path, tmp_path: Path) -> None:
+    first, second, *_ = keys = [*open_images([str(mined)], taken=None).names]
+    drop: dict[str, Any] = {"ids": [1], "verdict": "drop"}
+    verdicts = judge(mined, tmp_path / "one", (0, "review", drop), (1, "review", drop))
+    pipeline.build_release(mined, tmp_path / "rel", version="1.0.0", mask_verdicts=str(verdicts), **SHARED)
+    left = {key: len(each.annotations) for key, each in samples(tmp_path / "rel").items()}
+    every = {"ids": [*range(left[second])], "verdict": "drop"}
+    again = judge(tmp_path / "rel", tmp_path / "two", (0, "review", drop), (1, "review", every))
+    pipeline.build_release(
+        mined, tmp_path / "rel", version="1.1.0", append=True, mask_verdicts=str(again), **SHARED
+    )  # as of a run that grew: its records of these images are older than those that were judged
+    changes = sound(tmp_path / "rel")["versions"][1]["changes"]
+    assert (changes["added"], changes["present"], changes["left"]) == (0, len(keys), {"no_masks": 1})
+    assert changes["curated"]["masks"] == {"dropped": 1 + left[second]}
+    assert {key: len(each.annotations) for key, each in samples(tmp_path / "rel").items()} == {
+        **{key: count for key, count in left.items() if key != second},
+        first: left[first] - 1,
+    }
+
+
 def test_verdicts_of_another_mining_are_not_taken_for_these(mined: Path, tmp_path: Path) -> None:
     judge(mined, tmp_path / "desk", (0, "review", {"ids": [0], "verdict": "drop"}))
     log = tmp_path / "desk" / "log.jsonl"
