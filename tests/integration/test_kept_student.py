@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,8 +56,27 @@ def test_its_card_says_what_it_was_made_of(kept: Path, drawn_run: Path) -> None:
     assert "--trunk-rate 0.1" in text
     assert text.count("grainmill train ") == 2
     assert "--clicks 3" in text
-    assert read_checkpoint(kept.parent / "work" / "corrected").record["config"]["clicks"] == 3
+    assert read_checkpoint(kept.parent / "work" / "run" / "corrected").record["config"]["clicks"] == 3
     assert kept.stat().st_size < keep_student.LIMIT_BYTES
+
+
+def test_half_a_run_is_not_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def stopped(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(keep_student.subprocess, "run", stopped)
+    half = SimpleNamespace(record={"step": 7, "config": {"steps": 50}})
+    monkeypatch.setattr(keep_student, "read_checkpoint", lambda place: half)
+    asked = ["--data", "x", "--output", str(tmp_path / "small.safetensors"), "--work", str(tmp_path / "work")]
+    assert keep_student.main([*asked, "--", "--time-limit-s", "1"]) == 1
+    assert "stopped after 7 of 50 steps; call again to go on" in capsys.readouterr().err
+    [only] = commands
+    assert "--clicks" not in only
 
 
 def test_it_is_found_by_its_name(
