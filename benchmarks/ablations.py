@@ -137,10 +137,9 @@ def pairs_name(row: Row) -> str:
 
 
 def write_data(options: argparse.Namespace, row: Row) -> dict[str, Any]:
-    """Shards of a row's pairs, in a folder that appears whole."""
+    """Shards of a row's pairs, in a folder that appears whole; one that lies there is of other settings, and goes."""
     target = options.output / "data" / pairs_name(row)
-    if target.is_dir():
-        return {"data": str(target)}
+    shutil.rmtree(target, ignore_errors=True)
     partly = target.with_name(f".{target.name}")
     shutil.rmtree(partly, ignore_errors=True)
     if row.pairs == PEOPLE:
@@ -381,8 +380,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def tasks_of(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[Task], list[Task]]:
     """The shards that rows want, and the rows."""
     wanted = {name: ROWS[name] for name in names}
+    data_asked = {"train": options.train, "bsds500": options.bsds500}
     data = {
-        pairs_name(row): Task(name=pairs_name(row), asked={}, work=partial(write_data, options, row))
+        pairs_name(row): Task(name=pairs_name(row), asked=data_asked, work=partial(write_data, options, row))
         for row in wanted.values()
         if row.pairs != "same" or row.images is not None
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from benchmarks import ablations
 from benchmarks.ablations import ROWS, base_without_a_dial, coco_images, relative_labels, signatures, table
+from benchmarks.grid import filled
 from benchmarks.pair_sources import WAYS, write_pairs
 from model.data.shards import ShardIndex
 from model.network.load import load_granular, new_model
@@ -156,6 +158,18 @@ def _figures() -> dict[str, Any]:
     names = ("iou_label_g", "iou_best_fixed_g", "best_fixed_g", "iou_shuffled_g", "iou_best_of_10", "iou_other_image")
     more = ("area_spearman", "distinct_masks", "nesting", "iou_low_high")
     return dict.fromkeys((*names, *more), 0.5) | {"gain_over_fixed_g": {"low": 0.0}}
+
+
+def test_pairs_of_other_shards_are_made_again(drawn_run: Path, tmp_path: Path) -> None:
+    few = str(tmp_path / "few")
+    write_pairs(str(drawn_run), "same", few, images=2)
+    for source in (str(drawn_run), few):
+        options = Namespace(output=tmp_path / "out", train=source, bsds500="b", seeds=(), images=1, coco=None)
+        [data], _ = ablations.tasks_of(options, ["shuffled"])
+        (options.output / "data").mkdir(parents=True, exist_ok=True)
+        [row] = filled([data], options.output / "prepared", jobs=0)
+        keys = [set(ShardIndex.open(each).sample_keys()) for each in (row["data"], source)]
+        assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize(
