@@ -48,6 +48,7 @@ from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTru
 from model.evaluation.results import write_json
 from model.library import train
 from model.network.load import load_granular
+from model.training.config import micro_recipe
 from model.training.validation import best_fixed_g, dial_figures, fixed_example, measure_clicks, paired_gain
 from pipeline.bench.report import environment
 from pipeline.errors import GrainmillError, InputError
@@ -89,8 +90,11 @@ class Row:
 
 
 BESIDE_A_BASE: Final[dict[str, Any]] = {
-    "masks_per_image": 16, "masks_per_click": 2, "min_parts": 10, "wholes_only": True, "balance": 0.25, "clicks": 1,
-    "loss_stride": 4, "augmentation": "crops", "learning_rate": 1e-3,
+    **{name: micro_recipe("micro")[name] for name in (
+        "masks_per_image", "masks_per_click", "min_parts", "wholes_only", "balance", "clicks", "loss_stride",
+        "learning_rate",
+    )},
+    "augmentation": "crops",
 }  # fmt: skip
 """The recipe from scratch, as far as flags beside a frozen base can say it; the loss stays the paper's."""
 PLAIN: Final[dict[str, Any]] = {"click_features": False, "similarity": "off", "dense_anchors": 0}

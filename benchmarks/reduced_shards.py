@@ -20,13 +20,14 @@ import itertools
 import lzma
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from model.data.shards import ShardIndex
+from model.training.config import micro_recipe
 from pipeline.console import ProgressBar
 from pipeline.format import rle
 from pipeline.format.schema import Annotation, Sample, order_key, sample_from_json, sample_to_json, sha256_of
@@ -35,7 +36,10 @@ from pipeline.sources.images import decode_rgb
 from .committed import write_run
 
 LABEL = "reduced"
-FROM_SCRATCH: Final = {"min_parts": 10, "smallest_parts": True, "wholes_only": True}
+FROM_SCRATCH: Final[dict[str, Any]] = {
+    "smallest_parts": True,
+    **{name: micro_recipe("micro")[name] for name in ("min_parts", "wholes_only")},
+}
 """What `grainmill train` draws from scratch; an instance's smallest part stays, for it is one of those counted."""
 MIN_AREA_PX = 16
 MAX_PIXELS = 10**8
