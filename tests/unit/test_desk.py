@@ -232,6 +232,7 @@ def test_the_next_images_are_encoded_ahead(micro: ModelPredictor, folder: Path) 
     while not (desk.encoded.ready(1) and desk.encoded.ready(2)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert desk.encoded.ready(1)
+    assert desk.encoded.ready(2)
     desk.close()
 
 
