@@ -5,6 +5,7 @@ What is computed lies in FILE.work until the file is there; the same call goes o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import shutil
@@ -56,8 +57,10 @@ def build_boundaries(flags: BoundariesFlags, *, workers: int) -> dict[str, Any]:
     chosen = choose_images(flags.data, count=flags.images, seed=flags.seed)
     settings = _settings(flags, config, chosen)
     if output.exists():
-        if read_record(output).provenance.get("settings") == settings:
-            return {**_result(output, read_record(output)), "trained": False}
+        with contextlib.suppress(InputError):  # of a file that is no net's
+            there = read_record(output)
+            if there.provenance.get("settings") == settings:
+                return {**_result(output, there), "trained": False}
         raise InputError(f"--output {flags.output}: a file is there, of another call; remove it or choose another one")
     work = output.with_name(f"{output.name}.work")
     with explained("write", work):

@@ -27,12 +27,11 @@ from ..labeling.miner import load_backbone, reduced
 from ..labeling.on_superpixels import describe_graph
 from ..labeling.stages.boundary_net import REGIONS_LEFT, image_for
 from ..labeling.stages.merge_regions import merge_regions
-from ..sources.images import decode_rgb
+from ..sources.images import MAX_STORED_PIXELS, decode_rgb
 from .targets import POOLED, border_targets, pooled
 
 MAX_SIDE_PX: Final = 500
 """Longer side to which photographs are reduced: that of the photographs with which the settings were chosen."""
-MAX_PIXELS: Final = 100_000_000
 TREES: Final = 2
 """The first ones of the recipe: `base` and `ward`; without a backbone all of them."""
 CROP_PX: Final = 192
@@ -146,7 +145,7 @@ def _computed(
     if sha256_of(data) != image.row["source_sha256"]:
         return "unreadable", {}
     try:
-        rgb = reduced(decode_rgb(data, max_pixels=MAX_PIXELS), MAX_SIDE_PX)
+        rgb = reduced(decode_rgb(data, max_pixels=MAX_STORED_PIXELS), MAX_SIDE_PX)
     except SampleFailureError:
         return "unreadable", {}
     maps = None if weights is None else _backbone(config, weights, device).maps(rgb, config.features)

@@ -21,9 +21,9 @@ def run(flags: BoundariesCommandFlags) -> None:
     """Trains a small net on the merge trees of images that are mined: where do regions end? For `mine --boundaries`.
 
     No human mask is used. A tree errs on each image in its own way; the net, which sees the maps of a frozen backbone,
-    learns what trees of many images agree on. Minutes of one core or seconds of a GPU. Images like those that are to be
-    mined serve best; a second round, on trees that already heard a net, measured no better. The file says which images
-    it was made of and under which terms. The same command again resumes, and gives the same net.
+    learns what trees of many images agree on. It takes minutes, of one core or of a GPU. Images like those that are to
+    be mined serve best; a second round, on trees that already heard a net, measured no better. The file says which
+    images it was made of and under which terms. The same command again resumes, and gives the same net.
     """
     from ..environment.numeric import single_threaded
 

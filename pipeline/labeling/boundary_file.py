@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from ..errors import InputError
 
 BOUNDARIES_FORMAT: Final = "grainmill-boundaries/1"
@@ -73,11 +75,10 @@ def read_record(path: str | os.PathLike[str]) -> BoundaryRecord:
     if found != BOUNDARIES_FORMAT:
         raise InputError(f"{FLAG} {file}: its format is {found!r}, this version reads {BOUNDARIES_FORMAT!r}; {MADE_BY}")
     try:
-        strides, channels = (tuple(int(each) for each in record.pop(name)) for name in ("strides", "channels"))
-        read = BoundaryRecord(strides=strides, channels=channels, **record)
-    except (KeyError, TypeError, ValueError) as error:
+        read = msgspec.convert(record, BoundaryRecord)
+    except msgspec.ValidationError as error:
         raise InputError(f"{FLAG} {file}: its record is damaged ({error}); {MADE_BY}") from error
-    alone = read.backbone == ALONE
+    strides, channels, alone = read.strides, read.channels, read.backbone == ALONE
     if alone == bool(channels) or len(strides) != len(channels) or min((1, *channels, *strides)) < 1:
         raise InputError(f"{FLAG} {file}: its record is damaged (strides {strides}, channels {channels}); {MADE_BY}")
     return read

@@ -193,6 +193,9 @@ def test_a_run_becomes_a_net_with_its_provenance_and_a_picture(
     code, _, err = trained(command, run, weights, tmp_path / "net.safetensors", "--seed", "1")
     assert code == 2
     assert "a file is there, of another call" in err
+    (tmp_path / "foreign.safetensors").write_bytes(b"not a net")
+    code, _, err = trained(command, run, weights, tmp_path / "foreign.safetensors")
+    assert (code, "a file is there, of another call" in err, "--boundaries" in err) == (2, True, False)
     code, _, err = trained(command, run, weights, tmp_path / "one.safetensors", "--images", "2", "--seed", "3")
     assert code == 2, err
     assert "at least two are needed" in err

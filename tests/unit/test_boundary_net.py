@@ -190,6 +190,8 @@ def test_files_that_are_no_boundary_net_of_this_backbone_are_refused_in_one_mess
     refused(newer, "boundaries/9")
     save_file({"a": torch.zeros(1)}, damaged, metadata={METADATA: text.replace("backbone", "spine")})
     refused(damaged, "its record is damaged")
+    save_file({"a": torch.zeros(1)}, damaged, metadata={METADATA: text.replace("1536", '"1536"')})
+    refused(damaged, "its record is damaged .*max_input_side_px")
     refused(file, "merges no superpixels by a backbone's features", recipe="default", backbone=None)
     other = tmp_path / "other.pth"
     torch.save({each: value + 1 for each, value in torch.load(weights, weights_only=True).items()}, other)
