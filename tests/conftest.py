@@ -15,6 +15,7 @@ import pytest
 # Set before numpy, torch or numba start their pools: tests share two cores.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ["GRAINMILL_STUDENT"] = os.devnull  # a student that somebody keeps on this machine has no part in tests
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 

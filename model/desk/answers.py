@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from pipeline.dataset.viewer import reduced_rle, thumbnail_size
+from pipeline.environment.kept_student import kept_student
 from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.rle import Rle
@@ -331,13 +332,16 @@ class EncodedByTree:
 
 
 def open_predictor(checkpoint: str | None, *, base: str | None, device: str | None, demo: Path) -> Predictor:
-    """Who answers: a checkpoint, else the demo's student where there is one, else the image's own tree.
+    """Who answers: a checkpoint, else the kept student, else the demo's where there is one, else the image's own tree.
 
     Raises:
         InputError: no such checkpoint; flags of a model without one.
     """
-    if checkpoint is None and any((demo / "student").glob("checkpoints/*.safetensors")):
-        checkpoint = str(demo / "student")
+    if checkpoint is None:
+        if kept_student().is_file():
+            checkpoint = str(kept_student())
+        elif any((demo / "student").glob("checkpoints/*.safetensors")):
+            checkpoint = str(demo / "student")
     if checkpoint is None or checkpoint == "tree":
         for flag, value in (("--base", base), ("--device", device)):
             if value is not None:

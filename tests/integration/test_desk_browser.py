@@ -20,7 +20,7 @@ from model.desk.answers import DIAL
 from pipeline.format import rle
 from tests.desk_parts import write_images, write_micro
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -258,6 +258,7 @@ def test_all_of_it_by_keyboard(browser: Any, serve: Callable[..., Server], check
     assert not page.find_element("id", "keys").is_displayed()
 
 
+@pytest.mark.slow
 def test_everything_at_the_dial_and_many_at_once(browser: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     images = write_images(tmp_path / "in", 1)
     page = opened(browser, serve(images, "--output", tmp_path / "out", "--checkpoint", "tree").url)
@@ -282,6 +283,7 @@ def test_everything_at_the_dial_and_many_at_once(browser: Any, serve: Callable[.
     assert page.execute_script("return desk.own") is None
 
 
+@pytest.mark.slow
 def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
     browser: Any, serve: Callable[..., Server], drawn_run: Path, tmp_path: Path
 ) -> None:
@@ -315,6 +317,7 @@ def test_mined_masks_are_kept_dropped_merged_and_split_by_keys(
     assert (tmp_path / "out" / "exclude.txt").read_text() == f"{key}\n"
 
 
+@pytest.mark.slow
 def test_mined_masks_without_a_mouse(
     browser: Any, serve: Callable[..., Server], drawn_run: Path, tmp_path: Path
 ) -> None:
@@ -344,6 +347,7 @@ def test_mined_masks_without_a_mouse(
     assert (line["key"], (tmp_path / "out" / "keep.txt").read_text()) == (key, f"{key}\n")
 
 
+@pytest.mark.slow
 def test_a_video_is_scrubbed_and_its_objects_are_followed(
     browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -377,7 +381,7 @@ def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], chec
     page.execute_script("const p = byId('person'); p.value = 'Ada'; p.dispatchEvent(new Event('change'));")
     page.switch_to.new_window("tab")
     opened(page, server.url)
-    page.execute_script("localStorage.setItem('grainmill-name', 'Bob')")
+    page.execute_script("const p = byId('person'); p.value = 'Bob'; p.dispatchEvent(new Event('change'));")
     until(page, "desk.holder === 'Ada' && !desk.mine")
     assert "Ada has this image" in page.find_element("id", "banner").text
     click(page, 30, 30)
@@ -385,6 +389,14 @@ def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], chec
     assert page.find_element("id", "accept").get_attribute("disabled")
     page.execute_script("step(1)")
     until(page, "desk.number === 1 && desk.image !== null && desk.mine")
+    bob = page.current_window_handle
+    page.switch_to.new_window("tab")
+    opened(page, server.url)
+    until(page, "desk.holder === 'Ada' && !desk.mine")
+    page.execute_script("step(1)")
+    until(page, "desk.number === 1 && desk.image !== null && desk.holder === 'Bob' && !desk.mine")
+    page.close()
+    page.switch_to.window(bob)
     page.close()
     page.switch_to.window(ada)
     click(page, 30, 30)
@@ -393,6 +405,7 @@ def test_two_people_and_a_third(browser: Any, serve: Callable[..., Server], chec
     until(page, "desk.image.masks.length === 1")
 
 
+@pytest.mark.slow
 def test_a_page_left_open_over_a_start_with_other_images_is_loaded_again(
     browser: Any, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -420,6 +433,7 @@ def test_a_page_left_open_over_a_start_with_other_images_is_loaded_again(
     assert [each["file_name"] for each in content["images"]] == ["2.png"]
 
 
+@pytest.mark.slow
 def test_a_duplicated_tab_is_somebody_else(browser: Any, serve: Callable[..., Server], tmp_path: Path) -> None:
     page = opened(
         browser, serve(write_images(tmp_path / "in"), "--output", tmp_path / "out", "--checkpoint", "tree").url
@@ -439,6 +453,7 @@ def test_a_duplicated_tab_is_somebody_else(browser: Any, serve: Callable[..., Se
     assert page.execute_script("return sessionStorage.getItem('grainmill-person')") == person
 
 
+@pytest.mark.slow
 def test_names_sizes_and_nothing_from_elsewhere(
     browser: Any, serve: Callable[..., Server], checkpoint: Path, tmp_path: Path
 ) -> None:

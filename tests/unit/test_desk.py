@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -25,6 +26,7 @@ from model.desk.store import Store
 from model.predict.image import GranularPredictor
 from model.predict.image_files import read_rgb
 from pipeline import cli
+from pipeline.environment.kept_student import VARIABLE
 from pipeline.errors import InputError
 from pipeline.format import rle
 from tests.desk_parts import OTHER, PERSON, change, pixels, prompt, write_images, write_micro
@@ -198,13 +200,18 @@ def test_everything_of_a_model_runs_beside_clicks_and_stops(open_page: Callable[
     page.get("api/jobs/another", 400)
 
 
-def test_who_answers_by_default(tmp_path: Path, checkpoint: Path) -> None:
+def test_who_answers_by_default(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none.safetensors"))
     assert open_predictor(None, base=None, device=None, demo=tmp_path).name == "tree"
     student = tmp_path / "student" / "checkpoints" / "step-00000001.safetensors"
     student.parent.mkdir(parents=True)
     student.write_bytes(checkpoint.read_bytes())
     assert open_predictor(None, base=None, device="cpu", demo=tmp_path).name.endswith("step-00000001.safetensors")
     assert open_predictor("tree", base=None, device=None, demo=tmp_path).name == "tree"
+    kept = write_micro(tmp_path / "kept.safetensors")
+    monkeypatch.setenv(VARIABLE, str(kept))
+    assert open_predictor(None, base=None, device="cpu", demo=tmp_path).name.endswith("kept.safetensors")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none.safetensors"))
     with pytest.raises(InputError, match="--device"):
         open_predictor("tree", base=None, device="cpu", demo=tmp_path)
     with pytest.raises(InputError):
@@ -570,6 +577,13 @@ def test_images_are_what_was_given(tmp_path: Path, folder: Path, monkeypatch: py
     assert open_images([str(folder / "2.png"), str(folder)], taken=None).names == ("2.png", "1.png", "3.png")
     frames = open_images([str(write_images(tmp_path / "clip", 1))], taken="video")
     assert (frames.kind, frames.names) == ("video", ("1.png",))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for grey in (50, 100, 150):
+        writer.write(np.full((48, 64, 3), grey, dtype=np.uint8))
+    writer.release()
+    film = open_images([str(tmp_path / "clip.avi")], taken=None)
+    assert (film.kind, len(film.names)) == ("video", 3)
+    assert [round(float(film.read(number).mean()), -1) for number in range(3)] == [50, 100, 150]
     for given, words in (([str(tmp_path / "no")], "nothing"), ([str(folder / "*.tif")], "no image matches")):
         with pytest.raises(InputError, match=words):
             open_images(given, taken=None)
