@@ -90,7 +90,7 @@ def ucm_masks(path: Path) -> list[Rle]:
     for threshold in UCM_THRESHOLDS:
         _, labels = cv2.connectedComponents((ucm <= threshold).astype(np.uint8), connectivity=4)
         maps.append(labels[1::2, 1::2])
-    return _largest_first(_distinct(maps, background=0))
+    return distinct_masks(maps, background=0)
 
 
 def ucm_tree_masks(path: Path) -> list[Rle]:
@@ -168,7 +168,7 @@ def slic_masks(rgb: NDArray[np.uint8]) -> list[Rle]:
 
     lab = rgb2lab(rgb)
     labels = np.asarray(slic(rgb, n_segments=600, compactness=10, start_label=0), dtype=np.int64)
-    return _largest_first(_distinct(cut_mean_colour(labels, lab, SLIC_THRESHOLDS)))
+    return distinct_masks(cut_mean_colour(labels, lab, SLIC_THRESHOLDS))
 
 
 def cut_mean_colour(labels: LabelMap, lab: NDArray[np.float64], thresholds: Iterable[float]) -> list[LabelMap]:
@@ -205,15 +205,17 @@ def felzenszwalb_masks(rgb: NDArray[np.uint8]) -> list[Rle]:
     return [rle for _, rle in _regions(maps)]
 
 
-def _distinct(maps: Iterable[LabelMap], *, background: int | None = None) -> list[tuple[int, Rle]]:
+def distinct_masks(maps: Iterable[LabelMap], *, background: int | None = None) -> list[Rle]:
+    """Regions of at least 32 px of all maps, exact copies removed, largest first.
+
+    Args:
+        maps: (H, W) each.
+        background: a label that is no region.
+    """
     found: dict[str, tuple[int, Rle]] = {}
     for area_px, rle in _regions(maps, background=background):
         found.setdefault(rle["counts"], (area_px, rle))
-    return list(found.values())
-
-
-def _largest_first(found: list[tuple[int, Rle]]) -> list[Rle]:
-    return [rle for _, rle in sorted(found, key=lambda each: -each[0])]
+    return [rle for _, rle in sorted(found.values(), key=lambda each: -each[0])]
 
 
 def _regions(maps: Iterable[LabelMap], *, background: int | None = None) -> Iterable[tuple[int, Rle]]:
