@@ -200,10 +200,11 @@ def bare_step(
     torch.manual_seed(0)
     model = GranularSam2(config.size, config.adapter, config.image_size).to(device)
     model.set_trainable()
+    backend = "aot_eager" if setting.toy else "inductor"
     if compile_parts in ("transformer", "transformer and encoder"):
-        model.base.sam_mask_decoder.transformer.compile()
+        model.base.sam_mask_decoder.transformer.compile(backend=backend)
     if compile_parts == "transformer and encoder":
-        model.base.image_encoder.compile()
+        model.base.image_encoder.compile(backend=backend)
     rng = np.random.default_rng(0)
     examples = [drawn_example(config, rng) for _ in range(config.global_batch_size)]
 
@@ -216,10 +217,12 @@ def bare_step(
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    spent = seconds_of(step, device, repeats=2 if setting.toy else 6, warm_up=1 if setting.toy else 2)
+    [first_s] = seconds_of(step, device, repeats=1, warm_up=0)
+    spent = seconds_of(step, device, repeats=2 if setting.toy else 6, warm_up=0 if setting.toy else 1)
     found: dict[str, Any] = {
         "micro_batch_size": micro_batch_size,
         "masks_per_image": config.masks_per_image,
+        "first_step_seconds": first_s,
         "seconds": {"median": statistics.median(spent), "min": min(spent), "max": max(spent)},
         "images_per_second": config.global_batch_size / statistics.median(spent),
     }
@@ -256,7 +259,10 @@ def kernels_of(work: Callable[[], None], device: torch.device, *, most: int = 14
 
 
 def loop(setting: Setting) -> dict[str, Any]:
-    """`benchmarks.train_speed` on the paper's recipe, all images of a step in one pass."""
+    """`benchmarks.train_speed` on the paper's recipe, all images of a step in one pass.
+
+    A run that is cut off leaves the rate and the waiting of each step that it had done.
+    """
     size = ["--size", "micro", "--image-size", "64", "--masks-per-image", "4", "--clicks", "2"]
     size += ["--steps", "3", "--warmup-steps", "1"]
     full = ["--size", "small", "--image-size", "1024", "--steps", "40", "--warmup-steps", "10"]
@@ -264,9 +270,17 @@ def loop(setting: Setting) -> dict[str, Any]:
     work = setting.output / "work-loop"
     command = ["--data", setting.data, "--work", str(work), "--workers", str(setting.loaders)]
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        train_speed.main([*command, *(size if setting.toy else full)])
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with contextlib.redirect_stdout(printed):
+            train_speed.main([*command, *(size if setting.toy else full)])
+    except Exception as error:
+        told = ("images_per_second", "wait_share", "memory_mib")
+        steps = metrics_of(work / "run") if (work / "run" / "metrics.jsonl").exists() else []
+        done = {name: [line[name] for line in steps] for name in told}
+        setting.keep("loop", {"cut_off": f"{type(error).__name__}: {error}", **done})
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     found: dict[str, Any] = json.loads(printed.getvalue())
     return found
 
@@ -283,9 +297,10 @@ def step(setting: Setting) -> dict[str, Any]:
 
 
 def compiled(setting: Setting) -> dict[str, Any]:
-    """The step alone, then with its parts compiled; toy: without compiling, which takes minutes for a processor."""
+    """The step alone, then with its parts compiled; toy: traced alone, since compiling takes a processor minutes."""
     found: dict[str, Any] = {}
-    for name in ("eager",) if setting.toy else ("eager", "transformer", "transformer and encoder"):
+    for name in ("eager", "transformer", "transformer and encoder"):
+        torch.compiler.reset()
         found[name] = bare_step(setting, paper_config(setting), 4, compile_parts=name)
         setting.keep("compiled", found)
     return found
@@ -387,13 +402,18 @@ def automatic(setting: Setting) -> dict[str, Any]:
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     shared = AutomaticConfig(points_per_side=4 if setting.toy else 32)
     each = [dataclasses.replace(shared, granularities=(g,)) for g in GRANULARITIES]
-    repeats = 1 if setting.toy else 3
-    once = seconds_of(lambda: generate_masks(predictor, image, shared), setting.device, repeats=repeats)
-    apart = seconds_of(
-        lambda: [generate_masks(predictor, image, config) for config in each], setting.device, repeats=repeats
-    )
-    encode = seconds_of(lambda: predictor.set_image(image), setting.device, repeats=repeats)
-    passes: dict[str, float] = {}
+    found: dict[str, Any] = {"size": size, "prompts": len(GRANULARITIES) * shared.points_per_side**2}
+
+    def of(work: Callable[[], Any], repeats: int = 1) -> float:
+        return min(seconds_of(work, setting.device, repeats=repeats, warm_up=0))
+
+    generate_masks(predictor, image, shared)
+    found["one_encoding_s"] = of(lambda: generate_masks(predictor, image, shared), 1 if setting.toy else 3)
+    found["ten_encodings_s"] = of(lambda: [generate_masks(predictor, image, one) for one in each])
+    found["ratio"] = found["ten_encodings_s"] / found["one_encoding_s"]
+    found["encoding_s"] = of(lambda: predictor.set_image(image), 5)
+    setting.keep("automatic", found)
+    found["one_encoding_s_by_pass"] = {}
     transformer = model.base.sam_mask_decoder.transformer
     in_float32 = transformer.forward
 
@@ -403,19 +423,14 @@ def automatic(setting: Setting) -> dict[str, Any]:
 
     for prompts in (4, 8) if setting.toy else (64, 256, 1024):
         several = dataclasses.replace(shared, points_per_batch=prompts)
-        for precision, forward in (("float32", in_float32), ("bfloat16", in_bf16)):
+        for precision, forward in (("bfloat16", in_bf16), ("float32", in_float32)):
             transformer.forward = forward
-            spent = seconds_of(lambda c=several: generate_masks(predictor, image, c), setting.device, repeats=repeats)
-            passes[f"{prompts} prompts in a pass, transformer in {precision}"] = min(spent)
-    return {
-        "size": size,
-        "prompts": len(GRANULARITIES) * shared.points_per_side**2,
-        "one_encoding_s": min(once),
-        "ten_encodings_s": min(apart),
-        "encoding_s": min(encode),
-        "ratio": min(apart) / min(once),
-        "one_encoding_s_by_pass": passes,
-    }
+            name = f"{prompts} prompts in a pass, transformer in {precision}"
+            found["one_encoding_s_by_pass"][name] = of(
+                lambda several=several: generate_masks(predictor, image, several)
+            )
+            setting.keep("automatic", found)
+    return found
 
 
 def nccl(setting: Setting) -> dict[str, Any]:

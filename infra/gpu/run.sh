@@ -57,7 +57,7 @@ run() {
 
 # The longest that a part may take, in seconds; students take what is left.
 declare -A limit_s=([machine]=30 [tests]=100 [step]=${STEP_S:-60} [loop]=${LOOP_S:-70}
-    [compiled]=${COMPILED_S:-120} [mill]=${MILL_S:-110} [automatic]=50 [nccl]=70)
+    [compiled]=${COMPILED_S:-120} [mill]=${MILL_S:-110} [automatic]=${AUTOMATIC_S:-75} [nccl]=70)
 for part in ${PARTS-machine step loop compiled mill automatic}; do
     left=$(left_s)
     run "$part" $((limit_s[$part] < left - 5 ? limit_s[$part] : left - 5))

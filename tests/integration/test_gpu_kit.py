@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import reduced_shards
+from benchmarks import gpu, reduced_shards
 from model.data.shards import ShardIndex
 from pipeline.format.schema import sample_from_json, validate_sample
 
@@ -59,6 +59,23 @@ def test_what_is_never_drawn_from_scratch_is_left_out(drawn_run: Path, tmp_path:
     )
 
 
+def test_a_loop_that_is_cut_off_leaves_the_steps_it_had_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(asked: list[str]) -> None:
+        run = Path(asked[asked.index("--work") + 1]) / "run"
+        run.mkdir(parents=True)
+        line = {"step": 1, "images_per_second": 9.0, "wait_share": 0.01, "memory_mib": 7.0, "loss": 1.0}
+        (run / "metrics.jsonl").write_text(f"{json.dumps(line)}\n" * 2)
+        raise ValueError("stopped before a step that counts")
+
+    monkeypatch.setattr(gpu.train_speed, "main", stopped)
+    with pytest.raises(ValueError, match="stopped before"):
+        gpu.main(["loop", "--output", str(tmp_path), "--photographs", "none", "--data", "none", "--toy"])
+    found = json.loads((tmp_path / gpu.RESULTS).read_text())["loop"]
+    assert found["cut_off"] == "ValueError: stopped before a step that counts"
+    assert found["images_per_second"] == [9.0, 9.0]
+    assert not (tmp_path / "work-loop").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_kit_installs_without_an_index_and_runs(
@@ -87,6 +104,8 @@ def test_the_kit_installs_without_an_index_and_runs(
     expected = {"machine", "tests", "step", "loop", "compiled", "mill", "automatic", "nccl", "student-1"}
     assert expected <= set(found), log
     assert found["tests"]["exit"] == 0
+    assert {"eager", "transformer", "transformer and encoder"} <= set(found["compiled"])
+    assert len(found["automatic"]["one_encoding_s_by_pass"]) == 4
     assert found["nccl"]["equal"]
     assert found["student-1"]["last"]["step"] == 4
     assert (output / "student-1.safetensors").stat().st_size > 0
