@@ -22,7 +22,6 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -36,34 +35,38 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.failures import Arena, Driver, log_events, wait_until
-from benchmarks.raylets import RayCluster
+from benchmarks.raylets import RayCluster, RayNode
 from pipeline.bench.report import environment
 from pipeline.console import note
 
 WORKERS: Final = 2
-MINING: Final = ("ray::Worker", "pipeline.units.child", "-m pipeline mine")
-"""In the command lines of processes that mine; a cluster's others are Ray's own."""
+MINING: Final = ("ray::Worker", "pipeline.units.child")
+"""In the command lines of a node's processes that mine; its others are Ray's own."""
 SAMPLED_EVERY_S: Final = 0.5
 GRAINMILL: Final = (sys.executable, "-m", "pipeline")
 
 
 class ProcessorSeconds(threading.Thread):
-    """Watches what a cluster's processes and this process's children use, until it is stopped; what a process uses in
-    its last `SAMPLED_EVERY_S` is lost with it."""
+    """Watches what this process's children and the processes of Ray's nodes use, until it is stopped; what a process
+    uses in its last `SAMPLED_EVERY_S` is lost with it.
 
-    def __init__(self, cluster: RayCluster) -> None:
+    Args:
+        nodes: a list that may grow meanwhile.
+    """
+
+    def __init__(self, nodes: Sequence[RayNode]) -> None:
         super().__init__(daemon=True)
-        self._cluster = cluster
+        self._nodes = nodes
         self._over = threading.Event()
         self._spent: dict[tuple[int, float], tuple[bool, float]] = {}
 
     def run(self) -> None:
         while not self._over.wait(SAMPLED_EVERY_S):
-            processes = [each for node in list(self._cluster.nodes) for each in node.processes()]
-            for process in {*processes, *psutil.Process().children(recursive=True)}:
+            of_nodes = {process for node in list(self._nodes) for process in node.processes()}
+            for process in of_nodes | set(psutil.Process().children(recursive=True)):
                 with contextlib.suppress(psutil.Error), process.oneshot():
                     times, line = process.cpu_times(), " ".join(process.cmdline())
-                    mining = any(part in line for part in MINING)
+                    mining = process not in of_nodes or any(part in line for part in MINING)
                     self._spent[process.pid, process.create_time()] = (mining, times.user + times.system)
 
     def stop(self) -> tuple[float, float]:
@@ -76,16 +79,17 @@ class ProcessorSeconds(threading.Thread):
 
 def undisturbed(source: Path, output: Path, samples_per_shard: int) -> dict[str, Any]:
     """The same images by local workers."""
-    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    watch, began_s = ProcessorSeconds([]), time.monotonic()
+    watch.start()
     command = [*GRAINMILL, "mine", "--input", f"in={source}", "--output", str(output), "--executor", "local", "--json"]
     command += ["--workers", str(WORKERS), "--samples-per-shard", str(samples_per_shard)]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    wall_s, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall_s, (mining_s, _) = time.monotonic() - began_s, watch.stop()
     images = result["samples"] + result["failures"]
     return {
         "digest": result["digest"], "images": images, "units": result["units"], "wall_s": wall_s,
         "images_per_second": images / wall_s, "images_per_second_net": result["images_per_second"],
-        "cpu_s_mining": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, **idle(output),
+        "cpu_s_mining": mining_s, **idle(output),
     }  # fmt: skip
 
 
@@ -106,7 +110,7 @@ def disturbed(arena: Arena, cluster: RayCluster, units: int, samples_per_shard: 
     flags = ("--workers", str(WORKERS), "--samples-per-shard", str(samples_per_shard))
     nodes = arena.nodes(cluster, {}, {})
     calls: list[tuple[float, float]] = []
-    watch = ProcessorSeconds(cluster)
+    watch = ProcessorSeconds(cluster.nodes)
     watch.start()
 
     def call() -> tuple[Driver, float]:
