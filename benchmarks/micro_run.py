@@ -44,6 +44,7 @@ from model.network.load import load_granular
 from model.predict.draw import contact_sheet, write_png
 from model.predict.image import GranularPredictor
 from model.predict.mask_generator import default_config, generate_masks
+from model.predict.tree import TreePredictor
 from model.training.validation import PICTURED, answers, best_fixed_g, dial_figures, fixed_example, iou, measure_clicks
 from pipeline.bench.report import environment
 from pipeline.console import ProgressBar
@@ -52,7 +53,18 @@ from pipeline.labeling.config import GranularityConfig
 
 from .people_shards import PEOPLE, WHOLES, segments_of
 
-CLICKS = {"astronaut.png": (230, 130), "coffee.png": (300, 190), "chelsea.png": (200, 130), "rocket.jpg": (320, 200)}
+CLICKS = {
+    "astronaut.png": (230, 130),
+    "coffee.png": (300, 190),
+    "chelsea.png": (200, 130),
+    "rocket.jpg": (320, 200),
+    "camera.png": (150, 250),
+    "coins.png": (350, 45),
+    "retina.jpg": (1110, 700),
+    "ihc.png": (340, 430),
+    "cell.png": (420, 360),
+    "clock_motion.png": (210, 150),
+}
 """Photographs of scikit-image, and where they are clicked, (x, y) in pixels."""
 CHOOSING_IMAGES = 40
 """Of the training data, to choose the best single granularity on."""
@@ -207,24 +219,31 @@ def draw_curves(runs: Sequence[Path], path: Path) -> None:
 
 
 def draw_pictures(run: Path, path: Path) -> None:
-    """One click at five granularities on photographs of the scikit-image package, which no run trained on."""
+    """One click at five granularities on photographs of the scikit-image package, which no run trained on.
+
+    Two rows a photograph: what its own tree answers, and under it the run.
+    """
     import skimage
 
-    predictor = GranularPredictor(load_granular(run))
+    predictors = {"tree": TreePredictor(), "student": GranularPredictor(load_granular(run))}
     rows = []
     for name, point in CLICKS.items():
         image = read_rgb(Path(skimage.__file__).parent / "data" / name)
-        predictor.set_image(image)
-        masks = [predictor.predict([point], [1], granularity=g)[0][0] for g in PICTURED]
-        sheet = contact_sheet(
-            image,
-            masks,
-            [f"g = {g}" for g in PICTURED],
-            points_xy=np.array([point], dtype=np.float64),
-            labels=np.ones(1, dtype=np.int64),
-            width_px=200,
-        )
-        rows.append(sheet)
+        for who, predictor in predictors.items():
+            predictor.set_image(image)
+            masks = [
+                predictor.predict([point], [1], granularity=g, multimask_output=False)[0].reshape(image.shape[:2])
+                for g in PICTURED
+            ]
+            sheet = contact_sheet(
+                image,
+                masks,
+                [f"{who}, g = {g}" for g in PICTURED],
+                points_xy=np.array([point], dtype=np.float64),
+                labels=np.ones(1, dtype=np.int64),
+                width_px=160,
+            )
+            rows.append(sheet)
     write_png(path, np.concatenate(rows))
 
 

