@@ -60,7 +60,7 @@ CLICKS = {
     "rocket.jpg": (320, 200),
     "camera.png": (150, 250),
     "coins.png": (350, 45),
-    "retina.jpg": (1110, 700),
+    "retina.jpg": (245, 650),
     "ihc.png": (340, 430),
     "cell.png": (420, 360),
     "clock_motion.png": (210, 150),
