@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from ..network.adapters import granularity_values
 from ..network.granular import GranularSam2, ImageFeatures
 from ..network.load import load_for_prediction
 from ..network.pixels import resized_as_image
+from ..network.sam2_base import SCRATCH_WIDTH
 from .image_files import as_rgb, real_numbers
 
 FloatArray = NDArray[np.float32]
@@ -37,6 +39,15 @@ ImageLike = NDArray[np.uint8] | Image.Image
 
 LOGIT_LIMIT: Final = 32.0
 """Logits handed back for refinement are clipped to this, as SAM-2's predictor does."""
+
+HOLE_SHARE: Final = 32 / 64**2
+SPRINKLE_SHARE: Final = 8 / 64**2
+"""Of the grid of logits: the largest hole and island of a student from scratch that are mended. Chosen on at most 400
+clicks on people's segments of the first 50 photographs of BSDS500 train, one student on EfficientNet-lite0: holes of up
+to 4, 8, 16, 32 and 64 cells of 64 x 64 filled bring +0.0003 to +0.0015 of 1-IoU at the label's g (+0.0014 +- 0.0004 at
+32), islands of up to 8 cells left out cost nothing, larger ones do (-0.0025 at 64). It is for the eye."""
+MENDED_BY: Final = 10.0
+"""How far beyond the threshold what was mended lies, as in sam2."""
 
 NO_DIAL: Final = "these are SAM-2's own weights, which know no granularity; leave it out, or load what was trained"
 NO_BASE: Final = (
@@ -158,6 +169,11 @@ class GranularPredictor:
     Args:
         model: in evaluation mode, on its device.
         mask_threshold: logits above it are foreground.
+        max_hole_area: holes of a mask up to so many pixels of the logits' grid are filled where masks are made of
+            logits (`predict` without `return_logits`, `enlarge`); the logits handed back stay as they are. None: of a
+            student from scratch `HOLE_SHARE` of the grid, else 0, none, as sam2's predictor.
+        max_sprinkle_area: likewise of islands, which are left out, all but a mask's largest (sam2's predictor leaves
+            out that one too). None: `SPRINKLE_SHARE`, else 0.
 
     Attributes:
         own_iou: of the last answer (N, C) float32, where it was UnSAMv2's with `multimask_output`: the IoU predicted
@@ -165,9 +181,18 @@ class GranularPredictor:
             Else None: the one returned is the mask's own.
     """
 
-    def __init__(self, model: GranularSam2, mask_threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: GranularSam2,
+        mask_threshold: float = 0.0,
+        max_hole_area: float | None = None,
+        max_sprinkle_area: float | None = None,
+    ) -> None:
         self.model = model
         self.mask_threshold = mask_threshold
+        cells = (model.image_size // 4) ** 2 if model.size in SCRATCH_WIDTH else 0
+        self.max_hole_area = HOLE_SHARE * cells if max_hole_area is None else max_hole_area
+        self.max_sprinkle_area = SPRINKLE_SHARE * cells if max_sprinkle_area is None else max_sprinkle_area
         self.own_iou: Tensor | None = None
         self._features: ImageFeatures | None = None
         self._sizes: list[tuple[int, int]] = []
@@ -279,7 +304,7 @@ class GranularPredictor:
         logits, ious = self._decoded(prompts, image, multimask=multimask_output, normalize=normalize_coords)
         if not prompts.several:
             logits, ious = logits.flatten(0, 1), ious.flatten(0, 1)
-        full = self.enlarge(logits, image)
+        full = self._interpolated(logits, image) if return_logits else self.enlarge(logits, image)
         kept = logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         masks = full if return_logits else full > self.mask_threshold
         return masks.cpu().numpy(), ious.cpu().numpy(), kept.cpu().numpy()
@@ -341,7 +366,26 @@ class GranularPredictor:
         return self._decoded(prompts, 0, multimask=multimask)
 
     def enlarge(self, logits: Tensor, image: int = 0) -> Tensor:
-        """Logits (C, h, w) or (N, C, h, w) -> logits on the image's grid, as many axes."""
+        """Logits (C, h, w) or (N, C, h, w) -> as many on the image's grid, small holes and islands mended."""
+        return self._interpolated(self._mended(logits), image)
+
+    def _mended(self, logits: Tensor) -> Tensor:
+        """Logits (..., h, w) without holes and islands up to the areas allowed, but for a mask's largest island."""
+        if self.max_hole_area <= 0 and self.max_sprinkle_area <= 0:
+            return logits
+        mended = logits.clone()
+        for values in mended.flatten(0, -3):
+            inside = (values > self.mask_threshold).cpu().numpy()
+            for region, largest, sign in ((~inside, self.max_hole_area, 1), (inside, self.max_sprinkle_area, -1)):
+                _, labels, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+                small = statistics[:, cv2.CC_STAT_AREA] <= largest
+                small[0] = False  # all that is not of the region
+                if sign < 0 and len(small) > 1:
+                    small[1 + statistics[1:, cv2.CC_STAT_AREA].argmax()] = False
+                values[torch.from_numpy(small[labels]).to(values.device)] = self.mask_threshold + sign * MENDED_BY
+        return mended
+
+    def _interpolated(self, logits: Tensor, image: int) -> Tensor:
         batch = logits if logits.ndim == 4 else logits[None]
         return F.interpolate(batch, size=self._sizes[image], mode="bilinear", align_corners=False).view(
             *logits.shape[:-2], *self._sizes[image]

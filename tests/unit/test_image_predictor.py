@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from model.evaluation.checkpoint import sam2_predictor
 from model.network.load import new_model
-from model.predict.image import GranularPredictor
+from model.predict.image import HOLE_SHARE, SPRINKLE_SHARE, GranularPredictor
 from pipeline.environment.torch_compat import ensure_torchvision
 from pipeline.errors import InputError
 from tests.loud import make_loud
@@ -266,3 +267,54 @@ def test_each_granularity_may_refine_its_own_mask(predictor: GranularPredictor) 
     for place, granularity in enumerate((0.2, 0.9)):
         _, _, alone = predictor.predict([[10, 20]], [1], mask_input=first[place], granularity=granularity)
         assert_same_sums(together[place], alone[0])
+
+
+@pytest.mark.parametrize(("hole", "sprinkle"), [(5, 0), (0, 5), (9, 4), (0, 0)])
+def test_small_holes_are_filled_and_small_islands_left_out(
+    predictor: GranularPredictor, hole: int, sprinkle: int
+) -> None:
+    eight = np.ones((3, 3), dtype=np.int64)
+
+    def mended(mask: Any) -> Any:
+        filled = mask.copy()
+        holes, count = ndimage.label(~mask, eight)
+        for each in range(1, count + 1):
+            if (holes == each).sum() <= hole:
+                filled |= holes == each
+        islands, count = ndimage.label(mask, eight)
+        areas = [(islands == each).sum() for each in range(1, count + 1)]
+        for each, area in enumerate(areas, 1):
+            if area <= sprinkle and each != 1 + int(np.argmax(areas)):
+                filled &= islands != each
+        return filled
+
+    rng = np.random.default_rng(3)
+    logits = torch.from_numpy(np.stack([rng.normal(0.3 * shift, 1, (2, LOW, LOW)) for shift in (-5, -2, 0, 2, 5)]))
+    tidy = GranularPredictor(predictor.model, max_hole_area=hole, max_sprinkle_area=sprinkle)
+    tidy.set_image(photograph(LOW, LOW))
+    before = logits.clone()
+    masks = (tidy.enlarge(logits) > 0).numpy()
+    assert torch.equal(logits, before)
+    for found, given in zip(masks.reshape(-1, LOW, LOW), (logits > 0).numpy().reshape(-1, LOW, LOW), strict=True):
+        np.testing.assert_array_equal(found, mended(given))
+
+
+def test_a_mask_that_is_all_small_islands_keeps_its_largest(predictor: GranularPredictor) -> None:
+    logits = torch.full((1, LOW, LOW), -1.0)
+    logits[0, 3, 3] = logits[0, 8:10, 8] = 1
+    tidy = GranularPredictor(predictor.model, max_sprinkle_area=10)
+    tidy.set_image(photograph(LOW, LOW))
+    assert np.argwhere((tidy.enlarge(logits) > 0)[0].numpy()).tolist() == [[8, 8], [9, 8]]
+
+
+def test_a_student_from_scratch_is_mended_and_sam2s_sizes_are_not(predictor: GranularPredictor) -> None:
+    assert (predictor.max_hole_area, predictor.max_sprinkle_area) == (HOLE_SHARE * LOW**2, SPRINKLE_SHARE * LOW**2)
+    predictor.set_image(photograph(60, 90))
+    logits, _, low = predictor.predict([(40, 30)], granularity=0.4, return_logits=True)
+    speckled = GranularPredictor(predictor.model, mask_threshold=float(np.median(low)))
+    speckled.set_image(photograph(60, 90))
+    masks, _, same = speckled.predict([(40, 30)], granularity=0.4)
+    np.testing.assert_array_equal(low, same)
+    assert (masks != (logits > speckled.mask_threshold)).any(), "drawn weights answer with specks"
+    tiny = GranularPredictor(new_model("tiny", "full", SIDE, init="scratch", seed=6).eval())
+    assert (tiny.max_hole_area, tiny.max_sprinkle_area) == (0, 0)
