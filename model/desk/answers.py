@@ -248,8 +248,9 @@ class EncodedByModel:
 
     def _answer(self, granularity: tuple[float | None, ...], logits: Tensor, score: Tensor) -> Answer:
         width, height = thumbnail_size(self.width, self.height, DISPLAY_SIDE_PX)
+        mended = self._predictor.mended(logits)
         shown = torch.nn.functional.interpolate(
-            logits[None], size=(height, width), mode="bilinear", align_corners=False
+            mended[None], size=(height, width), mode="bilinear", align_corners=False
         )
         masks = (shown[0] > self._predictor.mask_threshold).cpu().numpy()
         return Answer(

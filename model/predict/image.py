@@ -367,9 +367,9 @@ class GranularPredictor:
 
     def enlarge(self, logits: Tensor, image: int = 0) -> Tensor:
         """Logits (C, h, w) or (N, C, h, w) -> as many on the image's grid, small holes and islands mended."""
-        return self._interpolated(self._mended(logits), image)
+        return self._interpolated(self.mended(logits), image)
 
-    def _mended(self, logits: Tensor) -> Tensor:
+    def mended(self, logits: Tensor) -> Tensor:
         """Logits (..., h, w) without holes and islands up to the areas allowed, but for a mask's largest island."""
         if self.max_hole_area <= 0 and self.max_sprinkle_area <= 0:
             return logits

@@ -42,7 +42,7 @@ def predictor() -> GranularPredictor:
     torch.manual_seed(6)
     model = GranularSam2("micro", "full", 128).eval()
     make_loud(model, dial=2)
-    return GranularPredictor(model)
+    return GranularPredictor(model, max_hole_area=0, max_sprinkle_area=0)
 
 
 @pytest.fixture(scope="module")
