@@ -357,9 +357,8 @@ def summary(name: str, rows: Sequence[dict[str, Any]], command: dict[str, Any] |
     """Figures of one method over the photographs."""
     done = [row for row in rows if row["state"] == DONE]
     found: dict[str, Any] = {"method": name, "words": METHODS[name].words, "images": len(done)}
-    if len(done) < len(rows):
-        why = command if command is not None and command["state"] != DONE else next(r for r in rows if r not in done)
-        return {**found, "died": why["state"]}
+    if why := next((row["state"] for row in (*([command] if command else []), *rows) if row["state"] != DONE), None):
+        return {**found, "died": why}
     segments = np.array([row["segments"] for row in done], dtype=np.float64)
     for most in (100, 1000):
         told = interval((np.array([row["recall"][str(most)] for row in done]), segments), seed=0)
@@ -403,20 +402,23 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure, axis = pyplot.subplots(figsize=(8, 5))
     shown = [each for each in found if "died" not in each]
-    for each in shown:
+    for number, each in enumerate(shown):
         whole, ours = each["AR1000"], "`mine" in each["words"] or "max-masks" in each["words"]
         if "cpu_s" not in each:
             axis.axhline(whole["value"], color="0.6", linestyle="--", linewidth=1)
-            axis.text(0.99, whole["value"], each["method"], color="0.4", va="bottom", ha="right",
+            axis.text(0.01, whole["value"], each["method"], color="0.4", va="bottom",
                       transform=axis.get_yaxis_transform(), fontsize=8)  # fmt: skip
             continue
         spread = [[whole["value"] - whole["low"]], [whole["high"] - whole["value"]]]
         axis.errorbar(each["cpu_s"]["median"], whole["value"], yerr=spread, fmt="o" if ours else "s",
                       color="tab:blue" if ours else "tab:orange", capsize=2, elinewidth=0.8)  # fmt: skip
-        axis.annotate(each["method"], (each["cpu_s"]["median"], whole["value"]), xytext=(6, 4), fontsize=8,
-                      textcoords="offset points")  # fmt: skip
+        axis.annotate(each["method"], (each["cpu_s"]["median"], whole["value"]), textcoords="offset points",
+                      xytext=(6, 4 - 14 * (number % 2)), fontsize=8)  # fmt: skip
     axis.set(xscale="log", xlabel="processor seconds an image", ylabel="AR1000, people's segments")
     axis.set_ylim(bottom=0)
+    axis.set_xlim(right=2 * axis.get_xlim()[1])  # for the names
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3, which="both")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
@@ -470,6 +472,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for image in images
         for name in names
+        if name != PUBLISHED or (command is not None and command["state"] == DONE)
     ]
     rows = filled(tasks, options.output / "rows", jobs=0)
     of = {name: [row for row in rows if row["asked"]["method"] == name] for name in names}
