@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from benchmarks import side_by_side
+from benchmarks import quality_cost, side_by_side
 from model.evaluation.benchmarks.records import GroundTruth
 from pipeline.format import rle
 
@@ -174,3 +174,26 @@ def test_the_authors_merging_is_fed_maps_and_its_masks_are_of_the_photographs_si
     found = side_by_side.unsamv2_merging(setting)(image, halves()).rles
     assert [tuple(each["size"]) for each in found] == [(48, 64), (48, 64)]
     assert [int(rle.decode(each).sum()) for each in found] == [48 * 32, 48 * 32]
+
+
+def test_parts_of_recipes_are_compared_with_the_first_row(
+    bsds500: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    asked = ["--bsds500", str(bsds500), "--output", str(output), "--boundaries", "none.safetensors"]
+    for name in ("default", "default-flat", "people", "slic"):
+        asked += ["--method", name]
+    assert quality_cost.main(asked) == 0
+    methods = {each["method"]: each for each in json.loads((output / "quality_cost.json").read_text())["methods"]}
+    assert methods["people"]["recall_1000"]["value"] == pytest.approx(1.0)
+    assert methods["people"]["recall_1000"]["minus_first"][0] == pytest.approx(
+        1.0 - methods["default"]["recall_1000"]["value"]
+    )
+    assert "minus_first" not in methods["default"]["recall_1000"]
+    assert methods["default"]["instance_recall"]["value"] > 0.4
+    assert "instance_recall" not in methods["slic"]
+    assert methods["default-flat"]["cpu_s"]["median"] > 0
+    assert "cpu_s" not in methods["people"]
+    assert "Minus `default`, paired:" in capsys.readouterr().out
+    assert (output / "quality_cost.png").stat().st_size > 0
+    assert quality_cost.main([*asked, "--method", "learned-net"]) == 1  # no such file, and the row says so
