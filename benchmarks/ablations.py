@@ -31,7 +31,8 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,17 +40,22 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 
 from model.data.shards import LoadedSample
+from model.data.stream import Example
 from model.evaluation.benchmarks.bsds import read_bsds500
 from model.evaluation.benchmarks.coco_style import labelled
 from model.evaluation.benchmarks.files import by_stem, image_size, matching_files
 from model.evaluation.benchmarks.records import EvalImage, EvalObject, GroundTruth
 from model.evaluation.results import write_json
 from model.library import train
+from model.network.adapters import SPECS, Adapter
+from model.network.granular import GranularSam2
 from model.network.load import load_granular
+from model.network.pixels import normalised_batch
 from model.training.config import micro_recipe
-from model.training.validation import best_fixed_g, dial_figures, fixed_example, measure_clicks, paired_gain
+from model.training.validation import best_fixed_g, dial_figures, fixed_example, iou, measure_clicks, paired_gain
 from pipeline.bench.report import environment
 from pipeline.errors import GrainmillError, InputError
 from pipeline.format import rle
@@ -63,7 +69,12 @@ from .people_shards import write_shards
 
 FULL: Final = "full"
 PEOPLE: Final = "people"
-PATCHES: Final = "patches"
+MINED_ANEW: Final[dict[str, dict[str, str]]] = {
+    "patches": {"recipe": "unsamv2", "backbone": "descriptor"},
+    "default-1000": {"recipe": "default-1000"},
+    "learned": {"recipe": "learned"},
+}
+"""Pairs that `grainmill mine` makes of the same images, with its flags."""
 ADAPTED: Final = "constant"
 """The row that becomes a base without a dial."""
 
@@ -74,11 +85,12 @@ class Row:
 
     Attributes:
         words: what it is, for people.
-        pairs: a way of `pair_sources`, `people` or `patches`.
+        pairs: a way of `pair_sources`, `people` or one of `MINED_ANEW`.
         images: of them, the first by a hash; None: all.
         more: with the images of `--more`.
         flags: of `grainmill train`.
         beside: the adapter that is trained beside the base without a dial.
+        spec: changes of the adapter's widths (`network.adapters.AdapterSpec`).
     """
 
     words: str
@@ -86,7 +98,8 @@ class Row:
     images: int | None = None
     more: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
-    beside: str | None = None
+    beside: Adapter | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
 
 
 BESIDE_A_BASE: Final[dict[str, Any]] = {
@@ -118,7 +131,9 @@ ROWS: Final = {
     "relative": Row(words="instance-relative g in place of equation 3", pairs="relative"),
     "slic": Row(words="pairs of merged SLIC superpixels", pairs="slic"),
     "felzenszwalb": Row(words="pairs of Felzenszwalb's regions", pairs="felzenszwalb"),
-    PATCHES: Row(words="pairs of a patch grid at five cosines (recipe unsamv2, descriptor)", pairs=PATCHES),
+    "patches": Row(words="pairs of a patch grid at five cosines (recipe unsamv2, descriptor)", pairs="patches"),
+    "default-1000": Row(words="pairs of the recipe default-1000", pairs="default-1000"),
+    "learned": Row(words="pairs of the recipe learned", pairs="learned"),
     "rectangles": Row(words="pairs of random rectangles", pairs="rectangles"),
     PEOPLE: Row(words="people's segments (an upper bound)", pairs=PEOPLE),
     "6-images": Row(words="6 photographs", images=6),
@@ -127,6 +142,13 @@ ROWS: Final = {
     "more-images": Row(words="the photographs of --more too", more=True),
     "beside-paper": Row(words="adapter paper beside a frozen base without a dial", flags=BESIDE_A_BASE, beside="paper"),
     "beside-lite": Row(words="adapter lite beside the same base", flags=BESIDE_A_BASE, beside="lite"),
+    "beside-no-lora": Row(
+        words="adapter paper without LoRA beside the same base",
+        flags=BESIDE_A_BASE,
+        beside="paper",
+        spec={"lora_rank": 0},
+    ),
+    "narrow-fourier": Row(words="8 Fourier features of g in place of 128", spec={"fourier_dim": 8}),
 }
 
 GROUNDS: Final = {"mined": "mined labels", "people": "people's segments", "coco": "COCO's objects"}
@@ -148,8 +170,8 @@ def write_data(options: argparse.Namespace, row: Row) -> dict[str, Any]:
     shutil.rmtree(partly, ignore_errors=True)
     if row.pairs == PEOPLE:
         write_shards(list(read_bsds500(Path(options.bsds500), "train").images), str(partly))
-    elif row.pairs == PATCHES:
-        mine(options.train, str(partly), recipe="unsamv2", backbone="descriptor", executor="inline")
+    elif row.pairs in MINED_ANEW:
+        mine(options.train, str(partly), executor="inline", **MINED_ANEW[row.pairs])
     else:
         write_pairs(options.train, row.pairs, str(partly), images=row.images)
     os.replace(partly, target)
@@ -183,6 +205,18 @@ def base_without_a_dial(run: Path, path: Path) -> Path:
     return path
 
 
+@contextmanager
+def adapter_of(row: Row) -> Iterator[None]:
+    """Inside, models are made and read with the row's widths; a checkpoint does not say them."""
+    adapter: Adapter = row.beside or "full"
+    before = SPECS[adapter]
+    SPECS[adapter] = replace(before, **row.spec)
+    try:
+        yield
+    finally:
+        SPECS[adapter] = before
+
+
 def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
     """The run of a row; gone on with where it was."""
     row, output = ROWS[name], Path(options.output)
@@ -197,7 +231,9 @@ def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
         "device": options.device, "coarse_images": 0, "image_size": options.image_size, "resume": begun, "keep": 1,
         "save_every": max(1, options.steps // 2), **row.flags,
     }  # fmt: skip
-    if train(data_of(options, row), run, **flags)["stopped"] == "interrupted":
+    with adapter_of(row):
+        stopped = train(data_of(options, row), run, **flags)["stopped"]
+    if stopped == "interrupted":
         raise KeyboardInterrupt  # saved; a student of fewer steps is no row
     return run
 
@@ -206,7 +242,8 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
     """Trains and judges one row."""
     torch.set_num_threads(1)
     run = trained(options, name, seed)
-    model = load_granular(run)
+    with adapter_of(ROWS[name]):
+        model = load_granular(run)
     size = model.image_size
     relabel = relative_labels if ROWS[name].pairs == "relative" else unchanged
     chosen_on = [fixed_example(relabel(each), size) for each in mined_samples(options.train, CHOOSING_IMAGES)]
@@ -227,11 +264,27 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
         measured = measure_clicks(model, examples)
         found[ground] = dial_figures(measured, fixed_g=fixed)
         found[ground]["iou_other_image"] = iou_other_photograph(model, examples)
+        if ROWS[name].beside is not None:
+            found[ground]["iou_own"] = iou_own_answer(model, examples)
         found["clicked"][ground] = {
             each.key: {"label_g": columns["label_iou"].tolist(), "best": columns["sweep_iou"].max(axis=1).tolist()}
             for each, columns in zip(examples, measured, strict=True)
         }
     return found
+
+
+@torch.no_grad()
+def iou_own_answer(model: GranularSam2, examples: Sequence[Example]) -> float:
+    """1-IoU of what the base itself says, without any g."""
+    found = []
+    for each in examples:
+        features = model.encode(normalised_batch([each.image], torch.device("cpu")))
+        labels = torch.ones(each.count, 1, dtype=torch.int32)
+        decoded = model.decode(features.repeat(0, each.count), torch.from_numpy(each.points)[:, None], labels, None)
+        size = each.image.shape[:2]
+        logits = functional.interpolate(decoded.logits_NMHW, size=size, mode="bilinear", align_corners=False)
+        found.append(iou((logits[:, 0] > 0).numpy(), each.masks()))
+    return float(np.concatenate(found).mean())
 
 
 def unchanged(sample: LoadedSample) -> LoadedSample:
@@ -396,6 +449,7 @@ def tasks_of(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[Ta
         for name, row in wanted.items():
             asked = {"row": name, "seed": seed, "steps": options.steps, "image_size": options.image_size, **judged}
             asked |= {"train": options.train, "more": options.more if row.more else None, "flags": row.flags}
+            asked |= {"spec": row.spec} if row.spec else {}
             work: Callable[[], dict[str, Any]] = partial(student, options, name, seed)
             rows.append(Task(name=f"{name}-seed{seed}-steps{options.steps}", asked=asked, work=work))
     return list(data.values()), rows

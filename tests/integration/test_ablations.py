@@ -16,6 +16,7 @@ from benchmarks.ablations import ROWS, base_without_a_dial, coco_images, relativ
 from benchmarks.grid import filled
 from benchmarks.pair_sources import WAYS, write_pairs
 from model.data.shards import ShardIndex
+from model.network.adapters import SPECS
 from model.network.load import load_granular, new_model
 from model.training.train import train
 from pipeline.errors import InputError
@@ -122,6 +123,7 @@ def test_rows_are_trained_judged_kept_and_compared(
     rows = json.loads((out / "ablations.json").read_text())["rows"]
     assert [each["asked"]["row"] for each in rows] == ["full", "shuffled", "beside-lite"]
     assert rows[2]["trained_parameters"] < rows[0]["trained_parameters"] / 50
+    assert 0.0 <= rows[2]["people"]["iou_own"] <= 1.0
     for row in rows:
         assert set(row["clicked"]) == {"mined", "people", "coco"}
     told = (out / "ablations.md").read_text()
@@ -170,6 +172,19 @@ def test_pairs_of_other_shards_are_made_again(drawn_run: Path, tmp_path: Path) -
         [row] = filled([data], options.output / "prepared", jobs=0)
         keys = [set(ShardIndex.open(each).sample_keys()) for each in (row["data"], source)]
         assert keys[0] == keys[1]
+
+
+def test_a_row_with_other_widths_is_made_and_read_with_them() -> None:
+    row = ROWS["narrow-fourier"]
+    before = SPECS["full"]
+    with ablations.adapter_of(row):
+        narrow = new_model("micro", "full", 64, init="scratch", seed=1)
+    wide = new_model("micro", "full", 64, init="scratch", seed=1)
+    assert SPECS["full"] == before
+    [few, many] = [sum(each.numel() for each in model.granularity_encoder.parameters()) for model in (narrow, wide)]
+    assert few < many
+    with ablations.adapter_of(ROWS["beside-no-lora"]):
+        assert SPECS["paper"].lora_rank == 0
 
 
 @pytest.mark.parametrize(

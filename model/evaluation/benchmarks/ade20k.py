@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 from pipeline.format.granularity import equation_3
 
-from .files import existing, first_folder, read_map, told
+from .files import alone, existing, first_folder, read_map, told
 from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 VISIBLE: Final = 255
@@ -39,7 +39,9 @@ def read_ade20k(root: Path, split: str) -> Split:
     images = sorted(base.rglob("ADE_*.jpg"))
     if not images:
         raise InputError(f"{base}: expected SCENE/PLACE/ADE_*.jpg, found none; see `grainmill score --list`")
+    records = {path.with_suffix(".json") for path in images}
     return Split(
+        notes=alone((path for path in base.rglob("ADE_*.json") if path not in records), without="its image"),
         images=tuple(
             EvalImage(
                 name=path.relative_to(base).as_posix(),
@@ -47,7 +49,7 @@ def read_ade20k(root: Path, split: str) -> Split:
                 load=partial(load_ade, existing(path.with_suffix(".json"))),
             )
             for path in sorted(images, key=lambda path: (path.stem, path))
-        )
+        ),
     )
 
 

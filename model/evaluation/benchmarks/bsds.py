@@ -32,7 +32,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 
 from . import containment
-from .files import by_stem, existing, first_folder, load_mat, matching_files, told
+from .files import alone, by_stem, existing, first_folder, load_mat, matching_files, told
 from .records import Benchmark, EvalImage, EvalObject, GroundTruth, PartOf, Split
 
 UNION_MIN_AREA_PX: Final = 32
@@ -49,7 +49,7 @@ def read_bsds500(root: Path, split: str) -> Split:
     Raises:
         InputError: a folder or file of the layout is missing.
     """
-    return Split(images=tuple(_images(root, split, load_union)))
+    return _split(root, split, load_union)
 
 
 def read_bsds_g(root: Path, split: str) -> Split:
@@ -58,20 +58,20 @@ def read_bsds_g(root: Path, split: str) -> Split:
     Raises:
         InputError: a folder or file of the layout is missing.
     """
-    return Split(images=tuple(_images(root, split, load_pool)))
+    return _split(root, split, load_pool)
 
 
-def _images(root: Path, split: str, load: Callable[[Path], GroundTruth]) -> list[EvalImage]:
+def _split(root: Path, split: str, load: Callable[[Path], GroundTruth]) -> Split:
     data = first_folder(root, ("", "data", "BSDS500/data", "BSR/BSDS500/data"), holding=f"groundTruth/{split}")
     images = by_stem(matching_files(data / "images" / split, (".jpg",)))
-    return [
-        EvalImage(
-            name=path.name,
-            path=path,
-            load=partial(load, existing(data / "groundTruth" / split / f"{stem}.mat")),
-        )
-        for stem, path in images.items()
-    ]
+    truth = data / "groundTruth" / split
+    return Split(
+        images=tuple(
+            EvalImage(name=path.name, path=path, load=partial(load, existing(truth / f"{stem}.mat")))
+            for stem, path in images.items()
+        ),
+        notes=alone((path for path in truth.glob("*.mat") if path.stem not in images), without="its image"),
+    )
 
 
 def read_annotators(path: Path) -> list[Labels]:

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 
 from . import containment
-from .files import by_stem, existing, first_folder, matching_files, others_in
+from .files import alone, by_stem, existing, first_folder, matching_files, others_in
 from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, LabelRule, Split
 
 Record = dict[str, Any]
@@ -424,14 +424,15 @@ def read_yolo(root: Path, split: str) -> Split:
     labels = root / "labels" / inner
     images = by_stem(matching_files(root / "images" / inner))
     known = {*images, "classes"}
-    stray = sum(path.suffix == ".txt" and path.stem not in known for path in labels.iterdir())
+    stray = [path for path in labels.iterdir() if path.suffix == ".txt" and path.stem not in known]
     left_out = others_in(root / "images" / inner, images.values())
     return Split(
         images=tuple(
             EvalImage(name=path.name, path=path, load=partial(_load_yolo, path, labels / f"{stem}.txt"))
             for stem, path in images.items()
         ),
-        left_out=left_out | ({"labels of no image": stray} if stray else {}),
+        notes=alone(stray, without="an image"),
+        left_out=left_out | ({"labels of no image": len(stray)} if stray else {}),
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 
 from ..protocols.video import object_mask
-from .files import by_stem, existing, first_folder, matching_files, read_lines, with_stem
+from .files import alone, by_stem, existing, first_folder, matching_files, read_lines, with_stem
 from .records import Benchmark, EvalImage, EvalObject, EvalVideo, GroundTruth, Split
 
 VAL_2016: Final = (
@@ -45,11 +45,13 @@ def read_davis(root: Path, split: str) -> Split:
     """
     del split
     folder = first_folder(root, ("", "DAVIS"), holding="gt")
+    frames = by_stem(matching_files(folder / "img"))
     images = [
         EvalImage(name=path.name, path=path, load=partial(load_frame, with_stem(folder / "gt", stem, (".png",))))
-        for stem, path in by_stem(matching_files(folder / "img")).items()
+        for stem, path in frames.items()
     ]
-    return Split(images=tuple(images))
+    masks = [path for path in matching_files(folder / "gt", (".png",)) if path.stem not in frames]
+    return Split(images=tuple(images), notes=alone(masks, without="its frame"))
 
 
 def load_frame(path: Path) -> GroundTruth:
@@ -75,7 +77,14 @@ def read_davis2016(root: Path, split: str) -> Split:
     videos = []
     for name in names:
         frames = by_stem(matching_files(folder / "JPEGImages" / "480p" / name, (".jpg",)))
-        masks = [existing(folder / "Annotations" / "480p" / name / f"{stem}.png") for stem in frames]
+        annotated = folder / "Annotations" / "480p" / name
+        masks = [existing(annotated / f"{stem}.png") for stem in frames]
+        for path in matching_files(annotated, (".png",)):
+            if path.stem not in frames:
+                raise InputError(
+                    f"{path}: an annotation without its frame; expected "
+                    f"{folder / 'JPEGImages' / '480p' / name / path.stem}.jpg"
+                )
         videos.append(EvalVideo(name=name, frames=tuple(frames.values()), masks=tuple(masks)))
     return Split(videos=tuple(videos), notes=notes)
 

@@ -84,6 +84,13 @@ def by_stem(files: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
+def alone(files: Iterable[Path], *, without: str) -> tuple[str, ...]:
+    """A note on files of which the other half is missing, the first by its path; none if there are none."""
+    found = sorted(files)
+    beside = f" and {len(found) - 1} more" if found[1:] else ""
+    return (f"{found[0]}{beside}: without {without}, not scored",) if found else ()
+
+
 def with_stem(folder: Path, stem: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Path:
     """The file `folder/stem.*` with one of the suffixes.
 

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.format import rle as rle_codec
 
 from .coco_style import labelled
-from .files import existing, image_size, matching_files, others_in, read_map
+from .files import alone, existing, image_size, matching_files, others_in, read_map
 from .records import EMPTY_MASKS, Benchmark, EvalImage, EvalObject, GroundTruth, Split, label_map_masks
 
 
@@ -48,10 +48,12 @@ def read_folder(root: Path, split: str) -> Split:
     unused = others_in(folder, masks)
     if unused:
         left_out["masks of no image"] = sum(unused.values())
+    strays = [path for path in folder.iterdir() if path.suffix == ".png" and path not in masks]
     return Split(
         images=tuple(
             EvalImage(name=path.name, path=path, load=partial(_load, path, found)) for found, path in masks.items()
         ),
+        notes=alone(strays, without="an image"),
         left_out=left_out,
     )
 

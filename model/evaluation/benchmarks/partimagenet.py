@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.format import rle as rle_codec
 
-from .files import by_stem, first_folder, matching_files, read_map, with_stem
+from .files import alone, by_stem, first_folder, matching_files, read_map, with_stem
 from .part_objects import Annotated, parts_of_objects
 from .records import Benchmark, EvalImage, GroundTruth, Split
 
@@ -33,16 +33,20 @@ def read_partimagenet(root: Path, split: str) -> Split:
         InputError: a folder is missing, or a map has no image.
     """
     folder = first_folder(root, ("", "PartImageNet"), holding=f"annotations/{split}")
+    maps = by_stem(matching_files(folder / "annotations" / split, (".png",)))
+    suffixes = (".jpeg", ".jpg", ".png")
     images = [
         EvalImage(
             name=image.name,
             path=image,
             load=partial(load_part_map, path),
         )
-        for stem, path in by_stem(matching_files(folder / "annotations" / split, (".png",))).items()
-        for image in [with_stem(folder / "images" / split, stem, (".jpeg", ".jpg", ".png"))]
+        for stem, path in maps.items()
+        for image in [with_stem(folder / "images" / split, stem, suffixes)]
     ]
-    return Split(images=tuple(images))
+    pictures = matching_files(folder / "images" / split, suffixes)
+    notes = alone((path for path in pictures if path.stem not in maps), without="a map")
+    return Split(images=tuple(images), notes=notes)
 
 
 def load_part_map(path: Path) -> GroundTruth:

@@ -47,9 +47,12 @@ def read_pascal_part(root: Path, split: str) -> Split:
         )
         for name in there
     ]
-    left = len(names) - len(there)
-    notes = (f"{left} of the {len(names)} images of {named.name} have no part annotations",) if left else ()
-    return Split(images=tuple(images), notes=notes)
+    bare = sorted(set(names) - set(there))
+    notes = []
+    if bare:
+        found = f"{len(bare)} of the {len(names)} images of {named.name} have no part annotations"
+        notes.append(f"{found}; {annotations / bare[0]}.mat is missing")
+    return Split(images=tuple(images), notes=tuple(notes))
 
 
 def load_parts(path: Path) -> GroundTruth:

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.sources.kinds import IMAGE_SUFFIXES
 
 from .coco_style import load_annotations
-from .files import existing, told
+from .files import alone, existing, told
 from .records import Benchmark, EvalImage, GroundTruth, Split
 
 ALL: Final = "all"
@@ -42,13 +42,14 @@ def read_sa1b(root: Path, split: str) -> Split:
         if record in images:
             raise InputError(f"{images[record]} and {path.name}: {record.name} can be of one of them only")
         images[record] = path
-    stray = len(records - set(images))
+    stray = records - set(images)
     return Split(
         images=tuple(
             EvalImage(name=path.relative_to(base).as_posix(), path=path, load=partial(load_sa1b, record))
             for record, path in images.items()
         ),
-        left_out={"sa_N.json without their image": stray} if stray else {},
+        notes=alone(stray, without="its image"),
+        left_out={"sa_N.json without their image": len(stray)} if stray else {},
     )
 
 

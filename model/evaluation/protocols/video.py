@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.format.granularity import GRANULARITIES
 
-from ..benchmarks.files import read_map
+from ..benchmarks.files import image_size, read_map
 from ..benchmarks.records import EvalVideo
 from .controls import JITTER_CLICKS, JITTER_RADIUS, seed_of
 from .metrics import BoolArray, boundary_accuracy, region_similarity
@@ -135,13 +135,17 @@ def video_row(model: VideoModel, video: EvalVideo, options: ModelOptions) -> dic
         first frame, ours less theirs|); `oracle.granularity`; the list `NAME.j_by_frame`.
 
     Raises:
-        InputError: fewer than three frames, or an empty first mask.
+        InputError: fewer than three frames, an empty first mask, or a mask of another size than the frames.
     """
     truth = [object_mask(path) for path in video.masks]
     if len(truth) < 3 or not truth[0].any():
         raise InputError(
             f"{video.name}: expected at least three frames and an object in the first, see {video.masks[0].parent}"
         )
+    size = image_size(video.frames[0])
+    for path, mask in zip(video.masks, truth, strict=True):
+        if mask.shape != size:
+            raise InputError(f"{path}: expected {size[0]} x {size[1]} as {video.frames[0]}, found {mask.shape}")
     columns = _columns(model, video, truth[0], options)
     prompts = list(dict.fromkeys(prompt for several in columns.values() for prompt in several))
     found: dict[Prompt, _Track] = {}
