@@ -53,12 +53,24 @@ class Clicks:
     """1 inside, 0 outside; 2, 3 (a box's corners) and -1 (padding) are no clicks."""
     side: int
     """Pixels a side of the input that they lie in."""
+    counts: tuple[int, ...] | None = None
+    """Prompts of each image, where maps come once for an image; None: each prompt has a map of its own."""
 
 
 def at_clicks(level_NCHW: Tensor, clicks: Clicks) -> Tensor:
-    """A map at each point, bilinear between its cells' centres, borders continued: (N, P, C) float32."""
+    """A map at each point, bilinear between its cells' centres, borders continued: (N, P, C) float32.
+
+    With `clicks.counts` there are as many maps as images, each read at the points of all its prompts.
+    """
     grid = (2 * (clicks.points_NP2 + 0.5) / clicks.side - 1).float()[:, :, None]
-    found = F.grid_sample(level_NCHW.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if clicks.counts is not None:
+        parts = zip(level_NCHW.split(1), grid.split(clicks.counts), strict=True)
+        return torch.cat([_sampled(level, each.view(1, -1, 1, 2)).view(*each.shape[:2], -1) for level, each in parts])
+    return _sampled(level_NCHW, grid)
+
+
+def _sampled(level_NCHW: Tensor, grid_NP12: Tensor) -> Tensor:
+    found = F.grid_sample(level_NCHW.float(), grid_NP12, mode="bilinear", padding_mode="border", align_corners=False)
     return found[..., 0].transpose(1, 2)
 
 
@@ -67,6 +79,17 @@ def feature_distance(anchors_NPE: Tensor, cells_NEL: Tensor) -> Tensor:
     own = anchors_NPE.square().sum(dim=2, keepdim=True)
     other = cells_NEL.square().sum(dim=1, keepdim=True)
     return (own + other - 2 * anchors_NPE @ cells_NEL).clamp(min=0)
+
+
+def _distance_of_clicks(clicked_NPE: Tensor, features_NEHW: Tensor, clicks: Clicks) -> Tensor:
+    """`feature_distance` of each prompt's clicks to all cells of its map, or of its image's: (N, P, L)."""
+    cells = features_NEHW.float().flatten(2)
+    if clicks.counts is None:
+        return feature_distance(clicked_NPE, cells)
+    parts = zip(clicked_NPE.split(clicks.counts), cells.split(1), strict=True)
+    return torch.cat(
+        [feature_distance(each.reshape(1, -1, each.shape[2]), own).view(*each.shape[:2], -1) for each, own in parts]
+    )
 
 
 def place_distance(x_NP: Tensor, y_NP: Tensor, height: int, width: int) -> Tensor:
@@ -137,13 +160,13 @@ class SimilarityTerm(nn.Module):
             self.ask.bias.copy_(torch.tensor([0.5, 0.0, -3.0][: len(self.ask.bias)]))
 
     def forward(self, token_NC: Tensor, features_NEHW: Tensor, clicks: Clicks) -> Tensor:
-        """The term, (N, h, w) float32."""
+        """The term, (N, h, w) float32; maps as `at_clicks` takes them."""
         height, width = features_NEHW.shape[-2:]
         with torch.autocast(features_NEHW.device.type, enabled=False):
             clicked = at_clicks(features_NEHW, clicks)
             token = token_NC.float()[:, None].expand(-1, clicked.shape[1], -1)
             asked = self.ask(torch.cat([token, clicked], dim=2))
-            far = F.softplus(asked[..., 1:2]) * feature_distance(clicked, features_NEHW.float().flatten(2))
+            far = F.softplus(asked[..., 1:2]) * _distance_of_clicks(clicked, features_NEHW, clicks)
             if self.place:
                 x, y = ((clicks.points_NP2.float() + 0.5) / clicks.side).unbind(dim=2)
                 far = far + PLACE_SCALE * F.softplus(asked[..., 2:3]) * place_distance(x, y, height, width)

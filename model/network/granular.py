@@ -12,9 +12,9 @@ Legend: B images, N prompts, P points of a prompt, M masks of a prompt, C channe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from .adapters import (
     own_hypernetwork,
 )
 from .click_features import ClickFeatures, Clicks, Sight, SimilarityTerm
+from .many_prompts import as_rows, for_prompts, quartered, two_way, upscaled_logits
 from .sam2_base import Size, build_base, parameter_count
 from .trunks import STATE_PREFIX, Trunk
 
@@ -47,6 +48,12 @@ class ImageFeatures:
     """Stride 16."""
     high_res: tuple[Tensor, ...]
     """Strides 4 and 8, already projected for the decoder."""
+    counts: tuple[int, ...] | None = None
+    """Prompts that each row answers, in their order, see `shared`; None: one."""
+
+    def shared(self, counts: Sequence[int]) -> ImageFeatures:
+        """Features of B images for `counts` prompts each, decoded as `many_prompts` does."""
+        return replace(self, counts=tuple(counts))
 
     def repeat(self, index: int, count: int) -> ImageFeatures:
         """Features of one image for `count` prompts: expanded, not copied (16 MB a prompt at 1024 pixels)."""
@@ -116,6 +123,8 @@ class GranularSam2(nn.Module):
         self.sight = sight or Sight()
         self.spec = SPECS[adapter]
         self.base = build_base(size, image_size, video=video, trunk=trunk.name if trunk else None)
+        if not video:  # memory alone asks for the levels' positions, and they are as large as the levels
+            self.base.image_encoder.neck.position_encoding = nn.Identity()
         decoder = self.base.sam_mask_decoder
         width = int(decoder.transformer_dim)
         self.granularity_encoder = GranularityEncoder(self.spec, width)
@@ -229,7 +238,8 @@ class GranularSam2(nn.Module):
         """Decodes N prompts, each on its own row of `features` (see `ImageFeatures.select`).
 
         Args:
-            features: N rows.
+            features: N rows; or those of B images from `ImageFeatures.shared`, for a granularity and a model without
+                LoRA: the same answer in fewer and larger products.
             points_NP2: (x, y) in pixels of the model's input; boxes are two points with labels 2 and 3.
             labels_NP: 1 inside, 0 outside, 2 and 3 a box's corners, -1 padding.
             granularity_N: in [0.1, 1.0]; None: SAM-2's own answer.
@@ -250,14 +260,17 @@ class GranularSam2(nn.Module):
                 high_res_features=list(features.high_res),
             )
             return Decoded(logits_NMHW=masks, iou_NM=iou, token_NMC=tokens, object_N1=objects)
-        return self.decode_prompts(features, sparse, dense, granularity_N, self.clicks(points), multimask=multimask)
+        clicks = self.clicks(points, features.counts)
+        if mask_input_N1HW is None:
+            dense = dense[:1]
+        return self.decode_prompts(features, sparse, dense, granularity_N, clicks, multimask=multimask)
 
-    def clicks(self, points: tuple[Tensor, Tensor] | None) -> Clicks | None:
+    def clicks(self, points: tuple[Tensor, Tensor] | None, counts: tuple[int, ...] | None = None) -> Clicks | None:
         """Points and labels as sam2's prompt encoder takes them, in an input of the size that it is set to."""
         if points is None:
             return None
         side = int(self.base.sam_prompt_encoder.input_image_size[0])
-        return Clicks(points_NP2=points[0], labels_NP=points[1], side=side)
+        return Clicks(points_NP2=points[0], labels_NP=points[1], side=side, counts=counts)
 
     @contextmanager
     def granular_decoder(self, granularity: float | None) -> Iterator[None]:
@@ -309,7 +322,7 @@ class GranularSam2(nn.Module):
         """The granular answer to N prompts that sam2's prompt encoder has encoded.
 
         Args:
-            features: N rows.
+            features: N rows, or as in `decode`.
             sparse: (N, T, C) prompt tokens.
             dense: (N, C, H, W), or one row for all.
             granularity_N: in [0.1, 1.0].
@@ -327,15 +340,10 @@ class GranularSam2(nn.Module):
         masks = [own, self.mask_token] if self.unsamv2_tokens else [self.mask_token, own[1:]]
         output = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, *masks])
         tokens = torch.cat([output[None].expand(prompt.shape[0], -1, -1), prompt], dim=1)
-        source = features.embedding_BCHW + dense
-        position = self.base.sam_prompt_encoder.get_dense_pe().expand(prompt.shape[0], -1, -1, -1)
-        with lora_active(self._lora):
-            answer, source_flat = decoder.transformer(source, position, tokens)
-        upscaled = _upscale(decoder, source_flat.transpose(1, 2).reshape(source.shape), features.high_res)
+        answer, cells = self._transformed(features, dense, tokens)
         place = 2 + len(own) if self.unsamv2_tokens else 2
         token = answer[:, place] if heard is None else answer[:, place] + heard[1]
-        weights = self._mask_weights(token)
-        logits = torch.einsum("nc,nchw->nhw", weights, upscaled)[:, None]
+        logits = self._logits(features, cells, self._mask_weights(token))[:, None]
         if self.similarity is not None and clicks is not None:
             logits = logits + self.similarity(token, features.high_res[0], clicks)[:, None]
         slots = decoder.iou_prediction_head(answer[:, 1])
@@ -347,6 +355,33 @@ class GranularSam2(nn.Module):
             token_NMC=token[:, None],
             object_N1=decoder.pred_obj_score_head(answer[:, 0]),
         )
+
+    def _transformed(self, features: ImageFeatures, dense: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (N, T, C) and cells (N, L, C) behind the transformer."""
+        transformer, position = self.base.sam_mask_decoder.transformer, self.base.sam_prompt_encoder.get_dense_pe()
+        if features.counts is None:
+            with lora_active(self._lora):
+                found: tuple[Tensor, Tensor] = transformer(
+                    features.embedding_BCHW + dense, position.expand(len(tokens), -1, -1, -1), tokens
+                )
+            return found
+        if len(dense) == 1:
+            cells = for_prompts(as_rows(features.embedding_BCHW + dense), features.counts)
+        else:
+            cells = for_prompts(as_rows(features.embedding_BCHW), features.counts) + as_rows(dense)
+        return two_way(transformer, cells, as_rows(position), tokens)
+
+    def _logits(self, features: ImageFeatures, cells: Tensor, weights: Tensor) -> Tensor:
+        """(N, 4 H, 4 W) of cells behind the transformer and the hypernetwork's weights."""
+        decoder, side = self.base.sam_mask_decoder, features.embedding_BCHW.shape[2:]
+        if features.counts is None:
+            source = cells.transpose(1, 2).unflatten(2, tuple(side))
+            return torch.einsum("nc,nchw->nhw", weights, _upscale(decoder, source, features.high_res))
+        fine, middle = (
+            for_prompts(quartered(level, times), features.counts)
+            for level, times in zip(features.high_res, (2, 1), strict=True)
+        )
+        return upscaled_logits(decoder, cells, middle, fine, weights)
 
     def _mask_weights(self, token_NC: Tensor) -> Tensor:
         if isinstance(self.hypernetwork, LowRankHypernetwork):

@@ -90,10 +90,13 @@ def _accumulate(
         else:
             features = _frozen_features(model, images, device, cache)
     leaves = _leaves(features, trained=config.adapter == "full")
+    # Measured on processors alone; LoRA and autocast have their own ways through sam2's layers.
+    shared = device.type == "cpu" and config.precision == "fp32" and not model.lora_modules()
     counts = [each.count for each in examples]
     image_of = sent(np.repeat(np.arange(len(examples)), counts), device)
-    target = _unpacked(sent(np.concatenate([each.masks_packed for each in examples]), device))
-    small = F.avg_pool2d(target[:, None].float(), config.loss_stride)[:, 0]
+    packed = sent(np.concatenate([each.masks_packed for each in examples]), device)
+    small = _shares(packed, config.loss_stride)
+    target = _unpacked(packed) if config.clicks > 1 else None
     granularity = sent(np.concatenate([each.granularity for each in examples]), device)
     points = sent(np.concatenate([each.points for each in examples]), device)[:, None]
     labels = torch.ones(points.shape[:2], dtype=torch.int32, device=device)
@@ -102,7 +105,8 @@ def _accumulate(
     total = torch.zeros((), dtype=torch.float64, device=device)
     for click in range(config.clicks):
         with autocast:
-            decoded = model.decode(leaves.select(image_of), points, labels, granularity, mask_input_N1HW=mask_input)
+            rows = leaves.shared(counts) if shared else leaves.select(image_of)
+            decoded = model.decode(rows, points, labels, granularity, mask_input_N1HW=mask_input)
         logits = decoded.logits_NMHW.float()
         seen = logits
         if logits.shape[-2:] != small.shape[-2:]:
@@ -116,7 +120,7 @@ def _accumulate(
         )
         (losses.total / prompts_in_step).backward()
         total += losses.total.detach()
-        if click + 1 < config.clicks:
+        if target is not None and click + 1 < config.clicks:
             mask_input = logits.detach().clamp(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
             full = F.interpolate(mask_input, size=target.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             more, kind = correction_clicks(full > 0, target, draws[:, click])
@@ -139,6 +143,17 @@ def _unpacked(packed: Tensor) -> Tensor:
     """(N, R, R / 8) uint8 as `np.packbits` gives -> (N, R, R) bool, where the bytes lie: a GPU is sent an eighth."""
     values = sent(_VALUES_OF_BYTES, packed.device).index_select(0, packed.int().flatten())
     return values.view(torch.bool).view(*packed.shape[:2], -1)
+
+
+def _shares(packed: Tensor, stride: int) -> Tensor:
+    """(N, R, R / 8) uint8 as `np.packbits` gives -> (N, R / s, R / s) float32: the share of each square that is inside.
+
+    By bytes, not by pixels: most steps need the targets on this grid alone.
+    """
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    shares = sent(bits.reshape(256, 8 // stride, stride).mean(axis=2, dtype=np.float32), packed.device)
+    rows = shares.index_select(0, packed.int().flatten())
+    return rows.view(len(packed), packed.shape[1] // stride, stride, -1).mean(dim=2)
 
 
 def _frozen_features(

@@ -154,7 +154,7 @@ class Trainer:
             _parameter_groups(self.trainable_names, self.trainable, config),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            foreach=True,
+            fused=True,
         )
         self.validation = ranks.on_first(self._open_validation) or Validation(images=())
         if saved is not None:
