@@ -2,7 +2,8 @@
 
     python -m benchmarks.train_speed --data SHARDS --work DIR [--size small] [--init scratch] [--image-size 1024]
         [--masks-per-image 30] [--clicks 4] [--global-batch-size 4] [--micro-batch-size 2] [--device cuda]
-        [--precision bf16] [--workers 4] [--threads N] [--steps 24] [--warmup-steps 4] [--compile]
+        [--precision bf16] [--workers 4] [--threads N] [--steps 24] [--warmup-steps 4] [--compile] [--parts]
+        [--trunk lite0 --trunk-rate 0.1]
 
 The floor: the FLOPs of one step, counted by torch while the step's own code runs on fake tensors, over the rate of the
 device's best product of two large square matrices in the step's precision. Counted are products and convolutions,
@@ -11,11 +12,15 @@ Counted beside them are the bytes that the step's operators read and write, each
 they are the time that a step takes at least as long as nothing is fused.
 Without `--init` the base has drawn weights: what a step costs does not depend on them. With `--compile` the encoder is
 compiled, and both runs stand in the output. The first steps of each are not counted. Prints one JSON object.
+
+With `--parts`, on a CPU, one more run takes the processor's time of each part of a step: seconds that this process
+computed, which another process on the same cores does not lengthen as it does those on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,9 +28,10 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -35,11 +41,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from model.data.sampler import Order
+from model.data.shards import ShardIndex
+from model.data.stream import TrainingDataset
 from model.network.granular import GranularSam2
 from model.network.sam2_base import build_base
+from model.network.trunks import trunk_of_flags
+from model.training import step as step_module
 from model.training.config import RunOptions, TrainConfig, images_per_pass, make_config
 from model.training.step import accumulate_gradients
-from model.training.train import dense_head, train
+from model.training.train import Trainer, dense_head, train
 from pipeline.bench.report import environment
 
 from .fake_step import blank_example, use_fake_weights
@@ -148,6 +158,67 @@ def measure(config: TrainConfig, options: RunOptions, *, skip: int) -> dict[str,
     }
 
 
+PARTS: Final[dict[str, tuple[tuple[Any, str], ...]]] = {
+    "read and decode images": ((ShardIndex, "load"),),
+    "views, prompts": ((TrainingDataset, "__getitem__"),),
+    "encoder": ((GranularSam2, "encode"),),
+    "decoder": ((GranularSam2, "decode"),),
+    "losses": ((step_module, "mask_losses"),),
+    "dense loss": ((step_module, "dense_loss"),),
+    "backward, decoder and losses": ((torch.Tensor, "backward"),),
+    "backward, encoder": ((step_module, "_backward_through_encoder"),),
+    "gradient norm, AdamW": ((torch.nn.utils, "clip_grad_norm_"), (torch.optim.AdamW, "step")),
+    "all else": ((Trainer, "_step"),),
+}
+"""Parts of a step with the functions that are theirs, less what they call of another part."""
+
+
+class PartSeconds:
+    """Processor seconds of each part, of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._now = dict.fromkeys(PARTS, 0.0)
+        self._inner = [0.0]
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Inside, the parts' functions are timed."""
+        with contextlib.ExitStack() as stack:
+            for part, functions in PARTS.items():
+                for owner, name in functions:
+                    stack.enter_context(mock.patch.object(owner, name, self._timed(part, getattr(owner, name))))
+            yield
+
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **more: Any) -> Any:
+            begun_s = time.process_time()
+            self._inner.append(0.0)
+            try:
+                return function(*arguments, **more)
+            finally:
+                seconds = time.process_time() - begun_s
+                self._now[part] += seconds - self._inner.pop()
+                self._inner[-1] += seconds
+                if part == "all else":
+                    self.steps.append(self._now)
+                    self._now = dict.fromkeys(PARTS, 0.0)
+
+        return timed
+
+
+def seconds_by_part(config: TrainConfig, options: RunOptions, *, skip: int) -> dict[str, Any]:
+    """Median and least processor seconds of each part of a step, and of a whole step."""
+    shutil.rmtree(options.output, ignore_errors=True)
+    parts = PartSeconds()
+    with parts.taken():
+        train(config, options)
+    counted = parts.steps[skip:]
+    lists = {part: [each[part] for each in counted] for part in PARTS}
+    lists["step"] = [sum(each.values()) for each in counted]
+    return {part: {"median": statistics.median(each), "min": min(each)} for part, each in lists.items()}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,19 +234,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--warmup-steps", type=int, default=4)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--trunk")
+    parser.add_argument("--trunk-rate", type=float)
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.warmup_steps < arguments.steps:
         parser.error(f"--warmup-steps {arguments.warmup_steps}: expected fewer than --steps {arguments.steps}")
     device = torch.device(arguments.device)
+    if arguments.parts and device.type != "cpu":
+        parser.error("--parts takes the processor's time: expected --device cpu")
     precision = arguments.precision or ("bf16" if device.type == "cuda" else "fp32")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
+    trunk, trunk_file = trunk_of_flags(arguments.trunk, arguments.trunk_rate)
     config = make_config(
         arguments.size, arguments.init or str(arguments.work / f"drawn-{arguments.size}.safetensors"), None,
         order=Order(), seed=0, min_masks=1, holdout=0.0, precision=precision, steps=arguments.steps,
         image_size=arguments.image_size, clicks=arguments.clicks, masks_per_image=arguments.masks_per_image,
-        global_batch_size=arguments.global_batch_size, coarse_images=0,
+        global_batch_size=arguments.global_batch_size, coarse_images=0, trunk=trunk,
     )  # fmt: skip
     if arguments.init is None:
         torch.manual_seed(0)
@@ -186,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = RunOptions(
         data=arguments.data, output=str(arguments.work / "run"), workers=arguments.workers, micro_batch_size=micro,
         device=arguments.device, save_every=arguments.steps, log_every=1, threads=arguments.threads,
+        trunk_file=trunk_file,
     )  # fmt: skip
     load = os.getloadavg()
     flops = flops_of_step(config, micro)
@@ -194,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.compile:
         compiled = dataclasses.replace(options, compile_encoder=True)
         runs["compiled encoder"] = measure(config, compiled, skip=arguments.warmup_steps)
+    by_part = {"parts": seconds_by_part(config, options, skip=arguments.warmup_steps)} if arguments.parts else {}
     floor = config.global_batch_size * rate / flops["step"]
     for run in runs.values():
         run["share_of_floor"] = run["images_per_second"] / floor
@@ -204,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "matrix_flops_per_second": rate,
         "floor_images_per_second": floor,
         "runs": runs,
+        **by_part,
         "load_before": load[0],
         "load_after": os.getloadavg()[0],
         "environment": environment(),

@@ -46,7 +46,7 @@ def test_one_run_prints_rates_and_the_floor(
 ) -> None:
     command = ["--data", str(drawn_run), "--work", str(tmp_path), "--size", "micro", "--init", "scratch"]
     sizes = ["--image-size", "64", "--masks-per-image", "4", "--steps", "3", "--warmup-steps", "1", "--device", "cpu"]
-    assert train_speed.main([*command, *sizes]) == 0
+    assert train_speed.main([*command, *sizes, "--parts"]) == 0
     found = json.loads(capsys.readouterr().out)
     run = found["runs"]["eager"]
     assert run["steps"] == 2
@@ -55,3 +55,9 @@ def test_one_run_prints_rates_and_the_floor(
     assert 0 < run["share_of_floor"] < 1
     assert 0 <= run["wait_share"] < 1
     assert run["memory_mib"] > 0
+    parts = found["parts"]
+    assert parts.keys() == {*train_speed.PARTS, "step"}
+    assert all(each["median"] >= each["min"] >= 0 for each in parts.values())
+    for part in ("encoder", "decoder", "backward, decoder and losses", "backward, encoder", "gradient norm, AdamW"):
+        assert parts[part]["min"] > 0, part
+    assert sum(each["min"] for part, each in parts.items() if part != "step") <= parts["step"]["min"] * (1 + 1e-6)
