@@ -74,30 +74,44 @@ def _sampled(level_NCHW: Tensor, grid_NP12: Tensor) -> Tensor:
     return found[..., 0].transpose(1, 2)
 
 
-def feature_distance(anchors_NPE: Tensor, cells_NEL: Tensor) -> Tensor:
-    """|e(p) - e(c)|^2 of each of P places to each of L cells, (N, P, L), by the expanded product; never below 0."""
-    own = anchors_NPE.square().sum(dim=2, keepdim=True)
-    other = cells_NEL.square().sum(dim=1, keepdim=True)
-    return (own + other - 2 * anchors_NPE @ cells_NEL).clamp(min=0)
+def likeness(
+    asked_NPA: Tensor,
+    clicked_NPE: Tensor,
+    places_NP2: Tensor,
+    features_NEHW: Tensor,
+    counts: Sequence[int] | None = None,
+) -> Tensor:
+    """a - b |e(c) - e(p)|^2 - 10 d |x_c - x_p|^2 of each of P places c to all h w cells p: (N, P, L) float32.
 
+    Squares written out, the whole is one product of a row for each place and a column for each cell, without a map
+    of distances in between.
 
-def _distance_of_clicks(clicked_NPE: Tensor, features_NEHW: Tensor, clicks: Clicks) -> Tensor:
-    """`feature_distance` of each prompt's clicks to all cells of its map, or of its image's: (N, P, L)."""
-    cells = features_NEHW.float().flatten(2)
-    if clicks.counts is None:
-        return feature_distance(clicked_NPE, cells)
-    parts = zip(clicked_NPE.split(clicks.counts), cells.split(1), strict=True)
-    return torch.cat(
-        [feature_distance(each.reshape(1, -1, each.shape[2]), own).view(*each.shape[:2], -1) for each, own in parts]
-    )
-
-
-def place_distance(x_NP: Tensor, y_NP: Tensor, height: int, width: int) -> Tensor:
-    """|x_p - x_c|^2 of each of P places (x, y in [0, 1] of the side) to the centres of h x w cells: (N, P, h w)."""
-    columns = (torch.arange(width, device=x_NP.device) + 0.5) / width
-    rows = (torch.arange(height, device=x_NP.device) + 0.5) / height
-    across, down = (x_NP[..., None] - columns).square(), (y_NP[..., None] - rows).square()
-    return (down[..., :, None] + across[..., None, :]).flatten(2)
+    Args:
+        asked_NPA: (a, b, d) of each place; (a, b): without the distance in the image.
+        clicked_NPE: e(c).
+        places_NP2: x_c in units of the side.
+        features_NEHW: e(p), float32; of each image alone if `counts` says how many of the rows are an image's.
+        counts: see above.
+    """
+    height, width = features_NEHW.shape[-2:]
+    flat = features_NEHW.flatten(2)
+    columns = [torch.ones_like(flat[:, :1]), flat, flat.square().sum(dim=1, keepdim=True)]
+    constant, near = asked_NPA[..., :1], asked_NPA[..., 1:2]
+    rows = [2 * near * clicked_NPE, -near]
+    constant = constant - near * clicked_NPE.square().sum(dim=2, keepdim=True)
+    if asked_NPA.shape[2] == 3:
+        across, down = ((torch.arange(side, device=flat.device) + 0.5) / side for side in (width, height))
+        grid = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width)]).flatten(1)
+        grid = torch.cat([grid, grid.square().sum(dim=0, keepdim=True)])
+        columns.append(grid.expand(flat.shape[0], -1, -1))
+        wide = PLACE_SCALE * asked_NPA[..., 2:]
+        rows += [2 * wide * places_NP2, -wide]
+        constant = constant - wide * places_NP2.square().sum(dim=2, keepdim=True)
+    row, column = torch.cat([constant, *rows], dim=2), torch.cat(columns, dim=1)
+    if counts is None:
+        return row @ column
+    parts = zip(row.split(tuple(counts)), column, strict=True)
+    return torch.cat([each @ own for each, own in parts])
 
 
 class ClickFeatures(nn.Module):
@@ -166,11 +180,9 @@ class SimilarityTerm(nn.Module):
             clicked = at_clicks(features_NEHW, clicks)
             token = token_NC.float()[:, None].expand(-1, clicked.shape[1], -1)
             asked = self.ask(torch.cat([token, clicked], dim=2))
-            far = F.softplus(asked[..., 1:2]) * _distance_of_clicks(clicked, features_NEHW, clicks)
-            if self.place:
-                x, y = ((clicks.points_NP2.float() + 0.5) / clicks.side).unbind(dim=2)
-                far = far + PLACE_SCALE * F.softplus(asked[..., 2:3]) * place_distance(x, y, height, width)
-            like = asked[..., :1] - far
+            asked = torch.cat([asked[..., :1], F.softplus(asked[..., 1:])], dim=2)
+            places = (clicks.points_NP2.float() + 0.5) / clicks.side
+            like = likeness(asked, clicked, places, features_NEHW.float(), clicks.counts)
             labels = clicks.labels_NP[..., None]
             inside = like.masked_fill(labels != 1, _ABSENT).amax(dim=1)
             outside = like.masked_fill(labels != 0, _ABSENT).amax(dim=1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.prompts import Prompts
-from ..network.click_features import PLACE_SCALE, feature_distance, place_distance
+from ..network.click_features import likeness
 from .losses import LossWeights, shape_losses
 
 HIDDEN = 64
@@ -58,11 +58,10 @@ class DenseHead(nn.Module):
         with torch.autocast(features_BEHW.device.type, enabled=False):
             flat = features_BEHW.float().flatten(2)
             anchors = flat.gather(2, cells_BK[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
-            alpha, beta, gamma = self.mlp(torch.cat([granularity_BK[..., None], anchors], dim=2)).split(1, dim=2)
-            x, y = (cells_BK % width + 0.5) / width, (cells_BK // width + 0.5) / height
-            near = F.softplus(beta) * feature_distance(anchors, flat)
-            logits: Tensor = alpha - near - PLACE_SCALE * F.softplus(gamma) * place_distance(x, y, height, width)
-        return logits
+            asked = self.mlp(torch.cat([granularity_BK[..., None], anchors], dim=2))
+            asked = torch.cat([asked[..., :1], F.softplus(asked[..., 1:])], dim=2)
+            places = torch.stack([(cells_BK % width + 0.5) / width, (cells_BK // width + 0.5) / height], dim=2)
+            return likeness(asked, anchors, places, features_BEHW.float())
 
 
 def padded(anchors: Sequence[Prompts]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8]]:
