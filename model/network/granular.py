@@ -35,7 +35,7 @@ from .adapters import (
     own_hypernetwork,
 )
 from .click_features import ClickFeatures, Clicks, Sight, SimilarityTerm
-from .many_prompts import as_rows, for_prompts, quartered, two_way, upscaled_logits
+from .many_prompts import as_rows, for_prompts, two_way, upscaled_logits
 from .sam2_base import Size, build_base, parameter_count
 from .trunks import STATE_PREFIX, Trunk
 
@@ -377,11 +377,7 @@ class GranularSam2(nn.Module):
         if features.counts is None:
             source = cells.transpose(1, 2).unflatten(2, tuple(side))
             return torch.einsum("nc,nchw->nhw", weights, _upscale(decoder, source, features.high_res))
-        fine, middle = (
-            for_prompts(quartered(level, times), features.counts)
-            for level, times in zip(features.high_res, (2, 1), strict=True)
-        )
-        return upscaled_logits(decoder, cells, middle, fine, weights)
+        return upscaled_logits(decoder, cells, features.high_res, features.counts, weights)
 
     def _mask_weights(self, token_NC: Tensor) -> Tensor:
         if isinstance(self.hypernetwork, LowRankHypernetwork):

@@ -132,21 +132,22 @@ def quartered(level_BCHW: Tensor, times: int) -> Tensor:
 
 
 def upscaled_logits(
-    decoder: Any, cells_NLC: Tensor, middle_NLQC: Tensor, fine_NLQC: Tensor, weights_NC: Tensor
+    decoder: Any, cells_NLC: Tensor, levels: Sequence[Tensor], counts: Sequence[int], weights_NC: Tensor
 ) -> Tensor:
     """sam2's upscaling by 4 and the product with a mask's weights: (N, 4 h, 4 w); h = w.
 
     Args:
         decoder: sam2's.
         cells_NLC: behind the transformer.
-        middle_NLQC: the level at stride 8, from `quartered`.
-        fine_NLQC: at stride 4.
+        levels: of images, at strides 4 and 8.
+        counts: prompts of each image.
         weights_NC: from the hypernetwork, C / 8 channels.
     """
     first, norm, act_first, second, act_second = decoder.output_upscaling
-    found = F.linear(cells_NLC, *_as_linear(first)).view(middle_NLQC.shape) + middle_NLQC
+    fine, middle = levels
+    found = _quarters(first, cells_NLC, quartered(middle + first.bias[:, None, None], 1), counts)
     found = act_first(F.layer_norm(found, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-    found = act_second(F.linear(found, *_as_linear(second)).view(fine_NLQC.shape) + fine_NLQC)
+    found = act_second(_quarters(second, found, quartered(fine + second.bias[:, None, None], 2), counts))
     # One channel's product alone is too narrow: a cell's sixteen quarters at once, each a block of one matrix.
     blocks = torch.eye(16, dtype=weights_NC.dtype, device=weights_NC.device)[:, None] * weights_NC[:, None, :, None]
     logits = torch.bmm(found.flatten(2), blocks.flatten(1, 2))
@@ -155,6 +156,18 @@ def upscaled_logits(
     return logits.reshape(-1, 4 * side, 4 * side)
 
 
-def _as_linear(layer: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a transposed convolution of 2 x 2 at stride 2, as of a linear layer to a cell's quarters."""
-    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2), layer.bias.repeat(4)
+def _quarters(layer: Any, cells: Tensor, level_BLQC: Tensor, counts: Sequence[int]) -> Tensor:
+    """A transposed convolution of 2 x 2 at stride 2 without its bias, as a product that is added to an image's level.
+
+    Args:
+        layer: the convolution.
+        cells: (N, L, C), or (N, L, Q / 4, C).
+        level_BLQC: of each image.
+        counts: prompts of each image.
+
+    Returns:
+        (N, L, Q, C / 4 or C / 2).
+    """
+    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
+    level = for_prompts(level_BLQC, counts)
+    return torch.addmm(level.view(-1, weight.shape[1]), cells.flatten(0, -2), weight).view(level.shape)
