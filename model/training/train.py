@@ -150,11 +150,13 @@ class Trainer:
             self.head.to(ranks.device)
             self.trainable_names += [f"{HEAD}.{name}" for name, _ in self.head.named_parameters()]
             self.trainable += self.head.parameters()
+        on_cpu = ranks.device.type == "cpu"
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.trainable_names, self.trainable, config),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
-            fused=True,
+            fused=on_cpu,
+            foreach=not on_cpu,
         )
         self.validation = ranks.on_first(self._open_validation) or Validation(images=())
         if saved is not None:
@@ -209,8 +211,10 @@ class Trainer:
         moments = saved.group("optimizer")
         for name, parameter in zip(self.trainable_names, self.trainable, strict=True):
             values = {key: moments[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            # In the parameter's layout, which the fused kernel takes for granted.
             self.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in values.items()
+                key: value if key == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+                for key, value in values.items()
             }
         run = saved.record["progress"]
         self.progress = Progress(
