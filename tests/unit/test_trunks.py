@@ -235,6 +235,17 @@ def test_a_frozen_trunk_stays_what_its_file_says_in_half_precision(frozen: Path,
     assert all((each != 1).all() for each in constants), "the levels were standardised before the first step"
 
 
+def test_a_tuned_trunk_is_resumed_with_moments_in_its_weights_layout(
+    drawn_run: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Its convolutions lie channels last; the checkpoint's moments do not, and AdamW's kernel goes by address."""
+    output = tmp_path / "run"
+    undisturbed = trained(drawn_run, output, weights, 0.5)
+    (output / "checkpoints" / "step-00000004.safetensors").unlink()
+    resumed = trained(drawn_run, output, weights, 0.5, resume=True)
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
 def test_a_resumed_run_gives_the_numbers_of_one_that_never_stopped(
     drawn_run: Path, frozen_run: Path, weights: Path, tmp_path: Path
 ) -> None:
