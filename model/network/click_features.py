@@ -103,7 +103,7 @@ def likeness(
         across, down = ((torch.arange(side, device=flat.device) + 0.5) / side for side in (width, height))
         grid = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width)]).flatten(1)
         grid = torch.cat([grid, grid.square().sum(dim=0, keepdim=True)])
-        columns.append(grid.expand(flat.shape[0], -1, -1))
+        columns.append(grid * columns[0])
         wide = PLACE_SCALE * asked_NPA[..., 2:]
         rows += [2 * wide * places_NP2, -wide]
         constant = constant - wide * places_NP2.square().sum(dim=2, keepdim=True)
