@@ -83,8 +83,8 @@ def likeness(
 ) -> Tensor:
     """a - b |e(c) - e(p)|^2 - 10 d |x_c - x_p|^2 of each of P places c to all h w cells p: (N, P, L) float32.
 
-    Squares written out, the whole is one product of a row for each place and a column for each cell, without a map
-    of distances in between.
+    Squares written out, both terms are products of a row for each place and a column for each cell, without maps of
+    distances in between.
 
     Args:
         asked_NPA: (a, b, d) of each place; (a, b): without the distance in the image.
@@ -95,23 +95,24 @@ def likeness(
     """
     height, width = features_NEHW.shape[-2:]
     flat = features_NEHW.flatten(2)
-    columns = [torch.ones_like(flat[:, :1]), flat, flat.square().sum(dim=1, keepdim=True)]
-    constant, near = asked_NPA[..., :1], asked_NPA[..., 1:2]
-    rows = [2 * near * clicked_NPE, -near]
-    constant = constant - near * clicked_NPE.square().sum(dim=2, keepdim=True)
-    if asked_NPA.shape[2] == 3:
-        across, down = ((torch.arange(side, device=flat.device) + 0.5) / side for side in (width, height))
-        grid = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width)]).flatten(1)
-        grid = torch.cat([grid, grid.square().sum(dim=0, keepdim=True)])
-        columns.append(grid * columns[0])
-        wide = PLACE_SCALE * asked_NPA[..., 2:]
-        rows += [2 * wide * places_NP2, -wide]
-        constant = constant - wide * places_NP2.square().sum(dim=2, keepdim=True)
-    row, column = torch.cat([constant, *rows], dim=2), torch.cat(columns, dim=1)
+    near = asked_NPA[..., 1:2]
+    constant = asked_NPA[..., :1] - near * clicked_NPE.square().sum(dim=2, keepdim=True)
+    own, cells = (
+        torch.cat([2 * near * clicked_NPE, -near], dim=2),
+        torch.cat([flat, flat.square().sum(dim=1, keepdim=True)], dim=1),
+    )
     if counts is None:
-        return row @ column
-    parts = zip(row.split(tuple(counts)), column, strict=True)
-    return torch.cat([each @ own for each, own in parts])
+        like = own @ cells
+    else:
+        like = torch.cat([each @ cell for each, cell in zip(own.split(tuple(counts)), cells, strict=True)])
+    if asked_NPA.shape[2] == 2:
+        return like + constant
+    across, down = ((torch.arange(side, device=flat.device) + 0.5) / side for side in (width, height))
+    grid = torch.stack([across.expand(height, -1), down[:, None].expand(-1, width)]).flatten(1)
+    grid = torch.cat([torch.ones_like(grid[:1]), grid, grid.square().sum(dim=0, keepdim=True)])
+    wide = PLACE_SCALE * asked_NPA[..., 2:]
+    constant = constant - wide * places_NP2.square().sum(dim=2, keepdim=True)
+    return like + torch.cat([constant, 2 * wide * places_NP2, -wide], dim=2) @ grid
 
 
 class ClickFeatures(nn.Module):

@@ -362,7 +362,7 @@ class GranularSam2(nn.Module):
         if features.counts is None:
             with lora_active(self._lora):
                 found: tuple[Tensor, Tensor] = transformer(
-                    features.embedding_BCHW + dense, position.expand(len(tokens), -1, -1, -1), tokens
+                    features.embedding_BCHW + dense, position.expand(tokens.shape[0], -1, -1, -1), tokens
                 )
             return found
         if len(dense) == 1:
