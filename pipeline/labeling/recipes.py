@@ -63,7 +63,7 @@ _RECIPES: Final[dict[RecipeName, MineConfig]] = {
         recipe="learned",
         features=FeaturesConfig(backbone=LITE0),
         divide=DivideConfig(wholes="flat"),
-        conquer=replace(_FEATURES_ON_TREES, ranking=RankingConfig(method="consistency")),
+        conquer=replace(_FEATURES_ON_TREES, ranking=RankingConfig(method="consistency", scale=0.6)),
     ),
     "unsamv2": MineConfig(
         recipe="unsamv2",

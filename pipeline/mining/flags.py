@@ -102,9 +102,9 @@ class MineFlags:
         typer.Option(
             metavar="trees|consistency",
             help="Which candidates come first, of which the best are kept: those absorbed last in the merge trees, or "
-            "those that a second mining of the mirrored, enlarged and recoloured image finds again, for about 0.45 s "
-            "more an image. Default: the recipe's: consistency for learned, else trees. For recipes that merge "
-            "superpixels.",
+            "those that a second mining of the mirrored, resized and recoloured image finds again, for about 0.45 s "
+            "more an image (0.1 s in learned, which shows it smaller). Default: the recipe's: consistency for learned, "
+            "else trees. For recipes that merge superpixels.",
             rich_help_panel=MINED,
         ),
     ] = None

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json
+from pipeline.labeling.recipes import recipe
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.options import licenses_of, mine_options, resolved
 from pipeline.shards.plan import config_differences
@@ -90,6 +91,9 @@ def test_wholes_and_ranking_are_settings_of_any_recipe_on_superpixels(tmp_path: 
     assert config.conquer.ranking.method == "consistency"
     plain = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out")).config
     assert (plain.divide.wholes, plain.conquer.ranking.method) == ("stable", "trees")
+    learned = recipe("learned")
+    assert (learned.divide.wholes, learned.conquer.ranking.method) == ("flat", "consistency")
+    assert learned.conquer.ranking.scale < 1.0 < plain.conquer.ranking.scale
 
 
 def coco_file(path: Path) -> Path:
