@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 VARIANT := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
 	NUMBA_CPU_NAME=generic OMP_NUM_THREADS=1
 NUMERIC := $(addsuffix .py,$(addprefix tests/unit/test_,adapters_and_merged atoms backbone_features boundary_net fast_labeling feature_cache \
-	granular_model hierarchy image_miner image_predictor losses maskcut mask_generator merge_patches merge_regions metrics \
+	granular_model hierarchy image_miner image_predictor losses many_prompts maskcut mask_generator merge_patches merge_regions metrics \
 	metrics_recall model_files model_scores on_patches onnx_export predictors pyramid_features refine segment_answers step torch_export \
 	trunks unsamv2 validation_figures video video_scores weight_forms) \
 	$(addprefix tests/,integration/test_sam2_calls integration/test_training integration/test_training_numbers \

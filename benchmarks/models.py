@@ -50,6 +50,7 @@ from pipeline.errors import GrainmillError, InputError
 from pipeline.format import rle
 from pipeline.format.schema import canonical_json, sha256_of
 from pipeline.library import mine
+from pipeline.storage.parquet import parquet_table
 
 from .domain_images import read_domains
 from .grid import DONE, Task, filled
@@ -364,10 +365,8 @@ def differences(models: Sequence[dict[str, Any]]) -> list[str]:
 
 def first_clicks(row: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """(image, object) -> its cells of `objects.parquet`, of clicks and of the sweep."""
-    import pyarrow.parquet as pq
-
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in pq.read_table(Path(row["at"]) / OBJECTS).to_pylist():
+    for each in parquet_table((Path(row["at"]) / OBJECTS).read_bytes()).to_pylist():
         if each["task"] in ("interactive", "sweep"):
             cells = {name: value for name, value in each.items() if value is not None}
             found.setdefault((each["image"], each["object"]), {}).update(cells)
