@@ -58,7 +58,7 @@ ROWS: Final[Mapping[str, Method]] = {
 MEASURES: Final = {
     "recall_1000": "AR", "recall_100": "AR100", "recall_1000_small": "small", "recall_1000_medium": "medium",
     "recall_1000_large": "large", "instance_recall": "instance recall", "instance_precision": "instance precision",
-    "instances_per_image": "instances", "masks_per_image": "masks",
+    "instances_per_image": "instances", "masks_per_image": "masks an image",
 }  # fmt: skip
 """Columns of an image's answer, and their names in the table. AR is of all masks of a row, at most 1,000."""
 
@@ -147,33 +147,28 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 5.5))
-    for axis, measure, word in zip(
-        axes, ("recall_1000", "instance_recall"), ("AR of all masks (numbers: masks an image)", "instance recall"),
-        strict=True,
-    ):  # fmt: skip
-        for each in found:
-            told, name = each.get(measure), each["method"]
+    figure, axes = pyplot.subplots(1, 2, figsize=(14, 5), layout="constrained")
+    markers, colours = "osD^vP*XhpdH8", pyplot.get_cmap("tab20").colors
+    for axis, measure, word in zip(axes, ("recall_1000", "instance_recall"), ("AR of all masks", "instance recall"),
+                                   strict=True):  # fmt: skip
+        for number, each in enumerate(found):
+            told = each.get(measure)
             if told is None:
                 continue
-            if measure == "recall_1000":
-                name = f"{name} ({each['masks_per_image']['value']:,.0f})"
+            name = f"{each['words']} ({each['masks_per_image']['value']:,.0f})"
             if "cpu_s" not in each:
                 axis.axhline(told["value"], color="0.6", linestyle="--", linewidth=1)
                 axis.text(0.01, told["value"], name, color="0.4", va="bottom", fontsize=8,
                           transform=axis.get_yaxis_transform())  # fmt: skip
                 continue
-            spread = [[told["value"] - told["low"]], [told["high"] - told["value"]]]
-            peer = each["method"] in METHODS and METHODS[each["method"]] is ROWS[each["method"]]
-            axis.errorbar(each["cpu_s"]["median"], told["value"], yerr=spread, fmt="s" if peer else "o",
-                          color="tab:orange" if peer else "tab:blue", capsize=2, elinewidth=0.6)  # fmt: skip
-            axis.annotate(name, (each["cpu_s"]["median"], told["value"]), xytext=(5, 4), fontsize=8,
-                          textcoords="offset points")  # fmt: skip
+            axis.plot(each["cpu_s"]["median"], told["value"], markers[number % len(markers)],
+                      color=colours[number % len(colours)], label=name, markersize=8)  # fmt: skip
         axis.set(xlabel="processor seconds an image of 481 x 321, one thread", ylabel=word)
         axis.set_xlim(left=0)
-        axis.margins(x=0.15)
+        axis.margins(x=0.1, y=0.1)
         axis.grid(alpha=0.3)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8,
+                  title="masks (how many an image)")  # fmt: skip
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
