@@ -216,11 +216,13 @@ class EncodedByModel:
 
     def dial(self, prompt: Prompt) -> Answer:
         with self._lock:
-            return self._answers.get(("dial", prompt), lambda: self._answer(DIAL, *self._dial_logits(prompt)))
+            return self._answers.get(("dial", prompt), lambda: self._answer(prompt, DIAL, *self._dial_logits(prompt)))
 
     def own(self, prompt: Prompt) -> Answer:
         with self._lock:
-            return self._answers.get(("own", prompt), lambda: self._answer((None,) * 3, *self._own_logits(prompt)))
+            return self._answers.get(
+                ("own", prompt), lambda: self._answer(prompt, (None,) * 3, *self._own_logits(prompt))
+            )
 
     def everything(self, on_done: Callable[[float], None]) -> list[PredictedMask]:
         config = default_config(self._predictor.model.size)
@@ -246,9 +248,9 @@ class EncodedByModel:
         logits, score = self._predictor.predict_logits(*_arrays(prompt), None, box=prompt.box, multimask=True)
         return logits[0], score[0]
 
-    def _answer(self, granularity: tuple[float | None, ...], logits: Tensor, score: Tensor) -> Answer:
+    def _answer(self, prompt: Prompt, granularity: tuple[float | None, ...], logits: Tensor, score: Tensor) -> Answer:
         width, height = thumbnail_size(self.width, self.height, DISPLAY_SIDE_PX)
-        mended = self._predictor.mended(logits)
+        mended = self._predictor.mended(logits, prompt.labels)
         shown = torch.nn.functional.interpolate(
             mended[None], size=(height, width), mode="bilinear", align_corners=False
         )
@@ -257,11 +259,11 @@ class EncodedByModel:
             granularity=granularity,
             score=tuple(score.tolist()),
             shown=tuple(rle_codec.encode(each) for each in masks),
-            full=lambda place: self._full(logits[place]),
+            full=lambda place: self._full(mended[place]),
         )
 
     def _full(self, logits: Tensor) -> BoolArray:
-        mask: BoolArray = (self._predictor.enlarge(logits[None])[0] > self._predictor.mask_threshold).cpu().numpy()
+        mask: BoolArray = (self._predictor.interpolated(logits[None])[0] > self._predictor.mask_threshold).cpu().numpy()
         return mask
 
 

@@ -170,10 +170,11 @@ class GranularPredictor:
         model: in evaluation mode, on its device.
         mask_threshold: logits above it are foreground.
         max_hole_area: holes of a mask up to so many pixels of the logits' grid are filled where masks are made of
-            logits (`predict` without `return_logits`, `enlarge`); the logits handed back stay as they are. None: of a
-            student from scratch `HOLE_SHARE` of the grid, else 0, none, as sam2's predictor.
-        max_sprinkle_area: likewise of islands, which are left out, all but a mask's largest (sam2's predictor leaves
-            out that one too). None: `SPRINKLE_SHARE`, else 0.
+            logits (`predict` without `return_logits`, `enlarge`), unless a click outside asked for them; the logits
+            handed back stay as they are. None: of a student from scratch `HOLE_SHARE` of the grid, else 0, none, as
+            sam2's predictor.
+        max_sprinkle_area: likewise of islands, which are left out, all but a mask's largest, and none after a second
+            click inside (sam2's predictor leaves out all). None: `SPRINKLE_SHARE`, else 0.
 
     Attributes:
         own_iou: of the last answer (N, C) float32, where it was UnSAMv2's with `multimask_output`: the IoU predicted
@@ -304,7 +305,7 @@ class GranularPredictor:
         logits, ious = self._decoded(prompts, image, multimask=multimask_output, normalize=normalize_coords)
         if not prompts.several:
             logits, ious = logits.flatten(0, 1), ious.flatten(0, 1)
-        full = self._interpolated(logits, image) if return_logits else self.enlarge(logits, image)
+        full = self.interpolated(logits, image) if return_logits else self.enlarge(logits, image, prompts.labels)
         kept = logits.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         masks = full if return_logits else full > self.mask_threshold
         return masks.cpu().numpy(), ious.cpu().numpy(), kept.cpu().numpy()
@@ -365,27 +366,38 @@ class GranularPredictor:
         prompts = self._checked(point_coords, point_labels, box, mask_input, granularity)
         return self._decoded(prompts, 0, multimask=multimask)
 
-    def enlarge(self, logits: Tensor, image: int = 0) -> Tensor:
-        """Logits (C, h, w) or (N, C, h, w) -> as many on the image's grid, small holes and islands mended."""
-        return self._interpolated(self.mended(logits), image)
+    def enlarge(self, logits: Tensor, image: int = 0, labels: ArrayLike | None = None) -> Tensor:
+        """Logits (C, h, w) or (N, C, h, w) -> as many on the image's grid, `mended`."""
+        return self.interpolated(self.mended(logits, labels), image)
 
-    def mended(self, logits: Tensor) -> Tensor:
-        """Logits (..., h, w) without holes and islands up to the areas allowed, but for a mask's largest island."""
-        if self.max_hole_area <= 0 and self.max_sprinkle_area <= 0:
+    def mended(self, logits: Tensor, labels: ArrayLike | None = None) -> Tensor:
+        """Logits (..., h, w) without holes and then islands up to the areas allowed, but for a mask's largest island.
+
+        Args:
+            logits: as a model answered.
+            labels: of all clicks that asked for them; after one outside no hole is filled, after a second one inside
+                no island is left out: those may be what was meant.
+        """
+        given = np.asarray([] if labels is None else labels)
+        hole = 0.0 if (given == 0).any() else self.max_hole_area
+        island = 0.0 if (given == 1).sum(axis=-1).max(initial=0) > 1 else self.max_sprinkle_area
+        if hole <= 0 and island <= 0:
             return logits
-        mended = logits.clone()
+        mended = logits.clone(memory_format=torch.contiguous_format)
         for values in mended.flatten(0, -3):
-            inside = (values > self.mask_threshold).cpu().numpy()
-            for region, largest, sign in ((~inside, self.max_hole_area, 1), (inside, self.max_sprinkle_area, -1)):
-                _, labels, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+            for largest, sign in ((hole, 1), (island, -1)):
+                inside = (values > self.mask_threshold).cpu().numpy()
+                region = (inside if sign < 0 else ~inside).astype(np.uint8)
+                _, parts, statistics, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
                 small = statistics[:, cv2.CC_STAT_AREA] <= largest
                 small[0] = False  # all that is not of the region
                 if sign < 0 and len(small) > 1:
                     small[1 + statistics[1:, cv2.CC_STAT_AREA].argmax()] = False
-                values[torch.from_numpy(small[labels]).to(values.device)] = self.mask_threshold + sign * MENDED_BY
+                values[torch.from_numpy(small[parts]).to(values.device)] = self.mask_threshold + sign * MENDED_BY
         return mended
 
-    def _interpolated(self, logits: Tensor, image: int) -> Tensor:
+    def interpolated(self, logits: Tensor, image: int = 0) -> Tensor:
+        """Logits (C, h, w) or (N, C, h, w) -> as many on the image's grid, bilinearly."""
         batch = logits if logits.ndim == 4 else logits[None]
         return F.interpolate(batch, size=self._sizes[image], mode="bilinear", align_corners=False).view(
             *logits.shape[:-2], *self._sizes[image]

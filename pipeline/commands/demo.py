@@ -7,6 +7,7 @@ verified and kept. Only `pipeline` is imported here; training and scoring run as
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -141,8 +142,9 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
         done=Path(release) / "manifest.json",
     )  # fmt: skip
     yield Step("verify: the release from cold, its card's numbers included", ("verify", release, "--deep"))
-    lite0 = packaged_weights("lite0") is not None
-    resume = ("--resume",) if any(Path(student).glob("checkpoints/*.safetensors")) else ()
+    checkpoints = sorted(Path(student).glob("checkpoints/*.safetensors"))
+    lite0 = _has_trunk(checkpoints[-1]) if checkpoints else packaged_weights("lite0") is not None
+    resume = ("--resume",) if checkpoints else ()
     yield Step(
         f"train: a small SAM-2 with a granularity dial, {train_steps} steps, "
         + ("on EfficientNet-lite0" if lite0 else "from random weights; the extra [lite] would make it see better"),
@@ -153,10 +155,10 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
     yield Step("score: the mined masks of the coins against Otsu's threshold",
                ("score", *coins, "--masks", masks, "--output", f"{scores}/labels"))  # fmt: skip
     answers = {"tree": "the photograph's own tree", "student": "the student"}
-    checkpoints = {"tree": "tree", "student": student}
+    asked = {"tree": "tree", "student": student}
     if kept_student().is_file():
-        answers["kept"], checkpoints["kept"] = "the kept student, which trained longer", KEPT
-    for who, checkpoint in checkpoints.items():
+        answers["kept"], asked["kept"] = "the kept student, which trained longer", KEPT
+    for who, checkpoint in asked.items():
         yield Step(
             f"score: {answers[who]} on eight of the coins, with its controls",
             ("score", *coins, "--checkpoint", checkpoint, "--objects-per-image", "8", "--points-per-side", "8",
@@ -166,7 +168,7 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
     for name, point in CLICKS.items():
         photograph = next(path for path in (output / "photographs").glob(f"*/{name}"))
         for who, words in answers.items():
-            model = () if who == "tree" else ("--checkpoint", checkpoints[who])
+            model = () if who == "tree" else ("--checkpoint", asked[who])
             yield Step(
                 f"segment: one click on {name} at five granularities, answered by {words}",
                 ("segment", str(photograph), *model, "--point", point,
@@ -179,6 +181,14 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
         "view: all of it on one page",
         ("view", masks, "--output", str(output / REPORT), "--title", "Grainmill demo", *pictures, *shown),
     )
+
+
+def _has_trunk(checkpoint: Path) -> bool:
+    """Whether a student that was begun stands on another network than its own, so that it goes on as it began."""
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, framework="np") as opened:
+        return bool(json.loads(opened.metadata()["grainmill"]).get("trunk"))
 
 
 def lay_out_photographs(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline.commands import demo
 from pipeline.commands.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins, lay_out_photographs
@@ -54,6 +55,17 @@ def test_the_student_stands_on_lite0_where_its_weights_are_installed(
     assert "EfficientNet-lite0" in with_weights.title
     assert without.arguments == with_weights.arguments[:at] + with_weights.arguments[at + 4 :]
     assert "[lite]" in without.title
+    # A student that was begun goes on as it began, whatever is installed since.
+    (tmp_path / "student" / "checkpoints").mkdir(parents=True)
+    begun = tmp_path / "student" / "checkpoints" / "step-00000001.safetensors"
+    for trunk in (None, {"name": "tf_efficientnet_lite0"}):
+        save_file({"w": np.zeros(1)}, begun, {"grainmill": json.dumps({"trunk": trunk})})
+        for weights in (tmp_path / "weights.pth", None):
+            monkeypatch.setattr(demo, "packaged_weights", lambda short, weights=weights: weights)
+            steps = demo.steps(tmp_path, train_steps=2, executor="local", workers=1)
+            again = next(step for step in steps if step.arguments[0] == "train")
+            assert ("--trunk" in again.arguments) == (trunk is not None)
+            assert again.arguments[-1] == "--resume"
 
 
 def grainmill_demo(output: Path) -> subprocess.CompletedProcess[str]:

@@ -281,7 +281,7 @@ def test_small_holes_are_filled_and_small_islands_left_out(
         for each in range(1, count + 1):
             if (holes == each).sum() <= hole:
                 filled |= holes == each
-        islands, count = ndimage.label(mask, eight)
+        islands, count = ndimage.label(filled, eight)
         areas = [(islands == each).sum() for each in range(1, count + 1)]
         for each, area in enumerate(areas, 1):
             if area <= sprinkle and each != 1 + int(np.argmax(areas)):
@@ -305,6 +305,26 @@ def test_a_mask_that_is_all_small_islands_keeps_its_largest(predictor: GranularP
     tidy = GranularPredictor(predictor.model, max_sprinkle_area=10)
     tidy.set_image(photograph(LOW, LOW))
     assert np.argwhere((tidy.enlarge(logits) > 0)[0].numpy()).tolist() == [[8, 8], [9, 8]]
+
+
+def test_what_corrections_asked_for_is_not_mended(
+    predictor: GranularPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.full((1, 1, LOW, LOW), -1.0)
+    logits[..., 5:25, 5:25] = 1
+    logits[..., 10:12, 10:12] = -1  # a hole of four cells
+    logits[..., 28:30, 28] = 1  # an island of two
+    tidy = GranularPredictor(predictor.model, max_hole_area=9, max_sprinkle_area=9)
+    tidy.set_image(photograph(LOW, LOW))
+    monkeypatch.setattr(tidy, "_decoded", lambda *_, **__: (logits, torch.ones(1, 1)))
+    for points, labels, hole, island in (
+        ([[6, 6]], [1], True, False),
+        ([[6, 6], [10, 10]], [1, 0], False, False),
+        ([[6, 6], [28, 28]], [1, 1], True, True),
+        ([[6, 6], [28, 28], [10, 10]], [1, 1, 0], False, True),
+    ):
+        mask = tidy.predict(points, labels, granularity=0.5)[0][0]
+        assert (mask[10, 10], mask[28, 28]) == (hole, island), labels
 
 
 def test_a_student_from_scratch_is_mended_and_sam2s_sizes_are_not(predictor: GranularPredictor) -> None:
