@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from model.evaluation.results import finite, write_json
 from pipeline.console import note
+from pipeline.errors import InputError
 
 DONE: Final = "done"
 
@@ -39,7 +41,13 @@ def filled(tasks: Sequence[Task], folder: Path, *, jobs: int) -> list[dict[str, 
         tasks: in the order of the table.
         folder: where rows are kept.
         jobs: rows side by side, each in a process of its own, whose death is that row's; 0: in this process.
+
+    Raises:
+        InputError: two tasks of one name, whose rows would take each other's place.
     """
+    twice, count = Counter(task.name for task in tasks).most_common(1)[0] if tasks else ("", 1)
+    if count > 1:
+        raise InputError(f"two rows of the grid are called {twice}; give what they differ in another name")
     folder.mkdir(parents=True, exist_ok=True)
     missing = [task for task in tasks if not _is_done(folder, task)]
     note(f"{len(tasks) - len(missing)} of {len(tasks)} rows are there")

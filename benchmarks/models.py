@@ -27,8 +27,9 @@ import argparse
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,7 @@ class Ground:
         benchmark: of `grainmill score --list`.
         data, split: as its flags.
         images: at most, of models; the tree's own limit comes first.
+        source: what `data` was made of, so that a row of another is not taken for it.
     """
 
     title: str
@@ -77,6 +79,7 @@ class Ground:
     data: str
     split: str
     images: int
+    source: str = ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,10 +114,21 @@ def grounds_of(options: argparse.Namespace) -> list[Ground]:
         found.append(Ground(title=name, benchmark=name, data=place, split=split, images=options.images))
     if options.davis2016:
         data = frames_as_images(options.davis2016, options.output / "data" / "davis", every=options.frames_every)
-        found.append(Ground(title="davis, frames", benchmark="davis", data=data, split="test", images=options.images))
+        source = f"{options.davis2016}, every {options.frames_every}"
+        found.append(
+            Ground(
+                title="davis, frames", benchmark="davis", data=data, split="test", images=options.images, source=source
+            )
+        )
     for name, data in (domains_as_folders(options.domains, options.output / "data") if options.domains else {}).items():
         images = options.domain_images
-        found.append(Ground(title=name, benchmark="folder", data=data, split="val", images=images))
+        source = str(options.domains)
+        found.append(Ground(title=name, benchmark="folder", data=data, split="val", images=images, source=source))
+    titles = Counter(each.title for each in found)
+    found = [
+        each if titles[each.title] == 1 else replace(each, title=f"{each.title} {each.data}:{each.split}")
+        for each in found
+    ]
     if not found:
         raise InputError("expected --benchmark NAME=DATA, --domains or --davis2016: nothing to score on")
     for ground in found:
@@ -219,6 +233,7 @@ def tasks_of(options: argparse.Namespace, grounds: Sequence[Ground], models: dic
             most = min(ground.images, options.tree_images) if checkpoint == TREE else ground.images
             flags: dict[str, Any] = {"limit": most, "seed": options.seed}
             asked = {"ground": ground.title, "model": name, "data": ground.data, "split": ground.split}
+            asked |= {"source": ground.source} if ground.source else {}
             if checkpoint is not None:
                 flags |= {"objects_per_image": options.objects_per_image, "points_per_side": options.points_per_side}
                 asked_g = [each for each in GRANULARITY if each != "oracle" or checkpoint != TREE]
@@ -421,12 +436,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                     columns = recalls(row)
                     found = columns.get("pooled") or columns.get("everything") or row["metrics"].get("AR1000")
                     each = row["metrics"].get(metric) if metric else found
-                    if each is not None and each["value"] is not None:
+                    if each is not None and each["value"] is not None and each["low"] is not None:
                         points.append((each, places[row["asked"]["ground"]] - 0.15 * (number - (len(names) - 1) / 2)))
             values = [each["value"] for each, _ in points]
             errors = [
-                [each["value"] - each["low"] for each, _ in points],
-                [each["high"] - each["value"] for each, _ in points],
+                [max(0.0, each["value"] - each["low"]) for each, _ in points],
+                [max(0.0, each["high"] - each["value"]) for each, _ in points],
             ]
             axis.errorbar(values, [y for _, y in points], xerr=errors, fmt="osv^D"[number % 5], ms=4, lw=1, label=name)
         axis.set(title=title, xlim=(0, 1))
@@ -462,15 +477,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     load = os.getloadavg()
     try:
         models = dict(named(each, "--model") for each in options.model)
+        if len(models) < len(options.model):
+            raise InputError("--model: two of one name; a row is called by it, so give each its own")
+        if options.frames_every < 1:
+            raise InputError(f"--frames-every {options.frames_every}: expected 1 or more")
         if MINED in models:
             raise InputError(f"--model {MINED}: the name of what --mined makes; choose another")
         if not models and not options.mined:
             raise InputError("expected --model NAME=CKPT or --mined: nothing to score")
         tasks = tasks_of(options, grounds_of(options), models)
+        rows = filled(tasks, options.output / "rows", jobs=options.jobs)
     except GrainmillError as error:
         print(f"benchmarks.models: {error}", file=sys.stderr)
         return error.exit_code
-    rows = filled(tasks, options.output / "rows", jobs=options.jobs)
     write_json(options.output / "models.json", {"rows": rows, "environment": environment(load)})
     (options.output / "models.md").write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
     draw(rows, options.output / "models.png")

@@ -409,7 +409,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
             axis.text(0.01, whole["value"], each["method"], color="0.4", va="bottom",
                       transform=axis.get_yaxis_transform(), fontsize=8)  # fmt: skip
             continue
-        spread = [[whole["value"] - whole["low"]], [whole["high"] - whole["value"]]]
+        spread = [[max(0.0, whole["value"] - whole["low"])], [max(0.0, whole["high"] - whole["value"])]]
         axis.errorbar(each["cpu_s"]["median"], whole["value"], yerr=spread, fmt="o" if ours else "s",
                       color="tab:blue" if ours else "tab:orange", capsize=2, elinewidth=0.8)  # fmt: skip
         axis.annotate(each["method"], (each["cpu_s"]["median"], whole["value"]), textcoords="offset points",
@@ -458,6 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = {name: str(getattr(options, METHODS[name].needs or "", None)) for name in names}
     command = None
     if PUBLISHED in names:
+        asked[PUBLISHED] += f" {setting.flags}".rstrip()
         task = Task(
             name="command.unsamv2",
             asked={"unsamv2": asked[PUBLISHED], "flags": setting.flags, "images": [image.name for image in images]},
