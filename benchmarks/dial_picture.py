@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.evaluation.benchmarks.files import decoded_rgb
+from model.network.adapters import granularity_values
 from pipeline.dataset.labeled_image import LabeledImage
+from pipeline.errors import GrainmillError
 from pipeline.library import label_image
-from pipeline.sources.images import decode_rgb
 
-MAX_PIXELS: Final = 100_000_000
 ROW_PX: Final = 210
 """Height of a photograph in the picture."""
 TITLE_PX: Final = 26
@@ -90,9 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--boundaries", help="Likewise.")
     parser.add_argument("--granularity", default="0.1,0.3,0.5,0.7,1.0", help="Columns. Default: %(default)s.")
     options = parser.parse_args(argv)
-    photographs = [decode_rgb(Path(each).read_bytes(), max_pixels=MAX_PIXELS) for each in options.images]
-    labeled = [label_image(each, recipe=options.recipe, boundaries=options.boundaries) for each in photographs]
-    drawn = picture(labeled, [float(each) for each in options.granularity.split(",")])
+    try:
+        granularities = granularity_values([float(each) for each in options.granularity.split(",")]).tolist()
+        photographs = [decoded_rgb(Path(each).read_bytes(), where=each) for each in options.images]
+        labeled = [label_image(each, recipe=options.recipe, boundaries=options.boundaries) for each in photographs]
+    except (GrainmillError, OSError, ValueError) as error:
+        parser.error(str(error))
+    drawn = picture(labeled, granularities)
     if not cv2.imwrite(options.output, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]):
         parser.error(f"--output {options.output}: could not be written")
     return 0

@@ -33,10 +33,12 @@ from model.evaluation.benchmarks.records import EvalImage
 from model.evaluation.protocols.label_masks import interval, masks_answer
 from model.evaluation.results import write_json
 from pipeline.bench.report import environment, table
+from pipeline.errors import GrainmillError
 
 from .grid import DONE, Task, filled
-from .side_by_side import METHODS, Masks, Method, Setting, pixels, recipe
+from .side_by_side import METHODS, Method, Setting, net_sha256, pixels, ready, recipe
 
+NET: Final = "boundaries"
 ROWS: Final[Mapping[str, Method]] = {
     "default": Method(words="`default`", make=recipe("default")),
     "default-flat": Method(words="`default --wholes flat`", make=recipe("default", wholes="flat")),
@@ -47,11 +49,15 @@ ROWS: Final[Mapping[str, Method]] = {
     "learned-trees": Method(words="`learned --ranking trees`", make=recipe("learned", ranking="trees")),
     "learned": Method(words="`learned`", make=recipe("learned")),
     "learned-net-trees": Method(
-        words="`learned --boundaries --ranking trees`", make=recipe("learned", boundaries=True, ranking="trees")
+        words="`learned --boundaries --ranking trees`",
+        make=recipe("learned", boundaries=True, ranking="trees"),
+        needs=NET,
     ),
-    "learned-net": Method(words="`learned --boundaries`", make=recipe("learned", boundaries=True)),
+    "learned-net": Method(words="`learned --boundaries`", make=recipe("learned", boundaries=True), needs=NET),
     "learned-net-1000": Method(
-        words="`learned --boundaries --max-masks 1000`", make=recipe("learned", boundaries=True, max_masks=1000)
+        words="`learned --boundaries --max-masks 1000`",
+        make=recipe("learned", boundaries=True, max_masks=1000),
+        needs=NET,
     ),
     **{name: METHODS[name] for name in ("people", "ucm", "slic", "felzenszwalb")},
 }
@@ -66,18 +72,9 @@ Pairs = dict[str, list[float]]
 """Of each measure an image's sum and count."""
 
 
-@functools.cache
-def ready(name: str, setting: Setting, first: EvalImage) -> Masks:
-    """A method, warm."""
-    masks = ROWS[name].make(setting)
-    if ROWS[name].timed:
-        masks(first, pixels(first))
-    return masks
-
-
 def measured(name: str, setting: Setting, image: EvalImage, first: EvalImage) -> dict[str, Any]:
     """One photograph by one method."""
-    masks, rgb, truth = ready(name, setting, first), pixels(image), image.load()
+    masks, rgb, truth = ready(ROWS[name], setting, first), pixels(image), image.load()
     begun_s = time.process_time()
     found = masks(image, rgb)
     cpu_s = time.process_time() - begun_s
@@ -181,6 +178,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=100, help="Default: %(default)s, all.")
     parser.add_argument("--method", action="append", choices=ROWS, help="Default: all. The first is compared with.")
     options = parser.parse_args(argv)
+    try:
+        return measured_rows(options)
+    except GrainmillError as error:
+        print(f"benchmarks.quality_cost: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def measured_rows(options: argparse.Namespace) -> int:
+    """Fills the rows and writes the report.
+
+    Raises:
+        InputError: no such benchmark or file.
+    """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     setting = Setting(
@@ -189,10 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     images, load = read_bsds500(options.bsds500, "val").images[: options.images], os.getloadavg()
     names = options.method or list(ROWS)
+    nets = {name: net_sha256(options.boundaries) if ROWS[name].needs == NET else None for name in names}
     tasks = [
         Task(
             name=f"{image.path.stem}.{name}",
-            asked={"method": name, "boundaries": options.boundaries},
+            asked={"method": name, "boundaries": nets[name]},
             work=functools.partial(measured, name, setting, image, images[0]),
         )
         for image in images

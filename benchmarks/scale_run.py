@@ -38,6 +38,7 @@ from benchmarks.failures import Arena, Driver, log_events, wait_until
 from benchmarks.raylets import RayCluster, RayNode
 from pipeline.bench.report import environment
 from pipeline.console import note
+from pipeline.errors import InputError
 
 WORKERS: Final = 2
 MINING: Final = ("ray::Worker", "pipeline.units.child")
@@ -78,12 +79,20 @@ class ProcessorSeconds(threading.Thread):
 
 
 def undisturbed(source: Path, output: Path, samples_per_shard: int) -> dict[str, Any]:
-    """The same images by local workers."""
+    """The same images by local workers.
+
+    Raises:
+        InputError: they could not be mined; `mine` has said why.
+    """
     watch, began_s = ProcessorSeconds([]), time.monotonic()
     watch.start()
     command = [*GRAINMILL, "mine", "--input", f"in={source}", "--output", str(output), "--executor", "local", "--json"]
     command += ["--workers", str(WORKERS), "--samples-per-shard", str(samples_per_shard)]
-    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        watch.stop()
+        raise InputError(f"{source}: it could not be mined, see above")
+    result = json.loads(done.stdout)
     wall_s, (mining_s, _) = time.monotonic() - began_s, watch.stop()
     images = result["samples"] + result["failures"]
     return {
@@ -175,7 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     source, load = arguments.images.absolute(), os.getloadavg()
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="grainmill-scale-")))
-        expected = undisturbed(source, work.absolute() / "local", arguments.samples_per_shard)
+        try:
+            expected = undisturbed(source, work.absolute() / "local", arguments.samples_per_shard)
+        except InputError as error:
+            print(f"benchmarks.scale_run: {error}", file=sys.stderr)
+            return error.exit_code
         note(f"undisturbed: {expected['images_per_second']:.2f} images/s, digest {expected['digest'][:12]}")
         between = os.getloadavg()
         cluster = stack.enter_context(RayCluster())

@@ -53,13 +53,14 @@ from model.evaluation.subjects import baselines
 from pipeline.bench.report import environment, table
 from pipeline.environment.timm_weights import named_weights
 from pipeline.environment.torch_compat import ensure_torchvision
-from pipeline.errors import InputError, SampleFailureError
+from pipeline.errors import GrainmillError, InputError, SampleFailureError
 from pipeline.format import rle
 from pipeline.labeling.config import FeaturesConfig
 from pipeline.labeling.miner import ImageInput, ImageMiner
 from pipeline.labeling.stages.backbone_features import Pyramid
 from pipeline.mining.flags import MineFlags
 from pipeline.mining.options import resolved
+from pipeline.storage.local import sha256_of_file
 
 from .grid import DONE, Task, filled
 
@@ -324,12 +325,20 @@ METHODS: Final = {
 
 
 @functools.cache
-def ready(name: str, setting: Setting, first: EvalImage) -> Masks:
+def ready(method: Method, setting: Setting, first: EvalImage) -> Masks:
     """A method, warm."""
-    masks = METHODS[name].make(setting)
-    if METHODS[name].timed:
+    masks = method.make(setting)
+    if method.timed:
         masks(first, pixels(first))
     return masks
+
+
+def net_sha256(path: str) -> str | None:
+    """Of a boundary net's file, so that rows of another one at the same place are not taken for its.
+
+    None: there is none, which the rows that want it will say.
+    """
+    return sha256_of_file(path) if Path(path).is_file() else None
 
 
 def pixels(image: EvalImage) -> Rgb:
@@ -338,7 +347,7 @@ def pixels(image: EvalImage) -> Rgb:
 
 def measured(name: str, setting: Setting, image: EvalImage, first: EvalImage) -> dict[str, Any]:
     """One photograph by one method."""
-    masks, rgb, truth = ready(name, setting, first), pixels(image), image.load()
+    masks, rgb, truth = ready(METHODS[name], setting, first), pixels(image), image.load()
     begun_cpu_s, begun_s = time.process_time(), time.perf_counter()
     found = masks(image, rgb)
     cpu_s, wall_s = time.process_time() - begun_cpu_s, time.perf_counter() - begun_s
@@ -448,6 +457,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         needed = METHODS[name].needs
         if needed and getattr(options, needed) is None:
             parser.error(f"--method {name} needs --{needed}")
+    try:
+        return compared(options, names)
+    except GrainmillError as error:
+        print(f"benchmarks.side_by_side: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def compared(options: argparse.Namespace, names: Sequence[str]) -> int:
+    """Fills the rows and writes the report.
+
+    Raises:
+        InputError: no such benchmark or file.
+    """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     setting = Setting(
@@ -456,6 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     images, load = read_bsds500(options.bsds500, "val").images[: options.images], os.getloadavg()
     asked = {name: str(getattr(options, METHODS[name].needs or "", None)) for name in names}
+    asked |= {name: str(net_sha256(options.boundaries)) for name in names if METHODS[name].needs == "boundaries"}
     command = None
     if PUBLISHED in names:
         asked[PUBLISHED] += f" {setting.flags}".rstrip()
