@@ -184,11 +184,21 @@ def steps(output: Path, *, train_steps: int, executor: str, workers: int) -> Ite
 
 
 def _has_trunk(checkpoint: Path) -> bool:
-    """Whether a student that was begun stands on another network than its own, so that it goes on as it began."""
-    from safetensors import safe_open
+    """Whether a student that was begun stands on another network than its own, so that it goes on as it began.
 
-    with safe_open(checkpoint, framework="np") as opened:
-        return bool(json.loads(opened.metadata()["grainmill"]).get("trunk"))
+    Raises:
+        InputError: its checkpoint is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(checkpoint, framework="np") as opened:
+            return bool(json.loads(opened.metadata()["grainmill"]).get("trunk"))
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        student = checkpoint.parent.parent
+        raise InputError(
+            f"{checkpoint}: not a checkpoint of `grainmill train`; remove {student} to begin it anew"
+        ) from error
 
 
 def lay_out_photographs(folder: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from pipeline.commands import demo
 from pipeline.commands.demo import CLICKS, LICENSES, PHOTOGRAPHS, coin_masks, lay_out_coins, lay_out_photographs
 from pipeline.environment.kept_student import VARIABLE
+from pipeline.errors import InputError
 from pipeline.sources.images import decode_rgb
 
 
@@ -66,6 +67,9 @@ def test_the_student_stands_on_lite0_where_its_weights_are_installed(
             again = next(step for step in steps if step.arguments[0] == "train")
             assert ("--trunk" in again.arguments) == (trunk is not None)
             assert again.arguments[-1] == "--resume"
+    begun.write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"step-00000001\.safetensors: not a checkpoint .*remove .*student to begin"):
+        list(demo.steps(tmp_path, train_steps=2, executor="local", workers=1))
 
 
 def grainmill_demo(output: Path) -> subprocess.CompletedProcess[str]:
