@@ -8,10 +8,16 @@ rows of more images take besides. A row is one student, `grainmill train --size 
 for what its name says (`--list` shows all):
 
 - what is added to SAM-2's decoder and to the recipe, each taken away by a flag of `train`;
+- how the decoder hears g, or SAM's three masks in its place (`decoders`);
 - the pairs of mask and granularity, exchanged by `benchmarks.pair_sources`, `people_shards` or another recipe;
 - the number of images, at equal steps;
-- the dial beside a frozen base: the student `constant`, to which every pair said g = 1.0, becomes a base without a dial
-  (what answered there is made SAM's own answer), and `--adapter paper` and `lite` are trained beside it.
+- the dial beside a frozen base: the student `base` is SAM-2's plain decoder, told no g, trained 3.5 times as long; what
+  answered there becomes SAM's own answer, without a loss, and adapters are trained beside it. `beside-*` are
+  the same beside `constant`, to which every pair said g = 1.0, and which loses what it heard at the click as a base.
+
+Rows without g, and those beside a base, have a second table: what the model answers by itself (SAM's first mask,
+without sam2's switch to another one where the first is unstable; of three masks the one of the highest predicted IoU)
+and what the label's g is worth against that.
 
 Each is judged by the same fixed clicks (`validation.fixed_example`) on three grounds: labels mined from the validation
 photographs, people's segments of them (label g by containment), and with `--coco` COCO's objects, which are wholes
@@ -41,6 +47,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from numpy.typing import NDArray
+from torch import Tensor
 
 from model.data.shards import LoadedSample
 from model.data.stream import Example
@@ -52,7 +60,7 @@ from model.evaluation.results import write_json
 from model.library import train
 from model.network.adapters import SPECS, Adapter
 from model.network.granular import GranularSam2
-from model.network.load import load_granular
+from model.network.load import load_granular, new_model
 from model.network.pixels import normalised_batch
 from model.training.config import micro_recipe
 from model.training.validation import best_fixed_g, dial_figures, fixed_example, iou, measure_clicks, paired_gain
@@ -62,6 +70,7 @@ from pipeline.format import rle
 from pipeline.format.granularity import granularity_of
 from pipeline.library import mine
 
+from .decoders import Decoder, decoder_of
 from .grid import DONE, Task, filled
 from .micro_run import CHOOSING_IMAGES, iou_other_photograph, mined_samples, people_sample
 from .pair_sources import write_pairs
@@ -76,7 +85,8 @@ MINED_ANEW: Final[dict[str, dict[str, str]]] = {
 }
 """Pairs that `grainmill mine` makes of the same images, with its flags."""
 ADAPTED: Final = "constant"
-"""The row that becomes a base without a dial."""
+BASE: Final = "base"
+"""Rows that become bases without a dial: a student at one g, and SAM-2's plain decoder without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +99,11 @@ class Row:
         images: of them, the first by a hash; None: all.
         more: with the images of `--more`.
         flags: of `grainmill train`.
-        beside: the adapter that is trained beside the base without a dial.
+        beside: the adapter that is trained beside a base without a dial.
+        base: the row that becomes that base.
         spec: changes of the adapter's widths (`network.adapters.AdapterSpec`).
+        decoder: another than the dial's own.
+        longer: times the steps of the others.
     """
 
     words: str
@@ -99,7 +112,10 @@ class Row:
     more: bool = False
     flags: dict[str, Any] = field(default_factory=dict)
     beside: Adapter | None = None
+    base: str = ADAPTED
     spec: dict[str, Any] = field(default_factory=dict)
+    decoder: Decoder | None = None
+    longer: float = 1.0
 
 
 BESIDE_A_BASE: Final[dict[str, Any]] = {
@@ -109,7 +125,8 @@ BESIDE_A_BASE: Final[dict[str, Any]] = {
     )},
     "augmentation": "crops",
 }  # fmt: skip
-"""The recipe from scratch, as far as flags beside a frozen base can say it; the loss stays the paper's."""
+"""The recipe from scratch beside a frozen base, but for the loss, which stays the paper's."""
+BESIDE_BY_ITS_LOSS: Final = {**BESIDE_A_BASE, "loss": "scratch"}
 PLAIN: Final[dict[str, Any]] = {"click_features": False, "similarity": "off", "dense_anchors": 0}
 ROWS: Final = {
     FULL: Row(words="the default recipe"),
@@ -142,12 +159,56 @@ ROWS: Final = {
     "more-images": Row(words="the photographs of --more too", more=True),
     "beside-paper": Row(words="adapter paper beside a frozen base without a dial", flags=BESIDE_A_BASE, beside="paper"),
     "beside-lite": Row(words="adapter lite beside the same base", flags=BESIDE_A_BASE, beside="lite"),
-    "beside-no-lora": Row(
-        words="adapter paper without LoRA beside the same base",
-        flags=BESIDE_A_BASE,
+    "beside-paper-loss": Row(
+        words="adapter paper beside it, the loss from scratch", flags=BESIDE_BY_ITS_LOSS, beside="paper"
+    ),
+    "beside-lite-loss": Row(
+        words="adapter lite beside it, the loss from scratch", flags=BESIDE_BY_ITS_LOSS, beside="lite"
+    ),
+    BASE: Row(
+        words="SAM-2's plain decoder, told no g, one mask",
+        flags={"click_features": False, "similarity": "off"},
+        decoder="one-mask",
+        longer=3.5,
+    ),
+    "base-paper": Row(
+        words="adapter paper beside that base, frozen", flags=BESIDE_BY_ITS_LOSS, beside="paper", base=BASE
+    ),
+    "base-lite": Row(words="adapter lite beside it", flags=BESIDE_BY_ITS_LOSS, beside="lite", base=BASE),
+    "base-paper-focal": Row(
+        words="adapter paper beside it, the paper's loss", flags=BESIDE_A_BASE, beside="paper", base=BASE
+    ),
+    "base-no-lora": Row(
+        words="adapter paper without LoRA beside it",
+        flags=BESIDE_BY_ITS_LOSS,
         beside="paper",
+        base=BASE,
         spec={"lora_rank": 0},
     ),
+    "base-prompt": Row(
+        words="g as a prompt alone beside it, mask token and LoRA off",
+        flags=BESIDE_BY_ITS_LOSS,
+        beside="paper",
+        base=BASE,
+        spec={"lora_rank": 0},
+        decoder="prompt",
+    ),
+    "base-token": Row(
+        words="g in the mask token alone beside it, LoRA off",
+        flags=BESIDE_BY_ITS_LOSS,
+        beside="paper",
+        base=BASE,
+        spec={"lora_rank": 0},
+        decoder="token",
+    ),
+    "base-full": Row(
+        words="all of that base trained on with a dial",
+        flags={"click_features": False, "similarity": "off"},
+        beside="full",
+        base=BASE,
+    ),
+    "three-masks": Row(words="told no g: SAM's three masks, the best one trained", decoder="three-masks"),
+    "token-alone": Row(words="g in the mask token, not as a prompt", decoder="token"),
     "narrow-fourier": Row(words="8 Fourier features of g in place of 128", spec={"fourier_dim": 8}),
 }
 
@@ -207,12 +268,13 @@ def base_without_a_dial(run: Path, path: Path) -> Path:
 
 @contextmanager
 def adapter_of(row: Row) -> Iterator[None]:
-    """Inside, models are made and read with the row's widths; a checkpoint does not say them."""
+    """Inside, models are made and read with the row's widths and decoder; a checkpoint does not say them."""
     adapter: Adapter = row.beside or "full"
     before = SPECS[adapter]
     SPECS[adapter] = replace(before, **row.spec)
     try:
-        yield
+        with decoder_of(row.decoder):
+            yield
     finally:
         SPECS[adapter] = before
 
@@ -221,15 +283,16 @@ def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
     """The run of a row; gone on with where it was."""
     row, output = ROWS[name], Path(options.output)
     run = output / "runs" / f"{name}-seed{seed}-steps{options.steps}"
+    steps = round(row.longer * options.steps)
     init: str | Path = "scratch"
     if row.beside is not None:
-        base = trained(options, ADAPTED, seed)
+        base = trained(options, row.base, seed)
         init = base_without_a_dial(base, run.with_suffix(".pt"))
     begun = any(run.glob("checkpoints/*.safetensors"))
     flags: dict[str, Any] = {
-        "size": "micro", "init": str(init), "adapter": row.beside, "steps": options.steps, "seed": seed, "threads": 1,
+        "size": "micro", "init": str(init), "adapter": row.beside, "steps": steps, "seed": seed, "threads": 1,
         "device": options.device, "coarse_images": 0, "image_size": options.image_size, "resume": begun, "keep": 1,
-        "save_every": max(1, options.steps // 2), **row.flags,
+        "save_every": max(1, steps // 2), **row.flags,
     }  # fmt: skip
     with adapter_of(row):
         stopped = train(data_of(options, row), run, **flags)["stopped"]
@@ -241,11 +304,12 @@ def trained(options: argparse.Namespace, name: str, seed: int) -> Path:
 def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Trains and judges one row."""
     torch.set_num_threads(1)
+    row = ROWS[name]
     run = trained(options, name, seed)
-    with adapter_of(ROWS[name]):
+    with adapter_of(row):
         model = load_granular(run)
     size = model.image_size
-    relabel = relative_labels if ROWS[name].pairs == "relative" else unchanged
+    relabel = relative_labels if row.pairs == "relative" else unchanged
     chosen_on = [fixed_example(relabel(each), size) for each in mined_samples(options.train, CHOOSING_IMAGES)]
     fixed = best_fixed_g(measure_clicks(model, chosen_on))
     photographs = read_bsds500(Path(options.bsds500), "val").images[: options.images]
@@ -256,7 +320,7 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
     if options.coco:
         objects = coco_images(options.coco)[: options.images]
         samples["coco"] = [people_sample(each, each.load(), people="all", whole="segments") for each in objects]
-    found: dict[str, Any] = {"words": ROWS[name].words, "steps": options.steps, "clicked": {}}
+    found: dict[str, Any] = {"words": row.words, "steps": round(row.longer * options.steps), "clicked": {}}
     model.set_trainable()
     found["trained_parameters"] = sum(each.numel() for each in model.parameters() if each.requires_grad)
     for ground, several in samples.items():
@@ -264,27 +328,38 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
         measured = measure_clicks(model, examples)
         found[ground] = dial_figures(measured, fixed_g=fixed)
         found[ground]["iou_other_image"] = iou_other_photograph(model, examples)
-        if ROWS[name].beside is not None:
-            found[ground]["iou_own"] = iou_own_answer(model, examples)
+        if row.beside is not None or row.decoder in ("one-mask", "three-masks"):
+            own = [iou_own_answer(model, each) for each in examples]
+            found[ground]["iou_own"] = float(np.concatenate(own).mean())
+            gains = [each["label_iou"] - by_itself for each, by_itself in zip(measured, own, strict=True)]
+            found[ground]["gain_over_own"] = paired_gain(gains)
         found["clicked"][ground] = {
             each.key: {"label_g": columns["label_iou"].tolist(), "best": columns["sweep_iou"].max(axis=1).tolist()}
             for each, columns in zip(examples, measured, strict=True)
         }
+    if row.beside is not None:
+        base = new_model(model.size, "paper", size, init=str(run.with_suffix(".pt")), seed=seed).eval()
+        found["own_logits_moved"] = max(
+            float((own_answer(model, each) - own_answer(base, each)).abs().max()) for each in examples[:5]
+        )
     return found
 
 
 @torch.no_grad()
-def iou_own_answer(model: GranularSam2, examples: Sequence[Example]) -> float:
-    """1-IoU of what the base itself says, without any g."""
-    found = []
-    for each in examples:
-        features = model.encode(normalised_batch([each.image], torch.device("cpu")))
-        labels = torch.ones(each.count, 1, dtype=torch.int32)
-        decoded = model.decode(features.repeat(0, each.count), torch.from_numpy(each.points)[:, None], labels, None)
-        size = each.image.shape[:2]
-        logits = functional.interpolate(decoded.logits_NMHW, size=size, mode="bilinear", align_corners=False)
-        found.append(iou((logits[:, 0] > 0).numpy(), each.masks()))
-    return float(np.concatenate(found).mean())
+def own_answer(model: GranularSam2, example: Example) -> Tensor:
+    """Logits (N, H, W) of what the model says to each click without any g: its first mask, or its choice of three."""
+    model.base.sam_mask_decoder.dynamic_multimask_via_stability = False
+    features = model.encode(normalised_batch([example.image], torch.device("cpu")))
+    labels = torch.ones(example.count, 1, dtype=torch.int32)
+    found = model.decode(features.repeat(0, example.count), torch.from_numpy(example.points)[:, None], labels, None)
+    return found.logits_NMHW[:, 0]
+
+
+def iou_own_answer(model: GranularSam2, example: Example) -> NDArray[np.float64]:
+    """1-IoU of `own_answer`, of each click."""
+    logits, size = own_answer(model, example)[:, None], example.image.shape[:2]
+    seen = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return iou((seen[:, 0] > 0).numpy(), example.masks())
 
 
 def unchanged(sample: LoadedSample) -> LoadedSample:
@@ -403,7 +478,32 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             ]
             lines.append(f"| {row['words']} (`{name}`) | {seed} | {' | '.join(cells)} |")
         lines.append("")
-    return lines
+    return [*lines, *own_table(rows)]
+
+
+def own_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What rows answer by themselves, beside their dial."""
+    several = [
+        row for row in rows if row["state"] == DONE and any("gain_over_own" in row.get(each, {}) for each in GROUNDS)
+    ]
+    if not several:
+        return []
+    grounds = [each for each in GROUNDS if any(each in row for row in several)]
+    lines = [
+        "Without g, and what the label's g is worth against that:",
+        "",
+        "| row | seed | trained parameters | own answer's logits moved by |"
+        + "".join(f" own answer, {GROUNDS[each]} | label g minus own |" for each in grounds),
+        "|---|---|---|---|" + "---|---|" * len(grounds),
+    ]
+    for row in several:
+        moved = f"{row['own_logits_moved']:.1e}" if "own_logits_moved" in row else "–"
+        cells = [f"{row['trained_parameters']:,}", moved]
+        for each in grounds:
+            gain = row[each]["gain_over_own"]
+            cells += [f"{row[each]['iou_own']:.3f}", f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"]
+        lines.append(f"| {row['words']} (`{row['asked']['row']}`) | {row['asked']['seed']} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -450,6 +550,8 @@ def tasks_of(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[Ta
             asked = {"row": name, "seed": seed, "steps": options.steps, "image_size": options.image_size, **judged}
             asked |= {"train": options.train, "more": options.more if row.more else None, "flags": row.flags}
             asked |= {"spec": row.spec} if row.spec else {}
+            asked |= {"decoder": row.decoder, "longer": row.longer} if row.decoder else {}
+            asked |= {"base": row.base} if row.base != ADAPTED else {}
             work: Callable[[], dict[str, Any]] = partial(student, options, name, seed)
             rows.append(Task(name=f"{name}-seed{seed}-steps{options.steps}", asked=asked, work=work))
     return list(data.values()), rows
@@ -498,8 +600,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data, tasks = tasks_of(options, names)
     filled(data, options.output / "prepared", jobs=options.jobs)
     # A base comes before what is trained beside it, which would train it a second time at the same moment.
-    if any(ROWS[name].beside for name in names):
-        base_data, bases = tasks_of(options, [ADAPTED])
+    if wanted := {ROWS[name].base for name in names if ROWS[name].beside}:
+        base_data, bases = tasks_of(options, [name for name in ROWS if name in wanted])
         filled(base_data, options.output / "prepared", jobs=options.jobs)
         filled(bases, options.output / "rows", jobs=options.jobs)
     rows = filled(tasks, options.output / "rows", jobs=options.jobs)

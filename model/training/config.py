@@ -31,6 +31,13 @@ AUGMENTATIONS: Final[dict[str, Augmentation]] = {
 configuration has them."""
 
 
+LOSSES: Final[dict[str, LossWeights]] = {
+    "paper": LossWeights(),
+    "scratch": LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0, iou=0.2, object_score=0.05),
+}
+"""SAM-2's own weights, which arXiv 2511.13714 keeps; and those of the recipe from scratch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The resolved configuration; it stands in every checkpoint. A run resumes only with an equal one."""
@@ -202,7 +209,7 @@ def paper_recipe(size: Size) -> dict[str, Any]:
         "warmup_steps": 100,
         "weight_decay": 1e-5,
         "gradient_norm_limit": 1.0,
-        "loss": LossWeights(),
+        "loss": LOSSES["paper"],
         "sight": Sight(),
         "dense_anchors": 0,
         "dense_weight": 1.0,
@@ -230,7 +237,7 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "warmup_steps": 30,
         "weight_decay": 0.01,
         "gradient_norm_limit": 1.0,
-        "loss": LossWeights(focal=0.0, cross_entropy=0.1, dice=1.0, iou=0.2, object_score=0.05),
+        "loss": LOSSES["scratch"],
         "sight": Sight(click_features=True, similarity="place"),
         "dense_anchors": 48,
         "dense_weight": 1.0,
@@ -288,6 +295,17 @@ def augmentation_named(name: str | None) -> Augmentation | None:
     if name is not None and name not in AUGMENTATIONS:
         raise InputError(f"--augmentation {name}: expected one of {', '.join(AUGMENTATIONS)}")
     return None if name is None else AUGMENTATIONS[name]
+
+
+def loss_named(name: str | None) -> LossWeights | None:
+    """One of `LOSSES`; None stays None, the recipe's.
+
+    Raises:
+        InputError: another name.
+    """
+    if name is not None and name not in LOSSES:
+        raise InputError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
+    return None if name is None else LOSSES[name]
 
 
 def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:

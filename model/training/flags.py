@@ -228,6 +228,16 @@ class TrainFlags:
         float | None,
         typer.Option(help="At its highest. Default 1e-4, the paper's; 1e-3 from scratch.", rich_help_panel=LEARNED),
     ] = None
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper|scratch",
+            help="Weights of the losses' terms. paper: SAM-2's (focal 20, dice 1, IoU 1, object 1), for bases that "
+            "were trained with them; scratch: cross-entropy 0.1, dice 1, IoU 0.2, object 0.05, for an adapter beside a "
+            "base that was trained from scratch here. Default paper; scratch from scratch.",
+            rich_help_panel=LEARNED,
+        ),
+    ] = None
     loss_stride: Annotated[
         int | None,
         typer.Option(

@@ -11,7 +11,7 @@ from ..data.sampler import Order
 from ..network.load import record_of, recorded_sight, recorded_unsamv2_tokens, usable_device
 from ..network.sam2_base import SCRATCH_WIDTH
 from ..network.trunks import trunk_of_flags
-from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, make_config
+from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, loss_named, make_config
 from .flags import TrainFlags
 
 
@@ -44,6 +44,7 @@ def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
         | sight
         | {
             "augmentation": augmentation_named(flags.augmentation),
+            "loss": loss_named(flags.loss),
             "order": Order(kind=flags.order),
             "trunk": trunk,
             "precision": flags.precision or ("bf16" if on_gpu else "fp32"),

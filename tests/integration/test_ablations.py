@@ -118,16 +118,19 @@ def test_rows_are_trained_judged_kept_and_compared(
     monkeypatch.setattr(ablations, "CHOOSING_IMAGES", 1)
     monkeypatch.setattr(ablations, "coco_images", lambda root: coco_images(root)[:1])
     out = tmp_path / "out"
-    command = [*asked(drawn_run, shared_data, out), "--rows", "full", "shuffled", "beside-lite"]
+    command = [*asked(drawn_run, shared_data, out), "--rows", "full", "shuffled", "base-lite", "three-masks"]
     assert ablations.main(command) == 0
     rows = json.loads((out / "ablations.json").read_text())["rows"]
-    assert [each["asked"]["row"] for each in rows] == ["full", "shuffled", "beside-lite"]
+    assert [each["asked"]["row"] for each in rows] == ["full", "shuffled", "base-lite", "three-masks"]
     assert rows[2]["trained_parameters"] < rows[0]["trained_parameters"] / 50
+    assert rows[2]["own_logits_moved"] < 1e-5  # what stands beside SAM's own answer leaves it
     assert 0.0 <= rows[2]["people"]["iou_own"] <= 1.0
+    assert rows[3]["people"]["iou_own"] <= rows[3]["people"]["iou_best_of_10"]  # of three, by size over all g
     for row in rows:
         assert set(row["clicked"]) == {"mined", "people", "coco"}
     told = (out / "ablations.md").read_text()
     assert told.count("On ") == 3
+    assert told.split("Without g")[1].count("(`base-lite`)") == 1
     assert f"| {ROWS['shuffled'].words} (`shuffled`) | 0 |" in told
     assert (out / "ablations.png").stat().st_size > 5_000
     monkeypatch.setattr(ablations, "load_granular", lambda run: pytest.fail("judged again"))
@@ -183,7 +186,7 @@ def test_a_row_with_other_widths_is_made_and_read_with_them() -> None:
     assert SPECS["full"] == before
     [few, many] = [sum(each.numel() for each in model.granularity_encoder.parameters()) for model in (narrow, wide)]
     assert few < many
-    with ablations.adapter_of(ROWS["beside-no-lora"]):
+    with ablations.adapter_of(ROWS["base-no-lora"]):
         assert SPECS["paper"].lora_rank == 0
 
 

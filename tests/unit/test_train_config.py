@@ -12,6 +12,9 @@ from model.data.sampler import Order
 from model.network.adapters import Adapter
 from model.network.click_features import Sight
 from model.training.config import TrainConfig, loader_processes, make_config, resumed_config
+from model.training.flags import TrainFlags
+from model.training.losses import LossWeights
+from model.training.options import train_options
 from pipeline import cli
 from pipeline.errors import ConfigMismatchError, InputError
 
@@ -111,3 +114,17 @@ def test_a_micro_student_is_trained_on_as_it_was_trained() -> None:
     begun, goes_on = config(), config("run/", "full")
     assert dataclasses.replace(goes_on, init="scratch") == begun
     assert config("base.pt").clicks == 4  # an adapter beside a base: the paper's recipe
+
+
+def test_an_adapter_may_take_the_loss_of_the_recipe_from_scratch() -> None:
+    def chosen(**flags: Any) -> LossWeights:
+        return train_options(TrainFlags(size="micro", device="cpu", **flags))[0].loss
+
+    beside: dict[str, Any] = {"init": "base.pt", "adapter": "paper"}
+    assert chosen(**beside) == chosen(**beside, loss="paper") == chosen(loss="paper") == LossWeights()
+    assert chosen(**beside, loss="scratch") == chosen() == config().loss != LossWeights()
+    with pytest.raises(InputError, match="--loss focal: expected one of paper, scratch"):
+        chosen(loss="focal")
+    saved = json.loads(json.dumps(config("base.pt").to_json()))
+    with pytest.raises(ConfigMismatchError, match=r"loss: .*'focal': 20\.0.* there, .*'focal': 0\.0.* now"):
+        resumed_config(saved, config("base.pt", loss=config().loss), where="run")
