@@ -15,7 +15,7 @@ for what its name says (`--list` shows all):
   answered there becomes SAM's own answer, without a loss, and adapters are trained beside it. `beside-*` are
   the same beside `constant`, to which every pair said g = 1.0, and which loses what it heard at the click as a base.
 
-Rows without g, and those beside a base, have a second table: what the model answers by itself (SAM's first mask,
+Three masks, and rows beside a base, have a second table: what the model answers by itself (SAM's first mask,
 without sam2's switch to another one where the first is unstable; of three masks the one of the highest predicted IoU)
 and what the label's g is worth against that.
 
@@ -178,6 +178,12 @@ ROWS: Final = {
     "base-paper-focal": Row(
         words="adapter paper beside it, the paper's loss", flags=BESIDE_A_BASE, beside="paper", base=BASE
     ),
+    "base-paper-slow": Row(
+        words="adapter paper beside it, the paper's loss at its rate, 1e-4",
+        flags={**BESIDE_A_BASE, "learning_rate": 1e-4},
+        beside="paper",
+        base=BASE,
+    ),
     "base-no-lora": Row(
         words="adapter paper without LoRA beside it",
         flags=BESIDE_BY_ITS_LOSS,
@@ -200,6 +206,12 @@ ROWS: Final = {
         base=BASE,
         spec={"lora_rank": 0},
         decoder="token",
+    ),
+    "base-paper-sight": Row(
+        words="adapter paper beside it, with click features and similarity",
+        flags={**BESIDE_BY_ITS_LOSS, "click_features": True, "similarity": "place"},
+        beside="paper",
+        base=BASE,
     ),
     "base-full": Row(
         words="all of that base trained on with a dial",
@@ -328,15 +340,16 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
         measured = measure_clicks(model, examples)
         found[ground] = dial_figures(measured, fixed_g=fixed)
         found[ground]["iou_other_image"] = iou_other_photograph(model, examples)
-        if row.beside is not None or row.decoder in ("one-mask", "three-masks"):
-            own = [iou_own_answer(model, each) for each in examples]
-            found[ground]["iou_own"] = float(np.concatenate(own).mean())
-            gains = [each["label_iou"] - by_itself for each, by_itself in zip(measured, own, strict=True)]
-            found[ground]["gain_over_own"] = paired_gain(gains)
         found["clicked"][ground] = {
             each.key: {"label_g": columns["label_iou"].tolist(), "best": columns["sweep_iou"].max(axis=1).tolist()}
             for each, columns in zip(examples, measured, strict=True)
         }
+        if row.beside is not None or row.decoder == "three-masks":
+            own = [iou_own_answer(model, each) for each in examples]
+            gains = [columns["label_iou"] - each for columns, each in zip(measured, own, strict=True)]
+            found[ground] |= {"iou_own": float(np.concatenate(own).mean()), "gain_over_own": paired_gain(gains)}
+            for each, answered in zip(examples, own, strict=True):
+                found["clicked"][ground][each.key]["own"] = answered.tolist()
     if row.beside is not None:
         base = new_model(model.size, "paper", size, init=str(run.with_suffix(".pt")), seed=seed).eval()
         found["own_logits_moved"] = max(

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.data.augmentation import unpacked
 from model.data.stream import Example
 from model.network import load
 from model.network.click_features import Clicks
@@ -214,10 +215,10 @@ def best_of_three(
     total = (shape + weights.iou * error.mean(dim=1) + weights.object_score * present).sum()
     dense, anchors = torch.zeros_like(total), 0
     if head is not None and any(len(each.anchors.points) for each in seen):
-        cells, g, packed = padded([each.anchors for each in seen])
-        targets = torch.from_numpy(np.unpackbits(packed, axis=2).astype(np.bool_)).view(*cells.shape, -1)
-        given = (torch.from_numpy(cells), torch.from_numpy(g), targets)
-        dense = dense_loss(head, features.high_res[0], *(each.to(device) for each in given), config.loss)
+        arrays = padded([each.anchors for each in seen])
+        cells, g, _ = (torch.from_numpy(each).to(device) for each in arrays)
+        targets = torch.from_numpy(unpacked(arrays[2])).to(device).view(*cells.shape, -1)
+        dense = dense_loss(head, features.high_res[0], cells, g, targets, config.loss)
         anchors = sum(len(each.anchors.points) for each in seen)
     (total / prompts_in_step + config.dense_weight * dense / anchors_in_step).backward()
     of_best = (each.gather(1, best[:, None]).sum() for each in (mask_NM, dice_NM, iou, error))
