@@ -1,11 +1,12 @@
 """Named configurations: `grainmill mine --recipe NAME`.
 
 - `default` measures best on people's segments without any weights at no more than 300 masks per image on average
-  (BSDS500, our own measurement): superpixels of a watershed, four merge trees pooled, instances by how long they
-  survive merging.
-- `default-1000` is the same with up to 1,000 masks per image: more is found, by three times as many masks.
+  (BSDS500, our own measurement): superpixels of a watershed, four merge trees pooled, instances by a flat cut of the
+  first at six regions unless others stand out.
+- `default-1000` keeps up to 1,000 masks per image: more is found, by three times as many masks.
 - `leaves` adds the features of a `timm` backbone, pooled on the superpixels, as one more term of the merge cost: masks
   with the image's own edges, and no refinement. The image is enlarged for the backbone, maps are centred and scaled.
+  Its instances are those that survive merging longest: fewer than by a flat cut, and surer on such trees.
 - `learned` is `leaves` with EfficientNet-lite0, and what a boundary net says of the borders, which is trained on the
   mill's own trees (`--boundaries FILE`); without such a file it merges without that term. Its instances are a flat cut,
   and its candidates come by consistency. Image labels went into the backbone, no human mask into anything.
@@ -28,6 +29,7 @@ from .config import (
     DivideConfig,
     FeaturesConfig,
     MineConfig,
+    PoolConfig,
     RankingConfig,
     RecipeName,
     TreeConfig,
@@ -46,17 +48,23 @@ BOUNDARY_WEIGHTS: Final = (3.0, 3.0, 12.0, 3.0)
 BOUNDARY_WEIGHT_ALONE: Final = 2.0
 """In all four trees, where the net had no backbone's features to see (BSDS500 train)."""
 
+_LED_LONGER: Final = PoolConfig(lead=200, nested_fraction=0.97)
+"""The first tree's nodes come first for longer: where more masks are kept, and where features make that tree better."""
 _FEATURES_ON_TREES: Final = ConquerConfig(
     costs=tuple(
         replace(cost, features=weight) for cost, weight in zip(ConquerConfig().costs, FEATURE_WEIGHTS, strict=True)
-    )
+    ),
+    pool=_LED_LONGER,
 )
 _RECIPES: Final[dict[RecipeName, MineConfig]] = {
     "default": MineConfig(),
-    "default-1000": MineConfig(recipe="default-1000", tree=TreeConfig(max_masks=1000)),
+    "default-1000": MineConfig(
+        recipe="default-1000", conquer=ConquerConfig(pool=_LED_LONGER), tree=TreeConfig(max_masks=1000)
+    ),
     "leaves": MineConfig(
         recipe="leaves",
         features=FeaturesConfig(backbone=DINO_S16),
+        divide=DivideConfig(wholes="stable"),
         conquer=_FEATURES_ON_TREES,
     ),
     "learned": MineConfig(

@@ -80,11 +80,11 @@ class MineFlags:
     wholes: Annotated[
         str | None,
         typer.Option(
-            metavar="stable|flat",
-            help="Which regions of the first merge tree are instances: those that survive merging longest, or those "
-            "that stand when six are left, which finds more of people's wholes in photographs of few things and "
-            "misses them where there are many (6 of 24 coins for at least 20). Default: the recipe's: flat for "
-            "learned, else stable. For recipes that merge superpixels (all but unsamv2).",
+            metavar="adaptive|flat|stable",
+            help="Which regions of the first merge tree are instances: those that stand when six are left (flat), "
+            "those that survive merging longest (stable), or the six unless others stand out (adaptive), which finds "
+            "more of people's wholes than stable and still every coin on a table. Default: the recipe's: flat for "
+            "learned, stable for leaves, else adaptive. For recipes that merge superpixels (all but unsamv2).",
             rich_help_panel=MINED,
         ),
     ] = None

@@ -32,7 +32,8 @@ def test_of_two_configurations_only_what_differs_is_named() -> None:
         ({"limit": 1}, ["limit: there null, here 1"]),
         ({"seed": 2, "no_images": True}, ["images: there true, here false", "seed: there 0, here 2"]),
         ({"recipe": "default-1000"}, [
-            'recipe: there "default", here "default-1000"', "tree.max_masks: there 300, here 1000"
+            "conquer.pool.lead: there 75, here 200", "conquer.pool.nested_fraction: there 0.985, here 0.97",
+            'recipe: there "default", here "default-1000"', "tree.max_masks: there 300, here 1000",
         ]),
     ):  # fmt: skip
         assert config_differences(planned, record(**changed)) == expected
@@ -84,13 +85,13 @@ def test_flags_that_do_not_go_together_are_refused(tmp_path: Path, changed: dict
 
 def test_wholes_and_ranking_are_settings_of_any_recipe_on_superpixels(tmp_path: Path) -> None:
     config = mine_options(
-        MineFlags(input=[f"a={tmp_path}"], output="out", wholes="flat", ranking="consistency", max_masks=7)
+        MineFlags(input=[f"a={tmp_path}"], output="out", wholes="stable", ranking="consistency", max_masks=7)
     ).config
     assert config.tree.max_masks == 7
-    assert config.divide.wholes == "flat"
+    assert config.divide.wholes == "stable"
     assert config.conquer.ranking.method == "consistency"
     plain = mine_options(MineFlags(input=[f"a={tmp_path}"], output="out")).config
-    assert (plain.divide.wholes, plain.conquer.ranking.method) == ("stable", "trees")
+    assert (plain.divide.wholes, plain.conquer.ranking.method) == ("adaptive", "trees")
     learned = recipe("learned")
     assert (learned.divide.wholes, learned.conquer.ranking.method) == ("flat", "consistency")
     assert learned.conquer.ranking.scale < 1.0 < plain.conquer.ranking.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_tree_knows_members_sums_and_ranks() -> None:
 def test_instances_survive_longest() -> None:
     """Two dark squares on a light ground: they merge late, and what they are made of early."""
     tree = MergeTree(5, np.array([[0, 1], [2, 3], [5, 6], [7, 4]]), np.array([0.05, 0.05, 0.9, 1.0]))
-    instances = choose_instances(tree, np.array([10.0, 10, 10, 10, 60]), DivideConfig())
+    instances = choose_instances(tree, np.array([10.0, 10, 10, 10, 60]), DivideConfig(wholes="stable"))
     assert instances.tolist() == [4, 5, 6]  # the ground and both squares; not their union
 
 
@@ -143,6 +144,31 @@ def test_a_flat_cut_is_what_stands_when_so_many_regions_are_left(regions: int, s
     assert choose_instances(tree, area_px, config).tolist() == standing
     area_px[0] = 0.1  # too small to be one, alone
     assert 0 not in choose_instances(tree, area_px, config)
+
+
+@pytest.mark.parametrize(
+    ("heights", "changed", "expected"),
+    [
+        ([0.05, 0.05, 0.9, 1.0], {}, [4, 5, 6]),  # clear: 1 - 0.05 / 0.9 of the squares and 1 of the ground
+        ([0.35, 0.35, 0.9, 1.0], {}, [4, 7]),  # neither clear nor many: two regions of the cut
+        ([0.35, 0.35, 0.9, 1.0], {"many_regions": 3}, [4, 5, 6]),
+        ([0.35, 0.35, 0.9, 1.0], {"many_regions": 4}, [4, 7]),
+        ([0.35, 0.35, 0.9, 1.0], {"min_stability_ratio": 1.5}, [4, 5, 6]),  # (0.492 + 0.775) / (0.063 + 0.775) = 1.51
+        ([0.35, 0.35, 0.9, 1.0], {"min_stability_ratio": 1.6}, [4, 7]),
+    ],
+)
+def test_an_adaptive_choice_is_the_flat_cut_unless_others_stand_out(
+    heights: list[float], changed: dict[str, Any], expected: list[int]
+) -> None:
+    """The same squares and ground, cut at two: the ground, and both squares as one."""
+    tree = MergeTree(5, np.array([[0, 1], [2, 3], [5, 6], [7, 4]]), np.array(heights))
+    config = replace(DivideConfig(wholes="adaptive", flat_regions=2, alpha=0.5, min_clearance=0.8), **changed)
+    assert choose_instances(tree, np.array([10.0, 10, 10, 10, 60]), config).tolist() == expected
+
+
+def test_a_whole_image_that_is_one_region_has_no_clear_one() -> None:
+    tree = MergeTree(1, np.zeros((0, 2), dtype=np.int64), np.zeros(0))
+    assert choose_instances(tree, np.array([9.0]), DivideConfig(wholes="adaptive")).tolist() == []
 
 
 def test_a_flat_cut_of_islands_counts_their_roots() -> None:
