@@ -52,7 +52,12 @@ def fix_threads() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "numba" in sys.modules:
-        sys.modules["numba"].set_num_threads(1)
+        numba = sys.modules["numba"]
+        try:
+            numba.config.reload_config()
+        except RuntimeError:  # its threads run already, and from then on it refuses every other number
+            os.environ["NUMBA_NUM_THREADS"] = str(numba.config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(1)
 
 
 @functools.cache
