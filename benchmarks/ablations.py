@@ -11,9 +11,10 @@ for what its name says (`--list` shows all):
 - how the decoder hears g, or SAM's three masks in its place (`decoders`);
 - the pairs of mask and granularity, exchanged by `benchmarks.pair_sources`, `people_shards` or another recipe;
 - the number of images, at equal steps;
-- the dial beside a frozen base: the student `base` is SAM-2's plain decoder, told no g, trained 3.5 times as long; what
-  answered there becomes SAM's own answer, without a loss, and adapters are trained beside it. `beside-*` are
-  the same beside `constant`, to which every pair said g = 1.0, and which loses what it heard at the click as a base.
+- the dial beside a frozen base: the student `base` is SAM-2's plain decoder, told no g (the dense loss is), trained
+  3.5 times as long; what answered there becomes SAM's own answer, without a loss, and adapters are trained beside it.
+  `beside-*` are the same beside `constant`, to which every pair said g = 1.0, and which loses what it heard at the
+  click as a base.
 
 Three masks, and rows beside a base, have a second table: what the model answers by itself (SAM's first mask,
 without sam2's switch to another one where the first is unstable; of three masks the one of the highest predicted IoU)
@@ -125,7 +126,8 @@ BESIDE_A_BASE: Final[dict[str, Any]] = {
     )},
     "augmentation": "crops",
 }  # fmt: skip
-"""The recipe from scratch beside a frozen base, but for the loss, which stays the paper's."""
+"""The recipe from scratch beside a frozen base, but for the loss and weight decay, which stay the paper's, and without
+the dense loss."""
 BESIDE_BY_ITS_LOSS: Final = {**BESIDE_A_BASE, "loss": "scratch"}
 PLAIN: Final[dict[str, Any]] = {"click_features": False, "similarity": "off", "dense_anchors": 0}
 ROWS: Final = {

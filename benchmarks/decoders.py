@@ -1,5 +1,7 @@
 """Students whose decoder hears granularity otherwise, or not at all: what no flag of `train` says.
 
+The dense loss, where it is on, hears each mask's g all the same; its head is no part of the answer.
+
 - `one-mask`: told no g; one mask for each click, SAM's first.
 - `three-masks`: told no g; SAM's three masks with their predicted IoU, trained as SAM is: on the one of the three that
   fits best. Asked for a g, it answers with the smallest, middle or largest of the three, as g lies in the lower, middle

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.quality_cost --bsds500 DIR --boundaries FILE --output OUT [--images 100]
 
 Photographs of BSDS500 val in the order of their names, and on each of them every row of the table in turn, so that a
-neighbour's load falls on all: `default` with either wholes and ranking; features without and with a boundary net, each
-ranked by trees and by consistency; SLIC merging and Felzenszwalb; gPb-UCM's files and people, which have no seconds.
+neighbour's load falls on all: `default` with each choice of wholes and either ranking; features without and with a
+boundary net, each ranked by trees and by consistency; SLIC merging and Felzenszwalb; gPb-UCM's files and people, which
+have no seconds.
 Seconds are processor time of one call on decoded pixels, after a first call that is not counted. Quality is `grainmill
 score`'s on `bsds500`, with 95 % intervals over images; differences to the first row are paired.
 
@@ -41,6 +42,7 @@ from .side_by_side import METHODS, Method, Setting, net_sha256, pixels, ready, r
 NET: Final = "boundaries"
 ROWS: Final[Mapping[str, Method]] = {
     "default": Method(words="`default`", make=recipe("default")),
+    "default-stable": Method(words="`default --wholes stable`", make=recipe("default", wholes="stable")),
     "default-flat": Method(words="`default --wholes flat`", make=recipe("default", wholes="flat")),
     "default-consistency": Method(
         words="`default --ranking consistency`", make=recipe("default", ranking="consistency")

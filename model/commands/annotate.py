@@ -58,8 +58,8 @@ class AnnotateFlags:
         typer.Option(
             metavar="CKPT",
             help="Of `grainmill train`: a file, or a run's directory. Or SAM 2.1's own weights, which know no "
-            "granularity. `tree`: the masks that `grainmill mine` finds in an image. Default: the kept student if "
-            "there is one (`--checkpoint kept` of `segment`), else demo/student if it is there, else tree.",
+            "granularity. `tree`: the masks that `mine --wholes stable` finds in an image. Default: the kept student "
+            "if there is one (`--checkpoint kept` of `segment`), else demo/student if it is there, else tree.",
             rich_help_panel=ANSWERS,
         ),
     ] = None

@@ -43,7 +43,7 @@ class SegmentFlags:
             metavar="CKPT",
             help="Of `grainmill train`: a file, or a run's directory, whose newest checkpoint it is. Or SAM 2.1's own "
             "weights, which know no granularity; `kept` is the student that `benchmarks.keep_student` made. Default: "
-            "none, the masks that `grainmill mine` finds in an image answer; of images only.",
+            "none, the masks that `mine --wholes stable` finds in an image answer; of images only.",
         ),
     ] = None
     base: Annotated[

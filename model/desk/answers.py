@@ -278,7 +278,7 @@ def _arrays(prompt: Prompt) -> tuple[NDArray[np.float32] | None, NDArray[np.int3
 
 
 class TreePredictors:
-    """No weights: the masks that `grainmill mine` finds in an image answer."""
+    """No weights: the masks that `mine --wholes stable` finds in an image answer."""
 
     name = "tree"
     checkpoint: str | None = None

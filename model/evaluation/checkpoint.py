@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline import __version__
 from pipeline.errors import InputError
 from pipeline.format.schema import canonical_json, sha256_of
-from pipeline.labeling.config import MineConfig
 
 from ..network.load import expect_base_is_needed, load_sam2, read_granular, recognised, usable_device
 from ..network.sam2_base import sam2_feature_sizes, scripted_transforms
@@ -218,9 +217,9 @@ class TreeModel:
 
     def sha256(self) -> str:
         """Of what the answers depend on: the recipe's configuration and the predicted IoU's weights."""
-        from ..predict.tree import SCORE_WEIGHTS
+        from ..predict.tree import CLICKED, SCORE_WEIGHTS
 
-        return sha256_of(canonical_json([MineConfig().to_json(), SCORE_WEIGHTS]))
+        return sha256_of(canonical_json([CLICKED.to_json(), SCORE_WEIGHTS]))
 
     def own_masks(self) -> bool:
         """There is no SAM-2 in it."""
@@ -229,8 +228,8 @@ class TreeModel:
     def notes(self) -> list[str]:
         """What of it a reader of its numbers must know."""
         return [
-            "tree: nothing is trained; masks are chosen among those that `grainmill mine` finds in the image; own is "
-            "the surest of them and best_of_3 the surest small, middling and large one"
+            "tree: nothing is trained; masks are chosen among those that `mine --wholes stable` finds in the image; "
+            "own is the surest of them and best_of_3 the surest small, middling and large one"
         ]
 
 

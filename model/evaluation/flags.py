@@ -50,8 +50,8 @@ class ScoreFlags:
         typer.Option(
             metavar="CKPT",
             help="Score a model: a checkpoint or run of `train`, or a SAM-2 checkpoint; `tree` is the masks that "
-            "`mine` finds in each image, without weights, and `kept` the student that `benchmarks.keep_student` made. "
-            "Default: none.",
+            "`mine --wholes stable` finds, without weights, and `kept` the student that `benchmarks.keep_student` "
+            "made. Default: none.",
             rich_help_panel=WHAT,
         ),
     ] = None

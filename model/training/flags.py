@@ -234,7 +234,8 @@ class TrainFlags:
             metavar="paper|scratch",
             help="Weights of the losses' terms. paper: SAM-2's (focal 20, dice 1, IoU 1, object 1), for bases that "
             "were trained with them; scratch: cross-entropy 0.1, dice 1, IoU 0.2, object 0.05, for an adapter beside a "
-            "base that was trained from scratch here. Default paper; scratch from scratch.",
+            "base that was trained from scratch here. Default paper; scratch from scratch, and where a micro or mini "
+            "is trained on whole (--adapter full).",
             rich_help_panel=LEARNED,
         ),
     ] = None

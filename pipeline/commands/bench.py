@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -40,9 +39,9 @@ class BenchFlags(BenchOptions):
 
 def run(flags: BenchFlags) -> int:
     """Measures one claim beside what it is claimed against. Exit code 1 if its bar is missed or a check fails."""
-    from ..environment.numeric import single_threaded
+    from ..environment.numeric import fix_threads
 
-    os.environ.update(single_threaded())  # before numpy and numba are imported: a worker that mines has one thread
+    fix_threads()  # before numpy and numba are imported: a worker that mines has one thread
     from ..console import print_json
     from ..errors import InputError
 

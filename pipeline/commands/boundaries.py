@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,9 @@ def run(flags: BoundariesCommandFlags) -> None:
     be mined serve best; a second round, on trees that already heard a net, measured no better. The file says which
     images it was made of and under which terms. The same command again resumes, and gives the same net.
     """
-    from ..environment.numeric import single_threaded
+    from ..environment.numeric import fix_threads
 
-    os.environ.update(single_threaded())  # before numpy, numba and torch are imported, here or in a child
+    fix_threads()  # before numpy, numba and torch are imported, here or in a child
     from ..boundaries.build import build_boundaries
     from ..console import print_json
     from ..mining.options import default_workers

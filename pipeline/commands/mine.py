@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,9 +27,9 @@ class MineCommandFlags(MineFlags):
 
 def run(flags: MineCommandFlags) -> int | None:
     """Mines images into committed shards of masks with their granularity. The same command again resumes."""
-    from ..environment.numeric import single_threaded
+    from ..environment.numeric import fix_threads
 
-    os.environ.update(single_threaded())  # before numpy and numba are imported, here or in a child
+    fix_threads()  # before numpy and numba are imported, here or in a child
     from ..console import print_json
     from ..errors import TooManyFailuresError
     from ..mining.job import dry_run as show_plan

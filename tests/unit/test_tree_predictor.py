@@ -12,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import model.predict.tree as tree_module
 from model.predict.tree import GRID, SCORE_FEATURES, SCORE_WEIGHTS, TreePredictor, predicted_iou
 from pipeline import cli
 from pipeline.errors import InputError
 from pipeline.format import rle
 from pipeline.format.schema import Annotation, Origin
+from pipeline.labeling.config import MineConfig
 
 HEIGHT, WIDTH = 60, 80
 
@@ -299,7 +301,7 @@ def test_segment_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixt
         assert message in capsys.readouterr().err
 
 
-def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
+def test_scored_as_a_model_the_tree_follows_the_simulated_user(monkeypatch: pytest.MonkeyPatch) -> None:
     from model.evaluation.checkpoint import TreeModel
     from model.evaluation.protocols.simulated_user import Click, simulate
     from model.evaluation.subjects.predictors import as_click_model
@@ -318,7 +320,11 @@ def test_scored_as_a_model_the_tree_follows_the_simulated_user() -> None:
     run = simulate(predict, truth, target_iou=0.999)
     assert len(run.clicks) > 1
     assert run.ious[-1] > 0.95
-    assert len(TreeModel().sha256()) == 64
+    before = TreeModel().sha256()
+    assert len(before) == 64
+    monkeypatch.setattr(tree_module, "CLICKED", MineConfig(recipe="default-1000"))
+    assert TreeModel().sha256() != before  # kept answers of other masks are not gone on with
+    assert TreePredictor().config.recipe == "default-1000"
     assert not TreeModel().own_masks()  # simulated annotators are not offered its three
     with pytest.raises(InputError, match="a benchmark of videos needs a model"):
         TreeModel(video=True)()

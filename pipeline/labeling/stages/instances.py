@@ -44,7 +44,7 @@ def choose_instances(tree: MergeTree, area_px: NDArray[np.float64], config: Divi
     stands_out = (
         _clearance(height[stable], above[stable]) >= config.min_clearance
         or len(stable) >= config.many_regions
-        or stability[stable].sum() >= config.min_stability_ratio * stability[flat].sum()
+        or stability[stable].sum() > config.min_stability_ratio * stability[flat].sum()
     )
     return stable if config.wholes == "stable" or stands_out else flat
 
