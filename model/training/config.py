@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pipeline.errors import ConfigMismatchError, InputError
 
@@ -20,6 +21,7 @@ from ..network.trunks import Trunk
 from .flags import TrainFlags
 from .losses import LossWeights
 
+T = TypeVar("T")
 SCRATCH: Final = "scratch"
 
 AUGMENTATIONS: Final[dict[str, Augmentation]] = {
@@ -286,26 +288,15 @@ def images_per_pass(config: TrainConfig, share: int, *, on_gpu: bool) -> int:
     return max(each for each in range(1, most + 1) if share % each == 0)
 
 
-def augmentation_named(name: str | None) -> Augmentation | None:
-    """One of `AUGMENTATIONS`; None stays None, the recipe's.
+def value_named(flag: str, name: str | None, values: Mapping[str, T]) -> T | None:
+    """What a flag names among `AUGMENTATIONS` or `LOSSES`; None stays None, the recipe's.
 
     Raises:
         InputError: another name.
     """
-    if name is not None and name not in AUGMENTATIONS:
-        raise InputError(f"--augmentation {name}: expected one of {', '.join(AUGMENTATIONS)}")
-    return None if name is None else AUGMENTATIONS[name]
-
-
-def loss_named(name: str | None) -> LossWeights | None:
-    """One of `LOSSES`; None stays None, the recipe's.
-
-    Raises:
-        InputError: another name.
-    """
-    if name is not None and name not in LOSSES:
-        raise InputError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
-    return None if name is None else LOSSES[name]
+    if name is not None and name not in values:
+        raise InputError(f"{flag} {name}: expected one of {', '.join(values)}")
+    return None if name is None else values[name]
 
 
 def make_config(size: Size, init: str, adapter: Adapter | None, **given: Any) -> TrainConfig:

@@ -11,7 +11,16 @@ from ..data.sampler import Order
 from ..network.load import record_of, recorded_sight, recorded_unsamv2_tokens, usable_device
 from ..network.sam2_base import SCRATCH_WIDTH
 from ..network.trunks import trunk_of_flags
-from .config import SCRATCH, RunOptions, TrainConfig, augmentation_named, loader_processes, loss_named, make_config
+from .config import (
+    AUGMENTATIONS,
+    LOSSES,
+    SCRATCH,
+    RunOptions,
+    TrainConfig,
+    loader_processes,
+    make_config,
+    value_named,
+)
 from .flags import TrainFlags
 
 
@@ -43,8 +52,8 @@ def train_options(flags: TrainFlags) -> tuple[TrainConfig, RunOptions]:
         **{name: value for name, value in given.items() if name in learned}
         | sight
         | {
-            "augmentation": augmentation_named(flags.augmentation),
-            "loss": loss_named(flags.loss),
+            "augmentation": value_named("--augmentation", flags.augmentation, AUGMENTATIONS),
+            "loss": value_named("--loss", flags.loss, LOSSES),
             "order": Order(kind=flags.order),
             "trunk": trunk,
             "precision": flags.precision or ("bf16" if on_gpu else "fp32"),
