@@ -11,10 +11,10 @@ for what its name says (`--list` shows all):
 - how the decoder hears g, or SAM's three masks in its place (`decoders`);
 - the pairs of mask and granularity, exchanged by `benchmarks.pair_sources`, `people_shards` or another recipe;
 - the number of images, at equal steps;
-- the dial beside a frozen base: the student `base` is SAM-2's plain decoder, told no g (the dense loss is), trained
-  3.5 times as long; what answered there becomes SAM's own answer, without a loss, and adapters are trained beside it.
-  `beside-*` are the same beside `constant`, to which every pair said g = 1.0, and which loses what it heard at the
-  click as a base.
+- the dial beside a frozen base: the student `base` is SAM-2's plain decoder, told no g (the dense loss is;
+  `base-no-dense` is trained without it), trained 3.5 times as long; what answered there becomes SAM's own answer,
+  without a loss, and adapters are trained beside it. `beside-*` are the same beside `constant`, to which every pair
+  said g = 1.0, and which loses what it heard at the click as a base.
 
 Three masks, and rows beside a base, have a second table: what the model answers by itself (SAM's first mask,
 without sam2's switch to another one where the first is unstable; of three masks the one of the highest predicted IoU)
@@ -87,7 +87,9 @@ MINED_ANEW: Final[dict[str, dict[str, str]]] = {
 """Pairs that `grainmill mine` makes of the same images, with its flags."""
 ADAPTED: Final = "constant"
 BASE: Final = "base"
-"""Rows that become bases without a dial: a student at one g, and SAM-2's plain decoder without any."""
+NO_DENSE: Final = "base-no-dense"
+"""Rows that become bases without a dial: a student at one g, and SAM-2's plain decoder without any, with the dense loss
+(which is told g) and without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,16 @@ ROWS: Final = {
         flags={"click_features": False, "similarity": "off"},
         beside="full",
         base=BASE,
+    ),
+    NO_DENSE: Row(words="the base without the dense loss", flags=PLAIN, decoder="one-mask", longer=3.5),
+    "base-no-dense-paper": Row(
+        words="adapter paper beside that one", flags=BESIDE_BY_ITS_LOSS, beside="paper", base=NO_DENSE
+    ),
+    "base-no-dense-sight": Row(
+        words="adapter paper beside that one, with click features and similarity",
+        flags={**BESIDE_BY_ITS_LOSS, "click_features": True, "similarity": "place"},
+        beside="paper",
+        base=NO_DENSE,
     ),
     "three-masks": Row(words="told no g: SAM's three masks, the best one trained", decoder="three-masks"),
     "token-alone": Row(words="g in the mask token, not as a prompt", decoder="token"),

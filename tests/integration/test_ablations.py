@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 
 from benchmarks import ablations
 from benchmarks.ablations import ROWS, base_without_a_dial, coco_images, relative_labels, signatures, table
@@ -78,8 +80,6 @@ def test_a_base_without_a_dial_says_by_itself_what_the_student_said(drawn_run: P
 
 
 def test_polygons_of_coco_and_their_faults(tmp_path: Path) -> None:
-    from PIL import Image
-
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "a.jpg")
@@ -106,19 +106,38 @@ def test_signatures_in_words() -> None:
     assert len(signatures({**bad, "gain_over_fixed_g": {"low": -0.01}})) == 5
 
 
-def asked(drawn_run: Path, shared_data: Path, output: Path) -> list[str]:
-    flags = ["--train", str(drawn_run), "--validation", str(drawn_run), "--bsds500", str(shared_data / "bsds500")]
+@pytest.fixture
+def drawn_data(tmp_path: Path) -> Path:
+    """`bsds500/` and `coco/` with one drawn photograph each, a rectangle; one of two people outlined a part."""
+    pixels = np.full((60, 80, 3), 40, dtype=np.uint8)
+    pixels[10:40, 10:50] = (200, 120, 60)
+    people = np.empty((1, 2), dtype=object)
+    for number, edge in enumerate((50, 30)):
+        segments = np.ones((60, 80), dtype=np.uint16)
+        segments[10:40, 10:edge] = 2
+        people[0, number] = {"Segmentation": segments}
+    folder = tmp_path / "drawn"
+    for name in ("bsds500/images/val", "bsds500/groundTruth/val", "coco/images", "coco/labels"):
+        (folder / name).mkdir(parents=True)
+    savemat(folder / "bsds500/groundTruth/val/1.mat", {"groundTruth": people})
+    for name in ("bsds500/images/val", "coco/images"):
+        Image.fromarray(pixels).save(folder / name / "1.jpg")
+    (folder / "coco/labels/1.txt").write_text("7 0.125 0.17 0.62 0.17 0.62 0.66 0.125 0.66\n")
+    return folder
+
+
+def asked(drawn_run: Path, drawn_data: Path, output: Path) -> list[str]:
+    flags = ["--train", str(drawn_run), "--validation", str(drawn_run), "--bsds500", str(drawn_data / "bsds500")]
     flags += ["--output", str(output), "--images", "1", "--steps", "1", "--image-size", "64", "--device", "cpu"]
-    return [*flags, "--coco", str(shared_data / "coco64-seg"), "--jobs", "0"]
+    return [*flags, "--coco", str(drawn_data / "coco"), "--jobs", "0"]
 
 
 def test_rows_are_trained_judged_kept_and_compared(
-    drawn_run: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_run: Path, drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablations, "CHOOSING_IMAGES", 1)
-    monkeypatch.setattr(ablations, "coco_images", lambda root: coco_images(root)[:1])
     out = tmp_path / "out"
-    command = [*asked(drawn_run, shared_data, out), "--rows", "full", "shuffled", "base-lite", "three-masks"]
+    command = [*asked(drawn_run, drawn_data, out), "--rows", "full", "shuffled", "base-lite", "three-masks"]
     assert ablations.main(command) == 0
     rows = json.loads((out / "ablations.json").read_text())["rows"]
     assert [each["asked"]["row"] for each in rows] == ["full", "shuffled", "base-lite", "three-masks"]
@@ -139,7 +158,7 @@ def test_rows_are_trained_judged_kept_and_compared(
 
 
 def test_a_row_that_died_is_in_the_table_and_done_again(
-    drawn_run: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_run: Path, drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[Any] = [InputError("no room"), {"words": "w"}]
 
@@ -151,8 +170,7 @@ def test_a_row_that_died_is_in_the_table_and_done_again(
 
     monkeypatch.setattr(ablations, "student", student)
     monkeypatch.setattr(ablations, "draw", lambda rows, path: None)
-    monkeypatch.setattr(ablations, "coco_images", lambda root: [])
-    command = [*asked(drawn_run, shared_data, tmp_path / "out"), "--rows", "full"]
+    command = [*asked(drawn_run, drawn_data, tmp_path / "out"), "--rows", "full"]
     assert ablations.main(command) == 1
     assert ablations.main(command) == 0
     died = {"asked": {"row": "full", "seed": 0}, "state": "died: InputError: no room"}
@@ -199,7 +217,7 @@ def test_a_row_with_other_widths_is_made_and_read_with_them() -> None:
     ],
 )
 def test_rows_that_cannot_be(
-    drawn_run: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+    drawn_run: Path, drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
 ) -> None:
-    assert ablations.main([*asked(drawn_run, shared_data, tmp_path), *flags]) == 2
+    assert ablations.main([*asked(drawn_run, drawn_data, tmp_path), *flags]) == 2
     assert said in capsys.readouterr().err
