@@ -80,6 +80,7 @@ def label_image(
     boundaries: str | None = None,
     wholes: str | None = None,
     ranking: str | None = None,
+    max_masks: int | None = None,
     seed: int = MineFlags.seed,
     device: str | None = None,
 ) -> LabeledImage:
@@ -94,12 +95,13 @@ def label_image(
     Args:
         image: (H, W, 3) uint8 RGB.
         recipe: as in `mine`.
-        backbone: as of `grainmill mine`; None: the recipe's own. So for the next five.
+        backbone: as of `grainmill mine`; None: the recipe's own. So for the next six.
         refine: likewise.
         granularity: likewise.
         boundaries: likewise; a file of `grainmill boundaries`, a local path.
         wholes: likewise.
         ranking: likewise.
+        max_masks: likewise; kept in the order of their rank.
         seed: likewise.
         device: torch's, of a backbone; None: a GPU if there is one.
 
@@ -116,7 +118,7 @@ def label_image(
         raise InputError(f"label_image: expected an array (H, W, 3) of uint8, RGB, found {found}")
     miner = _miner(
         device, recipe=recipe, backbone=backbone, refine=refine, granularity=granularity, boundaries=boundaries,
-        wholes=wholes, ranking=ranking, seed=seed,
+        wholes=wholes, ranking=ranking, max_masks=max_masks, seed=seed,
     )  # fmt: skip
     [mined] = miner.mine([ImageInput(rgb=image, source_uri="", member=None)])
     if isinstance(mined, SampleFailureError) and mined.reason != "no_masks":

@@ -121,7 +121,9 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     path = work / SETTINGS
     if not path.exists():
-        path.write_text(json.dumps(settings, indent=2, sort_keys=True))
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(settings, indent=2, sort_keys=True))
+        temporary.replace(path)
     elif json.loads(path.read_text()) != settings:
         raise InputError(
             f"{work}: holds the work of a call with other data or settings; repeat that call, or remove the folder"

@@ -272,6 +272,8 @@ class MineConfig:
             raise InputError(f"--samples-per-shard must be at least 1, found {self.samples_per_shard}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit must be at least 1, found {self.limit}")
+        if self.tree.max_masks < 1:
+            raise InputError(f"--max-masks must be at least 1, found {self.tree.max_masks}")
 
     def to_json(self) -> ConfigRecord:
         """The resolved configuration as it stands in `plan.json`."""

@@ -70,6 +70,10 @@ def test_an_image_in_memory_gets_the_masks_of_a_run(run: Path) -> None:
         assert found.key == ""
         assert (found.image == sample.image).all()
     assert pipeline.label_image(sample.image, seed=1, granularity="instance-relative").annotations
+    few = pipeline.label_image(sample.image, max_masks=4)
+    assert 0 < len(few) < len(sample)
+    with pytest.raises(InputError, match="--max-masks must be at least 1, found 0"):
+        pipeline.label_image(sample.image, max_masks=0)
 
 
 @pytest.mark.parametrize("flag", [{"proposals": "p.json"}, {"divide": "proposals"}, {"workers": 2}])
