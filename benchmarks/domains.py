@@ -1,7 +1,7 @@
 """Images of other kinds: what mined labels and students are worth there, and what training on unlabelled ones brings.
 
     python -m benchmarks.domains --data DIR --output OUT [--domains NAME ...] [--recipes default default-1000]
-        [--checkpoint CKPT] [--steps 150] [--photographs MINED ...] [--jobs N]
+        [--checkpoint CKPT [--trunk lite0 --trunk-rate 0.1]] [--steps 150] [--photographs MINED ...] [--jobs N]
 
 DIR holds one folder for each domain (`benchmarks.domain_images` tells the layout). Each has two halves by a hash of the
 images' names: settings may be chosen on the one, all figures are of the other. A row is one domain with one subject:
@@ -211,6 +211,8 @@ def tasks_of(domains: Sequence[Domain], options: argparse.Namespace) -> tuple[li
     if options.checkpoint is not None:
         record = read_checkpoint(options.checkpoint).record
         training |= {name: record[name] for name in ("size", "adapter", "image_size")}
+    if options.trunk:
+        training |= {"trunk": options.trunk, "trunk_rate": options.trunk_rate}
     going_on, alone = {**training, "init": str(options.checkpoint)}, {**training, "init": "scratch"}
     teaches = options.checkpoint is not None and options.steps > 0
     more = f"{STUDENT}, {options.steps} more steps"
@@ -234,7 +236,8 @@ def tasks_of(domains: Sequence[Domain], options: argparse.Namespace) -> tuple[li
             unlabelled = labels / "unlabelled"
             work = partial(prepared_labels, domain.unlabelled, unlabelled)
             first.append(Task(name=f"{domain.name}, unlabelled", asked={}, work=work))
-            for subject, run, how in ((f"{more} here", "going_on", going_on), (ALONE, "alone", alone)):
+            ways = [(f"{more} here", "going_on", going_on), (ALONE, "alone", alone)]
+            for subject, run, how in ways if options.alone else ways[:1]:
                 work = partial(taught_row, domain, [str(unlabelled)], runs / domain.name / run, labels, how, **limits)
                 students.append((subject, work, {**asked, **how}))
         if teaches and options.photographs:
@@ -376,6 +379,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", default=["default", "default-1000"], help="Default: these two.")
     parser.add_argument("--checkpoint", type=Path, help="A student. Default: labels and peers alone.")
     parser.add_argument("--steps", type=int, default=150, help="Of further training; 0: none. Default 150.")
+    parser.add_argument("--trunk", help="Of CKPT, as `grainmill train --trunk`. Default: the size's own.")
+    parser.add_argument("--trunk-rate", type=float, help="As of `grainmill train`, with --trunk.")
+    parser.add_argument("--no-alone", dest="alone", action="store_false", help="No student from a domain alone.")
     parser.add_argument("--photographs", nargs="+", help="Mined shards that the student was trained on. Default: none.")
     parser.add_argument("--images", type=int, default=30, help="With clicks, of each half at most. Default 30.")
     parser.add_argument("--recall-images", type=int, default=5, help="Taken apart by students. Default 5.")

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,20 @@ def test_every_kind_of_row(root: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(domains, "read_checkpoint", lambda path: recorded)
     assert domains.main(asked) == 0
     assert (out / "rows" / "cells, student.json").stat().st_mtime_ns == kept
+    assert domains.main([*asked, "--no-alone"]) == 0
+    assert "student from here alone" not in (out / "domains.md").read_text()
+
+
+def test_a_trunk_is_named_to_training(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = SimpleNamespace(record={"size": "micro", "adapter": "full", "image_size": 64})
+    monkeypatch.setattr(domains, "read_checkpoint", lambda path: recorded)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(domains, "filled", lambda tasks, *a, **k: asked.extend(each.asked for each in tasks) or [])
+    flags = ["--data", str(root), "--output", str(tmp_path), "--checkpoint", "c", "--trunk", "lite0"]
+    assert domains.main([*flags, "--trunk-rate", "0.1"]) == 0
+    trained = [each for each in asked if "init" in each]
+    assert trained
+    assert all((each["trunk"], each["trunk_rate"]) == ("lite0", 0.1) for each in trained)
 
 
 def _one() -> dict[str, int]:
