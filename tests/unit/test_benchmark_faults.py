@@ -141,15 +141,49 @@ def test_files_that_do_not_belong_together(
         WRITERS[name](root, "4", SIZE)
     if fault != "size":
         (annotation if fault == "no mask" else photograph).unlink()
-    model = name_of_video_model(tmp_path) if name == "davis2016" else "tree"
-    flags = ["--benchmark", name, "--data", str(root), "--output", str(tmp_path / "out"), "--workers", "1"]
-    flags += ["--checkpoint", model, "--objects-per-image", "1", "--granularity", "fixed:0.5", "--device", "cpu"]
-    code = cli.main(["score", *flags])
-    said = capsys.readouterr().err
+    code, said = scored(name, root, tmp_path, capsys)
     assert code == (0 if (name, fault) in PASSED_OVER else 2)
     named = (str(photograph.with_suffix("")), str(annotation.with_suffix("")))
     assert any(each in said for each in named)
+
+
+def scored(name: str, root: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and what was said of a score with few clicks."""
+    model = name_of_video_model(folder) if name == "davis2016" else "tree"
+    flags = ["--benchmark", name, "--data", str(root), "--output", str(folder / "out"), "--workers", "1"]
+    flags += ["--checkpoint", model, "--objects-per-image", "1", "--granularity", "fixed:0.5", "--device", "cpu"]
+    code = cli.main(["score", *flags])
+    said = capsys.readouterr().err
     assert "Traceback" not in said
+    return code, said
+
+
+@pytest.mark.parametrize("fault", ["no image", "size"])
+def test_coco_annotations_of_other_images(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, annotations = [], []
+    for number in (1, 2):
+        image(tmp_path / f"data/images/{number}.jpg")
+        width, height = OTHER if (fault, number) == ("size", 2) else SIZE
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": width, "height": height})
+        square = [[10, 10, 50, 10, 50, 40, 10, 40]]
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "segmentation": square, "iscrowd": 0})
+    if fault == "no image":
+        (tmp_path / "data/images/2.jpg").unlink()
+    file = tmp_path / "data/annotations.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "x"}]}))
+    code, said = scored("coco-json", file, tmp_path, capsys)
+    assert code == 2
+    assert "2.jpg: " in said
+
+
+def test_polygons_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image(tmp_path / "data/images/1.jpg")
+    (tmp_path / "data/labels").mkdir()
+    for number in (1, 2):
+        (tmp_path / f"data/labels/{number}.txt").write_text("7 0.2 0.2 0.6 0.2 0.6 0.6 0.2 0.6\n")
+    code, said = scored("yolo-seg", tmp_path / "data", tmp_path, capsys)
+    assert code == 0
+    assert f"{tmp_path / 'data/labels/2.txt'}: without an image, not scored" in said
 
 
 def name_of_video_model(folder: Path) -> str:
