@@ -35,6 +35,7 @@ OUT keeps shards, runs and rows: a row that died says so, and the next call does
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import sys
@@ -239,6 +240,8 @@ ROWS: Final = {
 }
 
 GROUNDS: Final = {"mined": "mined labels", "people": "people's segments", "coco": "COCO's objects"}
+AREAS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""Bounds of what is asked for, as shares of the view."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,7 +358,11 @@ def student(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]
         found[ground] = dial_figures(measured, fixed_g=fixed)
         found[ground]["iou_other_image"] = iou_other_photograph(model, examples)
         found["clicked"][ground] = {
-            each.key: {"label_g": columns["label_iou"].tolist(), "best": columns["sweep_iou"].max(axis=1).tolist()}
+            each.key: {
+                "area": each.masks().mean(axis=(1, 2)).tolist(),
+                "label_g": columns["label_iou"].tolist(),
+                "best": columns["sweep_iou"].max(axis=1).tolist(),
+            }
             for each, columns in zip(examples, measured, strict=True)
         }
         if row.beside is not None or row.decoder == "three-masks":
@@ -505,7 +512,43 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             ]
             lines.append(f"| {row['words']} (`{name}`) | {seed} | {' | '.join(cells)} |")
         lines.append("")
-    return [*lines, *own_table(rows)]
+    return [*lines, *area_table(rows, full), *own_table(rows)]
+
+
+def area_table(rows: Sequence[dict[str, Any]], full: dict[int, dict[str, Any]]) -> list[str]:
+    """The difference to the full recipe at the best of ten, apart for small and large masks that are asked for."""
+    bounds = list(itertools.pairwise(AREAS))
+    lines = []
+    for row in rows:
+        base = full.get(row["asked"]["seed"])
+        if row["state"] != DONE or base is None or base is row:
+            continue
+        for ground, ours in row["clicked"].items():
+            theirs, cells = base["clicked"].get(ground, {}), []
+            for low, high in bounds:
+                gains = []
+                for key in (each for each in ours if each in theirs):
+                    area = np.array(ours[key]["area"])
+                    gain = np.array(ours[key]["best"]) - np.array(theirs[key]["best"])
+                    if (asked := (area > low) & (area <= high)).any():
+                        gains.append(gain[asked])
+                found = paired_gain(gains) if gains else None
+                cells.append(
+                    "–" if found is None else f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+                )
+            name, seed = row["asked"]["row"], row["asked"]["seed"]
+            lines.append(f"| `{name}` | {seed} | {GROUNDS[ground]} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    titles = [f"{low:.0%} to {high:.0%}" for low, high in bounds]
+    return [
+        "Best of ten minus full, by the share of the view that the asked mask takes:",
+        "",
+        f"| row | seed | asked for | {' | '.join(titles)} |",
+        "|---|---|---|" + "---|" * len(bounds),
+        *lines,
+        "",
+    ]
 
 
 def own_table(rows: Sequence[dict[str, Any]]) -> list[str]:

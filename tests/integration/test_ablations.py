@@ -151,6 +151,8 @@ def test_rows_are_trained_judged_kept_and_compared(
     told = (out / "ablations.md").read_text()
     assert told.count("On ") == 3
     assert told.split("Without g")[1].count("(`base-lite`)") == 1
+    by_area = told.split("Best of ten minus full, by")[1].split("Without g")[0]
+    assert by_area.count("`base-lite` |") == 3
     assert f"| {ROWS['shuffled'].words} (`shuffled`) | 0 |" in told
     assert (out / "ablations.png").stat().st_size > 5_000
     monkeypatch.setattr(ablations, "load_granular", lambda run: pytest.fail("judged again"))
@@ -174,8 +176,19 @@ def test_a_row_that_died_is_in_the_table_and_done_again(
     assert ablations.main(command) == 1
     assert ablations.main(command) == 0
     died = {"asked": {"row": "full", "seed": 0}, "state": "died: InputError: no room"}
-    done = {"asked": {"row": "plain", "seed": 0}, "state": "done", "words": "w", "mined": _figures()}
+    done = {"asked": {"row": "plain", "seed": 0}, "state": "done", "words": "w", "mined": _figures(), "clicked": {}}
     assert "| full | 0 | died: InputError: no room |" in "\n".join(table([died, done]))
+
+
+def test_differences_are_told_apart_by_the_area_that_was_asked_for() -> None:
+    rows = []
+    for name, best in (("full", [0.5, 0.5, 0.5]), ("slic", [0.4, 0.2, 0.9])):
+        clicked = {"people": {"1": {"area": [0.05, 0.05, 0.9], "best": best}}}
+        rows.append({"asked": {"row": name, "seed": 0}, "state": "done", "clicked": clicked})
+    [line] = [each for each in ablations.area_table(rows, {0: rows[0]}) if each.startswith("| `")]
+    assert line.startswith("| `slic` | 0 | people's segments | -0.200 [")
+    assert [each.strip() for each in line.split("|")[5:7]] == ["–", "–"]
+    assert line.split("|")[7].startswith(" +0.400 [")
 
 
 def _figures() -> dict[str, Any]:
