@@ -98,6 +98,7 @@ def counted(pairs: Sequence[dict[str, float]]) -> dict[str, float]:
         "pairs": len(pairs),
         **{name: float(np.nanmean(values)) for name, values in columns.items() if not np.isnan(values).all()},
         "median share of the image": float(np.median(share)),
+        "over half of the image": float((share > 0.5).mean()),
         "of those with g of exactly 0.1": float(np.median(share[smallest])) if smallest.any() else 0.0,
     }
 

@@ -29,6 +29,8 @@ def test_a_pair_beside_what_else_its_click_may_mean() -> None:
     assert alone["g of exactly 0.1"] == 1.0
     both = counted([found, alone])
     assert both["pairs"] == 2
+    assert both["over half of the image"] == 0.0  # 0.4 and 0.2 of it
+    assert counted([{**found, "share of the image": 0.6}, alone])["over half of the image"] == 0.5
     assert both["iou_next_g"] == pytest.approx(0.5)  # of those that have one
     assert both["of those with g of exactly 0.1"] == pytest.approx(0.2)
 
