@@ -26,7 +26,7 @@ from model.data.shards import LoadedSample, ShardIndex
 from model.data.stream import ExampleSettings, make_example
 from model.training.validation import iou
 from pipeline.console import ProgressBar
-from pipeline.format.granularity import GRANULARITY_MIN
+from pipeline.format.granularity import GRANULARITY_MAX, GRANULARITY_MIN
 from pipeline.labeling.atoms import enlargement
 
 SIDE: Final = 256
@@ -85,21 +85,22 @@ def _pair(
         "iou_same_g": float(overlap[near].mean()),
         "iou_next_g": float(overlap[other][np.argmin(gap[other])]) if other.any() else np.nan,
         "g of exactly 0.1": float(g <= GRANULARITY_MIN + 1e-6),
+        "g of exactly 1.0": float(g >= GRANULARITY_MAX - 1e-6),
         "share of the image": float(truth.mean()),
     }
 
 
 def counted(pairs: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over the pairs that have the number; and how large the masks are whose g is exactly 0.1."""
+    """Means over the pairs that have the number; and how large the masks are, those of the ends of g apart."""
     columns = {name: np.array([pair[name] for pair in pairs]) for name in pairs[0]}
-    smallest = columns["g of exactly 0.1"] > 0
+    ends = {f"of those with {name}": columns[name] > 0 for name in ("g of exactly 0.1", "g of exactly 1.0")}
     share = columns.pop("share of the image")
     return {
         "pairs": len(pairs),
         **{name: float(np.nanmean(values)) for name, values in columns.items() if not np.isnan(values).all()},
         "median share of the image": float(np.median(share)),
         "over half of the image": float((share > 0.5).mean()),
-        "of those with g of exactly 0.1": float(np.median(share[smallest])) if smallest.any() else 0.0,
+        **{name: float(np.median(share[end])) if end.any() else 0.0 for name, end in ends.items()},
     }
 
 

@@ -33,6 +33,9 @@ def test_a_pair_beside_what_else_its_click_may_mean() -> None:
     assert counted([{**found, "share of the image": 0.6}, alone])["over half of the image"] == 0.5
     assert both["iou_next_g"] == pytest.approx(0.5)  # of those that have one
     assert both["of those with g of exactly 0.1"] == pytest.approx(0.2)
+    assert both["of those with g of exactly 1.0"] == 0.0  # there are none
+    whole = {**found, "g of exactly 1.0": 1.0, "share of the image": 0.6}
+    assert counted([whole, alone])["of those with g of exactly 1.0"] == pytest.approx(0.6)
 
 
 def test_every_way_of_drawing_is_counted(drawn_run: Path, tmp_path: Path) -> None:
