@@ -7,8 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model.evaluation.benchmarks.mined import MaskSet
 from model.evaluation.benchmarks.records import EvalObject, GroundTruth, PartOf, iou_with
 from model.evaluation.protocols.controls import click_grid, moved_grids, shuffled_labels
+from model.evaluation.protocols.label_masks import masks_answer, ratios_of
 from model.evaluation.protocols.mask_pairs import contain, pair_sums
 from model.evaluation.protocols.options import ModelOptions
 from model.evaluation.protocols.pairs import mask_between, masks_iou
@@ -161,3 +163,20 @@ def test_a_set_of_masks_passes_the_pair_test_with_a_smaller_and_a_larger_mask_un
     assert sums(part, whole) == {"pair_success_50": (1, 2), "pair_success_70": (1, 2)}
     assert sums(whole) == sums(part, beside) == sums() == {"pair_success_50": (0, 2), "pair_success_70": (0, 2)}
     assert sums(mask_between(part, whole))["pair_success_50"] == (0, 2)  # one mask for both does not pass
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_image_without_pairs_beside_one_that_has_them(order: int) -> None:
+    whole, part = np.zeros((2, 60, 60), dtype=bool)
+    whole[5:55, 5:55] = True
+    part[8:28, 8:28] = True
+    both = tuple(
+        EvalObject(id=str(i), mask=rle.encode(mask), area_px=int(mask.sum())) for i, mask in enumerate((whole, part))
+    )
+    pairs = (PartOf(part=1, whole=0, area_ratio=0.16, granularity=0.1),)
+    truths = [GroundTruth(height=60, width=60, objects=both, pairs=pairs)]
+    truths.append(GroundTruth(height=60, width=60, objects=both[:1]))
+    masks = MaskSet(rles=tuple(each.mask for each in both))
+    answers = [masks_answer(str(i), masks, truth, matching="best", what="") for i, truth in enumerate(truths)]
+    passed, asked = ratios_of(answers[::order])["pair_success_50"]
+    assert passed[::order].tolist() == asked[::order].tolist() == [1.0, 0.0]

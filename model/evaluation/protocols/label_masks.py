@@ -231,7 +231,7 @@ Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def _assemble(subjects: Mapping[str, list[MasksAnswer]], seed: int, details: Details, notes: list[str]) -> Scored:
-    ratios = {subject: _ratios(answers) for subject, answers in subjects.items()}
+    ratios = {subject: ratios_of(answers) for subject, answers in subjects.items()}
     main = next(iter(subjects))
     metrics: dict[str, Metric] = {}
     for subject, found in ratios.items():
@@ -259,7 +259,7 @@ def _assemble(subjects: Mapping[str, list[MasksAnswer]], seed: int, details: Det
     )
 
 
-def _ratios(answers: list[MasksAnswer]) -> dict[str, Ratio]:
+def ratios_of(answers: list[MasksAnswer]) -> dict[str, Ratio]:
     """Every metric of one subject. The first subset's recall is `AR…`, another's `SUBSET.AR…`."""
     found: dict[str, Ratio] = {}
     for number, subset in enumerate(answers[0]["rows"]):
@@ -268,8 +268,9 @@ def _ratios(answers: list[MasksAnswer]) -> dict[str, Ratio]:
             for size in SIZES if number == 0 else ("",):
                 found[f"{prefix}AR{limit}{size}"] = _column_ratio(answers, subset, f"recall_{limit}{size}")
         found[f"{prefix}mean_best_iou"] = _column_ratio(answers, subset, "best_iou")
-    for name in answers[0]["sums"]:
-        pairs = np.array([answer["sums"][name] for answer in answers], dtype=np.float64)
+    for name in dict.fromkeys(name for answer in answers for name in answer["sums"]):
+        # An image without a part in a whole says nothing of pairs.
+        pairs = np.array([answer["sums"].get(name, (0.0, 0.0)) for answer in answers], dtype=np.float64)
         found[name] = (pairs[:, 0], pairs[:, 1])
     return found
 
