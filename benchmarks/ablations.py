@@ -140,7 +140,7 @@ ROWS: Final = {
     "no-similarity": Row(words="without the similarity term", flags={"similarity": "off"}),
     "no-dense": Row(words="without the dense loss", flags={"dense_anchors": 0}),
     "plain": Row(words="SAM-2's plain decoder: none of the three", flags=PLAIN),
-    "all-instances": Row(words="pairs of all instances", flags={"wholes_only": False}),
+    "wholes-alone": Row(words="pairs of wholes alone", flags={"wholes_only": True}),
     "all-pairs": Row(
         words="all pairs, as the paper draws them",
         flags={"wholes_only": False, "min_parts": 0, "smallest_parts": True},

@@ -8,8 +8,8 @@ the same grid and kept where more than half of a pixel lies in them, so that a p
 granularity stay those that were mined at full size. A mask that is left with fewer than 16 pixels goes, or with its
 parent's very pixels; its parts become its parent's. With `--max-mib`, samples are taken from the runs in turn until
 they would fill so much, compressed as `infra/gpu/prepare.sh` packs them (tar and xz). Keys, sources and terms are kept.
-With `--drawn-only`, masks go that `grainmill train` never draws from scratch (those of instances that join several
-wholes, and parts of instances with less than ten), so that more images have room.
+With `--drawn-only`, masks go that `grainmill train` never draws from scratch (parts of instances with less than ten),
+so that more images have room.
 """
 
 from __future__ import annotations

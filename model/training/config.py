@@ -229,7 +229,7 @@ def micro_recipe(size: Size) -> dict[str, Any]:
         "masks_per_click": 2,
         "min_parts": 10,
         "smallest_parts": False,
-        "wholes_only": True,
+        "wholes_only": False,
         "balance": 0.25,
         "clicks": 1,
         "global_batch_size": 4,

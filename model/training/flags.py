@@ -136,8 +136,8 @@ class TrainFlags:
         typer.Option(
             "--wholes-only/--all-instances",
             help="Draw masks only from instances that lie beside each other, so that a click belongs to one; the "
-            "others join several and were kept for recall. Default: wholes only from scratch, where an image's own "
-            "pixels are then worth twice as much to the student (measured), else all instances.",
+            "others join several and were kept for recall. Default: all instances: on what mine finds by default, a "
+            "student of wholes alone is shown few large masks and is behind (measured).",
             rich_help_panel=LEARNED,
         ),
     ] = None

@@ -52,10 +52,10 @@ def test_what_is_never_drawn_from_scratch_is_left_out(drawn_run: Path, tmp_path:
     drawable = {key: whole.load(number) for number, key in enumerate(whole.sample_keys())}
     for number, key in enumerate(small.sample_keys()):
         validate_sample(sample_from_json(bytes(small.read_raw(number)[1]), where=key), where=key)
-        expected = drawable[key].drawable(min_parts=10, smallest_parts=True, wholes_only=True)
+        expected = drawable[key].drawable(min_parts=10, smallest_parts=True, wholes_only=False)
         assert 0 < len(small.load(number).counts) <= np.count_nonzero(expected)
     assert any(
-        not each.drawable(min_parts=10, smallest_parts=True, wholes_only=True).all() for each in drawable.values()
+        not each.drawable(min_parts=10, smallest_parts=True, wholes_only=False).all() for each in drawable.values()
     )
 
 

@@ -36,7 +36,7 @@ def config(init: str = "scratch", adapter: Adapter | None = None, **given: Any) 
 def test_what_is_added_to_the_decoder_is_on_from_scratch_and_off_beside_a_base() -> None:
     scratch, tuned = config(), config("base.pt")
     assert scratch.sight == Sight(click_features=True, similarity="place")
-    assert (scratch.dense_anchors, scratch.wholes_only, scratch.loss_stride) == (48, True, 4)
+    assert (scratch.dense_anchors, scratch.wholes_only, scratch.loss_stride) == (48, False, 4)
     assert (tuned.sight, tuned.dense_anchors, tuned.wholes_only, tuned.loss_stride) == (Sight(), 0, False, 2)
     assert not scratch.smallest_parts
     assert not tuned.smallest_parts
@@ -68,7 +68,7 @@ def test_what_does_not_go_together_is_refused(given: dict[str, Any], message: st
         ({"similarity": "off"}, "sight: .*'similarity': 'place'.* there, .*'similarity': 'off'.* now"),
         ({"dense_anchors": 4}, "dense_anchors: 48 there, 4 now"),
         ({"dense_weight": 0.5}, "dense_weight: 1.0 there, 0.5 now"),
-        ({"wholes_only": False}, "wholes_only: True there, False now"),
+        ({"wholes_only": True}, "wholes_only: False there, True now"),
         ({"smallest_parts": True}, "smallest_parts: False there, True now"),
     ],
 )
