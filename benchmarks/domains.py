@@ -185,8 +185,8 @@ def trained(output: Path, data: Sequence[str], training: dict[str, Any]) -> Path
     return output
 
 
-RECIPE: Final[dict[str, Any]] = {"coarse_images": 0, "save_every": 50, "keep": 1}
-"""Of `grainmill train`, beside its defaults."""
+RECIPE: Final[dict[str, Any]] = {"wholes_only": True, "coarse_images": 0, "save_every": 50, "keep": 1}
+"""Of `grainmill train`, beside its defaults: what is a whole in a domain is what it goes on for."""
 
 
 def taught_row(
