@@ -73,11 +73,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=pytest.mark.slow if page.parent.name == "docs" else ()) for page in PAGES],
-    ids=lambda page: str(page.relative_to(REPOSITORY)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_blocks_of_a_page_run(page: Path, prepared: Path, tmp_path: Path) -> None:
     script = []
     for line, block in blocks(page):
